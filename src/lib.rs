@@ -12,7 +12,12 @@ pub mod archive;
 pub mod atomic;
 pub mod cbor;
 pub mod delta;
+pub mod diff;
 pub mod digest;
 pub mod layers;
+pub mod pipeline;
 pub mod progress;
 pub mod relpath;
+pub mod varint;
+
+pub use diff::{DiffData, DiffIndex, DirIndex, apply_diff};

@@ -21,7 +21,7 @@ pub struct RelPath(Box<[u8]>);
 
 /// Longest path that is accepted, in bytes: well above what a kernel takes in one call, and a bound for what
 /// a hostile index can ask for.
-pub const MAX_LEN: usize = 64 * 1024;
+pub const MAX_LEN: usize = 16 * 1024;
 
 /// Why bytes are not a path below a root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

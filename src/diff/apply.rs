@@ -1,0 +1,546 @@
+//! Bringing a directory from one state to another.
+//!
+//! The order: directories are made; content is written beside its place by several threads, checked, and renamed in; links and special files
+//! follow; what is gone is removed; files whose old content others might still need take their place; at last directories get their metadata, the
+//! deepest first. A file that replaces another is synced before it is renamed; a new one is not, since nothing is lost with it.
+//! What fails is told and leaves the old file; the rest goes on. Where anything failed, no old file whose content was wanted is removed.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::FileType;
+
+use crate::diff::compute::{Change, DiffIndex};
+use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
+use crate::diff::place::{Target, Temp};
+use crate::digest::Digest;
+use crate::progress::{Interrupted, Progress};
+use crate::relpath::RelPath;
+
+/// Where the segments of new content come from.
+pub trait SegmentSource: Sync {
+    /// A number that sorts as this source is best read: segments that lie together have numbers that do.
+    fn position(&self, segment: &SegmentRef) -> u64;
+
+    /// The bytes of a segment. `base` gives segments of the old state, for a source that holds deltas of them.
+    ///
+    /// What is returned is checked by the caller. Called from several threads.
+    fn read(
+        &self,
+        segment: &SegmentRef,
+        base: &dyn Fn(&Digest) -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// How a difference is applied.
+#[derive(Debug, Clone, Copy)]
+pub struct ApplyOptions {
+    /// Threads that write files.
+    pub threads: usize,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        Self { threads: std::thread::available_parallelism().map_or(1, Into::into) }
+    }
+}
+
+/// What applying a difference did.
+#[derive(Debug, Default)]
+pub struct ApplyReport {
+    /// Regular files that were written.
+    pub files: u64,
+    /// Bytes that were written into them.
+    pub bytes: u64,
+    /// The part of these bytes that was in the directory already.
+    pub reused_bytes: u64,
+    /// Names that were removed.
+    pub deleted: u64,
+    /// Sockets, which cannot be made.
+    pub sockets: u64,
+    /// What could not be done.
+    pub failures: Vec<Failure>,
+}
+
+/// Something that could not be brought to its new state.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot restore {path}")]
+pub struct Failure {
+    /// Which.
+    pub path: RelPath,
+    /// Why.
+    #[source]
+    pub source: ApplyError,
+}
+
+/// Why something could not be brought to its new state.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The source does not give a segment.
+    #[error("segment {digest} cannot be read")]
+    Source {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The source gives other bytes.
+    #[error("segment {0} is damaged: its bytes do not have this SHA-256")]
+    Damaged(Digest),
+    /// A directory that holds something stands where something else should.
+    #[error("a directory stands in its place: remove it, or allow deleting")]
+    InTheWay,
+    /// What it is another name of, or lies in, is not there.
+    #[error("{0} could not be made")]
+    Missing(RelPath),
+    /// It was asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// Applies `diff` to the directory at `base`, which is in the old state; `source` holds what is new.
+///
+/// Fails only where the directory cannot be opened; what else goes wrong is in the report.
+pub fn apply_diff(
+    base: impl AsRef<Path>,
+    diff: &DiffIndex,
+    source: &impl SegmentSource,
+) -> io::Result<ApplyReport> {
+    apply_diff_with(base.as_ref(), diff, source, ApplyOptions::default(), &Progress::new())
+}
+
+/// As [`apply_diff`], with options and a progress to watch. When asked to stop, files not yet begun are failures.
+pub fn apply_diff_with(
+    base: &Path,
+    diff: &DiffIndex,
+    source: &impl SegmentSource,
+    options: ApplyOptions,
+    progress: &Progress,
+) -> io::Result<ApplyReport> {
+    let target = Target::open(base, &diff.owners)?;
+    let apply = Apply {
+        diff,
+        source,
+        progress,
+        base: BaseSegments::new(&target, &diff.base),
+        target: &target,
+        report: Mutex::default(),
+        deferred: Mutex::default(),
+    };
+    apply.run(options);
+    Ok(apply.report.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+struct Apply<'a, S> {
+    diff: &'a DiffIndex,
+    source: &'a S,
+    progress: &'a Progress,
+    target: &'a Target,
+    base: BaseSegments<'a>,
+    report: Mutex<ApplyReport>,
+    /// Finished things that take their place only when nobody needs the old ones any more.
+    deferred: Mutex<Vec<(&'a Entry, Temp<'a>)>>,
+}
+
+/// Files up to this many bytes are written in one piece; of larger ones each piece is about as long.
+const PIECE: u64 = 8 << 20;
+/// Small files are handed out in runs of at most this many.
+const RUN: usize = 64;
+
+/// A file that several threads write.
+struct LargeFile<'a> {
+    entry: &'a Entry,
+    content: &'a Content,
+    file: OnceLock<io::Result<File>>,
+    temp: Mutex<Option<Temp<'a>>>,
+    pieces_left: AtomicUsize,
+    error: Mutex<Option<ApplyError>>,
+}
+
+/// Something for one thread to do.
+enum Task<'a> {
+    Files(Vec<(&'a Entry, &'a Content)>),
+    Piece { file: usize, segments: Range<usize>, offset: u64 },
+}
+
+impl<'a, S: SegmentSource> Apply<'a, S> {
+    fn run(self: &Apply<'a, S>, options: ApplyOptions) {
+        let aside = self.make_directories();
+        self.write_files(options.threads);
+        self.make_specials();
+        self.delete();
+        self.place_deferred();
+        self.make_links();
+        drop(aside);
+        self.set_metadata();
+    }
+
+    /// Makes the directories; what stands in their way is moved aside until the end, since others may be made of it.
+    fn make_directories(&self) -> Vec<Temp<'a>> {
+        let mut aside = Vec::new();
+        let directories = self.diff.changes.iter().filter_map(Change::with_content);
+        for entry in directories.filter(|entry| matches!(entry.kind, Kind::Directory)) {
+            let mut make = || {
+                let found = self.target.look(&entry.path)?;
+                if found.is_some_and(|found| found.file_type() != FileType::Directory) {
+                    let moved = self.target.move_aside(&entry.path)?;
+                    self.base.moved(&entry.path, &moved);
+                    aside.push(moved);
+                }
+                self.target.make_directory(&entry.path)
+            };
+            let made = make().map_err(ApplyError::from);
+            self.note(&entry.path, made);
+        }
+        aside
+    }
+
+    /// New regular files, but for further names of others.
+    fn files(&self) -> impl Iterator<Item = (&'a Entry, &'a Content)> + use<'a, S> {
+        let links = &self.diff.links;
+        let entries = self.diff.changes.iter().filter_map(Change::with_content);
+        entries
+            .filter(|entry| !links.contains_key(&entry.path))
+            .filter_map(|entry| Some((entry, entry.content()?)))
+    }
+
+    fn write_files(&self, threads: usize) {
+        let mut small = Vec::new();
+        let mut large = Vec::new();
+        for (entry, content) in self.files() {
+            let position = content.segments.first().map_or(0, |first| self.source.position(first));
+            if content.data_len() <= PIECE {
+                small.push((position, entry, content));
+            } else {
+                large.push((position, entry, content));
+            }
+        }
+        // Stable, so that files whose segments lie in one place keep the order of their paths and directories.
+        small.sort_by_key(|(position, ..)| *position);
+        let mut tasks: Vec<_> = small
+            .chunks(RUN)
+            .map(|run| {
+                let files = run.iter().map(|&(_, entry, content)| (entry, content));
+                (run[0].0, Task::Files(files.collect()))
+            })
+            .collect();
+        drop(small);
+        let mut files = Vec::with_capacity(large.len());
+        for (position, entry, content) in large {
+            let pieces = pieces(content);
+            files.push(LargeFile {
+                entry,
+                content,
+                file: OnceLock::new(),
+                temp: Mutex::default(),
+                pieces_left: AtomicUsize::new(pieces.len()),
+                error: Mutex::default(),
+            });
+            let file = files.len() - 1;
+            let piece = |(segments, offset)| (position, Task::Piece { file, segments, offset });
+            tasks.extend(pieces.into_iter().map(piece));
+        }
+        tasks.sort_by_key(|(position, _)| *position);
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((_, task)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.work(task, &files);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(tasks.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+
+    fn work(&self, task: &Task<'a>, files: &[LargeFile<'a>]) {
+        match task {
+            Task::Files(files) => {
+                for (entry, content) in files {
+                    let written = self.write_small(entry, content);
+                    self.note(&entry.path, written);
+                }
+            }
+            Task::Piece { file, segments, offset } => {
+                let file = &files[*file];
+                let opened = file.file.get_or_init(|| {
+                    let (opened, temp) = self.target.temporary_file(&file.entry.path)?;
+                    *lock(&file.temp) = Some(temp);
+                    Ok(opened)
+                });
+                if let Ok(opened) = opened
+                    && lock(&file.error).is_none()
+                    && let Err(error) = self.write_segments(opened, file.content, segments.clone(), *offset)
+                {
+                    lock(&file.error).get_or_insert(error);
+                }
+                if file.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.note(&file.entry.path, self.finish_large(file));
+                }
+            }
+        }
+    }
+
+    fn write_small(&self, entry: &'a Entry, content: &Content) -> Result<(), ApplyError> {
+        self.progress.check()?;
+        let (file, temp) = self.target.temporary_file(&entry.path)?;
+        self.write_segments(&file, content, 0..content.segments.len(), 0)?;
+        self.finish(entry, content, &file, temp)
+    }
+
+    fn finish_large(&self, file: &LargeFile<'a>) -> Result<(), ApplyError> {
+        let temp = lock(&file.temp).take();
+        if let Some(error) = lock(&file.error).take() {
+            return Err(error);
+        }
+        match (file.file.get(), temp) {
+            (Some(Ok(opened)), Some(temp)) => self.finish(file.entry, file.content, opened, temp),
+            (Some(Err(error)), _) => Err(io::Error::new(error.kind(), error.to_string()).into()),
+            _ => Err(ApplyError::Missing(file.entry.path.clone())),
+        }
+    }
+
+    /// Writes segments into `file`, the first of them at `offset` of the data stream.
+    fn write_segments(
+        &self,
+        file: &File,
+        content: &Content,
+        segments: Range<usize>,
+        mut offset: u64,
+    ) -> Result<(), ApplyError> {
+        let base = |digest: &Digest| self.base.read(digest);
+        for segment in &content.segments[segments] {
+            self.progress.check()?;
+            let (bytes, reused) = match self.base.read(&segment.digest) {
+                Some(bytes) => (bytes, true),
+                None => {
+                    let digest = segment.digest;
+                    let read = self.source.read(segment, &base);
+                    (read.map_err(|source| ApplyError::Source { digest, source })?, false)
+                }
+            };
+            if bytes.len() as u64 != u64::from(segment.len) || Digest::of(&bytes) != segment.digest {
+                return Err(ApplyError::Damaged(segment.digest));
+            }
+            let end = offset + bytes.len() as u64;
+            let mut rest = &bytes[..];
+            for range in content.file_ranges(offset..end) {
+                let (piece, after) = rest.split_at((range.end - range.start) as usize);
+                file.write_all_at(piece, range.start)?;
+                rest = after;
+            }
+            offset = end;
+            self.progress.bytes.add(bytes.len() as u64);
+            let mut report = lock(&self.report);
+            report.bytes += bytes.len() as u64;
+            report.reused_bytes += if reused { bytes.len() as u64 } else { 0 };
+        }
+        Ok(())
+    }
+
+    /// Puts a file that is complete in its place, or leaves that for later where the old one may be needed or is a directory.
+    fn finish(
+        &self,
+        entry: &'a Entry,
+        content: &Content,
+        file: &File,
+        temp: Temp<'a>,
+    ) -> Result<(), ApplyError> {
+        if content.holes.is_some() {
+            file.set_len(content.size)?;
+        }
+        self.target.set_metadata_of_temp(&temp, entry)?;
+        let found = self.target.look(&entry.path)?;
+        if found.is_some() {
+            file.sync_all()?;
+        }
+        lock(&self.report).files += 1;
+        self.progress.files.add(1);
+        if self.base.holds(&entry.path) || found.is_some_and(|found| found.file_type() == FileType::Directory)
+        {
+            lock(&self.deferred).push((entry, temp));
+            return Ok(());
+        }
+        Ok(temp.place(entry.path.name())?)
+    }
+
+    /// Symbolic links, pipes and devices.
+    fn make_specials(&self) {
+        for entry in self.diff.changes.iter().filter_map(Change::with_content) {
+            let made = match entry.kind {
+                Kind::File(_) | Kind::Directory => continue,
+                Kind::Socket => {
+                    lock(&self.report).sockets += 1;
+                    continue;
+                }
+                _ => self.make_special(entry),
+            };
+            self.note(&entry.path, made);
+        }
+    }
+
+    fn make_special(&self, entry: &'a Entry) -> Result<(), ApplyError> {
+        let temp = self.target.temporary_special(entry)?;
+        self.target.set_metadata_of_temp(&temp, entry)?;
+        lock(&self.deferred).push((entry, temp));
+        Ok(())
+    }
+
+    fn place_deferred(&self) {
+        for (entry, temp) in std::mem::take(&mut *lock(&self.deferred)) {
+            let place = || {
+                let found = self.target.look(&entry.path)?;
+                if found.is_some_and(|found| found.file_type() == FileType::Directory) {
+                    self.target.remove(&entry.path, true)?;
+                }
+                temp.place(entry.path.name())
+            };
+            self.note(&entry.path, place().map_err(ApplyError::from));
+        }
+    }
+
+    fn make_links(&self) {
+        for entry in self.diff.changes.iter().filter_map(Change::with_content) {
+            let Some(original) = self.diff.links.get(&entry.path) else { continue };
+            let link = || {
+                if self.target.look(original)?.is_none() {
+                    return Err(ApplyError::Missing(original.clone()));
+                }
+                Ok(self.target.temporary_link(original, &entry.path)?.place(entry.path.name())?)
+            };
+            self.note(&entry.path, link());
+        }
+    }
+
+    /// Removes what is gone, what lies in a directory before the directory.
+    fn delete(&self) {
+        let failed = !lock(&self.report).failures.is_empty();
+        for change in self.diff.changes.iter().rev() {
+            let (path, directory) = match change {
+                Change::Deleted { path, directory } => (path, *directory),
+                Change::Renamed { from, .. } => (from, false),
+                _ => continue,
+            };
+            if failed && !directory && self.base.holds(path) {
+                continue;
+            }
+            let removed = self.target.remove(path, directory).map_err(ApplyError::from);
+            lock(&self.report).deleted += u64::from(removed.is_ok());
+            self.note(path, removed);
+        }
+    }
+
+    fn set_metadata(&self) {
+        let mut set = HashSet::new();
+        for change in self.diff.changes.iter().rev() {
+            let entry = match change {
+                Change::Metadata(entry) => entry,
+                Change::Created(entry) | Change::Updated(entry) if matches!(entry.kind, Kind::Directory) => {
+                    entry
+                }
+                _ => continue,
+            };
+            set.insert(&entry.path);
+            let done = self.target.set_metadata(entry).map_err(ApplyError::from);
+            self.note(&entry.path, done);
+        }
+        for (path, error) in self.target.settle(|path| set.contains(path)) {
+            self.note(&path, Err(error.into()));
+        }
+    }
+
+    fn note(&self, path: &RelPath, result: Result<(), ApplyError>) {
+        if let Err(source) = result {
+            self.progress.errors.add(1);
+            let source = match source {
+                ApplyError::Io(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    ApplyError::InTheWay
+                }
+                other => other,
+            };
+            lock(&self.report).failures.push(Failure { path: path.clone(), source });
+        }
+    }
+}
+
+/// A panic in another thread is passed on by the scope it ran in; until then the data is used as it stands.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs of segments of about [`PIECE`] bytes, each with where it begins in the data stream.
+fn pieces(content: &Content) -> Vec<(Range<usize>, u64)> {
+    let mut pieces = Vec::new();
+    let (mut first, mut start, mut end) = (0, 0, 0);
+    for (number, segment) in content.segments.iter().enumerate() {
+        end += u64::from(segment.len);
+        if end - start >= PIECE || number + 1 == content.segments.len() {
+            pieces.push((first..number + 1, start));
+            (first, start) = (number + 1, end);
+        }
+    }
+    pieces
+}
+
+/// What the old files hold.
+struct BaseSegments<'a> {
+    target: &'a Target,
+    files: HashMap<&'a RelPath, usize>,
+    contents: &'a [(RelPath, Content)],
+    segments: HashMap<Digest, (usize, u64, u32)>,
+    moved: Mutex<HashMap<&'a RelPath, RelPath>>,
+}
+
+impl<'a> BaseSegments<'a> {
+    fn new(target: &'a Target, contents: &'a [(RelPath, Content)]) -> Self {
+        let mut segments = HashMap::new();
+        for (number, (_, content)) in contents.iter().enumerate() {
+            let mut offset = 0;
+            for segment in &content.segments {
+                segments.insert(segment.digest, (number, offset, segment.len));
+                offset += u64::from(segment.len);
+            }
+        }
+        let files = contents.iter().enumerate().map(|(number, (path, _))| (path, number)).collect();
+        Self { target, files, contents, segments, moved: Mutex::default() }
+    }
+
+    fn holds(&self, path: &RelPath) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// Remembers that what stood at `path` has a temporary name now.
+    fn moved(&self, path: &RelPath, temp: &Temp<'_>) {
+        let Some(&number) = self.files.get(path) else { return };
+        let (path, _) = &self.contents[number];
+        if let Some(now) = temp.path() {
+            lock(&self.moved).insert(path, now);
+        }
+    }
+
+    /// The bytes of a segment; `None` where the old files do not hold it, or no longer.
+    fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let &(number, offset, len) = self.segments.get(digest)?;
+        let (path, content) = &self.contents[number];
+        let moved = lock(&self.moved).get(path).cloned();
+        let file = self.target.open_file(moved.as_ref().unwrap_or(path)).ok()?;
+        let mut bytes = Vec::with_capacity(len as usize);
+        for range in content.file_ranges(offset..offset + u64::from(len)) {
+            let start = bytes.len();
+            bytes.resize(start + usize::try_from(range.end - range.start).ok()?, 0);
+            file.read_exact_at(&mut bytes[start..], range.start).ok()?;
+        }
+        (Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+}

@@ -1,0 +1,357 @@
+//! What differs between two indexes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use itertools::{EitherOrBoth, Itertools};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::archive::{gunzip, gzip};
+use crate::delta::{BlockSignature, ConfirmKey};
+use crate::diff::entry::{Content, Entry, Kind, Metadata};
+use crate::diff::index::{DirIndex, MAX_PAGE, Owners, pages_of};
+use crate::diff::{DiffError, FORMAT_VERSION, check_format, page};
+use crate::digest::Digest;
+use crate::relpath::RelPath;
+use crate::{atomic, cbor};
+
+/// One difference between two states of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It was not there before.
+    Created(Entry),
+    /// Its content is another, or it is another kind of thing.
+    Updated(Entry),
+    /// Only its metadata is another.
+    Metadata(Entry),
+    /// It was at another path before, with the same content.
+    Renamed {
+        /// Where it was.
+        from: RelPath,
+        /// What it is now.
+        entry: Entry,
+    },
+    /// It is gone.
+    Deleted {
+        /// Where it was.
+        path: RelPath,
+        /// Whether it was a directory.
+        directory: bool,
+    },
+}
+
+impl Change {
+    /// Where the change shows: for a rename, where the thing is now.
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Self::Deleted { path, .. } => path,
+            Self::Created(entry)
+            | Self::Updated(entry)
+            | Self::Metadata(entry)
+            | Self::Renamed { entry, .. } => &entry.path,
+        }
+    }
+
+    /// The new entry, where there is one.
+    pub fn entry(&self) -> Option<&Entry> {
+        match self {
+            Self::Deleted { .. } => None,
+            Self::Created(entry)
+            | Self::Updated(entry)
+            | Self::Metadata(entry)
+            | Self::Renamed { entry, .. } => Some(entry),
+        }
+    }
+
+    /// The new entry, where it brings content that was not at its path before.
+    pub fn with_content(&self) -> Option<&Entry> {
+        match self {
+            Self::Created(entry) | Self::Updated(entry) | Self::Renamed { entry, .. } => Some(entry),
+            Self::Metadata(_) | Self::Deleted { .. } => None,
+        }
+    }
+}
+
+/// Everything that differs between two states of a directory, and where the old state holds what the new one needs.
+#[derive(Debug, Clone, Default)]
+pub struct DiffIndex {
+    /// The differences, in path order.
+    pub changes: Vec<Change>,
+    /// Files of the old state that hold segments which new content is made of or is a delta of.
+    pub base: Vec<(RelPath, Content)>,
+    /// New names of files that have an earlier name in the new state, with that name.
+    pub links: BTreeMap<RelPath, RelPath>,
+    /// Names of the owners in the new state.
+    pub owners: Owners,
+    /// Signatures of the old state. Not kept in a file: only making an archive needs them.
+    pub(super) signatures: Arc<HashMap<Digest, BlockSignature>>,
+    pub(super) key: ConfirmKey,
+    /// Where the new state was scanned. Not kept in a file.
+    pub(super) root: PathBuf,
+}
+
+impl DiffIndex {
+    /// Compares two states of a directory.
+    ///
+    /// A file is renamed where a path is gone whose content stands at a new one; between several such, the same inode, then
+    /// the same name, is preferred.
+    pub fn compute(old: &DirIndex, new: &DirIndex) -> Self {
+        let changes = compare(&old.entries, &new.entries);
+        let base = find_base(&changes, &old.entries);
+        Self {
+            links: find_links(&changes, &new.entries),
+            changes,
+            base,
+            owners: new.owners.clone(),
+            signatures: old.signatures.clone(),
+            key: old.key.clone(),
+            root: new.root.clone(),
+        }
+    }
+}
+
+/// The differences between two lists of entries in path order.
+pub fn compare(old: &[Entry], new: &[Entry]) -> Vec<Change> {
+    let old_leaders = Leaders::new(old);
+    let new_leaders = Leaders::new(new);
+    let mut gone = Vec::new();
+    let mut changes: Vec<Change> = old
+        .iter()
+        .merge_join_by(new, |old, new| old.path.cmp(&new.path))
+        .filter_map(|pair| match pair {
+            EitherOrBoth::Left(old) => {
+                gone.push(old);
+                let directory = matches!(old.kind, Kind::Directory);
+                Some(Change::Deleted { path: old.path.clone(), directory })
+            }
+            EitherOrBoth::Right(new) => Some(Change::Created(new.clone())),
+            EitherOrBoth::Both(old, new) => {
+                let relinked = old_leaders.of(old) != new_leaders.of(new);
+                if !old.same_content(new) || relinked {
+                    Some(Change::Updated(new.clone()))
+                } else {
+                    (!old.same_metadata(new)).then(|| Change::Metadata(new.clone()))
+                }
+            }
+        })
+        .collect();
+    find_renames(&mut changes, &gone);
+    changes
+}
+
+/// The first path of each file with several names: which names belong together, whatever the inode numbers are.
+struct Leaders<'a>(HashMap<(u64, u64), &'a RelPath>);
+
+impl<'a> Leaders<'a> {
+    fn new(entries: &'a [Entry]) -> Self {
+        let mut leaders = HashMap::new();
+        for entry in entries {
+            if let Some(link) = link_of(entry) {
+                leaders.entry(link).or_insert(&entry.path);
+            }
+        }
+        Self(leaders)
+    }
+
+    fn of(&self, entry: &'a Entry) -> &'a RelPath {
+        link_of(entry).and_then(|link| self.0.get(&link).copied()).unwrap_or(&entry.path)
+    }
+}
+
+fn link_of(entry: &Entry) -> Option<(u64, u64)> {
+    entry.content()?.link.as_deref().copied()
+}
+
+/// Turns pairs of deleted and created into renamed.
+fn find_renames(changes: &mut Vec<Change>, gone: &[&Entry]) {
+    let mut by_content: HashMap<(u64, Digest), Vec<&Entry>> = HashMap::new();
+    for entry in gone.iter().rev() {
+        if let Some(key) = content_key(entry) {
+            by_content.entry(key).or_default().push(entry);
+        }
+    }
+    if by_content.is_empty() {
+        return;
+    }
+    let mut moved = HashSet::new();
+    for change in changes.iter_mut() {
+        let Change::Created(entry) = change else { continue };
+        let Some(candidates) = content_key(entry).and_then(|key| by_content.get_mut(&key)) else { continue };
+        let likeness = |old: &&Entry| {
+            let same = old.same_content(entry);
+            (same, same && old.meta.inode == entry.meta.inode, old.path.name() == entry.path.name())
+        };
+        let Some(best) = (0..candidates.len()).max_by_key(|&at| likeness(&candidates[at])) else { continue };
+        if !candidates[best].same_content(entry) {
+            continue;
+        }
+        let from = candidates.remove(best).path.clone();
+        moved.insert(from.clone());
+        *change = Change::Renamed { from, entry: entry.clone() };
+    }
+    changes.retain(|change| !matches!(change, Change::Deleted { path, .. } if moved.contains(path)));
+}
+
+/// What files with equal content have in common; `None` for what has none worth following.
+fn content_key(entry: &Entry) -> Option<(u64, Digest)> {
+    let content = entry.content()?;
+    content.segments.first().map(|first| (content.size, first.digest))
+}
+
+/// Of the new content, what is another name of an earlier path.
+fn find_links(changes: &[Change], new: &[Entry]) -> BTreeMap<RelPath, RelPath> {
+    let leaders = Leaders::new(new);
+    let entries = changes.iter().filter_map(Change::with_content);
+    entries
+        .filter_map(|entry| {
+            let leader = leaders.0.get(&link_of(entry)?)?;
+            (**leader != entry.path).then(|| (entry.path.clone(), RelPath::clone(leader)))
+        })
+        .collect()
+}
+
+/// The old files that hold a segment of the new content, and the old version of each updated file.
+fn find_base(changes: &[Change], old: &[Entry]) -> Vec<(RelPath, Content)> {
+    let mut wanted: HashSet<Digest> = HashSet::new();
+    let mut updated: HashSet<&RelPath> = HashSet::new();
+    for change in changes {
+        if let Change::Updated(entry) = change {
+            updated.insert(&entry.path);
+        }
+        let content = change.with_content().and_then(Entry::content);
+        wanted
+            .extend(content.iter().flat_map(|content| content.segments.iter().map(|segment| segment.digest)));
+    }
+    let mut base = Vec::new();
+    for entry in old {
+        let Some(content) = entry.content() else { continue };
+        let mut needed = updated.contains(&entry.path) && !content.segments.is_empty();
+        for segment in &content.segments {
+            needed |= wanted.remove(&segment.digest);
+        }
+        if needed {
+            base.push((entry.path.clone(), content.clone()));
+        }
+    }
+    base
+}
+
+#[derive(Serialize, Deserialize)]
+struct DiffFile {
+    format: String,
+    version: u32,
+    owners: Owners,
+    created: Vec<ByteBuf>,
+    updated: Vec<ByteBuf>,
+    metadata: Vec<ByteBuf>,
+    /// Entries as they are now, with where each was.
+    renamed: Vec<(ByteBuf, Vec<RelPath>)>,
+    deleted: Vec<RelPath>,
+    deleted_directories: Vec<RelPath>,
+    links: BTreeMap<RelPath, RelPath>,
+    /// Old files, with nothing but their content.
+    base: Vec<ByteBuf>,
+}
+
+const FORMAT: &str = "treering directory difference";
+
+impl DiffIndex {
+    /// Writes the difference to `path`, durably.
+    pub fn to_file(&self, path: impl AsRef<Path>) -> Result<(), DiffError> {
+        let kept = |wanted: fn(&Change) -> bool| {
+            let entries = self.changes.iter().filter(|change| wanted(change)).filter_map(Change::entry);
+            encode_pages(&entries.cloned().collect::<Vec<_>>())
+        };
+        let mut renamed = Vec::new();
+        for page in pages_of(&self.select(|change| matches!(change, Change::Renamed { .. }))) {
+            let from = page.iter().filter_map(|entry| self.source_of(&entry.path)).cloned().collect();
+            renamed.push((ByteBuf::from(gzip(&page::encode(page)?)?), from));
+        }
+        let deleted = |wanted: bool| {
+            let paths = self.changes.iter().filter_map(move |change| match change {
+                Change::Deleted { path, directory } => (*directory == wanted).then(|| path.clone()),
+                _ => None,
+            });
+            paths.collect()
+        };
+        let base = self.base.iter().map(|(path, content)| Entry {
+            path: path.clone(),
+            kind: Kind::File(content.clone()),
+            meta: Metadata::default(),
+        });
+        let file = DiffFile {
+            format: FORMAT.into(),
+            version: FORMAT_VERSION,
+            owners: self.owners.clone(),
+            created: kept(|change| matches!(change, Change::Created(_)))?,
+            updated: kept(|change| matches!(change, Change::Updated(_)))?,
+            metadata: kept(|change| matches!(change, Change::Metadata(_)))?,
+            renamed,
+            deleted: deleted(false),
+            deleted_directories: deleted(true),
+            links: self.links.clone(),
+            base: encode_pages(&base.collect::<Vec<_>>())?,
+        };
+        Ok(atomic::write(path.as_ref(), &cbor::to_vec(&file)?)?)
+    }
+
+    fn select(&self, wanted: impl Fn(&Change) -> bool) -> Vec<Entry> {
+        self.changes.iter().filter(|change| wanted(change)).filter_map(Change::entry).cloned().collect()
+    }
+
+    fn source_of(&self, path: &RelPath) -> Option<&RelPath> {
+        let at = self.changes.binary_search_by(|change| change.path().cmp(path)).ok()?;
+        match &self.changes[at] {
+            Change::Renamed { from, .. } => Some(from),
+            _ => None,
+        }
+    }
+
+    /// Reads a difference that [`to_file`](Self::to_file) wrote.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, DiffError> {
+        let file: DiffFile = cbor::from_slice(&std::fs::read(path)?)?;
+        check_format(FORMAT, &file.format, file.version)?;
+        let mut changes: BTreeMap<RelPath, Change> = BTreeMap::new();
+        let mut insert = |change: Change| match changes.insert(change.path().clone(), change) {
+            None => Ok(()),
+            Some(twice) => Err(DiffError::from(page::PageError::Order(twice.path().clone()))),
+        };
+        decode_pages(&file.created)?.into_iter().map(Change::Created).try_for_each(&mut insert)?;
+        decode_pages(&file.updated)?.into_iter().map(Change::Updated).try_for_each(&mut insert)?;
+        decode_pages(&file.metadata)?.into_iter().map(Change::Metadata).try_for_each(&mut insert)?;
+        for (page, from) in file.renamed {
+            for pair in decode_pages(&[page])?.into_iter().zip_longest(from) {
+                let EitherOrBoth::Both(entry, from) = pair else { return Err(DiffError::Renames) };
+                insert(Change::Renamed { from, entry })?;
+            }
+        }
+        for (paths, directory) in [(file.deleted, false), (file.deleted_directories, true)] {
+            paths.into_iter().map(|path| Change::Deleted { path, directory }).try_for_each(&mut insert)?;
+        }
+        let base = decode_pages(&file.base)?.into_iter().filter_map(|entry| match entry.kind {
+            Kind::File(content) => Some((entry.path, content)),
+            _ => None,
+        });
+        Ok(Self {
+            changes: changes.into_values().collect(),
+            base: base.collect(),
+            links: file.links,
+            owners: file.owners,
+            ..Self::default()
+        })
+    }
+}
+
+fn encode_pages(entries: &[Entry]) -> Result<Vec<ByteBuf>, DiffError> {
+    pages_of(entries).map(|page| Ok(ByteBuf::from(gzip(&page::encode(page)?)?))).collect()
+}
+
+fn decode_pages(pages: &[ByteBuf]) -> Result<Vec<Entry>, DiffError> {
+    let mut entries = Vec::new();
+    for page in pages {
+        entries.extend(page::decode(&gunzip(page, MAX_PAGE)?)?);
+    }
+    Ok(entries)
+}

@@ -1,0 +1,249 @@
+//! Many files read, cut and hashed at once, in order.
+//!
+//! The loop: files up to the smallest segment go to the workers in batches and are opened there; a larger one is read and cut here,
+//! and its segments go to the workers one by one. Whatever a worker makes of a segment comes back in order: the segments of a file,
+//! then the file itself, then the next file. Memory is bounded by [`ReadOptions::ahead`] segments or batches, never by the size of a file.
+
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::delta::{SegmentParams, Segmenter};
+use crate::diff::entry::{Content, Metadata, SegmentRef};
+use crate::diff::read::{DataReader, read_metadata};
+use crate::digest::Digest;
+use crate::pipeline::{self, Closed, Feed};
+use crate::progress::{Interrupted, Progress};
+
+/// A batch of small files ends after this many bytes or files.
+const BATCH_BYTES: u64 = 512 * 1024;
+const BATCH_FILES: usize = 64;
+
+/// How files are read.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// Where segments are cut.
+    pub params: SegmentParams,
+    /// Threads that hash and process segments.
+    pub threads: usize,
+    /// Batches or segments on the way at once.
+    pub ahead: usize,
+    /// When the scan that found the files began.
+    pub began: SystemTime,
+}
+
+impl ReadOptions {
+    /// As many threads as there are processors.
+    pub fn new(params: SegmentParams, began: SystemTime) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, Into::into);
+        Self { params, threads, ahead: 2 * threads, began }
+    }
+}
+
+/// A segment, fresh from its file.
+pub struct Piece {
+    /// Which file, as a number of the caller's.
+    pub file: usize,
+    /// Where it begins in the file's data stream.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of them.
+    pub digest: Digest,
+    /// The holes of the file.
+    pub holes: Arc<[Range<u64>]>,
+}
+
+/// What comes back, in order.
+pub enum Event<R> {
+    /// A segment, and what was made of it.
+    Segment {
+        /// Of which file, as a number of the caller's.
+        file: usize,
+        /// The segment.
+        segment: SegmentRef,
+        /// What the worker made of it.
+        result: R,
+    },
+    /// The end of a file.
+    File {
+        /// Which, as a number of the caller's.
+        file: usize,
+        /// What was read, or why it could not be. Segments that came before a failure belong to nothing.
+        outcome: io::Result<FileRead>,
+    },
+}
+
+/// A file that was read to its end.
+pub struct FileRead {
+    /// Its metadata.
+    pub meta: Metadata,
+    /// Length, holes included.
+    pub size: u64,
+    /// The holes.
+    pub holes: Vec<Range<u64>>,
+    /// Device and inode number where the file has several names.
+    pub link: Option<(u64, u64)>,
+    /// It was written to while it was read: what is kept may never have existed as a whole.
+    pub changed: bool,
+}
+
+impl FileRead {
+    /// The content, of the segments that came before.
+    pub fn content(&self, segments: Vec<SegmentRef>) -> Content {
+        Content {
+            size: self.size,
+            segments: segments.into(),
+            holes: (!self.holes.is_empty()).then(|| Box::new(self.holes.clone())),
+            link: self.link.map(Box::new),
+        }
+    }
+}
+
+enum Work {
+    Batch(Range<usize>),
+    Piece { file: usize, offset: u64, bytes: Vec<u8>, holes: Arc<[Range<u64>]> },
+    End { file: usize, outcome: io::Result<FileRead> },
+}
+
+/// Reads `count` files; `locate` says where the file of a number is and how long the scan found it.
+///
+/// `process` runs on the workers, `consume` here. When `progress` is asked to stop, reading ends early and [`Interrupted`] is returned.
+pub fn read_files<R: Send, E: From<Interrupted>>(
+    count: usize,
+    locate: impl Fn(usize) -> (PathBuf, u64) + Sync,
+    options: &ReadOptions,
+    progress: &Progress,
+    process: impl Fn(Piece) -> R + Sync,
+    mut consume: impl FnMut(Event<R>) -> Result<(), E>,
+) -> Result<(), E> {
+    let reader = FileReader { locate, options };
+    pipeline::ordered(
+        options.threads,
+        options.ahead,
+        // The consumer's own error is what ends it then.
+        |feed| reader.produce(count, progress, &feed).unwrap_or(()),
+        |work| match work {
+            Work::Batch(files) => files.flat_map(|file| reader.read_small(file, &process)).collect(),
+            Work::Piece { file, offset, bytes, holes } => {
+                vec![to_event(Piece { file, offset, digest: Digest::of(&bytes), bytes, holes }, &process)]
+            }
+            Work::End { file, outcome } => vec![Event::File { file, outcome }],
+        },
+        |events: Vec<Event<R>>| {
+            progress.check()?;
+            events.into_iter().try_for_each(&mut consume)
+        },
+    )?;
+    Ok(progress.check()?)
+}
+
+fn to_event<R>(piece: Piece, process: impl Fn(Piece) -> R) -> Event<R> {
+    let len = u32::try_from(piece.bytes.len()).unwrap_or(u32::MAX);
+    let segment = SegmentRef { digest: piece.digest, len };
+    Event::Segment { file: piece.file, segment, result: process(piece) }
+}
+
+struct FileReader<'a, L> {
+    locate: L,
+    options: &'a ReadOptions,
+}
+
+impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
+    fn produce<R>(
+        &self,
+        count: usize,
+        progress: &Progress,
+        feed: &Feed<Work, Vec<Event<R>>>,
+    ) -> Result<(), Closed> {
+        let mut batch = 0..0;
+        let mut batch_bytes = 0;
+        for file in 0..count {
+            if progress.check().is_err() {
+                return Err(Closed);
+            }
+            let (path, size) = (self.locate)(file);
+            let small = size <= self.options.params.min() as u64;
+            if !batch.is_empty() && (!small || batch_bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES) {
+                feed.send(Work::Batch(std::mem::replace(&mut batch, file..file)))?;
+                batch_bytes = 0;
+            }
+            if small {
+                batch.end = file + 1;
+                batch_bytes += size;
+            } else {
+                batch = file + 1..file + 1;
+                self.produce_large(file, &path, feed)?;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { feed.send(Work::Batch(batch)) }
+    }
+
+    fn produce_large<R>(
+        &self,
+        file: usize,
+        path: &Path,
+        feed: &Feed<Work, Vec<Event<R>>>,
+    ) -> Result<(), Closed> {
+        let outcome = self.read(path, u64::MAX, |offset, bytes, holes| {
+            feed.send(Work::Piece { file, offset, bytes, holes: holes.clone() })
+        })?;
+        feed.send(Work::End { file, outcome })
+    }
+
+    fn read_small<R>(&self, file: usize, process: impl Fn(Piece) -> R) -> Vec<Event<R>> {
+        let (path, _) = (self.locate)(file);
+        let mut events = Vec::with_capacity(2);
+        let limit = self.options.params.min() as u64;
+        let outcome = self.read(&path, limit, |offset, bytes, holes| {
+            let piece = Piece { file, offset, digest: Digest::of(&bytes), bytes, holes: holes.clone() };
+            events.push(to_event(piece, &process));
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(outcome) = outcome;
+        events.push(Event::File { file, outcome });
+        events
+    }
+
+    /// Reads at most `limit` bytes of data, giving each segment with its offset to `take`; what is wrong with the file is the inner result.
+    fn read<E>(
+        &self,
+        path: &Path,
+        limit: u64,
+        mut take: impl FnMut(u64, Vec<u8>, &Arc<[Range<u64>]>) -> Result<(), E>,
+    ) -> Result<io::Result<FileRead>, E> {
+        let mut reader = match DataReader::open(path) {
+            Ok(reader) => reader,
+            Err(error) => return Ok(Err(error)),
+        };
+        reader.limit_data(limit);
+        let holes: Arc<[Range<u64>]> = reader.holes().into();
+        let mut segmenter = Segmenter::new(reader.by_ref(), self.options.params);
+        let mut offset = 0;
+        loop {
+            match segmenter.next_segment() {
+                Ok(Some(bytes)) => {
+                    let len = bytes.len() as u64;
+                    take(offset, bytes, &holes)?;
+                    offset += len;
+                }
+                Ok(None) => break,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(self.finish(path, reader))
+    }
+
+    fn finish(&self, path: &Path, reader: DataReader) -> io::Result<FileRead> {
+        let stat = *reader.stat();
+        let read = reader.finish()?;
+        let mut meta = read_metadata(path, &stat, self.options.began)?;
+        if read.changed {
+            meta.ctime = Default::default();
+        }
+        let link = (stat.links > 1).then_some((stat.device, stat.inode));
+        Ok(FileRead { meta, size: read.size, holes: read.holes, link, changed: read.changed })
+    }
+}

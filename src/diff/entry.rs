@@ -1,0 +1,209 @@
+//! What one name in a directory tree is.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::relpath::RelPath;
+
+/// One name in a tree and all that is kept of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands, relative to the root of the index.
+    pub path: RelPath,
+    /// What it is, with its content.
+    pub kind: Kind,
+    /// Owner, mode, times and extended attributes.
+    pub meta: Metadata,
+}
+
+/// What kind of thing a name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File(Content),
+    /// A directory; what it holds follows as entries of its own.
+    Directory,
+    /// A symbolic link and what it says, byte for byte.
+    Symlink(Box<[u8]>),
+    /// A named pipe.
+    Fifo,
+    /// A socket: noted, never restored, since only the program that listens on it can make it.
+    Socket,
+    /// A character device, `makedev(major, minor)`.
+    CharDevice(u64),
+    /// A block device, `makedev(major, minor)`.
+    BlockDevice(u64),
+}
+
+/// A moment of a file system: seconds since 1970-01-01 UTC, and nanoseconds (0 to 999,999,999) after that second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct FileTime {
+    /// Whole seconds, negative before 1970.
+    pub seconds: i64,
+    /// Nanoseconds after the second.
+    pub nanos: u32,
+}
+
+/// What `stat` and the extended attributes say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Metadata {
+    /// Permission bits, with set-user-id, set-group-id and sticky (`0o7777`).
+    pub mode: u32,
+    /// Owner; names are kept once an index, in [`Owners`](super::Owners).
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When the content last changed.
+    pub mtime: FileTime,
+    /// When the inode last changed. Zero where it could still change within the resolution of the clock after it was
+    /// read: such an entry never counts as unchanged.
+    pub ctime: FileTime,
+    /// Inode number, to recognise a file that was renamed.
+    pub inode: u64,
+    /// Extended attributes, POSIX ACLs among them, sorted by name. Boxed because few have any.
+    pub xattrs: Option<Box<Xattrs>>,
+}
+
+/// Names and values of extended attributes, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The content of a regular file.
+///
+/// The bytes are the file's *data ranges* (the file less its holes), one after the other, cut into segments.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Content {
+    /// Length of the file in bytes, holes included.
+    pub size: u64,
+    /// The segments, in order.
+    pub segments: Box<[SegmentRef]>,
+    /// Ranges of the file that hold nothing, ascending and apart. Boxed because few files have any.
+    pub holes: Option<Box<Vec<Range<u64>>>>,
+    /// Which file this is another name of: device and inode number, alike for all names of one file. `None` for a file
+    /// with one name.
+    pub link: Option<Box<(u64, u64)>>,
+}
+
+/// A segment as an index names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SegmentRef {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// How many bytes.
+    pub len: u32,
+}
+
+impl Entry {
+    /// The content, if this is a regular file.
+    pub fn content(&self) -> Option<&Content> {
+        match &self.kind {
+            Kind::File(content) => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Whether both are the same kind of thing with the same content. Metadata does not count.
+    pub fn same_content(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::File(a), Kind::File(b)) => a.same_bytes(b),
+            (a, b) => a == b,
+        }
+    }
+
+    /// Whether both would look the same once restored, hard links aside: what `chmod`, `chown`, `touch` and `setfattr` can set.
+    pub fn same_metadata(&self, other: &Self) -> bool {
+        let (a, b) = (&self.meta, &other.meta);
+        let symlink = matches!(self.kind, Kind::Symlink(_));
+        (a.mode == b.mode || symlink)
+            && (a.uid, a.gid, a.mtime, &a.xattrs) == (b.uid, b.gid, b.mtime, &b.xattrs)
+    }
+}
+
+impl Kind {
+    /// Whether both are the same kind of thing, whatever they hold.
+    pub fn same_type(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+impl Content {
+    /// How many bytes the segments hold together.
+    pub fn data_len(&self) -> u64 {
+        self.segments.iter().map(|segment| u64::from(segment.len)).sum()
+    }
+
+    /// The holes.
+    pub fn holes(&self) -> &[Range<u64>] {
+        self.holes.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a reader of both files sees the same bytes in the same layout.
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        self.size == other.size && self.segments == other.segments && self.holes() == other.holes()
+    }
+
+    /// The ranges of the file that hold data: what lies between the holes.
+    pub fn data_ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let ends = self.holes().iter().map(|hole| hole.start).chain([self.size]);
+        let starts = [0].into_iter().chain(self.holes().iter().map(|hole| hole.end));
+        starts.zip(ends).map(|(start, end)| start..end).filter(|range| !range.is_empty())
+    }
+
+    /// Where bytes `data` of the data stream stand in the file: pieces in order, none empty.
+    pub fn file_ranges(&self, data: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let mut before = 0;
+        self.data_ranges().filter_map(move |range| {
+            let first = before;
+            before += range.end - range.start;
+            let start = data.start.max(first);
+            let end = data.end.min(before);
+            (start < end).then(|| range.start + (start - first)..range.start + (end - first))
+        })
+    }
+
+    /// Whether holes and segments add up to the size, with every hole in its place.
+    pub fn is_consistent(&self) -> bool {
+        let mut end = 0;
+        let mut hole_bytes = 0;
+        for hole in self.holes() {
+            if hole.start < end || hole.end <= hole.start || hole.end > self.size {
+                return false;
+            }
+            end = hole.end;
+            hole_bytes += hole.end - hole.start;
+        }
+        self.segments.iter().all(|segment| segment.len > 0)
+            && self.data_len().checked_add(hole_bytes) == Some(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(size: u64, holes: &[Range<u64>]) -> Content {
+        let data = size - holes.iter().map(|hole| hole.end - hole.start).sum::<u64>();
+        let segments = [SegmentRef { digest: Digest::of(b""), len: data as u32 }];
+        Content { size, segments: segments.into(), holes: Some(Box::new(holes.to_vec())), link: None }
+    }
+
+    #[test]
+    fn data_stands_between_the_holes() {
+        let content = content(100, &[0..10, 20..30, 90..100]);
+        assert_eq!(content.data_ranges().collect::<Vec<_>>(), [10..20, 30..90]);
+        assert_eq!(content.file_ranges(5..15).collect::<Vec<_>>(), [15..20, 30..35]);
+        assert_eq!(content.file_ranges(69..70).collect::<Vec<_>>(), [Range { start: 89, end: 90 }]);
+        assert!(content.is_consistent());
+    }
+
+    #[test]
+    fn holes_out_of_place_are_seen() {
+        for holes in [[10..20, 15..30], [30..40, 10..20], [0..10, 90..110], [0..10, 50..50]] {
+            let mut bad = content(100, &[]);
+            bad.segments[0].len = 80;
+            bad.holes = Some(Box::new(holes.to_vec()));
+            assert!(!bad.is_consistent());
+        }
+    }
+}

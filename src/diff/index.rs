@@ -1,0 +1,313 @@
+//! The state of a directory: every name, with what it held.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::archive::{gunzip, gzip};
+use crate::cbor;
+use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, SignatureOptions};
+use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
+use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
+use crate::diff::page;
+use crate::diff::read::{read_metadata, read_special};
+use crate::diff::scan::{Found, ScanError, ScanErrorKind, ScanOptions, scan};
+use crate::diff::{DiffError, FORMAT_VERSION};
+use crate::digest::Digest;
+use crate::progress::{Interrupted, Progress};
+use crate::{atomic, relpath::RelPath};
+
+/// No page of a sound index is larger than this before compression: [`page::MAX_ENTRIES`] names and the segments of a file of 8 TiB.
+pub const MAX_PAGE: usize = 512 << 20;
+
+/// Names of the users and groups that own something, by number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owners {
+    /// Users.
+    pub users: BTreeMap<u32, String>,
+    /// Groups.
+    pub groups: BTreeMap<u32, String>,
+}
+
+impl Owners {
+    /// Learns the names of the owners of `entry` from the system.
+    pub fn note(&mut self, entry: &Entry) {
+        let name = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+        self.users.entry(entry.meta.uid).or_insert_with(|| {
+            uzers::get_user_by_uid(entry.meta.uid).map(|user| name(user.name())).unwrap_or_default()
+        });
+        self.groups.entry(entry.meta.gid).or_insert_with(|| {
+            uzers::get_group_by_gid(entry.meta.gid).map(|group| name(group.name())).unwrap_or_default()
+        });
+    }
+}
+
+/// The state of a directory: its entries in path order, and block signatures of what its files hold.
+///
+/// About 220 bytes of memory a file whose path has 30 bytes, and 28 bytes a block of signature.
+#[derive(Debug, Default)]
+pub struct DirIndex {
+    /// Everything in the directory, itself included (as the empty path), in path order.
+    pub entries: Vec<Entry>,
+    /// Names of the owners.
+    pub owners: Owners,
+    /// Signatures of the segments, where they were made.
+    pub signatures: Arc<HashMap<Digest, BlockSignature>>,
+    /// The key that confirms blocks of these signatures.
+    pub key: ConfirmKey,
+    /// What could not be read and is missing, or changed while it was read. Not kept in a file.
+    pub problems: Vec<ScanError>,
+    /// Where the directory was when it was scanned. Not kept in a file.
+    pub root: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IndexFile {
+    format: String,
+    version: u32,
+    key: ByteBuf,
+    owners: Owners,
+    pages: Vec<ByteBuf>,
+    signatures: Vec<(Digest, BlockSignature)>,
+}
+
+const FORMAT: &str = "treering directory index";
+
+impl DirIndex {
+    /// Scans `directory` and reads every file in it, with a signature of each.
+    ///
+    /// What cannot be read is in [`problems`](Self::problems); it fails only where the directory itself cannot be read.
+    pub fn scan(directory: impl AsRef<Path>) -> Result<Self, DiffError> {
+        let options = ScanOptions { threads: 1, ..ScanOptions::default() };
+        Self::scan_with(directory.as_ref(), &options, true, SystemTime::now(), &Progress::new())
+    }
+
+    /// As [`scan`](Self::scan), leaving out what `options` says; `sign` says whether signatures are wanted, `began` what time it is.
+    pub fn scan_with(
+        directory: &Path,
+        options: &ScanOptions,
+        sign: bool,
+        began: SystemTime,
+        progress: &Progress,
+    ) -> Result<Self, DiffError> {
+        let mut key = ConfirmKey::default();
+        getrandom::fill(&mut key.0).map_err(std::io::Error::from)?;
+        let mut index = Self { key: key.clone(), root: directory.to_owned(), ..Self::default() };
+        scan::<DiffError>(directory, options, |found| {
+            progress.check()?;
+            match found.map(|found| (directory.join(found.path.as_path()), found)) {
+                Ok((path, found)) => match describe(&path, found, began) {
+                    Ok(entry) => index.entries.push(entry),
+                    Err(error) => index.problems.push(error),
+                },
+                Err(error) => index.problems.push(error),
+            }
+            Ok(())
+        })?;
+        let read = ReadOptions::new(SegmentParams::default(), began);
+        let mut signatures = HashMap::new();
+        let problems = fill(
+            &mut index.entries,
+            |path| directory.join(path.as_path()),
+            &read,
+            progress,
+            |_, piece| sign.then(|| sign_piece(&piece, &key)),
+            |_, segment, signature| {
+                if let Some(signature) = signature {
+                    signatures.insert(segment.digest, signature?);
+                }
+                Ok::<_, DiffError>(())
+            },
+        )?;
+        index.problems.extend(problems);
+        index.signatures = Arc::new(signatures);
+        for entry in &index.entries {
+            index.owners.note(entry);
+        }
+        Ok(index)
+    }
+
+    /// Writes the index to `path`, durably.
+    pub fn to_file(&self, path: impl AsRef<Path>) -> Result<(), DiffError> {
+        let mut pages = Vec::new();
+        for page in pages_of(&self.entries) {
+            pages.push(ByteBuf::from(gzip(&page::encode(page)?)?));
+        }
+        let mut signatures: Vec<_> =
+            self.signatures.iter().map(|(digest, signature)| (*digest, signature.clone())).collect();
+        signatures.sort_unstable_by_key(|(digest, _)| *digest);
+        let file = IndexFile {
+            format: FORMAT.into(),
+            version: FORMAT_VERSION,
+            key: self.key.0.to_vec().into(),
+            owners: self.owners.clone(),
+            pages,
+            signatures,
+        };
+        Ok(atomic::write(path.as_ref(), &cbor::to_vec(&file)?)?)
+    }
+
+    /// Reads an index that [`to_file`](Self::to_file) wrote.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, DiffError> {
+        let file: IndexFile = cbor::from_slice(&std::fs::read(path)?)?;
+        crate::diff::check_format(FORMAT, &file.format, file.version)?;
+        let mut entries: Vec<Entry> = Vec::new();
+        for page in &file.pages {
+            let page = page::decode(&gunzip(page, MAX_PAGE)?)?;
+            if let (Some(last), Some(first)) = (entries.last(), page.first())
+                && last.path >= first.path
+            {
+                return Err(page::PageError::Order(first.path.clone()).into());
+            }
+            entries.extend(page);
+        }
+        let key = file.key.as_slice().try_into().map_err(|_| DiffError::Key)?;
+        Ok(Self {
+            entries,
+            owners: file.owners,
+            signatures: Arc::new(file.signatures.into_iter().collect()),
+            key: ConfirmKey(key),
+            ..Self::default()
+        })
+    }
+}
+
+fn sign_piece(piece: &Piece, key: &ConfirmKey) -> Result<BlockSignature, SignatureError> {
+    let options = SignatureOptions::for_segment(piece.bytes.len());
+    BlockSignature::compute(&piece.bytes, piece.offset, options, key)
+}
+
+/// Cuts entries into pages.
+pub fn pages_of(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    let mut rest = entries;
+    std::iter::from_fn(move || {
+        let cut = (1..).zip(rest).find(|(count, entry)| page::ends_after(&entry.path, *count));
+        let (page, after) = rest.split_at(cut.map_or(rest.len(), |(count, _)| count));
+        rest = after;
+        (!page.is_empty()).then_some(page)
+    })
+}
+
+/// The entry of something found at `path`; of a regular file all but its content and extended attributes, which [`fill`] reads.
+pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, ScanError> {
+    let stat = &found.stat;
+    let read = || match stat.file_type() {
+        rustix::fs::FileType::RegularFile => {
+            let link = (stat.links > 1).then(|| Box::new((stat.device, stat.inode)));
+            Ok((Kind::File(Content { size: stat.size, link, ..Content::default() }), Default::default()))
+        }
+        _ => Ok((read_special(path, stat)?, read_metadata(path, stat, began)?)),
+    };
+    match read() {
+        Ok((kind, meta)) => Ok(Entry { path: found.path, kind, meta }),
+        Err(source) => Err(ScanError { path: path.to_owned(), source: ScanErrorKind::Io(source) }),
+    }
+}
+
+/// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them; returns what went wrong.
+///
+/// Entries whose file cannot be read are removed. Names of one file are read once. `process` runs on several threads, `store` here and in order, both with
+/// the number of the entry. The bytes added to `progress` are those of files that are done.
+pub fn fill<R: Send, E: From<Interrupted>>(
+    entries: &mut Vec<Entry>,
+    locate: impl Fn(&RelPath) -> PathBuf + Sync,
+    options: &ReadOptions,
+    progress: &Progress,
+    process: impl Fn(usize, Piece) -> R + Sync,
+    mut store: impl FnMut(usize, SegmentRef, R) -> Result<(), E>,
+) -> Result<Vec<ScanError>, E> {
+    let jobs = Jobs::new(entries);
+    let paths: Vec<RelPath> = entries.iter_mut().map(|entry| std::mem::take(&mut entry.path)).collect();
+    let mut problems = Vec::new();
+    let mut unread = Vec::new();
+    let mut segments = Vec::new();
+    let result: Result<(), E> = read_files(
+        jobs.files.len(),
+        |job| (locate(&paths[jobs.files[job].0]), jobs.files[job].1),
+        options,
+        progress,
+        |piece| process(jobs.files[piece.file].0, piece),
+        |event| {
+            match event {
+                Event::Segment { file, segment, result } => {
+                    segments.push(segment);
+                    store(jobs.files[file].0, segment, result)?;
+                }
+                Event::File { file, outcome } => {
+                    let (number, size) = jobs.files[file];
+                    let read = std::mem::take(&mut segments);
+                    progress.files.add(1);
+                    progress.bytes.add(size);
+                    let source = match outcome {
+                        Ok(outcome) => {
+                            entries[number].kind = Kind::File(outcome.content(read));
+                            entries[number].meta = outcome.meta;
+                            if !outcome.changed {
+                                return Ok(());
+                            }
+                            ScanErrorKind::Changed
+                        }
+                        Err(error) => {
+                            unread.push(number);
+                            ScanErrorKind::Io(error)
+                        }
+                    };
+                    progress.errors.add(1);
+                    problems.push(ScanError { path: locate(&paths[number]), source });
+                }
+            }
+            Ok(())
+        },
+    );
+    for (entry, path) in entries.iter_mut().zip(paths) {
+        entry.path = path;
+    }
+    result?;
+    jobs.share(entries, &mut unread);
+    unread.sort_unstable();
+    let mut number = 0;
+    entries.retain(|_| {
+        number += 1;
+        unread.binary_search(&(number - 1)).is_err()
+    });
+    Ok(problems)
+}
+
+/// Which entries are read, and which are further names of those.
+struct Jobs {
+    /// Number of the entry, and its size.
+    files: Vec<(usize, u64)>,
+    /// Number of an entry, and of the one that is the same file.
+    copies: Vec<(usize, usize)>,
+}
+
+impl Jobs {
+    fn new(entries: &[Entry]) -> Self {
+        let mut jobs = Self { files: Vec::new(), copies: Vec::new() };
+        let mut first = HashMap::new();
+        for (number, entry) in entries.iter().enumerate() {
+            let Some(content) = entry.content() else { continue };
+            match content.link.as_deref().map(|&link| *first.entry(link).or_insert(number)) {
+                Some(original) if original != number => jobs.copies.push((number, original)),
+                _ => jobs.files.push((number, content.size)),
+            }
+        }
+        jobs
+    }
+
+    fn share(&self, entries: &mut [Entry], unread: &mut Vec<usize>) {
+        unread.sort_unstable();
+        for &(number, original) in &self.copies {
+            if unread.binary_search(&original).is_ok() {
+                unread.push(number);
+                continue;
+            }
+            entries[number].kind = entries[original].kind.clone();
+            entries[number].meta = entries[original].meta.clone();
+        }
+    }
+}

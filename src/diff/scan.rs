@@ -1,0 +1,462 @@
+//! Walking a tree: names and `stat`, in path order, without opening any file.
+//!
+//! Directories are listed by several threads ahead of the one who consumes; what is handed out is in path order all the
+//! same. Listings that wait are bounded to [`AHEAD`] entries, and the consumer lists for itself what no thread has begun, so it
+//! never waits for one that has not started. A directory that cannot be listed, or a name that cannot be looked
+//! at, is reported and left out, and the walk goes on. Symbolic links are never followed.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+
+use crate::diff::entry::FileTime;
+use crate::diff::exclude::{ExcludeError, Excludes, Rules};
+use crate::relpath::{RelPath, RelPathError};
+
+/// How many entries may be listed ahead of the consumer.
+pub const AHEAD: usize = 100_000;
+
+/// How a tree is walked.
+#[derive(Debug, Clone, Default)]
+pub struct ScanOptions {
+    /// What is left out.
+    pub excludes: Excludes,
+    /// Do not enter directories of another file system than the root's.
+    pub one_file_system: bool,
+    /// Threads beside the caller's; with none the caller does everything.
+    pub threads: usize,
+}
+
+/// A name that was found, and its `stat`.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where, relative to the root of the walk.
+    pub path: RelPath,
+    /// What `lstat` says of it.
+    pub stat: Stat,
+}
+
+/// The part of `lstat` that is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Type and permission bits, as `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length in bytes.
+    pub size: u64,
+    /// Bytes that are allocated.
+    pub allocated: u64,
+    /// When the content last changed.
+    pub mtime: FileTime,
+    /// When the inode last changed.
+    pub ctime: FileTime,
+    /// Device that holds it.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// Which device it is, for a device.
+    pub special: u64,
+}
+
+impl From<rustix::fs::Stat> for Stat {
+    #[allow(clippy::unnecessary_cast, reason = "the fields differ in type between platforms")]
+    fn from(stat: rustix::fs::Stat) -> Self {
+        let time = |seconds, nanos| FileTime { seconds, nanos };
+        Self {
+            mode: stat.st_mode as u32,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: stat.st_size as u64,
+            allocated: stat.st_blocks as u64 * 512,
+            mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            links: stat.st_nlink as u64,
+            special: stat.st_rdev as u64,
+        }
+    }
+}
+
+impl Stat {
+    /// What kind of thing it is.
+    pub fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.mode as _)
+    }
+}
+
+/// What could not be looked at, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}", .path.display())]
+pub struct ScanError {
+    /// The name, as the walk reached it.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: ScanErrorKind,
+}
+
+/// Why something could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanErrorKind {
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A file of patterns cannot be used.
+    #[error(transparent)]
+    Exclude(#[from] ExcludeError),
+    /// It was written to while it was read.
+    #[error("it changed while it was read, and what is saved of it may never have existed as a whole")]
+    Changed,
+    /// The name cannot be kept.
+    #[error(transparent)]
+    Path(#[from] RelPathError),
+}
+
+/// A directory that is listed, being listed, or still to be.
+struct Node {
+    path: RelPath,
+    rules: Rules,
+    state: Mutex<State>,
+    listed: Condvar,
+}
+
+enum State {
+    Todo,
+    Running,
+    Done(Listing),
+    Taken,
+}
+
+/// A name, and its node where it is a directory to enter.
+type Listed = (Found, Option<Arc<Node>>);
+
+/// What stands in one directory, sorted by name, each directory with its node.
+#[derive(Default)]
+struct Listing {
+    entries: VecDeque<Listed>,
+    errors: Vec<ScanError>,
+}
+
+/// What the threads share: directories to list, the one that is wanted first on top.
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    todo: Vec<Arc<Node>>,
+    waiting_entries: usize,
+    finished: bool,
+}
+
+/// A panic in another thread is passed on by the scope it ran in; until then the data is used as it stands.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    device: u64,
+    options: &'a ScanOptions,
+    shared: Shared,
+}
+
+/// Walks the tree at `root`, handing everything found to `visit` in path order, the root itself first, and what could not be
+/// read as an error where it is noticed. `visit` ends the walk by an error of its own.
+///
+/// A root that is not a directory is the only thing found. Fails itself only where the root cannot be looked at.
+pub fn scan<E: From<ScanError>>(
+    root: &Path,
+    options: &ScanOptions,
+    mut visit: impl FnMut(Result<Found, ScanError>) -> Result<(), E>,
+) -> Result<(), E> {
+    let refused = |source: ScanErrorKind| ScanError { path: root.to_owned(), source };
+    let stat = Stat::from(rustix::fs::lstat(root).map_err(|error| refused(io::Error::from(error).into()))?);
+    let rules = Rules::new(root, &options.excludes).map_err(|error| refused(error.into()))?;
+    let top = Found { path: RelPath::root(), stat };
+    if stat.file_type() != FileType::Directory {
+        return visit(Ok(top));
+    }
+    let walk = Walk { root, device: stat.device, options, shared: Shared::default() };
+    let node = walk.node(RelPath::root(), rules);
+    visit(Ok(top))?;
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| walk.work());
+        }
+        let result = walk.consume(node, &mut visit);
+        lock(&walk.shared.queue).finished = true;
+        walk.shared.changed.notify_all();
+        result
+    })
+}
+
+impl Walk<'_> {
+    fn node(&self, path: RelPath, rules: Rules) -> Arc<Node> {
+        Arc::new(Node { path, rules, state: Mutex::new(State::Todo), listed: Condvar::new() })
+    }
+
+    /// Hands out what `node` holds and all below it, depth first.
+    fn consume<E>(
+        &self,
+        node: Arc<Node>,
+        visit: &mut impl FnMut(Result<Found, ScanError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut open = vec![self.listing(&node)];
+        while let Some(listing) = open.last_mut() {
+            for error in listing.errors.drain(..) {
+                visit(Err(error))?;
+            }
+            let Some((found, node)) = listing.entries.pop_front() else {
+                open.pop();
+                continue;
+            };
+            visit(Ok(found))?;
+            if let Some(node) = node {
+                open.push(self.listing(&node));
+            }
+        }
+        Ok(())
+    }
+
+    /// The listing of `node`: waits for the thread that makes it, or makes it here.
+    fn listing(&self, node: &Arc<Node>) -> Listing {
+        let mut state = lock(&node.state);
+        loop {
+            match std::mem::replace(&mut *state, State::Taken) {
+                State::Todo => {
+                    drop(state);
+                    let listing = self.list(node);
+                    self.push(&listing);
+                    return listing;
+                }
+                State::Running => {
+                    *state = State::Running;
+                    state = node.listed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                State::Done(listing) => {
+                    lock(&self.shared.queue).waiting_entries -= listing.entries.len();
+                    self.shared.changed.notify_one();
+                    return listing;
+                }
+                State::Taken => return Listing::default(),
+            }
+        }
+    }
+
+    /// Puts the directories of `listing` on the queue, the first of them on top.
+    fn push(&self, listing: &Listing) {
+        if self.options.threads == 0 {
+            return;
+        }
+        let nodes = listing.entries.iter().rev().filter_map(|(_, node)| node.clone());
+        lock(&self.shared.queue).todo.extend(nodes);
+        self.shared.changed.notify_all();
+    }
+
+    /// What a helping thread does until the walk is over.
+    fn work(&self) {
+        while let Some(node) = self.next_todo() {
+            {
+                let mut state = lock(&node.state);
+                if !matches!(*state, State::Todo) {
+                    continue;
+                }
+                *state = State::Running;
+            }
+            let listing = self.list(&node);
+            lock(&self.shared.queue).waiting_entries += listing.entries.len();
+            self.push(&listing);
+            *lock(&node.state) = State::Done(listing);
+            node.listed.notify_one();
+        }
+    }
+
+    fn next_todo(&self) -> Option<Arc<Node>> {
+        let mut queue = lock(&self.shared.queue);
+        loop {
+            if queue.finished {
+                return None;
+            }
+            if queue.waiting_entries < AHEAD
+                && let Some(node) = queue.todo.pop()
+            {
+                return Some(node);
+            }
+            queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn list(&self, node: &Node) -> Listing {
+        let directory = self.root.join(node.path.as_path());
+        let mut listing = Listing::default();
+        if let Err(error) = self.list_into(node, &directory, &mut listing) {
+            listing.errors.push(ScanError { path: directory, source: error.into() });
+        }
+        listing.entries.make_contiguous().sort_unstable_by(|(a, _), (b, _)| a.path.cmp(&b.path));
+        listing
+    }
+
+    fn list_into(&self, node: &Node, directory: &Path, listing: &mut Listing) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+        let (rules, error) = node.rules.enter(directory);
+        listing
+            .errors
+            .extend(error.map(|error| ScanError { path: directory.to_owned(), source: error.into() }));
+        let only_tag = rules.is_excluded_cache(directory);
+        let mut names = Dir::read_from(&opened)?;
+        while let Some(entry) = names.read() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") || (only_tag && name.to_bytes() != b"CACHEDIR.TAG") {
+                continue;
+            }
+            match self.look(node, &rules, directory, &opened, name) {
+                Ok(found) => listing.entries.extend(found),
+                // Gone since the directory was read: as if the walk had come a moment later.
+                Err(ScanErrorKind::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    let path = directory.join(OsStr::from_bytes(name.to_bytes()));
+                    listing.errors.push(ScanError { path, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look(
+        &self,
+        node: &Node,
+        rules: &Rules,
+        directory: &Path,
+        opened: &impl std::os::fd::AsFd,
+        name: &CStr,
+    ) -> Result<Option<Listed>, ScanErrorKind> {
+        let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
+        let stat = Stat::from(stat);
+        let is_dir = stat.file_type() == FileType::Directory;
+        if !rules.is_empty() && rules.exclude(&directory.join(OsStr::from_bytes(name.to_bytes())), is_dir) {
+            return Ok(None);
+        }
+        let path = node.path.join(name.to_bytes())?;
+        let enter = is_dir && (stat.device == self.device || !self.options.one_file_system);
+        let child = enter.then(|| self.node(path.clone(), rules.clone()));
+        Ok(Some((Found { path, stat }, child)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn paths(root: &Path, options: &ScanOptions) -> Vec<String> {
+        let mut paths = Vec::new();
+        scan::<ScanError>(root, options, |found| {
+            paths.push(found?.path.to_string());
+            Ok(())
+        })
+        .unwrap();
+        paths
+    }
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a/b/c", "a/b-", "a-b/x", "cache/CACHEDIR.TAG", "cache/data", "z/.skip"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::write(dir.path().join("z/.skip"), "*.o\n!keep.o\n").unwrap();
+        fs::write(dir.path().join("z/x.o"), "").unwrap();
+        fs::write(dir.path().join("z/keep.o"), "").unwrap();
+        fs::write(
+            dir.path().join("cache/CACHEDIR.TAG"),
+            "Signature: 8a477f597d28d172789f06886806bc55\n# rest",
+        )
+        .unwrap();
+        dir
+    }
+
+    #[test]
+    fn finds_everything_in_path_order_with_any_number_of_threads() {
+        let dir = tree();
+        let one = paths(dir.path(), &ScanOptions::default());
+        let expected = [
+            "",
+            "a",
+            "a/b",
+            "a/b/c",
+            "a/b-",
+            "a-b",
+            "a-b/x",
+            "cache",
+            "cache/CACHEDIR.TAG",
+            "cache/data",
+            "z",
+            "z/.skip",
+            "z/keep.o",
+            "z/x.o",
+        ];
+        assert_eq!(one, expected);
+        for threads in 1..4 {
+            assert_eq!(paths(dir.path(), &ScanOptions { threads, ..ScanOptions::default() }), one);
+        }
+    }
+
+    #[test]
+    fn leaves_out_what_is_excluded() {
+        let dir = tree();
+        let excludes = Excludes {
+            patterns: vec!["a-b".into()],
+            ignore_file: Some(".skip".into()),
+            caches: true,
+            ..Excludes::default()
+        };
+        let found = paths(dir.path(), &ScanOptions { excludes, ..ScanOptions::default() });
+        assert_eq!(
+            found,
+            ["", "a", "a/b", "a/b/c", "a/b-", "cache", "cache/CACHEDIR.TAG", "z", "z/.skip", "z/keep.o"]
+        );
+    }
+
+    #[test]
+    fn a_root_that_is_a_file_or_missing() {
+        let dir = tree();
+        assert_eq!(paths(&dir.path().join("a/b/c"), &ScanOptions::default()), [""]);
+        let missing = scan(&dir.path().join("none"), &ScanOptions::default(), |_| Ok::<_, ScanError>(()));
+        assert!(missing.is_err());
+    }
+
+    #[test]
+    fn many_directories_come_in_order_from_many_threads() {
+        let dir = tempfile::tempdir().unwrap();
+        for outer in 0..30 {
+            for inner in 0..10 {
+                let path = dir.path().join(format!("{outer}/{inner}"));
+                fs::create_dir_all(&path).unwrap();
+                fs::write(path.join("file"), "").unwrap();
+            }
+        }
+        let one = paths(dir.path(), &ScanOptions::default());
+        assert_eq!(one.len(), 1 + 30 * (1 + 10 * 2));
+        for _ in 0..20 {
+            assert_eq!(paths(dir.path(), &ScanOptions { threads: 3, ..ScanOptions::default() }), one);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A directory brought from one state to another by a difference and its archive.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use treering::{DiffData, DiffIndex, DirIndex, apply_diff};
+
+use crate::tree::{assert_same, everything, noise, unlock};
+
+struct Trees {
+    dir: tempfile::TempDir,
+}
+
+impl Trees {
+    /// `tree` as `make` makes it, and `replica`, a copy of it.
+    fn new(make: impl Fn(&Path)) -> Self {
+        let trees = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(trees.tree()).unwrap();
+        make(&trees.tree());
+        trees.copy("tree", "replica");
+        trees
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let copied = Command::new("cp").arg("-a").arg(self.path(from)).arg(self.path(to)).status().unwrap();
+        assert!(copied.success());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.path("tree")
+    }
+
+    /// Changes the tree by `change`, carries the difference over to the replica through files, and compares.
+    fn carry(&self, change: impl Fn(&Path)) -> DiffIndex {
+        DirIndex::scan(self.tree()).unwrap().to_file(self.path("old.index")).unwrap();
+        change(&self.tree());
+        let old = DirIndex::from_file(self.path("old.index")).unwrap();
+        let new = DirIndex::scan(self.tree()).unwrap();
+        let diff = DiffIndex::compute(&old, &new);
+        let data = DiffData::create_archive(self.path("changes.tar.gz"), &diff).unwrap();
+        assert!(data.problems.is_empty());
+        diff.to_file(self.path("changes.diff")).unwrap();
+
+        let read = DiffIndex::from_file(self.path("changes.diff")).unwrap();
+        assert_eq!(read.changes, diff.changes);
+        let data = DiffData::open(self.path("changes.tar.gz")).unwrap();
+        let report = apply_diff(self.path("replica"), &read, &data).unwrap();
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+        assert_same(&self.tree(), &self.path("replica"));
+        diff
+    }
+}
+
+impl Drop for Trees {
+    fn drop(&mut self) {
+        unlock(self.dir.path());
+    }
+}
+
+#[test]
+fn a_tree_of_everything_is_made_from_nothing() {
+    let trees = Trees::new(|_| ());
+    trees.carry(everything);
+}
+
+#[test]
+fn a_tree_of_everything_is_emptied() {
+    let trees = Trees::new(everything);
+    trees.carry(|tree| {
+        unlock(tree);
+        for entry in fs::read_dir(tree).unwrap() {
+            let path = entry.unwrap().path();
+            if path.symlink_metadata().unwrap().is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            }
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn kinds_are_exchanged() {
+    let trees = Trees::new(|tree| {
+        fs::create_dir(tree.join("dir")).unwrap();
+        fs::write(tree.join("dir/inner"), "inner").unwrap();
+        fs::write(tree.join("file"), "content that moves").unwrap();
+        std::os::unix::fs::symlink("dir", tree.join("link")).unwrap();
+        fs::write(tree.join("a"), noise(100_000, 1)).unwrap();
+        fs::write(tree.join("b"), noise(100_000, 2)).unwrap();
+    });
+    trees.carry(|tree| {
+        fs::remove_dir_all(tree.join("dir")).unwrap();
+        fs::rename(tree.join("file"), tree.join("moving")).unwrap();
+        fs::create_dir(tree.join("file")).unwrap();
+        fs::rename(tree.join("moving"), tree.join("file/moved")).unwrap();
+        fs::write(tree.join("dir"), "now a file").unwrap();
+        fs::remove_file(tree.join("link")).unwrap();
+        fs::create_dir(tree.join("link")).unwrap();
+        fs::write(tree.join("link/through"), "not through").unwrap();
+        fs::rename(tree.join("a"), tree.join("c")).unwrap();
+        fs::rename(tree.join("b"), tree.join("a")).unwrap();
+        fs::rename(tree.join("c"), tree.join("b")).unwrap();
+    });
+}
+
+#[test]
+fn only_what_changed_is_in_the_archive() {
+    let trees = Trees::new(|tree| {
+        fs::write(tree.join("image"), noise(8 << 20, 1)).unwrap();
+        fs::write(tree.join("moves"), noise(1 << 20, 2)).unwrap();
+    });
+    let diff = trees.carry(|tree| {
+        let mut image = fs::read(tree.join("image")).unwrap();
+        for page in [3, 700, 1500] {
+            image[page * 4096..][..4096].copy_from_slice(&noise(4096, page as u64));
+        }
+        fs::write(tree.join("image"), image).unwrap();
+        fs::rename(tree.join("moves"), tree.join("moved")).unwrap();
+    });
+    assert!(diff.changes.iter().any(|change| matches!(change, treering::diff::Change::Renamed { .. })));
+    let packed = fs::metadata(trees.path("changes.tar.gz")).unwrap().len();
+    assert!((3 * 4096..3 * 4096 + 2000).contains(&packed), "{packed} bytes");
+}
+
+#[test]
+fn metadata_alone_is_carried() {
+    let trees = Trees::new(everything);
+    let diff = trees.carry(|tree| {
+        fs::set_permissions(tree.join("sub/text"), fs::Permissions::from_mode(0o600)).unwrap();
+        let time = std::time::UNIX_EPOCH - std::time::Duration::from_millis(1500);
+        fs::File::open(tree.join("empty")).unwrap().set_modified(time).unwrap();
+        let _ = xattr::remove(tree.join("noise"), "user.colour");
+    });
+    assert!(diff.changes.iter().all(|change| matches!(change, treering::diff::Change::Metadata(_))));
+}
+
+#[test]
+fn hard_links_are_made_and_broken() {
+    let trees = Trees::new(everything);
+    trees.carry(|tree| {
+        fs::remove_file(tree.join("another")).unwrap();
+        fs::write(tree.join("another"), fs::read(tree.join("sub/text")).unwrap()).unwrap();
+        fs::hard_link(tree.join("noise"), tree.join("zzz")).unwrap();
+        fs::hard_link(tree.join("sparse"), tree.join("aaa")).unwrap();
+    });
+}
+
+#[test]
+fn a_damaged_archive_leaves_the_old_file_and_names_it() {
+    let trees = Trees::new(|tree| {
+        fs::write(tree.join("bad"), noise(100_000, 1)).unwrap();
+        fs::write(tree.join("good"), "old").unwrap();
+    });
+    let old = DirIndex::scan(trees.tree()).unwrap();
+    fs::write(trees.path("tree/bad"), noise(100_000, 9)).unwrap();
+    fs::write(trees.path("tree/good"), "new").unwrap();
+    let diff = DiffIndex::compute(&old, &DirIndex::scan(trees.tree()).unwrap());
+    let archive = trees.path("changes.tar.gz");
+    DiffData::create_archive(&archive, &diff).unwrap();
+    let mut bytes = fs::read(&archive).unwrap();
+    bytes[50_000] ^= 1;
+    fs::write(&archive, bytes).unwrap();
+    let report = apply_diff(trees.path("replica"), &diff, &DiffData::open(&archive).unwrap()).unwrap();
+    assert_eq!(report.failures.iter().map(|failure| failure.path.to_string()).collect::<Vec<_>>(), ["bad"]);
+    assert_eq!(fs::read(trees.path("replica/bad")).unwrap(), noise(100_000, 1));
+    assert_eq!(fs::read(trees.path("replica/good")).unwrap(), b"new");
+}
+
+#[test]
+fn an_archive_compressed_again_by_gzip_is_read() {
+    let trees = Trees::new(|tree| fs::write(tree.join("file"), noise(2_000_000, 1)).unwrap());
+    let old = DirIndex::scan(trees.tree()).unwrap();
+    let mut bytes = noise(2_000_000, 1);
+    bytes.splice(1000..1000, *b"inserted");
+    fs::write(trees.path("tree/file"), bytes).unwrap();
+    fs::write(trees.path("tree/new"), "new").unwrap();
+    let diff = DiffIndex::compute(&old, &DirIndex::scan(trees.tree()).unwrap());
+    let archive = trees.path("changes.tar.gz");
+    DiffData::create_archive(&archive, &diff).unwrap();
+    let script =
+        "gzip -dc changes.tar.gz > plain && gzip -9c plain > changes.tar.gz && tar tzf changes.tar.gz";
+    let done = Command::new("sh").args(["-c", script]).current_dir(trees.dir.path()).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let report = apply_diff(trees.path("replica"), &diff, &DiffData::open(&archive).unwrap()).unwrap();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    assert_same(&trees.tree(), &trees.path("replica"));
+}
