@@ -1,0 +1,79 @@
+//! Repositories of snapshots.
+//!
+//! A backup goes through four steps. It *scans* the sources and compares them with the parent's index, so that what has not changed is not
+//! opened. It *reads* the rest, and stores each segment that the repository does not hold, as a delta where that is smaller. It *writes* the pages
+//! of the index that changed. And it *commits*: first everything that the snapshot names is durable, then the snapshot is visible. Killed at
+//! any instant, it leaves every earlier snapshot as it was; what was stored up to the last checkpoint is used by the next backup.
+//!
+//! Nothing here prints, reads the clock or the environment: those come in as options, and what happened goes out as reports.
+//!
+//! ```
+//! use treering::progress::Progress;
+//! use treering::repository::{BackupOptions, InitOptions, Repository, RestoreOptions, Selector};
+//!
+//! let dir = tempfile::tempdir()?;
+//! # std::fs::create_dir(dir.path().join("data"))?;
+//! # std::fs::write(dir.path().join("data/file"), "content")?;
+//! let now = jiff::Timestamp::now();
+//! let repository = Repository::init(&dir.path().join("repo"), &InitOptions::new(now))?;
+//! let options = BackupOptions::new(vec![dir.path().join("data")], now);
+//! let report = repository.backup(&options, &Progress::new())?;
+//! assert_eq!(report.statistics.files_new, 1);
+//!
+//! let snapshot = repository.find(&Selector::Latest(0))?;
+//! repository.restore(&snapshot, &RestoreOptions::new(dir.path().join("out")), &Progress::new())?;
+//! assert_eq!(std::fs::read(dir.path().join("out/file"))?, b"content");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod backup;
+mod check;
+mod compare;
+mod config;
+mod error;
+mod pages;
+mod plan;
+mod restore;
+mod segments;
+mod select;
+mod snapshot;
+mod store;
+
+pub use backup::{BackupOptions, BackupReport};
+pub use check::{CheckOptions, CheckReport, Fault};
+pub use compare::{Other, Totals};
+pub use config::{Config, InitOptions};
+pub use error::RepositoryError;
+pub use restore::{RestoreOptions, RestoreReport};
+pub use select::{Selector, SnapshotPath};
+pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
+
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
+
+use crate::timeline::Timeline;
+use segments::Segments;
+
+/// Version of the repository's format; see `docs/format.md`.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A repository of snapshots. Any number of threads may read it.
+pub struct Repository {
+    timeline: Timeline,
+    config: Config,
+    /// Where the segments are; read when first needed.
+    segments: OnceLock<Segments>,
+    loading: Mutex<()>,
+}
+
+impl Repository {
+    /// The git repository that holds it.
+    pub fn path(&self) -> &Path {
+        self.timeline.git().path()
+    }
+
+    /// What was settled when it was made.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
