@@ -112,6 +112,18 @@ impl DiffIndex {
     }
 }
 
+impl DiffIndex {
+    /// Takes out every removal: what is in the old state only stays, and what was renamed is made anew at its new path.
+    pub fn keep_extra(&mut self) {
+        self.changes.retain(|change| !matches!(change, Change::Deleted { .. }));
+        for change in &mut self.changes {
+            if let Change::Renamed { entry, .. } = change {
+                *change = Change::Created(entry.clone());
+            }
+        }
+    }
+}
+
 /// The differences between two lists of entries in path order.
 pub fn compare(old: &[Entry], new: &[Entry]) -> Vec<Change> {
     let old_leaders = Leaders::new(old);

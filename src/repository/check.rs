@@ -1,0 +1,264 @@
+//! Whether everything that snapshots need is there and sound.
+//!
+//! Without reading data: every record, page, volume index and signature list that is named is there and can be read, every segment that a page names is in a volume, and so
+//! is every base of a delta. With it: every layer matches its checksums, and every segment that a snapshot needs has its SHA-256.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::archive::EntryKind;
+use crate::diff::Entry;
+use crate::digest::Digest;
+use crate::progress::Progress;
+use crate::repository::pages::Pages;
+use crate::repository::segments::{Segments, signatures_path};
+use crate::repository::{Repository, RepositoryError, Snapshot};
+
+/// How thorough a check is.
+#[derive(Debug, Clone)]
+pub struct CheckOptions {
+    /// Read every layer and every segment.
+    pub read_data: bool,
+    /// Threads that read.
+    pub threads: usize,
+}
+
+impl Default for CheckOptions {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, Into::into);
+        Self { read_data: false, threads }
+    }
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct CheckReport {
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Pages of their indexes.
+    pub pages: u64,
+    /// Segments that they need.
+    pub segments: u64,
+    /// Volumes there are.
+    pub volumes: u64,
+    /// Layers that were verified.
+    pub layers: u64,
+    /// Bytes of segments that were read.
+    pub bytes_read: u64,
+    /// What is wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// Something that is wrong, and whom it affects.
+#[derive(Debug)]
+pub struct Fault {
+    /// What is wrong.
+    pub what: String,
+    /// Some of the files that cannot be restored for it, each as the short id of a snapshot, a colon and a path.
+    pub affects: Vec<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if !self.affects.is_empty() {
+            write!(f, "; affects {}", self.affects.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// How many files a fault names at most.
+const AFFECTED: usize = 5;
+
+impl Repository {
+    /// Checks the repository. What is wrong is in the report; it fails itself only where nothing can be looked at.
+    pub fn check(&self, options: &CheckOptions, progress: &Progress) -> Result<CheckReport, RepositoryError> {
+        let mut report = CheckReport::default();
+        let mut wanted = HashSet::new();
+        let mut pages_seen = HashSet::new();
+        let snapshots = self.snapshots()?;
+        for snapshot in &snapshots {
+            progress.check()?;
+            report.snapshots += 1;
+            if let Err(error) = self.check_pages(snapshot, &mut pages_seen, &mut wanted, &mut report) {
+                let affects = vec![snapshot.short_id()];
+                report.faults.push(Fault { what: chain(&error), affects });
+            }
+        }
+        report.segments = wanted.len() as u64;
+        let segments = self.segments()?;
+        let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
+        self.check_volumes(segments, &mut wanted, &mut bad, &mut report)?;
+        if options.read_data {
+            self.check_layers(progress, &mut report)?;
+            self.check_segments(segments, &wanted, options, progress, &mut bad, &mut report)?;
+        }
+        let mut affected = self.affected(&snapshots, &bad);
+        for (digest, what) in bad {
+            let affects = affected.remove(&digest).unwrap_or_default();
+            report.faults.push(Fault { what, affects });
+        }
+        Ok(report)
+    }
+
+    fn check_pages(
+        &self,
+        snapshot: &Snapshot,
+        seen: &mut HashSet<(String, u64)>,
+        wanted: &mut HashSet<Digest>,
+        report: &mut CheckReport,
+    ) -> Result<(), RepositoryError> {
+        let pages = Pages::of(self, &snapshot.record)?;
+        for number in 0..pages.len() {
+            let (path, place) = pages.place(number);
+            // A page that several snapshots share needs one look.
+            if !seen.insert((path.to_owned(), place.offset)) {
+                continue;
+            }
+            report.pages += 1;
+            for entry in pages.read(number)? {
+                let segments = entry.content().into_iter().flat_map(|content| content.segments.iter());
+                wanted.extend(segments.map(|segment| segment.digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that all wanted segments and the bases of their deltas are in volumes; adds those bases to what is wanted.
+    fn check_volumes(
+        &self,
+        segments: &Segments,
+        wanted: &mut HashSet<Digest>,
+        bad: &mut BTreeMap<Digest, String>,
+        report: &mut CheckReport,
+    ) -> Result<(), RepositoryError> {
+        report.volumes = segments.volumes().len() as u64;
+        for volume in segments.volumes() {
+            let index = self.read_index(volume)?;
+            let signed = index.entries().any(|entry| entry.signature.is_some());
+            if signed && self.timeline.find(&signatures_path(&volume.path))?.is_none() {
+                let what = format!("{} is missing: later deltas will be larger", signatures_path(&volume.path));
+                report.faults.push(Fault { what, affects: Vec::new() });
+            }
+        }
+        let mut to_do: Vec<Digest> = wanted.iter().copied().collect();
+        while let Some(digest) = to_do.pop() {
+            let Some(located) = segments.locate(self, &digest)? else {
+                bad.insert(digest, format!("segment {digest} is in no volume"));
+                continue;
+            };
+            let view = located.index.entry(located.place.entry as usize);
+            if let Some(EntryKind::Delta { bases, .. }) = view.map(|view| view.kind) {
+                to_do.extend(bases.iter().filter(|base| wanted.insert(**base)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_layers(&self, progress: &Progress, report: &mut CheckReport) -> Result<(), RepositoryError> {
+        let layers = self.timeline.git().layers();
+        for layer in layers.layers() {
+            progress.check()?;
+            report.layers += 1;
+            if let Err(error) = layer.verify() {
+                report.faults.push(Fault { what: chain(&error), affects: Vec::new() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every segment, in the order in which they lie.
+    fn check_segments(
+        &self,
+        segments: &Segments,
+        wanted: &HashSet<Digest>,
+        options: &CheckOptions,
+        progress: &Progress,
+        bad: &mut BTreeMap<Digest, String>,
+        report: &mut CheckReport,
+    ) -> Result<(), RepositoryError> {
+        let placed = wanted.iter().filter_map(|digest| Some((segments.place(digest)?, *digest)));
+        let mut placed: Vec<_> = placed.collect();
+        placed.sort_unstable_by_key(|(place, _)| (place.volume, place.entry));
+        progress.total_files.add(placed.len() as u64);
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new((bad, 0));
+        let work = || {
+            // Runs of neighbours, so that each thread inflates a member once.
+            while let Some(run) = placed.get(next.fetch_add(RUN, Ordering::Relaxed)..).filter(|run| !run.is_empty()) {
+                for (_, digest) in &run[..RUN.min(run.len())] {
+                    if progress.check().is_err() {
+                        return;
+                    }
+                    let read = segments.read(self, digest);
+                    progress.files.add(1);
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    match read {
+                        Ok(bytes) if Digest::of(&bytes) == *digest => {
+                            progress.bytes.add(bytes.len() as u64);
+                            found.1 += bytes.len() as u64;
+                        }
+                        Ok(_) => drop(found.0.insert(*digest, format!("segment {digest} has other bytes"))),
+                        Err(error) => drop(found.0.insert(*digest, format!("segment {digest}: {}", chain(&error)))),
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..options.threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        report.bytes_read = found.into_inner().unwrap_or_else(PoisonError::into_inner).1;
+        Ok(progress.check()?)
+    }
+
+    /// For each bad segment some of the files that need it, directly.
+    fn affected(&self, snapshots: &[Snapshot], bad: &BTreeMap<Digest, String>) -> HashMap<Digest, Vec<String>> {
+        let mut affected: HashMap<Digest, Vec<String>> = HashMap::new();
+        if bad.is_empty() {
+            return affected;
+        }
+        for snapshot in snapshots {
+            // What cannot be read is a fault of its own already.
+            let Ok(entries) = self.entries(snapshot, None) else { continue };
+            for entry in &entries {
+                let needs = entry.content().into_iter().flat_map(|content| content.segments.iter());
+                for segment in needs.filter(|segment| bad.contains_key(&segment.digest)) {
+                    let files = affected.entry(segment.digest).or_default();
+                    if files.len() < AFFECTED {
+                        files.push(self.name(snapshot, entry));
+                    }
+                }
+            }
+        }
+        affected
+    }
+
+    fn name(&self, snapshot: &Snapshot, entry: &Entry) -> String {
+        format!("{}:{}", snapshot.short_id(), self.display_path(snapshot, &entry.path).display())
+    }
+}
+
+/// Segments that a thread reads one after the other.
+const RUN: usize = 64;
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,173 @@
+//! Why something cannot be done with a repository.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::archive::ArchiveError;
+use crate::cbor::CborError;
+use crate::delta::{PatchError, SignatureError, SignaturePatchError};
+use crate::diff::page::PageError;
+use crate::diff::{DiffError, ExcludeError, ScanError};
+use crate::digest::Digest;
+use crate::gitkv::GitError;
+use crate::progress::Interrupted;
+use crate::relpath::RelPathError;
+use crate::repository::FORMAT_VERSION;
+use crate::spoken::SpokenError;
+use crate::timeline::TimelineError;
+use crate::varint::VarintError;
+
+/// Why something cannot be done with a repository.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// Nothing there is a repository.
+    #[error("{} is not a treering repository: make one with `treering init`, or check the path", .path.display())]
+    NoRepository {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What git says.
+        source: Option<GitError>,
+    },
+    /// Something is there already.
+    #[error("{} exists already and is not empty: choose another path", .0.display())]
+    Exists(PathBuf),
+    /// A later version made it.
+    #[error("the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering")]
+    Version(u32),
+    /// Another process holds what is needed.
+    #[error("the repository is in use by another process: try again when it is done")]
+    Locked(#[source] GitError),
+    /// It was asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The git repository or its time-indexed blobs.
+    #[error(transparent)]
+    Timeline(TimelineError),
+    /// Nothing to back up.
+    #[error("nothing to back up: name at least one directory")]
+    NoSources,
+    /// A source cannot be looked at.
+    #[error("cannot back up {}", .path.display())]
+    Source {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Sources cannot be scanned at all.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// A pattern cannot be used.
+    #[error(transparent)]
+    Exclude(#[from] ExcludeError),
+    /// A pattern cannot be used.
+    #[error("a pattern cannot be used")]
+    Pattern {
+        /// What is wrong with it.
+        source: ignore::Error,
+    },
+    /// No snapshot is meant.
+    #[error("no snapshot {0}: `treering snapshots` lists what there is")]
+    NoSnapshot(String),
+    /// Several snapshots are meant.
+    #[error("{0} is the beginning of several snapshot ids: give more digits")]
+    Ambiguous(String),
+    /// Text that names no snapshot.
+    #[error("{text:?} names no snapshot: give latest, latest~N, the beginning of an id, or a time")]
+    Selector {
+        /// What was given.
+        text: String,
+        /// What is wrong with it as a time.
+        source: SpokenError,
+    },
+    /// A path is not in the snapshot.
+    #[error("{path} is not in snapshot {snapshot}: `treering ls {snapshot}` lists what is")]
+    NoPath {
+        /// The path.
+        path: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// Not a file.
+    #[error("{0} is no regular file: `treering ls` shows what it is")]
+    NotFile(String),
+    /// Something that a snapshot names is not there, or is not what it should be.
+    #[error("{path} is damaged or missing: run `treering check`, and fetch it from a remote or a copy")]
+    Damaged {
+        /// Its path in the repository's tree.
+        path: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A segment that no volume holds.
+    #[error("segment {0} is in no volume: run `treering check`, and fetch it from a remote or a copy")]
+    NoSegment(Digest),
+    /// A segment that does not have the bytes it is named by.
+    #[error("segment {0} is damaged: run `treering check`, and fetch it from a remote or a copy")]
+    DamagedSegment(Digest),
+    /// A chain of deltas that does not end.
+    #[error("segment {0} is a delta of itself: the repository is damaged, run `treering check`")]
+    Chain(Digest),
+    /// An archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A delta.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// A signature.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// A signature written against others.
+    #[error(transparent)]
+    SignaturePatch(#[from] SignaturePatchError),
+    /// CBOR.
+    #[error(transparent)]
+    Cbor(#[from] CborError),
+    /// A page.
+    #[error(transparent)]
+    Page(#[from] PageError),
+    /// A list of pages.
+    #[error(transparent)]
+    Varint(#[from] VarintError),
+    /// A path.
+    #[error(transparent)]
+    Path(#[from] RelPathError),
+    /// An index or a difference.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
+    /// A file or directory outside the repository.
+    #[error("cannot use {}", .path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    Random(#[source] getrandom::Error),
+}
+
+impl From<TimelineError> for RepositoryError {
+    fn from(error: TimelineError) -> Self {
+        match error {
+            TimelineError::Git(error @ (GitError::Locked { .. } | GitError::Contended { .. })) => Self::Locked(error),
+            other => Self::Timeline(other),
+        }
+    }
+}
+
+impl RepositoryError {
+    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Io { path, source }
+    }
+
+    /// The blob at `path` of the tree is not what it should be.
+    pub(super) fn damaged(
+        path: &str,
+    ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+        let path = path.to_owned();
+        |source| Self::Damaged { path, source }
+    }
+}

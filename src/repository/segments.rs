@@ -1,0 +1,349 @@
+//! Where segments are, and reading them back.
+//!
+//! The table holds 40 bytes a segment, up to twice that while it grows, and is read from the indexes of all volumes when it is first needed. The indexes
+//! themselves are kept as long as they fit a bound, about 70 bytes a segment.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::archive::{ArchiveError, EntryKind, MemberCache, ReadAt, SignatureLocation, VolumeIndex, VolumeReader, gunzip};
+use crate::cbor;
+use crate::delta::{BlockSignature, SignaturePatch, patch};
+use crate::diff::{SegmentRef, SegmentSource};
+use crate::digest::Digest;
+use crate::layers::ObjectId;
+use crate::pipeline;
+use crate::repository::store::{INDEX_SUFFIX, kind};
+use crate::repository::{Repository, RepositoryError};
+use serde::{Deserialize, Serialize};
+
+/// Deltas in a chain at most. Longer chains save nothing (measured on 25 releases of a source tree).
+pub(super) const MAX_DEPTH: u8 = 16;
+/// Bytes of inflated members that are kept.
+const MEMBER_CACHE: usize = 64 << 20;
+/// Bytes of volume indexes that are kept.
+const INDEX_CACHE: usize = 32 << 20;
+/// No signature of one segment is larger before compression.
+const MAX_SIGNATURE: usize = 16 << 20;
+
+/// A segment's place: number of the volume, and of the entry in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub volume: u32,
+    pub entry: u32,
+}
+
+/// The place of a segment that is on its way into a volume.
+pub(super) const PENDING: Place = Place { volume: u32::MAX, entry: u32::MAX };
+
+/// Where all segments of a repository are.
+pub(super) struct Segments {
+    volumes: Vec<Volume>,
+    table: RwLock<HashMap<Digest, Place>>,
+    indexes: Mutex<IndexCache>,
+    members: MemberCache,
+}
+
+/// The blobs of one volume.
+#[derive(Debug, Clone)]
+pub(super) struct Volume {
+    /// Path of the archive in the tree.
+    pub path: String,
+    archive: ObjectId,
+    index: ObjectId,
+}
+
+#[derive(Default)]
+struct IndexCache {
+    indexes: HashMap<u32, Arc<VolumeIndex>>,
+    bytes: usize,
+}
+
+/// The signature of a segment as it is kept beside its volume.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SignatureRecord {
+    /// By itself.
+    Full(BlockSignature),
+    /// Written against the signatures of the segments that the segment is a delta of.
+    Patch(SignaturePatch),
+}
+
+/// What is known of a stored segment.
+pub(super) struct Located {
+    pub place: Place,
+    pub index: Arc<VolumeIndex>,
+}
+
+/// What chain a delta of some segments would continue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub depth: u8,
+    pub bytes: u32,
+}
+
+/// A panic in another thread is passed on by the scope it ran in; until then the data is used as it stands.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A blob as something that gives ranges.
+struct Blob<'a> {
+    repository: &'a Repository,
+    id: ObjectId,
+}
+
+impl ReadAt for Blob<'_> {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.repository.timeline.read_range(&self.id, offset, len as u64).map_err(io::Error::other)?;
+        if bytes.len() == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+impl Repository {
+    /// Where the segments are, as of when this was first asked.
+    pub(super) fn segments(&self) -> Result<&Segments, RepositoryError> {
+        let _loading = lock(&self.loading);
+        if let Some(segments) = self.segments.get() {
+            return Ok(segments);
+        }
+        let loaded = Segments::load(self)?;
+        Ok(self.segments.get_or_init(|| loaded))
+    }
+
+    /// The volumes that the tree holds, in order of time.
+    pub(super) fn volumes(&self) -> Result<Vec<Volume>, RepositoryError> {
+        let mut volumes: Vec<Volume> = Vec::new();
+        let mut archives: HashMap<String, (String, ObjectId)> = HashMap::new();
+        for blob in self.timeline.list(kind::ARCHIVES, ..)? {
+            let blob = blob?;
+            let path = crate::timeline::path(kind::ARCHIVES, &blob.key, &blob.suffix);
+            let stem = |suffix: &str| path.strip_suffix(suffix).map(str::to_owned);
+            if let Some(stem) = stem(INDEX_SUFFIX) {
+                let unknown = ObjectId::from_bytes([0; 20]);
+                volumes.push(Volume { path: stem, archive: unknown, index: blob.id });
+            } else {
+                let stem = path.rfind(".tar").map_or(path.as_str(), |end| &path[..end]).to_owned();
+                archives.insert(stem, (path, blob.id));
+            }
+        }
+        for volume in &mut volumes {
+            let missing = || RepositoryError::damaged(&volume.path)("its archive is not there".into());
+            let (path, archive) = archives.remove(&volume.path).ok_or_else(missing)?;
+            (volume.path, volume.archive) = (path, archive);
+        }
+        match archives.into_values().next() {
+            Some((path, _)) => Err(RepositoryError::damaged(&path)("its index is not there".into())),
+            None => Ok(volumes),
+        }
+    }
+
+    /// The index of a volume.
+    pub(super) fn read_index(&self, volume: &Volume) -> Result<VolumeIndex, RepositoryError> {
+        let bytes = self.timeline.read(&volume.index)?;
+        VolumeIndex::decode(&bytes).map_err(|error| RepositoryError::damaged(&volume.path)(error.into()))
+    }
+}
+
+impl Segments {
+    fn load(repository: &Repository) -> Result<Self, RepositoryError> {
+        let volumes = repository.volumes()?;
+        let mut table = HashMap::new();
+        pipeline::ordered(
+            2,
+            8,
+            |feed| (0..volumes.len()).try_for_each(|number| feed.send(number)).unwrap_or_default(),
+            |number| (number, repository.read_index(&volumes[number])),
+            |(volume, index)| {
+                let index = index?;
+                let volume = volume as u32;
+                let places = index.digests().iter().zip(0..).map(|(digest, entry)| (*digest, Place { volume, entry }));
+                table.extend(places);
+                Ok::<_, RepositoryError>(())
+            },
+        )?;
+        Ok(Self {
+            volumes,
+            table: RwLock::new(table),
+            indexes: Mutex::default(),
+            members: MemberCache::new(MEMBER_CACHE),
+        })
+    }
+
+    /// The volumes, by their number in a [`Place`].
+    pub fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
+    /// How many segments there are.
+    pub fn len(&self) -> usize {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Where a segment is.
+    pub fn place(&self, digest: &Digest) -> Option<Place> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).get(digest).copied()
+    }
+
+    /// Notes that a segment is on its way; false when it was known already.
+    pub fn add_pending(&self, digest: Digest) -> bool {
+        use std::collections::hash_map::Entry;
+        match self.table.write().unwrap_or_else(PoisonError::into_inner).entry(digest) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(PENDING);
+                true
+            }
+        }
+    }
+
+    /// Forgets what was noted by [`add_pending`](Self::add_pending) and never became durable.
+    pub fn forget_pending(&self) {
+        self.table.write().unwrap_or_else(PoisonError::into_inner).retain(|_, place| *place != PENDING);
+    }
+
+    fn index(&self, repository: &Repository, number: u32) -> Result<Arc<VolumeIndex>, RepositoryError> {
+        if let Some(index) = lock(&self.indexes).indexes.get(&number) {
+            return Ok(index.clone());
+        }
+        let index = Arc::new(repository.read_index(&self.volumes[number as usize])?);
+        let bytes = 80 * index.len();
+        let mut cache = lock(&self.indexes);
+        if cache.bytes + bytes > INDEX_CACHE {
+            *cache = IndexCache::default();
+        }
+        cache.bytes += bytes;
+        cache.indexes.insert(number, index.clone());
+        Ok(index)
+    }
+
+    /// Where a segment is, with the index of its volume; `None` when no finished volume holds it.
+    pub fn locate(&self, repository: &Repository, digest: &Digest) -> Result<Option<Located>, RepositoryError> {
+        let Some(place) = self.place(digest).filter(|place| *place != PENDING) else { return Ok(None) };
+        Ok(Some(Located { place, index: self.index(repository, place.volume)? }))
+    }
+
+    /// The chain that a delta of `bases` would continue; `None` when one of them is in no finished volume.
+    pub fn chain(&self, repository: &Repository, bases: &[Digest]) -> Result<Option<Chain>, RepositoryError> {
+        let mut chain = Chain::default();
+        for digest in bases {
+            let Some(located) = self.locate(repository, digest)? else { return Ok(None) };
+            let view = located.index.entry(located.place.entry as usize);
+            if let Some(EntryKind::Delta { depth, chain_bytes, .. }) = view.map(|view| view.kind) {
+                chain.depth = chain.depth.max(depth);
+                chain.bytes = chain.bytes.saturating_add(chain_bytes);
+            }
+        }
+        Ok(Some(chain))
+    }
+
+    /// The bytes of a segment, its deltas applied; whether they have its digest is for the caller to check.
+    pub fn read(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {
+        self.read_at_depth(repository, digest, 0)
+    }
+
+    fn read_at_depth(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        depth: u8,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        if depth > MAX_DEPTH {
+            return Err(RepositoryError::Chain(*digest));
+        }
+        let located = self.locate(repository, digest)?.ok_or(RepositoryError::NoSegment(*digest))?;
+        let volume = &self.volumes[located.place.volume as usize];
+        let entry = located.place.entry as usize;
+        let blob = Blob { repository, id: volume.archive };
+        let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.path)(error.into());
+        let reader = VolumeReader::new(located.place.volume.into(), &located.index, &blob, &self.members);
+        let payload = reader.payload(entry).map_err(damaged)?;
+        let view = located.index.entry(entry).ok_or(RepositoryError::NoSegment(*digest))?;
+        let EntryKind::Delta { bases, .. } = view.kind else { return Ok(payload) };
+        let mut base = Vec::new();
+        for digest in bases {
+            base.extend(self.read_at_depth(repository, digest, depth + 1)?);
+        }
+        Ok(patch(&base, &payload, view.segment_len as usize)?)
+    }
+
+    /// The signature of a segment; `None` where it has none, or none can be had.
+    pub fn signature(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<BlockSignature>, RepositoryError> {
+        self.signature_at_depth(repository, digest, 0)
+    }
+
+    fn signature_at_depth(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        depth: u8,
+    ) -> Result<Option<BlockSignature>, RepositoryError> {
+        if depth > MAX_DEPTH {
+            return Err(RepositoryError::Chain(*digest));
+        }
+        let Some(located) = self.locate(repository, digest)? else { return Ok(None) };
+        let Some(view) = located.index.entry(located.place.entry as usize) else { return Ok(None) };
+        let Some(location) = view.signature else { return Ok(None) };
+        let record = self.signature_record(repository, located.place.volume, location)?;
+        match (record, view.kind) {
+            (SignatureRecord::Full(signature), _) => Ok(Some(signature)),
+            (SignatureRecord::Patch(patch), EntryKind::Delta { bases, .. }) => {
+                let mut signatures = Vec::new();
+                for base in bases {
+                    let Some(signature) = self.signature_at_depth(repository, base, depth + 1)? else {
+                        return Ok(None);
+                    };
+                    signatures.push(signature);
+                }
+                Ok(Some(patch.apply(&signatures.iter().collect::<Vec<_>>())?))
+            }
+            (SignatureRecord::Patch(_), EntryKind::Whole) => Ok(None),
+        }
+    }
+
+    fn signature_record(
+        &self,
+        repository: &Repository,
+        volume: u32,
+        location: SignatureLocation,
+    ) -> Result<SignatureRecord, RepositoryError> {
+        let path = signatures_path(&self.volumes[volume as usize].path);
+        let id = repository.blob(&path)?;
+        let bytes = repository.timeline.read_range(&id, location.offset, location.len.into())?;
+        let decode = || Ok::<_, RepositoryError>(cbor::from_slice(&gunzip(&bytes, MAX_SIGNATURE)?)?);
+        decode().map_err(|error| RepositoryError::damaged(&path)(error.into()))
+    }
+}
+
+/// Where the signatures of the segments of a volume lie: at the same time and number, in another kind.
+pub(super) fn signatures_path(archive: &str) -> String {
+    let stem = archive.rfind(".tar").map_or(archive, |end| &archive[..end]);
+    let below = stem.strip_prefix(kind::ARCHIVES).unwrap_or(stem);
+    format!("{}{below}.cbor.gz", kind::SIGNATURES)
+}
+
+/// A repository as the source of a restore.
+pub(super) struct RepositorySource<'a> {
+    pub repository: &'a Repository,
+    pub segments: &'a Segments,
+}
+
+impl SegmentSource for RepositorySource<'_> {
+    fn position(&self, segment: &SegmentRef) -> u64 {
+        let place = self.segments.place(&segment.digest);
+        place.map_or(u64::MAX, |place| u64::from(place.volume) << 32 | u64::from(place.entry))
+    }
+
+    fn read(
+        &self,
+        segment: &SegmentRef,
+        _base: &dyn Fn(&Digest) -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.segments.read(self.repository, &segment.digest)?)
+    }
+}
