@@ -16,3 +16,4 @@ pub mod digest;
 pub mod layers;
 pub mod progress;
 pub mod relpath;
+pub mod spoken;
