@@ -17,3 +17,4 @@ pub mod layers;
 pub mod progress;
 pub mod relpath;
 pub mod spoken;
+pub mod timeline;
