@@ -5,6 +5,8 @@
 //! | floor | modules | what they give |
 //! |---|---|---|
 //! | 2 | [`delta`], [`archive`], [`layers`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles |
+//! | 3 | [`gitkv`] | transactions over the refs and trees of a bare git repository |
+//! | 4 | [`timeline`] | time-indexed blobs in a git repository |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -13,6 +15,7 @@ pub mod atomic;
 pub mod cbor;
 pub mod delta;
 pub mod digest;
+pub mod gitkv;
 pub mod layers;
 pub mod progress;
 pub mod relpath;
