@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::layers::{LayerWriter, ObjectId, ObjectKind, object_id};
 
-use super::tree::{self, Entry, Mode};
+use super::tree::{self, Mode, TreeEntry};
 use super::{Git, GitError, shown};
 
 /// Any number of paths to set and to remove, in any tree.
@@ -127,13 +127,9 @@ fn apply(
     layer: &mut LayerWriter,
     path: &mut Vec<u8>,
 ) -> Result<Option<ObjectId>, GitError> {
-    let bytes = base.map(|id| git.tree_bytes(id)).transpose()?.unwrap_or_default();
-    let old = match base {
-        Some(base) => git.parse_tree(base, &bytes)?,
-        None => Vec::new(),
-    };
-    let (replaced, mut entries): (Vec<_>, Vec<_>) =
-        old.into_iter().partition(|entry| changes.contains_key(entry.name));
+    let old = base.map(|base| git.read_tree(base)).transpose()?;
+    let old = old.iter().flat_map(|tree| tree.entries());
+    let (replaced, mut entries): (Vec<_>, Vec<_>) = old.partition(|entry| changes.contains_key(entry.name));
     let replaced: BTreeMap<_, _> = replaced.into_iter().map(|entry| (entry.name, entry)).collect();
     for (name, change) in changes {
         let old = replaced.get(name.as_slice());
@@ -150,7 +146,7 @@ fn apply(
                     (Rule::File, Some(Mode::Executable)) => Mode::Executable,
                     _ => Mode::File,
                 };
-                Some(Entry { mode, name, id })
+                Some(TreeEntry { mode, name, id })
             }
             Change::Within { changes, fresh } => {
                 let inner = match old {
@@ -162,7 +158,7 @@ fn apply(
                 };
                 path.push(b'/');
                 let tree = apply(git, inner, changes, layer, path)?;
-                tree.map(|id| Entry { mode: Mode::Directory, name, id })
+                tree.map(|id| TreeEntry { mode: Mode::Directory, name, id })
             }
         };
         entries.extend(entry);
@@ -196,7 +192,7 @@ mod tests {
 
     /// The paths and ids of a tree.
     fn files(git: &Git, tree: &ObjectId) -> BTreeMap<Vec<u8>, ObjectId> {
-        git.walk(tree, b"").unwrap().map(|file| file.unwrap()).map(|(path, entry)| (path, entry.id)).collect()
+        git.walk(tree, b"").unwrap().map(|file| file.unwrap()).map(|(path, node)| (path, node.id)).collect()
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A bare repository: making it, opening it, reading from it.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::vec;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use git2::{ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 
@@ -13,7 +13,7 @@ use crate::layers::{LayerError, LayerSet, ObjectId, ObjectKind};
 use crate::progress::Counter;
 
 use super::commit::Commit;
-use super::tree::{self, Entry, MAX_DEPTH, Mode, TreeEntry};
+use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::{GitError, shown};
 
 /// The branch of repositories that are made here.
@@ -30,8 +30,19 @@ pub struct Git {
     branch: String,
     layers: RwLock<LayerSet>,
     libgit2: Mutex<git2::Repository>,
+    trees: Mutex<TreeCache>,
     trees_read: Counter,
 }
+
+/// Trees that were read lately, since a lookup reads those near the root each time.
+#[derive(Default)]
+struct TreeCache {
+    trees: HashMap<ObjectId, Arc<Tree>>,
+    weight: usize,
+}
+
+/// How many bytes of trees are kept.
+const CACHE_WEIGHT: usize = 32 << 20;
 
 impl Git {
     /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is `main`; `settings` are
@@ -78,7 +89,8 @@ impl Git {
         fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
         let libgit2 = Mutex::new(repository);
-        Ok(Self { path, branch, layers, libgit2, trees_read: Counter::default() })
+        let (trees, trees_read) = Default::default();
+        Ok(Self { path, branch, layers, libgit2, trees, trees_read })
     }
 
     /// The repository's directory.
@@ -108,7 +120,7 @@ impl Git {
         Ok(now)
     }
 
-    /// How many trees were read so far: the work that a lookup takes.
+    /// How many trees were read so far, not counting those that were still in memory: the work that lookups took.
     pub fn trees_read(&self) -> u64 {
         self.trees_read.get()
     }
@@ -147,7 +159,7 @@ impl Git {
 
     /// A commit.
     pub fn read_commit(&self, id: &ObjectId) -> Result<Commit, GitError> {
-        self.parse_commit(id, &self.read(id, ObjectKind::Commit)?)
+        parse_commit(id, &self.read(id, ObjectKind::Commit)?)
     }
 
     /// The content of a blob, which hashes to `id`.
@@ -181,24 +193,31 @@ impl Git {
         Ok(size)
     }
 
-    /// The entries of a tree, in git's order.
-    pub fn read_tree(&self, id: &ObjectId) -> Result<Vec<TreeEntry>, GitError> {
-        let bytes = self.tree_bytes(id)?;
-        Ok(self.parse_tree(id, &bytes)?.into_iter().map(Entry::to_owned).collect())
+    /// A tree. Some 32 MiB of trees are kept in memory.
+    pub fn read_tree(&self, id: &ObjectId) -> Result<Arc<Tree>, GitError> {
+        let cache = || self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = cache().trees.get(id) {
+            return Ok(Arc::clone(tree));
+        }
+        let tree = Arc::new(parse_tree(id, self.read(id, ObjectKind::Tree)?)?);
+        self.trees_read.add(1);
+        cache().insert(*id, &tree);
+        Ok(tree)
     }
 
     /// What lies at `path` in the tree of the commit or tree `root`.
-    pub fn find(&self, root: &ObjectId, path: &[u8]) -> Result<Option<TreeEntry>, GitError> {
-        let (mut id, mut bytes) = self.root_tree(root)?;
+    pub fn find(&self, root: &ObjectId, path: &[u8]) -> Result<Option<Node>, GitError> {
+        let mut tree = self.root_tree(root)?;
         let mut names = path.split(|&byte| byte == b'/').peekable();
         while let Some(name) = names.next() {
-            let found = tree::lookup(&self.parse_tree(&id, &bytes)?, name).map(Entry::to_owned);
+            let found = tree.lookup(name).map(|entry| entry.node());
             match found {
-                Some(entry) if names.peek().is_none() => return Ok(Some(entry)),
-                Some(entry) if entry.mode == Mode::Directory => id = entry.id,
-                _ => return Ok(None),
+                Some(node) if names.peek().is_some() && node.mode == Mode::Directory => {
+                    tree = self.read_tree(&node.id)?;
+                }
+                Some(node) if names.peek().is_none() => return Ok(Some(node)),
+                _ => break,
             }
-            bytes = self.tree_bytes(&id)?;
         }
         Ok(None)
     }
@@ -206,43 +225,27 @@ impl Git {
     /// The files at and below `prefix` (empty: all) in the tree of the commit or tree `root`, with their paths, in git's order.
     /// A tree is read when the walk comes to it.
     pub fn walk(&self, root: &ObjectId, prefix: &[u8]) -> Result<Walk<'_>, GitError> {
-        let mut walk = Walk { git: self, open: Vec::new(), path: Vec::new() };
+        let mut walk = Walk { git: self, file: None, open: Vec::new(), path: prefix.to_owned() };
         if prefix.is_empty() {
-            let (id, bytes) = self.root_tree(root)?;
-            let entries: Vec<_> = self.parse_tree(&id, &bytes)?.into_iter().map(Entry::to_owned).collect();
-            walk.open.push((entries.into_iter(), 0));
-        } else if let Some(entry) = self.find(root, prefix)? {
-            let name = entry.name.len().min(prefix.len());
-            walk.path.extend_from_slice(&prefix[..prefix.len() - name]);
-            let above = walk.path.len();
-            walk.open.push((vec![entry].into_iter(), above));
+            walk.open.push((self.root_tree(root)?, 0, 0));
+            return Ok(walk);
+        }
+        match self.find(root, prefix)? {
+            Some(Node { mode: Mode::Directory, id }) => {
+                walk.path.push(b'/');
+                walk.open.push((self.read_tree(&id)?, 0, walk.path.len()));
+            }
+            file => walk.file = file,
         }
         Ok(walk)
     }
 
-    /// The tree that the commit or tree `root` stands for, and its bytes.
-    fn root_tree(&self, root: &ObjectId) -> Result<(ObjectId, Vec<u8>), GitError> {
-        match self.tree_bytes(root) {
-            Err(GitError::Kind { found: "commit", .. }) => {
-                let tree = self.read_commit(root)?.tree;
-                Ok((tree, self.tree_bytes(&tree)?))
-            }
-            bytes => Ok((*root, bytes?)),
+    /// The tree that the commit or tree `root` stands for.
+    fn root_tree(&self, root: &ObjectId) -> Result<Arc<Tree>, GitError> {
+        match self.read_tree(root) {
+            Err(GitError::Kind { found: "commit", .. }) => self.read_tree(&self.read_commit(root)?.tree),
+            tree => tree,
         }
-    }
-
-    pub(super) fn tree_bytes(&self, id: &ObjectId) -> Result<Vec<u8>, GitError> {
-        let bytes = self.read(id, ObjectKind::Tree)?;
-        self.trees_read.add(1);
-        Ok(bytes)
-    }
-
-    pub(super) fn parse_tree<'a>(&self, id: &ObjectId, bytes: &'a [u8]) -> Result<Vec<Entry<'a>>, GitError> {
-        tree::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "tree", fault })
-    }
-
-    pub(super) fn parse_commit(&self, id: &ObjectId, bytes: &[u8]) -> Result<Commit, GitError> {
-        Commit::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "commit", fault })
     }
 
     fn read(&self, id: &ObjectId, expected: ObjectKind) -> Result<Vec<u8>, GitError> {
@@ -300,39 +303,56 @@ impl Git {
     }
 }
 
-/// The files of a tree in order; made by [`Git::walk`]. It ends after an error.
+impl TreeCache {
+    fn insert(&mut self, id: ObjectId, tree: &Arc<Tree>) {
+        if self.weight + tree.weight() > CACHE_WEIGHT {
+            *self = Self::default();
+        }
+        if tree.weight() <= CACHE_WEIGHT && self.trees.insert(id, Arc::clone(tree)).is_none() {
+            self.weight += tree.weight();
+        }
+    }
+}
+
+/// The files of a tree in order, with their paths; made by [`Git::walk`]. It ends after an error.
 pub struct Walk<'a> {
     git: &'a Git,
-    /// The directories that are being walked: what is left in each, and the length of its path.
-    open: Vec<(vec::IntoIter<TreeEntry>, usize)>,
+    /// The one file that the walk began at.
+    file: Option<Node>,
+    /// The directories that are being walked: the position of the next entry of each, and the length of its path.
+    open: Vec<(Arc<Tree>, usize, usize)>,
     path: Vec<u8>,
 }
 
 impl Walk<'_> {
-    fn step(&mut self) -> Result<Option<(Vec<u8>, TreeEntry)>, GitError> {
-        while let Some((entries, above)) = self.open.last_mut() {
+    fn step(&mut self) -> Result<Option<(Vec<u8>, Node)>, GitError> {
+        if let Some(file) = self.file.take() {
+            return Ok(Some((self.path.clone(), file)));
+        }
+        while let Some((tree, position, above)) = self.open.last_mut() {
             self.path.truncate(*above);
-            let Some(entry) = entries.next() else {
+            let Some(entry) = tree.get(*position) else {
                 self.open.pop();
                 continue;
             };
-            self.path.extend_from_slice(&entry.name);
-            if entry.mode != Mode::Directory {
-                return Ok(Some((self.path.clone(), entry)));
+            *position += 1;
+            self.path.extend_from_slice(entry.name);
+            let node = entry.node();
+            if node.mode != Mode::Directory {
+                return Ok(Some((self.path.clone(), node)));
             }
             if self.open.len() >= MAX_DEPTH {
                 return Err(GitError::Path { path: shown(&self.path), fault: "it is too deep" });
             }
             self.path.push(b'/');
-            let inner = self.git.read_tree(&entry.id)?;
-            self.open.push((inner.into_iter(), self.path.len()));
+            self.open.push((self.git.read_tree(&node.id)?, 0, self.path.len()));
         }
         Ok(None)
     }
 }
 
 impl Iterator for Walk<'_> {
-    type Item = Result<(Vec<u8>, TreeEntry), GitError>;
+    type Item = Result<(Vec<u8>, Node), GitError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.step().transpose();
@@ -341,6 +361,14 @@ impl Iterator for Walk<'_> {
         }
         step
     }
+}
+
+pub(super) fn parse_commit(id: &ObjectId, bytes: &[u8]) -> Result<Commit, GitError> {
+    Commit::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "commit", fault })
+}
+
+pub(super) fn parse_tree(id: &ObjectId, bytes: Vec<u8>) -> Result<Tree, GitError> {
+    Tree::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "tree", fault })
 }
 
 fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind) -> Result<(), GitError> {
@@ -426,19 +454,22 @@ mod tests {
         let entry = git.find(&head, b"a/b/3").unwrap().unwrap();
         assert_eq!(git.read_blob(&entry.id).unwrap(), b"a/b/3");
         assert_eq!(git.find(&head, b"a/b").unwrap().unwrap().mode, Mode::Directory);
-        assert_eq!(git.read_tree(&git.read_commit(&head).unwrap().tree).unwrap().len(), 3);
+        assert_eq!(git.read_tree(&git.read_commit(&head).unwrap().tree).unwrap().entries().len(), 3);
     }
 
     #[test]
     fn a_walk_reads_a_tree_when_it_comes_to_it() {
         let fixture = Fixture::new();
+        let head = fixture.commit(&fixture.open(), &[("a/1", "x"), ("b/1", "y"), ("c/1", "z")]);
         let git = fixture.open();
-        let head = fixture.commit(&git, &[("a/1", "x"), ("b/1", "y"), ("c/1", "z")]);
         let before = git.trees_read();
         let mut walk = git.walk(&head, b"").unwrap();
         walk.next().unwrap().unwrap();
         assert_eq!(git.trees_read() - before, 2);
         assert_eq!(walk.count(), 2);
+        assert_eq!(git.trees_read() - before, 4);
+        assert_eq!(git.walk(&head, b"").unwrap().count(), 3);
+        assert_eq!(git.trees_read() - before, 4, "they are kept");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
 pub use git::{Git, Walk};
 pub use transaction::{Committed, Onto, Transaction};
-pub use tree::{Mode, TreeEntry};
+pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::Swept;
 
 /// Why a git repository could not be read or changed.

@@ -20,24 +20,43 @@ pub enum Mode {
     Module,
 }
 
-/// One name in a tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeEntry {
+/// What lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node {
     /// What it is.
     pub mode: Mode,
-    /// Its name; neither empty nor `.` or `..`, and without a slash.
-    pub name: Vec<u8>,
     /// The object.
     pub id: ObjectId,
 }
 
-/// An entry whose name still lies in the tree's bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
+/// One name in a [`Tree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeEntry<'a> {
+    /// What it is.
     pub mode: Mode,
+    /// Its name; neither empty nor `.` or `..`, and without a slash.
     pub name: &'a [u8],
+    /// The object.
     pub id: ObjectId,
 }
+
+/// A tree object, checked: its entries are in git's order, each name is there once and can be one.
+#[derive(Debug)]
+pub struct Tree {
+    bytes: Vec<u8>,
+    slots: Vec<Slot>,
+}
+
+/// Where an entry lies in a tree's bytes. The id follows the name and a NUL byte.
+#[derive(Debug)]
+struct Slot {
+    mode: Mode,
+    name: u32,
+    name_end: u32,
+}
+
+/// Length of an id in bytes.
+const ID_LEN: usize = 20;
 
 /// The deepest path that is accepted, in names; it bounds how deep a walk descends.
 pub(super) const MAX_DEPTH: usize = 512;
@@ -66,65 +85,109 @@ impl Mode {
     }
 }
 
-impl Entry<'_> {
-    pub fn to_owned(self) -> TreeEntry {
-        TreeEntry { mode: self.mode, name: self.name.to_owned(), id: self.id }
+impl TreeEntry<'_> {
+    /// The entry without its name.
+    pub fn node(&self) -> Node {
+        Node { mode: self.mode, id: self.id }
     }
 }
 
+impl Tree {
+    /// Reads a tree object; the error says what is wrong with it.
+    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        if u32::try_from(bytes.len()).is_err() {
+            return Err("it is too large");
+        }
+        let mut tree = Self { bytes, slots: Vec::new() };
+        let mut at = 0;
+        while at < tree.bytes.len() {
+            let slot = parse_slot(&tree.bytes, at)?;
+            at = slot.name_end as usize + 1 + ID_LEN;
+            let last = tree.slots.last().map(|last| tree.entry(last));
+            if last.is_some_and(|last| order(&last, &tree.entry(&slot)) != Ordering::Less) {
+                return Err("entries are out of order");
+            }
+            tree.slots.push(slot);
+        }
+        // A file and a directory of one name need not be neighbours.
+        let is_twice = |entry: TreeEntry<'_>| {
+            entry.mode == Mode::Directory && tree.position(Mode::File, entry.name).is_some()
+        };
+        if tree.entries().any(is_twice) {
+            return Err("a name is there twice");
+        }
+        Ok(tree)
+    }
+
+    /// The entries in git's order, in which a directory's name counts as if it ended in a slash.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = TreeEntry<'_>> + ExactSizeIterator {
+        self.slots.iter().map(|slot| self.entry(slot))
+    }
+
+    /// The entry at `position` in that order.
+    pub fn get(&self, position: usize) -> Option<TreeEntry<'_>> {
+        self.slots.get(position).map(|slot| self.entry(slot))
+    }
+
+    /// The entry called `name`.
+    pub fn lookup(&self, name: &[u8]) -> Option<TreeEntry<'_>> {
+        let position = self.position(Mode::File, name).or_else(|| self.position(Mode::Directory, name));
+        position.and_then(|position| self.get(position))
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len() + self.slots.len() * size_of::<Slot>()
+    }
+
+    /// The position of `name`, as what sorts like `mode`.
+    fn position(&self, mode: Mode, name: &[u8]) -> Option<usize> {
+        let wanted = TreeEntry { mode, name, id: ObjectId::from_bytes([0; ID_LEN]) };
+        self.slots.binary_search_by(|slot| order(&self.entry(slot), &wanted)).ok()
+    }
+
+    fn entry(&self, slot: &Slot) -> TreeEntry<'_> {
+        let end = slot.name_end as usize;
+        let mut id = [0; ID_LEN];
+        id.copy_from_slice(&self.bytes[end + 1..end + 1 + ID_LEN]);
+        TreeEntry {
+            mode: slot.mode,
+            name: &self.bytes[slot.name as usize..end],
+            id: ObjectId::from_bytes(id),
+        }
+    }
+}
+
+/// Reads the entry that begins at `at` in `bytes`, which are fewer than 4 GiB.
+fn parse_slot(bytes: &[u8], at: usize) -> Result<Slot, &'static str> {
+    // The longest mode has six digits.
+    let space = bytes[at..].iter().take(7).position(|&byte| byte == b' ').ok_or("an entry has no mode")?;
+    let mode = Mode::parse(&bytes[at..at + space]).ok_or("an entry has an unknown mode")?;
+    let name = at + space + 1;
+    let len = bytes[name..].iter().position(|&byte| byte == 0).ok_or("a name does not end")?;
+    let name_end = name + len;
+    let text = &bytes[name..name_end];
+    if matches!(text, b"" | b"." | b"..") || text.contains(&b'/') {
+        return Err("a name is empty, '.', '..' or holds a slash");
+    }
+    if bytes.len() - name_end <= ID_LEN {
+        return Err("an id is cut short");
+    }
+    Ok(Slot { mode, name: name as u32, name_end: name_end as u32 })
+}
+
 /// Git's order: a directory sorts as if its name ended in a slash.
-pub(super) fn order(left: &Entry<'_>, right: &Entry<'_>) -> Ordering {
+pub(super) fn order(left: &TreeEntry<'_>, right: &TreeEntry<'_>) -> Ordering {
     let common = left.name.len().min(right.name.len());
-    let end = |entry: &Entry<'_>| match entry.name.get(common) {
+    let end = |entry: &TreeEntry<'_>| match entry.name.get(common) {
         None if entry.mode == Mode::Directory => Some(b'/'),
         next => next.copied(),
     };
     left.name[..common].cmp(&right.name[..common]).then_with(|| end(left).cmp(&end(right)))
 }
 
-/// Reads a tree object. Entries out of order, twice, or with a name that cannot be one are faults.
-pub(super) fn parse(mut bytes: &[u8]) -> Result<Vec<Entry<'_>>, &'static str> {
-    let mut entries: Vec<Entry<'_>> = Vec::new();
-    while !bytes.is_empty() {
-        // The longest mode has six digits.
-        let space = bytes.iter().take(7).position(|&byte| byte == b' ').ok_or("an entry has no mode")?;
-        let mode = Mode::parse(&bytes[..space]).ok_or("an entry has an unknown mode")?;
-        let rest = &bytes[space + 1..];
-        let nul = rest.iter().position(|&byte| byte == 0).ok_or("a name does not end")?;
-        let (name, rest) = (&rest[..nul], &rest[nul + 1..]);
-        if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
-            return Err("a name is empty, '.', '..' or holds a slash");
-        }
-        let (id, rest) = rest.split_first_chunk().ok_or("an id is cut short")?;
-        let entry = Entry { mode, name, id: ObjectId::from_bytes(*id) };
-        if entries.last().is_some_and(|last| order(last, &entry) != Ordering::Less) {
-            return Err("entries are out of order");
-        }
-        entries.push(entry);
-        bytes = rest;
-    }
-    // A file and a directory of one name need not be neighbours.
-    let is_twice = |entry: &Entry<'_>| {
-        let file = Entry { mode: Mode::File, ..*entry };
-        entry.mode == Mode::Directory && entries.binary_search_by(|other| order(other, &file)).is_ok()
-    };
-    if entries.iter().any(is_twice) {
-        return Err("a name is there twice");
-    }
-    Ok(entries)
-}
-
-/// The entry called `name` in what [`parse`] returned.
-pub(super) fn lookup<'a>(entries: &[Entry<'a>], name: &[u8]) -> Option<Entry<'a>> {
-    let at = |mode| {
-        let wanted = Entry { mode, name, id: ObjectId::from_bytes([0; 20]) };
-        entries.binary_search_by(|entry| order(entry, &wanted)).ok().map(|at| entries[at])
-    };
-    at(Mode::File).or_else(|| at(Mode::Directory))
-}
-
 /// Writes the tree object of `entries`, which are in git's order.
-pub(super) fn encode(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(super) fn encode(entries: &[TreeEntry<'_>]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.iter().map(|entry| entry.name.len() + 28).sum());
     for entry in entries {
         bytes.extend_from_slice(entry.mode.octal().as_bytes());
@@ -176,8 +239,8 @@ mod tests {
 
     use super::*;
 
-    fn entry(mode: Mode, name: &[u8]) -> Entry<'_> {
-        Entry { mode, name, id: ObjectId::from_bytes([7; 20]) }
+    fn entry(mode: Mode, name: &[u8]) -> TreeEntry<'_> {
+        TreeEntry { mode, name, id: ObjectId::from_bytes([7; 20]) }
     }
 
     fn written(entries: &[(Mode, &[u8])]) -> Vec<u8> {
@@ -189,15 +252,14 @@ mod tests {
         use Mode::{Directory, File};
         let sorted: [(Mode, &[u8]); 5] =
             [(File, b"a"), (File, b"a-b"), (Directory, b"a.d"), (Directory, b"b"), (File, b"b0")];
-        assert!(parse(&written(&sorted)).is_ok());
+        assert!(Tree::parse(written(&sorted)).is_ok());
         let mixed: [(Mode, &[u8]); 2] = [(Directory, b"a"), (File, b"a.c")];
-        assert_eq!(parse(&written(&mixed)).unwrap_err(), "entries are out of order");
+        assert_eq!(Tree::parse(written(&mixed)).unwrap_err(), "entries are out of order");
         let mixed: [(Mode, &[u8]); 2] = [(File, b"a.c"), (Directory, b"a")];
-        let bytes = written(&mixed);
-        let entries = parse(&bytes).unwrap();
-        assert_eq!(lookup(&entries, b"a").unwrap().mode, Directory);
-        assert_eq!(lookup(&entries, b"a.c").unwrap().mode, File);
-        assert!(lookup(&entries, b"a.").is_none());
+        let tree = Tree::parse(written(&mixed)).unwrap();
+        assert_eq!(tree.lookup(b"a").unwrap().mode, Directory);
+        assert_eq!(tree.lookup(b"a.c").unwrap().mode, File);
+        assert!(tree.lookup(b"a.").is_none());
     }
 
     #[test]
@@ -205,16 +267,19 @@ mod tests {
         use Mode::{Directory, File};
         let names: [&[u8]; 4] = [b"", b".", b"..", b"a/b"];
         for name in names {
-            assert!(parse(&written(&[(File, name)])).is_err(), "{name:?}");
+            assert!(Tree::parse(written(&[(File, name)])).is_err(), "{name:?}");
         }
-        assert_eq!(parse(&written(&[(File, b"a"), (File, b"a")])).unwrap_err(), "entries are out of order");
+        assert_eq!(
+            Tree::parse(written(&[(File, b"a"), (File, b"a")])).unwrap_err(),
+            "entries are out of order"
+        );
         let twice: [(Mode, &[u8]); 3] = [(File, b"a"), (File, b"a-"), (Directory, b"a")];
-        assert_eq!(parse(&written(&twice)).unwrap_err(), "a name is there twice");
+        assert_eq!(Tree::parse(written(&twice)).unwrap_err(), "a name is there twice");
         let bytes = written(&[(File, b"a")]);
         for end in 1..bytes.len() {
-            assert!(parse(&bytes[..end]).is_err(), "{end}");
+            assert!(Tree::parse(bytes[..end].to_owned()).is_err(), "{end}");
         }
-        assert!(parse(&[b"040000".as_slice(), &bytes[6..]].concat()).is_err());
+        assert!(Tree::parse([b"040000".as_slice(), &bytes[6..]].concat()).is_err());
     }
 
     #[test]
@@ -256,21 +321,20 @@ mod tests {
             let mode = |directory| if directory { Mode::Directory } else { Mode::File };
             let mut entries: Vec<_> = usable.map(|(name, &dir)| entry(mode(dir), name.as_bytes())).collect();
             entries.sort_by(order);
-            let bytes = encode(&entries);
-            let read = parse(&bytes).unwrap();
-            prop_assert_eq!(read.len(), entries.len());
-            for entry in &entries {
-                prop_assert_eq!(lookup(&read, entry.name).unwrap().mode, entry.mode);
+            let tree = Tree::parse(encode(&entries)).unwrap();
+            prop_assert_eq!(tree.entries().collect::<Vec<_>>(), entries.clone());
+            for entry in entries {
+                prop_assert_eq!(tree.lookup(entry.name), Some(entry));
             }
         }
 
         #[test]
         fn never_panics_on_damage(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), at in 0usize..60, with: u8) {
-            let _ = parse(&bytes);
+            let _ = Tree::parse(bytes);
             bytes = written(&[(Mode::File, b"a"), (Mode::Directory, b"b")]);
             let at = at % bytes.len();
             bytes[at] = with;
-            let _ = parse(&bytes);
+            let _ = Tree::parse(bytes);
         }
     }
 }

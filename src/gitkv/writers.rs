@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use crate::atomic;
 use crate::layers::{LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
 
+use super::git::{parse_commit, parse_tree};
 use super::refs::{lock, open_lock};
 use super::tree::Mode;
 use super::{Git, GitError};
@@ -186,12 +187,12 @@ impl Git {
         match kind {
             ObjectKind::Blob => {}
             ObjectKind::Tree => {
-                let entries = self.parse_tree(id, &bytes)?;
-                let here = entries.iter().filter(|entry| entry.mode != Mode::Module);
+                let tree = parse_tree(id, bytes)?;
+                let here = tree.entries().filter(|entry| entry.mode != Mode::Module);
                 to_do.extend(here.map(|entry| (entry.id, entry.mode)));
             }
             ObjectKind::Commit => {
-                let commit = self.parse_commit(id, &bytes)?;
+                let commit = parse_commit(id, &bytes)?;
                 to_do.push((commit.tree, Mode::Directory));
                 to_do.extend(commit.parents.into_iter().map(|parent| (parent, Mode::Module)));
             }
