@@ -129,6 +129,11 @@ impl Tree {
         self.slots.get(position).map(|slot| self.entry(slot))
     }
 
+    /// The position of the first entry that `is_before` does not hold for, if it holds for those before and for none after.
+    pub fn partition_point(&self, is_before: impl Fn(&TreeEntry<'_>) -> bool) -> usize {
+        self.slots.partition_point(|slot| is_before(&self.entry(slot)))
+    }
+
     /// The entry called `name`.
     pub fn lookup(&self, name: &[u8]) -> Option<TreeEntry<'_>> {
         let position = self.position(Mode::File, name).or_else(|| self.position(Mode::Directory, name));
