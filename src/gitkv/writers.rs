@@ -50,11 +50,8 @@ impl Writing {
         let private = git.private_dir()?;
         let lock = lock(&private.join(WRITERS), File::try_lock_shared)?;
         let marker = private.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
-        let make = || {
-            File::create_new(&marker)?;
-            atomic::sync_dir(&private)
-        };
-        make().map_err(GitError::io("make", &marker))?;
+        // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer that nothing names.
+        File::create_new(&marker).map_err(GitError::io("make", &marker))?;
         Ok(Self { _lock: lock, marker, loose_ends: false })
     }
 
