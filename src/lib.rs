@@ -5,6 +5,9 @@
 //! | floor | modules | what they give |
 //! |---|---|---|
 //! | 2 | [`delta`], [`archive`], [`layers`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles |
+//! | 3 | [`diff`] | indexes of directories, their differences, patches between them |
+//! | 3 | [`gitkv`] | transactions over the refs and trees of a bare git repository |
+//! | 4 | [`timeline`] | time-indexed blobs in a git repository |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -14,10 +17,15 @@ pub mod cbor;
 pub mod delta;
 pub mod diff;
 pub mod digest;
+pub mod gitkv;
 pub mod layers;
 pub mod pipeline;
 pub mod progress;
 pub mod relpath;
+pub mod repository;
+pub mod spoken;
+pub mod timeline;
 pub mod varint;
 
 pub use diff::{DiffData, DiffIndex, DirIndex, apply_diff};
+pub use repository::Repository;

@@ -61,8 +61,12 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Takes the bytes of an `.idx`. Checks sizes, order and bounds, but not the checksum.
+    /// Takes the bytes of an `.idx`, and checks all of it but whether it tells the truth about the pack.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        let (content, checksum) = bytes.split_last_chunk::<SHA1_LEN>().ok_or("it is cut off")?;
+        if Sha1::digest(content)[..] != *checksum {
+            return Err("its checksum does not hold");
+        }
         let (magic, rest) = bytes.split_first_chunk().ok_or("it is cut off")?;
         if *magic != MAGIC {
             return Err("it is not an index of version 2");
@@ -137,12 +141,6 @@ impl Index {
     pub fn pack_checksum(&self) -> &[u8] {
         let end = self.bytes.len() - SHA1_LEN;
         &self.bytes[end - SHA1_LEN..end]
-    }
-
-    /// Whether the index ends in the SHA-1 of its other bytes.
-    pub fn checksum_holds(&self) -> bool {
-        let (content, checksum) = self.bytes.split_at(self.bytes.len() - SHA1_LEN);
-        Sha1::digest(content)[..] == *checksum
     }
 
     fn short(&self) -> &[[u8; 4]] {

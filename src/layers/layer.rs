@@ -13,8 +13,8 @@ use super::{LayerError, ObjectId, ObjectKind, object_id};
 /// What a pack ends in.
 pub(super) const CHECKSUM_LEN: u64 = 20;
 
-/// The largest object that is read as a whole: 1 GiB, many times what this crate writes.
-const READ_LIMIT: u64 = 1 << 30;
+/// The largest object that is inflated in memory: 1 GiB, many times what this crate deflates.
+const INFLATE_LIMIT: u64 = 1 << 30;
 
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
@@ -87,7 +87,7 @@ impl Layer {
     /// Kind and content of the object at `position`, which was found to hash to its id.
     pub(super) fn read(&self, position: usize) -> Result<(ObjectKind, Vec<u8>), LayerError> {
         let entry = self.open_entry(position, READ_AHEAD)?;
-        let content = entry.read()?;
+        let content = entry.read(0, entry.header.size)?;
         match object_id(entry.kind, &content) == entry.id {
             true => Ok((entry.kind, content)),
             false => Err(entry.damaged("its content does not hash to its id")),
@@ -100,16 +100,7 @@ impl Layer {
         let size = entry.header.size;
         let begin = offset.min(size);
         let end = begin + len.min(size - begin);
-        if begin == end {
-            return Ok(Vec::new());
-        }
-        if let Some(bytes) = entry.read_stored(begin, end)? {
-            return Ok(bytes);
-        }
-        let mut content = entry.read()?;
-        content.truncate(end as usize);
-        content.drain(..begin as usize);
-        Ok(content)
+        entry.read(begin, end)
     }
 
     /// Opens the pack and reads `ahead` bytes of an entry, or what there is.
@@ -152,10 +143,24 @@ struct OpenEntry<'a> {
 }
 
 impl OpenEntry<'_> {
-    /// The whole object, its Adler-32 checked, its id not.
-    fn read(&self) -> Result<Vec<u8>, LayerError> {
+    /// Bytes `begin..end` of the object.
+    fn read(&self, begin: u64, end: u64) -> Result<Vec<u8>, LayerError> {
+        if begin == end {
+            return Ok(Vec::new());
+        }
+        if let Some(bytes) = self.read_stored(begin, end)? {
+            return Ok(bytes);
+        }
+        let mut content = self.inflate()?;
+        content.truncate(end as usize);
+        content.drain(..begin as usize);
+        Ok(content)
+    }
+
+    /// The whole object, its Adler-32 checked.
+    fn inflate(&self) -> Result<Vec<u8>, LayerError> {
         let (id, size) = (self.id, self.header.size);
-        if size > READ_LIMIT {
+        if size > INFLATE_LIMIT {
             return Err(LayerError::TooLarge { id, size });
         }
         let len = (self.header.len as u64 + entry::stream_bound(size)).min(self.available) as usize;

@@ -195,8 +195,8 @@ pub enum LayerError {
         /// The layer's name.
         layer: String,
     },
-    /// The object is too large to be held in memory as a whole.
-    #[error("object {id} of {size} bytes is too large to be read at once; read it with git")]
+    /// The object is deflated and too large to be held in memory.
+    #[error("object {id} of {size} bytes is too large to be inflated in memory; read it with git")]
     TooLarge {
         /// The object asked for.
         id: ObjectId,

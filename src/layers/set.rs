@@ -75,14 +75,15 @@ impl LayerSet {
 
     /// Kind and content of an object, found to hash to `id`; `None` when no layer holds it.
     ///
-    /// Takes up to twice the object's size in memory, and refuses objects above 1 GiB.
+    /// One that was really deflated may have 1 GiB at most.
     pub fn read(&self, id: &ObjectId) -> Result<Option<(ObjectKind, Vec<u8>)>, LayerError> {
         self.locate(id).map(|at| at.layer.read(at.position)).transpose()
     }
 
     /// At most `len` bytes from `offset` on of an object, fewer where it ends; `None` when no layer holds it.
     ///
-    /// Nothing is checked but the pack's own structure. An object that was really deflated is read as a whole and cut.
+    /// Nothing is checked but the pack's own structure. An object that was really deflated is read as a whole
+    /// and cut, and may have 1 GiB at most.
     pub fn read_range(&self, id: &ObjectId, offset: u64, len: u64) -> Result<Option<Vec<u8>>, LayerError> {
         self.locate(id).map(|at| at.layer.read_range(at.position, offset, len)).transpose()
     }

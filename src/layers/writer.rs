@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use libdeflater::{CompressionLvl, Compressor};
 use sha1::{Digest as _, Sha1};
@@ -23,6 +24,12 @@ const CHECKSUM_LEN: u64 = 20;
 
 /// The largest object that is worth an attempt to deflate it. Larger ones are archives, compressed already, from which ranges are read.
 const DEFLATE_LIMIT: usize = STORED_BLOCK;
+
+/// What is written and hashed at a time; it stays in the processor's cache.
+const BUFFER: usize = 1 << 18;
+
+/// From this length on a pack is synced while it is hashed. Below, a second sync costs more than it saves.
+const SYNC_BESIDE: u64 = 8 << 20;
 
 /// Git makes packs and indexes read-only, since their content is their name.
 const MODE: u32 = 0o444;
@@ -64,7 +71,7 @@ impl LayerWriter {
     /// Begins a layer in `pack_dir`, which must exist.
     pub fn create(pack_dir: &Path) -> Result<Self, LayerError> {
         let create = || {
-            let mut file = BufWriter::with_capacity(1 << 18, atomic::temporary(pack_dir)?);
+            let mut file = BufWriter::with_capacity(BUFFER, atomic::temporary(pack_dir)?);
             file.write_all(&PACK_HEADER)?;
             Ok(file)
         };
@@ -189,21 +196,34 @@ impl LayerWriter {
 /// Writes the count into the header of a pack of `len` bytes, and behind them their SHA-1, which it returns.
 ///
 /// The count stands in the first block that SHA-1 takes and is known last, so the pack has to be hashed from its
-/// beginning now. Its pages are still in the cache; reading them costs a small part of what hashing does.
+/// beginning now. Its pages are still in the cache; reading them costs a small part of what hashing does. Of a
+/// large pack they go to the disk meanwhile.
 fn seal(file: &File, len: u64, objects: u32) -> io::Result<[u8; 20]> {
     file.write_all_at(&objects.to_be_bytes(), COUNT_OFFSET)?;
+    let mut synced = Ok(());
+    let checksum = thread::scope(|scope| {
+        if len >= SYNC_BESIDE {
+            scope.spawn(|| synced = file.sync_data());
+        }
+        hash(file, len)
+    })?;
+    synced?;
+    file.write_all_at(&checksum, len)?;
+    Ok(checksum)
+}
+
+/// The SHA-1 of the first `len` bytes of `file`.
+fn hash(file: &File, len: u64) -> io::Result<[u8; 20]> {
     let mut hasher = Sha1::new();
-    let mut buffer = vec![0; len.min(1 << 18) as usize];
+    let mut buffer = vec![0; len.min(BUFFER as u64) as usize];
     let mut offset = 0;
     while offset < len {
-        let part = &mut buffer[..(len - offset).min(1 << 18) as usize];
+        let part = &mut buffer[..(len - offset).min(BUFFER as u64) as usize];
         file.read_exact_at(part, offset)?;
         hasher.update(&*part);
         offset += part.len() as u64;
     }
-    let checksum: [u8; 20] = hasher.finalize().into();
-    file.write_all_at(&checksum, len)?;
-    Ok(checksum)
+    Ok(hasher.finalize().into())
 }
 
 fn place(file: NamedTempFile, target: &Path) -> io::Result<()> {

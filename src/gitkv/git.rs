@@ -1,0 +1,528 @@
+//! A bare repository: making it, opening it, reading from it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use git2::{ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
+
+use crate::atomic;
+use crate::layers::{LayerError, LayerSet, ObjectId, ObjectKind};
+use crate::progress::Counter;
+
+use super::commit::Commit;
+use super::tree::{MAX_DEPTH, Mode, Node, Tree};
+use super::{GitError, shown};
+
+/// The branch of repositories that are made here.
+const BRANCH: &str = "refs/heads/main";
+
+/// How a repository made here is set up: git syncs what it writes, never repacks by itself, and looks for no deltas when it sends
+/// layers, which hold compressed data and travel as they are.
+const SETTINGS: [(&str, &str); 4] =
+    [("core.fsync", "all"), ("gc.auto", "0"), ("maintenance.auto", "false"), ("pack.window", "0")];
+
+/// A bare git repository. Any number of threads may use one.
+pub struct Git {
+    path: PathBuf,
+    branch: String,
+    layers: RwLock<LayerSet>,
+    libgit2: Mutex<git2::Repository>,
+    trees: Mutex<TreeCache>,
+    trees_read: Counter,
+}
+
+/// Trees that were read lately, since a lookup reads those near the root each time.
+#[derive(Default)]
+struct TreeCache {
+    trees: HashMap<ObjectId, Arc<Tree>>,
+    weight: usize,
+}
+
+/// How many bytes of trees are kept.
+const CACHE_WEIGHT: usize = 32 << 20;
+
+impl Git {
+    /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is `main`; `settings` are
+    /// pairs of git configuration beside this crate's own.
+    pub fn init(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
+        match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(false) => return Err(GitError::Occupied(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(GitError::Occupied(path.to_owned()));
+            }
+            Err(error) => return Err(GitError::io("look at", path)(error)),
+        }
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).no_reinit(true).mkpath(true).external_template(false).initial_head(BRANCH);
+        let make = || {
+            let mut config = git2::Repository::init_opts(path, &options)?.config()?;
+            SETTINGS.iter().chain(settings).try_for_each(|(key, value)| config.set_str(key, value))
+        };
+        make().map_err(GitError::git("make a git repository"))?;
+        sync_below(path).map_err(GitError::io("sync", path))?;
+        Self::open(path)
+    }
+
+    /// Opens the bare repository at `path` itself, not one above or below it.
+    pub fn open(path: &Path) -> Result<Self, GitError> {
+        let no_ceilings: [&Path; 0] = [];
+        let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
+        let repository = repository.map_err(|error| match error.code() {
+            ErrorCode::NotFound => GitError::NotRepository(path.to_owned()),
+            _ => GitError::git("open the git repository")(error),
+        })?;
+        if !repository.is_bare() {
+            return Err(GitError::NotBare(path.to_owned()));
+        }
+        let branch = {
+            let head = repository.find_reference("HEAD").map_err(GitError::git("read HEAD"))?;
+            let branch = head.symbolic_target().ok().flatten().map(str::to_owned);
+            branch.ok_or_else(|| GitError::Detached(path.to_owned()))?
+        };
+        let path = repository.path().to_owned();
+        let pack_dir = pack_dir(&path);
+        fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
+        let layers = RwLock::new(LayerSet::open(&pack_dir)?);
+        let libgit2 = Mutex::new(repository);
+        let (trees, trees_read) = Default::default();
+        Ok(Self { path, branch, layers, libgit2, trees, trees_read })
+    }
+
+    /// The repository's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where its layers lie.
+    pub fn pack_dir(&self) -> PathBuf {
+        pack_dir(&self.path)
+    }
+
+    /// The full name of the branch that `HEAD` stands for.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+
+    /// The layers, as they were when an object was last missed or [`refresh`](Self::refresh) called.
+    pub fn layers(&self) -> LayerSet {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks which layers are there now.
+    pub fn refresh(&self) -> Result<LayerSet, GitError> {
+        let now = self.layers().reopen()?;
+        self.layers.write().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
+        Ok(now)
+    }
+
+    /// How many trees were read so far, not counting those that were still in memory: the work that lookups took.
+    pub fn trees_read(&self) -> u64 {
+        self.trees_read.get()
+    }
+
+    /// The commit at the tip of the branch; `None` before the first.
+    pub fn head(&self) -> Result<Option<ObjectId>, GitError> {
+        self.reference(&self.branch)
+    }
+
+    /// The object that the reference of that full name stands for, if there is one.
+    pub fn reference(&self, name: &str) -> Result<Option<ObjectId>, GitError> {
+        let repository = self.libgit2();
+        match repository.refname_to_id(name) {
+            Ok(id) => Ok(Some(from_git2(id)?)),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(GitError::git("read a reference")(error)),
+        }
+    }
+
+    /// Every reference that names an object itself, by its full name.
+    pub fn references(&self) -> Result<Vec<(String, ObjectId)>, GitError> {
+        let repository = self.libgit2();
+        let list = || {
+            let mut found = Vec::new();
+            for reference in repository.references()? {
+                let reference = reference?;
+                if let Some(id) = reference.target() {
+                    found.push((reference.name()?.to_owned(), id));
+                }
+            }
+            Ok(found)
+        };
+        let found = list().map_err(GitError::git("list the references"))?;
+        found.into_iter().map(|(name, id)| Ok((name, from_git2(id)?))).collect()
+    }
+
+    /// A commit.
+    pub fn read_commit(&self, id: &ObjectId) -> Result<Commit, GitError> {
+        parse_commit(id, &self.read(id, ObjectKind::Commit)?)
+    }
+
+    /// The content of a blob, which hashes to `id`.
+    pub fn read_blob(&self, id: &ObjectId) -> Result<Vec<u8>, GitError> {
+        self.read(id, ObjectKind::Blob)
+    }
+
+    /// At most `len` bytes from `offset` on of a blob, fewer where it ends. A range from a layer is not checked against any hash.
+    pub fn read_blob_range(&self, id: &ObjectId, offset: u64, len: u64) -> Result<Vec<u8>, GitError> {
+        match self.in_layers(|layers| layers.read_range(id, offset, len))? {
+            Some(bytes) => Ok(bytes),
+            None => {
+                let (kind, bytes) = self.read_with_libgit2(id)?;
+                expect_kind(id, kind, ObjectKind::Blob)?;
+                let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(bytes[clamp(offset)..clamp(offset.saturating_add(len))].to_owned())
+            }
+        }
+    }
+
+    /// The size of a blob in bytes.
+    pub fn blob_size(&self, id: &ObjectId) -> Result<u64, GitError> {
+        let (kind, size) = match self.in_layers(|layers| layers.header(id))? {
+            Some(header) => header,
+            None => {
+                let (kind, bytes) = self.read_with_libgit2(id)?;
+                (kind, bytes.len() as u64)
+            }
+        };
+        expect_kind(id, kind, ObjectKind::Blob)?;
+        Ok(size)
+    }
+
+    /// A tree. Some 32 MiB of trees are kept in memory.
+    pub fn read_tree(&self, id: &ObjectId) -> Result<Arc<Tree>, GitError> {
+        let cache = || self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = cache().trees.get(id) {
+            return Ok(Arc::clone(tree));
+        }
+        let tree = Arc::new(parse_tree(id, self.read(id, ObjectKind::Tree)?)?);
+        self.trees_read.add(1);
+        cache().insert(*id, &tree);
+        Ok(tree)
+    }
+
+    /// What lies at `path` in the tree of the commit or tree `root`.
+    pub fn find(&self, root: &ObjectId, path: &[u8]) -> Result<Option<Node>, GitError> {
+        let mut tree = self.root_tree(root)?;
+        let mut names = path.split(|&byte| byte == b'/').peekable();
+        while let Some(name) = names.next() {
+            let found = tree.lookup(name).map(|entry| entry.node());
+            match found {
+                Some(node) if names.peek().is_some() && node.mode == Mode::Directory => {
+                    tree = self.read_tree(&node.id)?;
+                }
+                Some(node) if names.peek().is_none() => return Ok(Some(node)),
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files at and below `prefix` (empty: all) in the tree of the commit or tree `root`, with their paths, in git's order.
+    /// A tree is read when the walk comes to it.
+    pub fn walk(&self, root: &ObjectId, prefix: &[u8]) -> Result<Walk<'_>, GitError> {
+        let mut walk = Walk { git: self, file: None, open: Vec::new(), path: prefix.to_owned() };
+        if prefix.is_empty() {
+            walk.open.push((self.root_tree(root)?, 0, 0));
+            return Ok(walk);
+        }
+        match self.find(root, prefix)? {
+            Some(Node { mode: Mode::Directory, id }) => {
+                walk.path.push(b'/');
+                walk.open.push((self.read_tree(&id)?, 0, walk.path.len()));
+            }
+            file => walk.file = file,
+        }
+        Ok(walk)
+    }
+
+    /// The tree that the commit or tree `root` stands for.
+    fn root_tree(&self, root: &ObjectId) -> Result<Arc<Tree>, GitError> {
+        match self.read_tree(root) {
+            Err(GitError::Kind { found: "commit", .. }) => self.read_tree(&self.read_commit(root)?.tree),
+            tree => tree,
+        }
+    }
+
+    fn read(&self, id: &ObjectId, expected: ObjectKind) -> Result<Vec<u8>, GitError> {
+        let (kind, bytes) = self.read_any(id)?;
+        expect_kind(id, kind, expected)?;
+        Ok(bytes)
+    }
+
+    /// An object of whatever kind, which hashes to `id`.
+    pub(super) fn read_any(&self, id: &ObjectId) -> Result<(ObjectKind, Vec<u8>), GitError> {
+        match self.in_layers(|layers| layers.read(id))? {
+            Some(object) => Ok(object),
+            None => self.read_with_libgit2(id),
+        }
+    }
+
+    /// Does `read` with the layers, and again if it fails and there are other layers by now: a process beside this one may have added,
+    /// merged or removed some. `None` when the object is not in a layer as a whole.
+    fn in_layers<T>(
+        &self,
+        read: impl Fn(&LayerSet) -> Result<Option<T>, LayerError>,
+    ) -> Result<Option<T>, GitError> {
+        match read(&self.layers()) {
+            Ok(Some(found)) => return Ok(Some(found)),
+            Err(LayerError::Delta { .. } | LayerError::TooLarge { .. }) => return Ok(None),
+            Ok(None) | Err(LayerError::Missing { .. } | LayerError::Io { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match read(&self.refresh()?) {
+            Err(LayerError::Delta { .. } | LayerError::TooLarge { .. }) => Ok(None),
+            found => Ok(found?),
+        }
+    }
+
+    /// Reads loose objects, and those that a git program has stored as deltas.
+    fn read_with_libgit2(&self, id: &ObjectId) -> Result<(ObjectKind, Vec<u8>), GitError> {
+        let repository = self.libgit2();
+        let odb = repository.odb().map_err(GitError::git("open the object database"))?;
+        let oid = git2::Oid::from_bytes(id.as_bytes()).map_err(GitError::git("name an object"))?;
+        let object = odb.read(oid).map_err(|error| match error.code() {
+            ErrorCode::NotFound => GitError::Missing(*id),
+            _ => GitError::git("read an object")(error),
+        })?;
+        let kind = match object.kind() {
+            git2::ObjectType::Commit => ObjectKind::Commit,
+            git2::ObjectType::Tree => ObjectKind::Tree,
+            git2::ObjectType::Tag => ObjectKind::Tag,
+            _ => ObjectKind::Blob,
+        };
+        Ok((kind, object.data().to_owned()))
+    }
+
+    fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
+        self.libgit2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TreeCache {
+    fn insert(&mut self, id: ObjectId, tree: &Arc<Tree>) {
+        if self.weight + tree.weight() > CACHE_WEIGHT {
+            *self = Self::default();
+        }
+        if tree.weight() <= CACHE_WEIGHT && self.trees.insert(id, Arc::clone(tree)).is_none() {
+            self.weight += tree.weight();
+        }
+    }
+}
+
+/// The files of a tree in order, with their paths; made by [`Git::walk`]. It ends after an error.
+pub struct Walk<'a> {
+    git: &'a Git,
+    /// The one file that the walk began at.
+    file: Option<Node>,
+    /// The directories that are being walked: the position of the next entry of each, and the length of its path.
+    open: Vec<(Arc<Tree>, usize, usize)>,
+    path: Vec<u8>,
+}
+
+impl Walk<'_> {
+    fn step(&mut self) -> Result<Option<(Vec<u8>, Node)>, GitError> {
+        if let Some(file) = self.file.take() {
+            return Ok(Some((self.path.clone(), file)));
+        }
+        while let Some((tree, position, above)) = self.open.last_mut() {
+            self.path.truncate(*above);
+            let Some(entry) = tree.get(*position) else {
+                self.open.pop();
+                continue;
+            };
+            *position += 1;
+            self.path.extend_from_slice(entry.name);
+            let node = entry.node();
+            if node.mode != Mode::Directory {
+                return Ok(Some((self.path.clone(), node)));
+            }
+            if self.open.len() >= MAX_DEPTH {
+                return Err(GitError::Path { path: shown(&self.path), fault: "it is too deep" });
+            }
+            self.path.push(b'/');
+            self.open.push((self.git.read_tree(&node.id)?, 0, self.path.len()));
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<(Vec<u8>, Node), GitError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step().transpose();
+        if matches!(step, Some(Err(_))) {
+            self.open.clear();
+        }
+        step
+    }
+}
+
+pub(super) fn parse_commit(id: &ObjectId, bytes: &[u8]) -> Result<Commit, GitError> {
+    Commit::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "commit", fault })
+}
+
+pub(super) fn parse_tree(id: &ObjectId, bytes: Vec<u8>) -> Result<Tree, GitError> {
+    Tree::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "tree", fault })
+}
+
+fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind) -> Result<(), GitError> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(GitError::Kind { id: *id, found: found.name(), expected: expected.name() }),
+    }
+}
+
+fn pack_dir(path: &Path) -> PathBuf {
+    path.join("objects").join("pack")
+}
+
+fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
+    let bytes = id.as_bytes().try_into();
+    bytes
+        .map(ObjectId::from_bytes)
+        .map_err(|_| GitError::git("take an id")(git2::Error::from_str("it is no SHA-1")))
+}
+
+/// Syncs `path`, the directory that names it, and everything below it.
+fn sync_below(path: &Path) -> io::Result<()> {
+    for entry in walkdir::WalkDir::new(path) {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    atomic::sync_dir(atomic::parent(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Fixture;
+    use super::*;
+
+    fn paths(git: &Git, root: &ObjectId, prefix: &str) -> Vec<String> {
+        let walk = git.walk(root, prefix.as_bytes()).unwrap();
+        walk.map(|file| String::from_utf8(file.unwrap().0).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_new_repository_is_one_that_git_knows() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        assert_eq!(git.head().unwrap(), None);
+        assert_eq!(git.branch(), "refs/heads/main");
+        for (key, value) in SETTINGS.iter().chain(&[("treering.test", "yes"), ("core.bare", "true")]) {
+            assert_eq!(fixture.run(&["config", key]).trim(), *value, "{key}");
+        }
+        fixture.fsck();
+    }
+
+    #[test]
+    fn tells_apart_what_cannot_be_opened_or_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "x").unwrap();
+        git2::Repository::init(at("tree")).unwrap();
+        let bare = Git::init(&at("a/b/bare"), &[]).unwrap();
+        for name in ["", "nothing", "file", "a"] {
+            assert!(matches!(Git::open(&at(name)), Err(GitError::NotRepository(_))), "{name}");
+        }
+        assert!(matches!(Git::open(&bare.pack_dir()), Err(GitError::NotRepository(_))));
+        assert!(matches!(Git::open(&at("tree")), Err(GitError::NotBare(_))));
+        for name in ["", "file", "tree", "a/b/bare"] {
+            assert!(matches!(Git::init(&at(name), &[]), Err(GitError::Occupied(_))), "{name}");
+        }
+        fs::write(at("a/b/bare/HEAD"), "0123456789012345678901234567890123456789\n").unwrap();
+        assert!(matches!(Git::open(&at("a/b/bare")), Err(GitError::Detached(_))));
+    }
+
+    #[test]
+    fn finds_and_walks_in_order() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let files = ["a-b", "a/1", "a/b/2", "a/b/3", "a/c", "b"];
+        let head = fixture.commit(&git, &files.map(|path| (path, path)));
+        assert_eq!(paths(&git, &head, ""), files);
+        assert_eq!(paths(&git, &head, "a/b"), ["a/b/2", "a/b/3"]);
+        assert_eq!(paths(&git, &head, "a/1"), ["a/1"]);
+        assert_eq!(paths(&git, &head, "b"), ["b"]);
+        for nothing in ["c", "a/b/", "/a", "a/b/2/x", "a//b"] {
+            assert!(paths(&git, &head, nothing).is_empty(), "{nothing}");
+        }
+        let entry = git.find(&head, b"a/b/3").unwrap().unwrap();
+        assert_eq!(git.read_blob(&entry.id).unwrap(), b"a/b/3");
+        assert_eq!(git.find(&head, b"a/b").unwrap().unwrap().mode, Mode::Directory);
+        assert_eq!(git.read_tree(&git.read_commit(&head).unwrap().tree).unwrap().entries().len(), 3);
+    }
+
+    #[test]
+    fn a_walk_reads_a_tree_when_it_comes_to_it() {
+        let fixture = Fixture::new();
+        let head = fixture.commit(&fixture.open(), &[("a/1", "x"), ("b/1", "y"), ("c/1", "z")]);
+        let git = fixture.open();
+        let before = git.trees_read();
+        let mut walk = git.walk(&head, b"").unwrap();
+        walk.next().unwrap().unwrap();
+        assert_eq!(git.trees_read() - before, 2);
+        assert_eq!(walk.count(), 2);
+        assert_eq!(git.trees_read() - before, 4);
+        assert_eq!(git.walk(&head, b"").unwrap().count(), 3);
+        assert_eq!(git.trees_read() - before, 4, "they are kept");
+    }
+
+    #[test]
+    fn says_what_is_missing_or_of_another_kind() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let head = fixture.commit(&git, &[("a", "x")]);
+        let nowhere = ObjectId::from_bytes([9; 20]);
+        assert!(matches!(git.read_blob(&nowhere), Err(GitError::Missing(id)) if id == nowhere));
+        assert!(matches!(git.read_blob(&head), Err(GitError::Kind { found: "commit", .. })));
+        assert!(matches!(git.blob_size(&head), Err(GitError::Kind { .. })));
+        assert!(matches!(git.read_tree(&head), Err(GitError::Kind { .. })));
+        let blob = git.find(&head, b"a").unwrap().unwrap().id;
+        assert!(matches!(git.find(&blob, b"a"), Err(GitError::Kind { .. })));
+    }
+
+    #[test]
+    fn reads_what_git_wrote_loose_or_as_deltas() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let text: String = (0..4000).map(|line| format!("line {line}\n")).collect();
+        let head = fixture.commit(&git, &[("one", &text), ("two", &format!("{text}more"))]);
+        let id = |name: &[u8]| git.find(&head, name).unwrap().unwrap().id;
+        let (one, two) = (id(b"one"), id(b"two"));
+        let packs: Vec<_> =
+            fs::read_dir(git.pack_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        fixture.run(&["-c", "pack.window=10", "repack", "-adf", "--pack-kept-objects"]);
+        for path in packs {
+            let _ = fs::remove_file(path);
+        }
+        assert!(
+            fixture
+                .run(&["cat-file", "--batch-all-objects", "--batch-check=%(deltabase)"])
+                .lines()
+                .any(|base| base.bytes().any(|digit| digit != b'0'))
+        );
+        for git in [&git, &fixture.open()] {
+            assert_eq!(git.read_blob(&one).unwrap(), text.as_bytes());
+            assert_eq!(git.read_blob(&two).unwrap(), format!("{text}more").as_bytes());
+            assert_eq!(git.blob_size(&two).unwrap(), text.len() as u64 + 4);
+            assert_eq!(git.read_blob_range(&two, text.len() as u64, 100).unwrap(), b"more");
+            assert_eq!(git.read_blob_range(&one, u64::MAX, 1).unwrap(), b"");
+        }
+        let loose = fixture.run(&["hash-object", "-w", "-t", "blob", "HEAD"]).trim().parse().unwrap();
+        assert_eq!(git.read_blob(&loose).unwrap(), fs::read(fixture.path().join("HEAD")).unwrap());
+    }
+
+    #[test]
+    fn sees_what_another_process_committed() {
+        let fixture = Fixture::new();
+        let (git, other) = (fixture.open(), fixture.open());
+        let head = fixture.commit(&other, &[("a", "x")]);
+        assert_eq!(git.head().unwrap(), Some(head));
+        assert_eq!(paths(&git, &head, ""), ["a"]);
+    }
+}

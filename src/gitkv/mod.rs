@@ -1,0 +1,181 @@
+//! Transactions over the refs and trees of a bare git repository.
+//!
+//! [`Git`] reads objects from [layers](crate::layers), and whatever else git may have put there through libgit2. A
+//! [`Transaction`] changes the tree of the repository's branch:
+//!
+//! 1. Blobs go into layers of the transaction, which nobody sees.
+//! 2. [`Transaction::commit`] writes the trees that a [`TreeEdit`] changes and a commit, and makes the layers durable.
+//! 3. Only then the branch moves, if it is still where it was; and the move is durable when `commit` returns.
+//! 4. If somebody else moved it, the edit is applied to what they left, a bounded number of times.
+//!
+//! A process that dies on the way leaves the branch where it was, and a marker by which [`Git::sweep`] knows that there may be
+//! layers and temporary files to remove. Locks that outlive their process do not exist: writers exclude the sweep, and each
+//! other while a branch moves, by `flock`, which ends with the process. The branch's `.lock` file, by which git programs
+//! and this one exclude each other, is recognised and removed when a dead process of this program left it. One that git left
+//! cannot be told from one in use; it is an error that names the file.
+//!
+//! ```
+//! use treering::gitkv::{Git, Person, TreeEdit};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let git = Git::init(&dir.path().join("repo.git"), &[])?;
+//! let mut transaction = git.begin()?;
+//! let blob = transaction.blob(b"hello, ring")?;
+//! let mut edit = TreeEdit::new();
+//! edit.set(b"greetings/one", blob)?;
+//! let who = Person::new("A Writer", "writer@example.org", "2026-11-20T19:55:12Z".parse()?);
+//! let committed = transaction.commit(&who, "Greet", &edit)?.expect("the tree changed");
+//!
+//! let entry = git.find(&committed.commit, b"greetings/one")?.expect("it was just written");
+//! assert_eq!(git.read_blob(&entry.id)?, b"hello, ring");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod commit;
+mod edit;
+mod git;
+mod refs;
+#[cfg(test)]
+mod testing;
+mod transaction;
+mod tree;
+mod writers;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::layers::{LayerError, ObjectId};
+
+pub use commit::{Commit, Person};
+pub use edit::TreeEdit;
+pub use git::{Git, Walk};
+pub use transaction::{Committed, Onto, Transaction};
+pub use tree::{Mode, Node, Tree, TreeEntry};
+pub use writers::Swept;
+
+/// Why a git repository could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no git repository.
+    #[error("{} is not a git repository; create one, or check the path", .0.display())]
+    NotRepository(PathBuf),
+    /// There is one, but with a working tree, which would not follow the branch.
+    #[error("the git repository {} has a working tree; give a bare one", .0.display())]
+    NotBare(PathBuf),
+    /// Something is already where a repository was to be made.
+    #[error("{} exists already; choose another path", .0.display())]
+    Occupied(PathBuf),
+    /// `HEAD` names a commit, not a branch.
+    #[error("HEAD of {} is not a branch; point it to one with `git symbolic-ref HEAD refs/heads/main`", .0.display())]
+    Detached(PathBuf),
+    /// libgit2 refused.
+    #[error("cannot {action}")]
+    Git {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The cause.
+        source: git2::Error,
+    },
+    /// A layer could not be read or written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// An object that something names is not there.
+    #[error("object {0} is missing; fetch it from a remote, or see what `git fsck` says")]
+    Missing(ObjectId),
+    /// An object is not of the kind that is expected where it is named.
+    #[error("object {id} is a {found}, where a {expected} is expected")]
+    Kind {
+        /// The object.
+        id: ObjectId,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// An object's bytes do not follow its format.
+    #[error("{kind} {id} is damaged: {fault}")]
+    Corrupt {
+        /// The object.
+        id: ObjectId,
+        /// What it is.
+        kind: &'static str,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// A path that must not be in a tree.
+    #[error("the path {path:?} is not allowed: {fault}")]
+    Path {
+        /// The path, as far as it is text.
+        path: String,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// A path is there already and may not be replaced.
+    #[error("{0:?} exists already")]
+    Exists(String),
+    /// A path was to be a file and is a directory, or leads through a file.
+    #[error("{0:?} is both a file and a directory; remove one first")]
+    FileAndDirectory(String),
+    /// The branch is not where it was expected.
+    #[error("{reference} was moved by somebody else; read it again")]
+    Moved {
+        /// The full name of the branch.
+        reference: String,
+    },
+    /// The branch was moved by others each time.
+    #[error("{reference} was moved by others {tries} times in a row; try again when they are done")]
+    Contended {
+        /// The full name of the branch.
+        reference: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// Somebody holds a lock for longer than any step takes.
+    #[error("{} is locked; wait for the program that uses the repository{hint}", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// What to do when there is no such program.
+        hint: &'static str,
+    },
+    /// The operating system has no random bits.
+    #[error("cannot get random bits")]
+    Random(#[from] getrandom::Error),
+}
+
+impl GitError {
+    /// For `map_err`: libgit2 refused to `action`.
+    fn git(action: &'static str) -> impl FnOnce(git2::Error) -> Self {
+        move |source| Self::Git { action, source }
+    }
+
+    /// For `map_err`: the operating system refused to `action` on `path`.
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// Sleeps before attempt number `attempt` (from 1) at something that others are doing too: up to 4 ms at first, doubled each time
+/// up to 256 ms, and random, so that two who collide do not collide again.
+fn pause(attempt: u32) -> Result<(), GitError> {
+    let longest = 4000u64 << attempt.saturating_sub(1).min(6);
+    thread::sleep(Duration::from_micros(getrandom::u64()? % longest));
+    Ok(())
+}
+
+/// A path as it is shown in an error.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}

@@ -1,0 +1,346 @@
+//! Who is writing, and what those left who died while they did.
+//!
+//! A writer holds a shared `flock` and has a marker file from before its first layer is there until a commit names its
+//! layers. A marker whose writer holds no lock is one of a dead writer. So the sweep costs a listing of one small directory
+//! unless somebody died, and it takes the lock exclusively, so that it never sees the layers of a living writer.
+
+use std::collections::HashSet;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::atomic;
+use crate::layers::{LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
+
+use super::git::{parse_commit, parse_tree};
+use super::refs::{lock, open_lock};
+use super::tree::Mode;
+use super::{Git, GitError};
+
+/// The file that writers lock.
+const WRITERS: &str = "writers.lock";
+
+/// What the name of every marker begins with.
+const MARKER_PREFIX: &str = "writer-";
+
+/// The right to add layers; it ends with the process or when dropped.
+pub(super) struct Writing {
+    _lock: File,
+    marker: PathBuf,
+    /// Whether there may be layers that no reference reaches.
+    loose_ends: bool,
+}
+
+/// What [`Git::sweep`] found and removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Somebody is writing now, so nothing was looked at. A later sweep will do.
+    pub busy: bool,
+    /// Layers removed.
+    pub layers: u64,
+    /// Unfinished files removed.
+    pub files: u64,
+    /// How many bytes all of them had.
+    pub bytes: u64,
+}
+
+impl Writing {
+    pub fn begin(git: &Git) -> Result<Self, GitError> {
+        let private = git.private_dir()?;
+        let lock = lock(&private.join(WRITERS), File::try_lock_shared)?;
+        let marker = private.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
+        // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer that nothing names.
+        File::create_new(&marker).map_err(GitError::io("make", &marker))?;
+        Ok(Self { _lock: lock, marker, loose_ends: false })
+    }
+
+    /// Makes a layer durable, on the promise that [`done`](Self::done) follows when a commit names it.
+    pub fn finish(&mut self, layer: LayerWriter) -> Result<Option<LayerInfo>, GitError> {
+        self.loose_ends |= layer.objects() > 0;
+        Ok(layer.finish()?)
+    }
+
+    /// Every layer that was made is named by now.
+    pub fn done(&mut self) {
+        self.loose_ends = false;
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if !self.loose_ends {
+            // A marker that stays only makes the next sweep look.
+            let _ = fs::remove_file(&self.marker);
+        }
+    }
+}
+
+impl Git {
+    /// Removes what writers who died left: unfinished files, and layers none of whose objects a reference reaches.
+    ///
+    /// Does nothing while somebody writes, and next to nothing when nobody died. Only layers made by this crate and no older
+    /// than the oldest marker of a dead writer are looked at; a clock that was set back can hide one, never remove one in use.
+    pub fn sweep(&self) -> Result<Swept, GitError> {
+        let private = self.private_dir()?;
+        if markers(&private).map_err(GitError::io("list", &private))?.is_empty() {
+            return Ok(Swept::default());
+        }
+        let path = private.join(WRITERS);
+        let lock = open_lock(&path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Swept { busy: true, ..Swept::default() }),
+            Err(TryLockError::Error(error)) => return Err(GitError::io("lock", &path)(error)),
+        }
+        // Those who wrote a moment ago have removed theirs by now.
+        let markers = markers(&private).map_err(GitError::io("list", &private))?;
+        let Some(oldest) = markers.iter().map(|&(_, made)| made).min() else {
+            return Ok(Swept::default());
+        };
+        let swept = self.remove_unreached(oldest)?;
+        for (marker, _) in &markers {
+            fs::remove_file(marker).map_err(GitError::io("remove", marker))?;
+        }
+        Ok(swept)
+    }
+
+    fn remove_unreached(&self, since: SystemTime) -> Result<Swept, GitError> {
+        let pack_dir = self.pack_dir();
+        let layers = self.refresh()?;
+        let names: HashSet<&str> = layers.layers().map(|layer| layer.name()).collect();
+        let (mut swept, mut young) = (Swept::default(), Vec::new());
+        for entry in fs::read_dir(&pack_dir).map_err(GitError::io("list", &pack_dir))? {
+            let entry = entry.map_err(GitError::io("list", &pack_dir))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            let Some(name) = name.to_str() else { continue };
+            let metadata = entry.metadata().map_err(GitError::io("look at", &path))?;
+            if name.starts_with(atomic::TEMP_PREFIX) {
+                fs::remove_file(&path).map_err(GitError::io("remove", &path))?;
+                swept.files += 1;
+                swept.bytes += metadata.len();
+            } else if let Some(name) = name.strip_suffix(".pack")
+                && metadata.modified().map_err(GitError::io("look at", &path))? >= since
+                && is_ours(&path)
+            {
+                match names.contains(name) {
+                    true => young.push((name.to_owned(), metadata.len())),
+                    false => {
+                        remove_layer(&pack_dir, name)?;
+                        swept.files += 1;
+                        swept.bytes += metadata.len();
+                    }
+                }
+            }
+        }
+        let candidates = young.iter().map(|(name, _)| name.as_str()).collect();
+        let live = self.reached_layers(&layers, &candidates)?;
+        for (name, bytes) in young.iter().filter(|(name, _)| !live.contains(name.as_str())) {
+            remove_layer(&pack_dir, name)?;
+            swept.layers += 1;
+            swept.bytes += bytes;
+        }
+        atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
+        self.refresh()?;
+        Ok(swept)
+    }
+
+    /// Those of the layers called `candidates` that hold an object that a reference reaches.
+    fn reached_layers<'a>(
+        &self,
+        layers: &'a LayerSet,
+        candidates: &HashSet<&str>,
+    ) -> Result<HashSet<&'a str>, GitError> {
+        let mut open: Vec<(&str, HashSet<ObjectId>)> = layers
+            .layers()
+            .filter(|layer| candidates.contains(layer.name()))
+            .map(|layer| (layer.name(), layer.ids().collect()))
+            .collect();
+        let (mut live, mut seen) = (HashSet::new(), HashSet::new());
+        let mut to_do: Vec<_> = self.references()?.into_iter().map(|(_, id)| (id, Mode::Module)).collect();
+        while let Some((id, mode)) = to_do.pop()
+            && !open.is_empty()
+        {
+            if !seen.insert(id) {
+                continue;
+            }
+            open.retain(|(name, ids)| {
+                let is_reached = ids.contains(&id);
+                if is_reached {
+                    live.insert(*name);
+                }
+                !is_reached
+            });
+            if matches!(mode, Mode::Directory | Mode::Module) {
+                self.push_named(&id, &mut to_do)?;
+            }
+        }
+        Ok(live)
+    }
+
+    /// Pushes what the object `id` names, unless that lies in another repository.
+    fn push_named(&self, id: &ObjectId, to_do: &mut Vec<(ObjectId, Mode)>) -> Result<(), GitError> {
+        let (kind, bytes) = self.read_any(id)?;
+        match kind {
+            ObjectKind::Blob => {}
+            ObjectKind::Tree => {
+                let tree = parse_tree(id, bytes)?;
+                let here = tree.entries().filter(|entry| entry.mode != Mode::Module);
+                to_do.extend(here.map(|entry| (entry.id, entry.mode)));
+            }
+            ObjectKind::Commit => {
+                let commit = parse_commit(id, &bytes)?;
+                to_do.push((commit.tree, Mode::Directory));
+                to_do.extend(commit.parents.into_iter().map(|parent| (parent, Mode::Module)));
+            }
+            ObjectKind::Tag => {
+                let hex = bytes.strip_prefix(b"object ").and_then(|rest| rest.get(..40));
+                let target = hex.and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok());
+                let fault = GitError::Corrupt { id: *id, kind: "tag", fault: "it names no object" };
+                to_do.push((target.ok_or(fault)?, Mode::Module));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The markers in the directory `private`, and when they were made.
+fn markers(private: &Path) -> io::Result<Vec<(PathBuf, SystemTime)>> {
+    let mut markers = Vec::new();
+    for entry in fs::read_dir(private)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(MARKER_PREFIX.as_bytes()) {
+            match entry.metadata() {
+                Ok(metadata) => markers.push((entry.path(), metadata.modified()?)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(markers)
+}
+
+/// Whether this crate made the pack: the `.keep` beside it is empty, where git says why it is there.
+fn is_ours(pack: &Path) -> bool {
+    fs::metadata(pack.with_extension("keep")).is_ok_and(|keep| keep.len() == 0)
+}
+
+/// Removes a layer's files, first the one by which it exists.
+fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> {
+    for extension in ["idx", "pack", "keep"] {
+        let path = pack_dir.join(format!("{name}.{extension}"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(GitError::io("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TreeEdit;
+    use super::super::testing::{Fixture, who};
+    use super::*;
+
+    /// Does what a process does that adds a layer and a half and is killed: its locks go, its files stay.
+    fn die(git: &Git) {
+        let mut writing = Writing::begin(git).unwrap();
+        let mut layer = LayerWriter::create(&git.pack_dir()).unwrap();
+        layer.write(ObjectKind::Blob, b"lost").unwrap();
+        writing.finish(layer).unwrap();
+        drop(writing);
+        let mut half = LayerWriter::create(&git.pack_dir()).unwrap();
+        half.write(ObjectKind::Blob, b"half").unwrap();
+        std::mem::forget(half);
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_goes_and_nothing_else() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("before/a", "1")]);
+        die(&git);
+        let head = fixture.commit(&git, &[("after/b", "2")]);
+        assert_eq!(git.refresh().unwrap().layers().len(), 3);
+        let swept = git.sweep().unwrap();
+        assert_eq!((swept.busy, swept.layers, swept.files), (false, 1, 1));
+        assert!(swept.bytes > 0);
+        assert_eq!(git.layers().layers().len(), 2);
+        assert_eq!(git.walk(&head, b"").unwrap().count(), 2);
+        assert_eq!(fixture.files("objects/pack"), 6);
+        assert_eq!(fixture.files("treering"), 2, "the lock files");
+        assert_eq!(git.sweep().unwrap(), Swept::default());
+        fixture.fsck();
+    }
+
+    #[test]
+    fn a_pack_without_its_index_goes_too() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let head = fixture.commit(&git, &[("a", "1")]);
+        die(&git);
+        let layers = git.refresh().unwrap();
+        let is_live = |name: &str| name == layers.locate(&head).unwrap().layer.name();
+        let lost = layers.layers().map(|layer| layer.name()).find(|name| !is_live(name)).unwrap();
+        fs::remove_file(git.pack_dir().join(format!("{lost}.idx"))).unwrap();
+        let swept = git.sweep().unwrap();
+        assert_eq!((swept.layers, swept.files), (0, 2));
+        assert_eq!(fixture.files("objects/pack"), 3);
+    }
+
+    #[test]
+    fn a_layer_stays_when_any_reference_reaches_any_of_its_objects() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let first = fixture.commit(&git, &[("a", "1")]);
+        let mut writing = Writing::begin(&git).unwrap();
+        let mut layer = LayerWriter::create(&git.pack_dir()).unwrap();
+        layer.write(ObjectKind::Blob, b"lost").unwrap();
+        let kept = layer.write(ObjectKind::Blob, b"kept").unwrap();
+        writing.finish(layer).unwrap();
+        drop(writing);
+        let mut edit = TreeEdit::new();
+        edit.set(b"kept", kept).unwrap();
+        git.begin().unwrap().commit(&who(), "Keep", &edit).unwrap();
+        fixture.run(&["tag", "-m", "Tagged", "tag", "main"]);
+        fixture.run(&["update-ref", "refs/heads/main", &first.to_string()]);
+        assert_eq!(git.sweep().unwrap(), Swept::default());
+        assert_eq!(git.read_blob(&kept).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn nothing_is_swept_while_somebody_writes() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let transaction = git.begin().unwrap();
+        die(&git);
+        assert!(fixture.open().sweep().unwrap().busy);
+        assert_eq!(git.refresh().unwrap().layers().len(), 1);
+        drop(transaction);
+        assert_eq!(git.sweep().unwrap().layers, 1);
+    }
+
+    #[test]
+    fn packs_of_git_are_not_touched() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("a", "1")]);
+        die(&git);
+        fixture.run(&["hash-object", "-w", "-t", "blob", "HEAD"]);
+        let loose = fixture.run(&["hash-object", "-t", "blob", "HEAD"]);
+        let mut child = std::process::Command::new("git")
+            .args(["pack-objects", "-q", "objects/pack/pack"])
+            .current_dir(fixture.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), loose.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(git.sweep().unwrap().layers, 1);
+        assert_eq!(git.layers().layers().len(), 2);
+    }
+}
