@@ -296,3 +296,131 @@ fn decompress_zstd(member: &[u8], expected_len: usize) -> Result<Vec<u8>, Archiv
         false => Err(ArchiveError::Member("its length is not the one in the index")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::write::GzEncoder;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::tests::{noise, text};
+    use super::*;
+
+    const CODECS: [Codec; 4] =
+        [Codec::Gzip { level: 1 }, Codec::Gzip { level: 12 }, Codec::Zstd { level: 1 }, Codec::None];
+
+    fn any_codec() -> impl Strategy<Value = Codec> {
+        prop::sample::select(&CODECS)
+    }
+
+    #[test]
+    fn codecs_print_as_they_parse() {
+        for text in ["gzip:1", "gzip:12", "zstd:1", "zstd:19", "none"] {
+            assert_eq!(text.parse::<Codec>().unwrap().to_string(), text);
+        }
+        assert_eq!("gzip".parse::<Codec>().unwrap(), Codec::default());
+        assert_eq!("zstd".parse::<Codec>().unwrap(), Codec::Zstd { level: 3 });
+        for text in ["", "gzip:", "gzip:0", "gzip:13", "zstd:20", "zstd:-1", "none:1", "Gzip", "gzip:1:1"] {
+            assert!(text.parse::<Codec>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_level_that_does_not_exist_is_an_error() {
+        assert!(Codec::Gzip { level: 13 }.compress_member(b"x").is_err());
+    }
+
+    #[test]
+    fn incompressible_bytes_are_stored_and_others_are_not() {
+        let codec = Codec::default();
+        let random = noise(1, 1_000_000);
+        let stored = codec.compress_member(&random).unwrap();
+        assert_eq!(stored, store_gzip(&random));
+        assert_eq!(codec.decompress_member(&stored, random.len()).unwrap(), random);
+
+        let repeated = noise(1, 1000).repeat(1000);
+        assert!(codec.compress_member(&repeated).unwrap().len() < repeated.len() / 20);
+        let text = text(1, 1_000_000);
+        assert!(codec.compress_member(&text).unwrap().len() < text.len() / 2);
+    }
+
+    #[test]
+    fn stored_members_of_any_length_inflate() {
+        for len in [0, 1, STORED_BLOCK_LEN - 1, STORED_BLOCK_LEN, STORED_BLOCK_LEN + 1, 3 * STORED_BLOCK_LEN]
+        {
+            let plain = noise(2, len);
+            let member = store_gzip(&plain);
+            assert_eq!(inflate(&member, len).unwrap(), plain);
+            let mut streamed = Vec::new();
+            MultiGzDecoder::new(&member[..]).read_to_end(&mut streamed).unwrap();
+            assert_eq!(streamed, plain);
+        }
+    }
+
+    #[test]
+    fn another_length_than_the_expected_one_is_an_error() {
+        let plain = text(3, 5000);
+        for codec in CODECS {
+            let member = codec.compress_member(&plain).unwrap();
+            assert!(codec.decompress_member(&member, plain.len() - 1).is_err(), "{codec}");
+            assert!(codec.decompress_member(&member, plain.len() + 1).is_err(), "{codec}");
+        }
+        assert!(inflate(&gzip(b"").unwrap(), usize::MAX).is_err());
+    }
+
+    #[test]
+    fn gunzip_reads_several_members_and_keeps_its_limit() {
+        let once = gzip(b"once ").unwrap();
+        let twice = [&once[..], &once[..]].concat();
+        assert_eq!(gunzip(&twice, 10).unwrap(), b"once once ");
+        assert!(gunzip(&twice, 9).is_err());
+        assert_eq!(gunzip(&once, 5).unwrap(), b"once ");
+        assert!(gunzip(&once, 4).is_err());
+        assert!(gunzip(&[&once[..], b"rest"].concat(), 100).is_err());
+        let mut foreign = GzEncoder::new(Vec::new(), flate2::Compression::best());
+        foreign.write_all(&text(4, 100_000)).unwrap();
+        assert_eq!(gunzip(&foreign.finish().unwrap(), 100_000).unwrap(), text(4, 100_000));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn members_restore_what_they_were_made_of(plain in vec(any::<u8>(), 0..40_000), codec in any_codec()) {
+            let member = codec.compress_member(&plain).unwrap();
+            prop_assert_eq!(codec.decompress_member(&member, plain.len()).unwrap(), plain);
+        }
+
+        #[test]
+        fn damaged_gzip_and_zstd_members_are_errors(
+            seed in any::<u64>(), at in any::<prop::sample::Index>(), flip in 1u8.., cut in any::<prop::sample::Index>(),
+        ) {
+            let plain = text(seed, 3000);
+            for codec in [Codec::default(), Codec::Zstd { level: 1 }] {
+                let mut member = codec.compress_member(&plain).unwrap();
+                prop_assert!(codec.decompress_member(&member[..cut.index(member.len())], plain.len()).is_err());
+                let at = at.index(member.len());
+                member[at] ^= flip;
+                // Some header bytes carry nothing, so damage there may go unseen, but never in the content.
+                if let Ok(read) = codec.decompress_member(&member, plain.len()) {
+                    prop_assert_eq!(read, plain.clone());
+                }
+            }
+        }
+
+        #[test]
+        fn random_bytes_are_an_error_or_a_value(bytes in vec(any::<u8>(), 0..200), gzip in any::<bool>(), len in 0usize..5000) {
+            let bytes = if gzip { [&GZIP_HEADER[..], &bytes].concat() } else { bytes };
+            for codec in CODECS {
+                if let Ok(plain) = codec.decompress_member(&bytes, len) {
+                    prop_assert_eq!(plain.len(), len);
+                }
+            }
+            if let Ok(plain) = gunzip(&bytes, 1000) {
+                prop_assert!(plain.len() <= 1000);
+            }
+        }
+    }
+}

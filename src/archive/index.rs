@@ -13,12 +13,13 @@ use crate::cbor;
 use crate::digest::Digest;
 
 /// Longest content of one member, in bytes.
-pub(super) const MAX_MEMBER_LEN: u64 = 2 * MAX_SEGMENT_LEN as u64;
+const MAX_MEMBER_LEN: u64 = 2 * MAX_SEGMENT_LEN as u64;
 
 /// The version of the encoding that is written.
 const VERSION: u8 = 1;
 
-/// How much longer than its encoding an index may be: digests do not compress, so an honest one stays far below.
+/// How much longer than the encoding its columns may be: each entry adds a digest to the encoding, so an honest one
+/// stays far below.
 const MAX_EXPANSION: usize = 256;
 
 /// The members and the entries of one volume.
@@ -285,28 +286,36 @@ impl VolumeIndex {
 
     /// The bytes to keep beside the volume.
     pub fn encode(&self) -> Result<Vec<u8>, ArchiveError> {
-        gzip(&cbor::to_vec(&self.to_columns())?)
+        let encoded = Encoded {
+            version: VERSION,
+            columns: ByteBuf::from(gzip(&cbor::to_vec(&self.to_columns())?)?),
+            digests: digest_column(&self.digests),
+            bases: digest_column(&self.bases),
+        };
+        Ok(cbor::to_vec(&encoded)?)
     }
 
     /// Reads what [`encode`](Self::encode) wrote, and checks all that other methods and readers rely on.
     pub fn decode(bytes: &[u8]) -> Result<Self, ArchiveError> {
-        let limit = bytes.len().saturating_mul(MAX_EXPANSION);
-        let columns: Columns = cbor::from_slice(&gunzip(bytes, limit)?)?;
-        if columns.version != VERSION {
-            return Err(ArchiveError::Version(columns.version));
+        let encoded: Encoded = cbor::from_slice(bytes)?;
+        if encoded.version != VERSION {
+            return Err(ArchiveError::Version(encoded.version));
         }
-        Self::from_columns(columns).map_err(ArchiveError::Index)
+        let limit = bytes.len().saturating_mul(MAX_EXPANSION);
+        let columns = cbor::from_slice(&gunzip(&encoded.columns, limit)?)?;
+        let digests = digests_of(&encoded.digests).map_err(ArchiveError::Index)?;
+        let bases = digests_of(&encoded.bases).map_err(ArchiveError::Index)?;
+        Self::from_columns(&columns, digests, bases).map_err(ArchiveError::Index)
     }
 
     fn to_columns(&self) -> Columns {
-        let mut columns = Columns { version: VERSION, codec: Some(self.codec), ..Columns::default() };
+        let mut columns = Columns { codec: Some(self.codec), ..Columns::default() };
         let mut start = MemberEnd::default();
         for &end in &self.member_ends {
             push_number(&mut columns.member_packed, end.packed - start.packed);
             push_number(&mut columns.member_plain, end.plain - start.plain);
             start = end;
         }
-        columns.digests = digest_column(&self.digests);
         let mut end = 0;
         for (entry, (&offset, &len)) in self.offsets.iter().zip(&self.payload_lens).enumerate() {
             push_number(&mut columns.gaps, offset - end);
@@ -323,7 +332,6 @@ impl VolumeIndex {
             columns.delta_base_counts.push(delta.base_count);
             next = delta.entry + 1;
         }
-        columns.bases = digest_column(&self.bases);
         let (mut next, mut end) = (0, 0u64);
         for signature in &self.signatures {
             push_number(&mut columns.signature_entries, u64::from(signature.entry - next));
@@ -335,7 +343,11 @@ impl VolumeIndex {
         columns
     }
 
-    fn from_columns(columns: Columns) -> Result<Self, &'static str> {
+    fn from_columns(
+        columns: &Columns,
+        digests: Vec<Digest>,
+        bases: Vec<Digest>,
+    ) -> Result<Self, &'static str> {
         let mut index = Self::new(columns.codec.ok_or("it names no codec")?);
 
         let (mut packed_lens, mut plain_lens) =
@@ -355,7 +367,7 @@ impl VolumeIndex {
         }
         packed_lens.finish()?;
 
-        index.digests = digests_of(&columns.digests)?;
+        index.digests = digests;
         let count = u32::try_from(index.digests.len()).map_err(|_| "it has too many entries")?;
         index.offsets.reserve_exact(count as usize);
         index.payload_lens.reserve_exact(count as usize);
@@ -382,9 +394,9 @@ impl VolumeIndex {
         gaps.finish()?;
         lens.finish()?;
 
-        index.bases = digests_of(&columns.bases)?;
-        index.deltas = index.decode_deltas(&columns)?;
-        index.signatures = decode_signatures(&columns, count)?;
+        index.bases = bases;
+        index.deltas = index.decode_deltas(columns)?;
+        index.signatures = decode_signatures(columns, count)?;
         Ok(index)
     }
 
@@ -444,15 +456,25 @@ const UNEQUAL_COLUMNS: &str = "its columns do not belong together";
 const OUT_OF_BOUNDS: &str = "an entry lies outside of the tar stream or on another";
 const NO_ENTRY: &str = "it speaks of an entry that it does not have";
 
-/// The encoding: a CBOR map; every list of numbers is one byte string of LEB128, every list of digests one of 32 bytes
-/// each.
+/// The encoding: a CBOR map. Digests stand beside the other columns, since they do not compress and gzip would only
+/// take its time with them.
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    version: u8,
+    /// [`Columns`] as a CBOR map, in one gzip member.
+    columns: ByteBuf,
+    /// 32 bytes for each entry.
+    digests: ByteBuf,
+    /// 32 bytes for each base of each delta.
+    bases: ByteBuf,
+}
+
+/// Lists of numbers, each in LEB128 except for `delta_depths` and `delta_base_counts`, which have one byte each.
 #[derive(Default, Serialize, Deserialize)]
 struct Columns {
-    version: u8,
     codec: Option<Codec>,
     member_packed: ByteBuf,
     member_plain: ByteBuf,
-    digests: ByteBuf,
     /// From the end of the blocks of one entry to the payload of the next.
     gaps: ByteBuf,
     payload_lens: ByteBuf,
@@ -463,7 +485,6 @@ struct Columns {
     /// Without the delta itself.
     delta_chains: ByteBuf,
     delta_base_counts: ByteBuf,
-    bases: ByteBuf,
     /// Entries between one that has a signature and the next.
     signature_entries: ByteBuf,
     /// From the end of one signature to the next, modulo 2^64.
@@ -547,6 +568,181 @@ impl Numbers<'_> {
         match self.0 {
             [] => Ok(()),
             _ => Err(UNEQUAL_COLUMNS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Payload length, blocks between entries, link and segment length of a delta, signature.
+    type Row = (u32, u8, Option<(Vec<[u8; 32]>, u8, u32, u32)>, Option<(u64, u32)>);
+
+    fn row() -> impl Strategy<Value = Row> {
+        let delta = (vec(any::<[u8; 32]>(), 1..=MAX_BASES), 1u8.., 0..1u32 << 31, 0..=MAX_SEGMENT_LEN);
+        (0..100_000u32, 1..5u8, prop::option::of(delta), prop::option::of((0..u64::MAX / 2, any::<u32>())))
+    }
+
+    fn build(rows: Vec<Row>) -> VolumeIndex {
+        let mut index = VolumeIndex::new(Codec::default());
+        let mut end = 0;
+        for (number, (payload_len, blocks, delta, signature)) in rows.into_iter().enumerate() {
+            let offset = end + u64::from(blocks) * BLOCK_LEN as u64;
+            let delta = delta.map(|(bases, depth, chain, segment_len)| {
+                let bases = bases.into_iter().map(Digest::from_bytes).collect();
+                (DeltaLink { bases, depth, chain_bytes: payload_len + chain }, segment_len)
+            });
+            let digest = Digest::of(&number.to_le_bytes());
+            index.push_entry(NewEntry { digest, offset, payload_len, delta }).unwrap();
+            if let Some((offset, len)) = signature {
+                index.set_signature(number, SignatureLocation { offset, len }).unwrap();
+            }
+            end = padded(offset + u64::from(payload_len));
+            index.push_member(end - index.plain_len(), end - index.plain_len());
+        }
+        index.push_member(40, 1024);
+        index
+    }
+
+    fn encoded(index: &VolumeIndex) -> Encoded {
+        cbor::from_slice(&index.encode().unwrap()).unwrap()
+    }
+
+    fn decode(encoded: &Encoded) -> Result<VolumeIndex, ArchiveError> {
+        VolumeIndex::decode(&cbor::to_vec(encoded).unwrap())
+    }
+
+    fn pack(columns: &[u8]) -> ByteBuf {
+        ByteBuf::from(gzip(columns).unwrap())
+    }
+
+    #[test]
+    fn an_entry_stored_whole_takes_44_bytes_of_columns() {
+        assert_eq!(size_of::<Digest>() + size_of::<u64>() + size_of::<u32>(), 44);
+        assert_eq!((size_of::<Delta>(), size_of::<Signature>()), (20, 16));
+    }
+
+    #[test]
+    fn signatures_may_be_set_in_any_order_and_again() {
+        let mut index = build(vec![(10, 1, None, None); 4]);
+        let location = |offset| SignatureLocation { offset, len: 5 };
+        for (entry, offset) in [(3, 30), (0, 7), (2, 1), (0, 8)] {
+            index.set_signature(entry, location(offset)).unwrap();
+        }
+        let set: Vec<_> = index.entries().map(|entry| entry.signature).collect();
+        assert_eq!(set, [Some(location(8)), None, Some(location(1)), Some(location(30))]);
+        assert_eq!(VolumeIndex::decode(&index.encode().unwrap()).unwrap(), index);
+        assert!(index.set_signature(4, location(0)).is_err());
+        assert!(index.set_signature(0, location(u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn an_index_without_entries_survives() {
+        let index = build(Vec::new());
+        assert_eq!(VolumeIndex::decode(&index.encode().unwrap()).unwrap(), index);
+        assert_eq!((index.entry(0), index.members_of(0), index.member_count()), (None, 0..0, 1));
+    }
+
+    #[test]
+    fn a_later_version_is_named_as_such() {
+        let later = Encoded { version: 2, ..encoded(&build(Vec::new())) };
+        assert!(matches!(decode(&later), Err(ArchiveError::Version(2))));
+    }
+
+    #[test]
+    fn contradictions_are_errors() {
+        let delta = Some((vec![[1; 32]], 1, 0, 99));
+        let index = build(vec![(10, 1, None, None), (20, 3, delta, Some((0, 9)))]);
+        let faults: [fn(&mut Columns); 14] = [
+            |columns| columns.codec = None,
+            |columns| columns.codec = Some(Codec::None),
+            |columns| columns.member_plain[0] += 1,
+            |columns| columns.member_plain.truncate(2),
+            |columns| columns.member_packed.push(1),
+            |columns| columns.member_packed[1] = 0x7f,
+            |columns| columns.gaps[0] = 1,
+            |columns| columns.payload_lens[1] = 0xff,
+            |columns| columns.delta_entries[0] = 2,
+            |columns| columns.delta_depths[0] = 0,
+            |columns| columns.delta_base_counts[0] = 4,
+            |columns| columns.delta_chains.extend([0]),
+            |columns| columns.signature_entries[0] = 2,
+            |columns| columns.signature_lens.truncate(0),
+        ];
+        for (number, fault) in faults.into_iter().enumerate() {
+            let mut columns = index.to_columns();
+            fault(&mut columns);
+            let faulty = Encoded { columns: pack(&cbor::to_vec(&columns).unwrap()), ..encoded(&index) };
+            assert!(decode(&faulty).is_err(), "fault {number}");
+        }
+        let faults: [fn(&mut Encoded); 4] = [
+            |encoded| encoded.digests.truncate(63),
+            |encoded| encoded.digests.truncate(32),
+            |encoded| encoded.bases.truncate(0),
+            |encoded| encoded.bases.extend([0; 32]),
+        ];
+        for (number, fault) in faults.into_iter().enumerate() {
+            let mut faulty = encoded(&index);
+            fault(&mut faulty);
+            assert!(decode(&faulty).is_err(), "fault {number} of digests");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_index_survives_its_encoding(rows in vec(row(), 0..30)) {
+            let index = build(rows);
+            prop_assert_eq!(VolumeIndex::decode(&index.encode().unwrap()).unwrap(), index);
+        }
+
+        #[test]
+        fn numbers_survive(numbers in vec(any::<u64>(), 0..20)) {
+            let mut column = Vec::new();
+            numbers.iter().for_each(|&number| push_number(&mut column, number));
+            let mut reader = Numbers(&column);
+            for number in numbers {
+                prop_assert_eq!(reader.next(), Ok(Some(number)));
+            }
+            prop_assert_eq!(reader.finish(), Ok(()));
+        }
+
+        #[test]
+        fn a_damaged_index_is_an_error_or_safe_to_use(
+            rows in vec(row(), 1..5), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), inside in any::<bool>(),
+        ) {
+            let encoded = encoded(&build(rows));
+            let mut bytes = match inside {
+                true => gunzip(&encoded.columns, 1 << 20).unwrap(),
+                false => cbor::to_vec(&encoded).unwrap(),
+            };
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if inside {
+                bytes = cbor::to_vec(&Encoded { columns: pack(&bytes), ..encoded }).unwrap();
+            }
+            if let Ok(index) = VolumeIndex::decode(&bytes) {
+                for (number, entry) in index.entries().enumerate() {
+                    let members = index.members_of(number);
+                    prop_assert!(members.end <= index.member_count());
+                    prop_assert!(entry.offset + u64::from(entry.payload_len) <= index.plain_len());
+                }
+                VolumeIndex::decode(&index.encode().unwrap()).unwrap();
+            }
+        }
+
+        #[test]
+        fn random_bytes_are_no_index(bytes in vec(any::<u8>(), 0..200)) {
+            prop_assert!(VolumeIndex::decode(&bytes).is_err());
+            let encoded = Encoded { columns: pack(&bytes), ..encoded(&build(Vec::new())) };
+            prop_assert!(decode(&encoded).is_err());
         }
     }
 }

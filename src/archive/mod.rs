@@ -15,7 +15,10 @@
 //! use treering::digest::Digest;
 //!
 //! let mut volumes = Vec::new();
-//! let sink = gather(|volume| -> Result<(), ArchiveError> { Ok(volumes.push(volume)) });
+//! let sink = gather(|volume| -> Result<(), ArchiveError> {
+//!     volumes.push(volume);
+//!     Ok(())
+//! });
 //! let mut writer = VolumeWriter::new(&VolumeOptions::default(), sink)?;
 //! for text in ["one", "two"] {
 //!     writer.append(Stored::whole(Digest::of(text.as_bytes()), text.into()))?;
@@ -33,6 +36,8 @@ mod codec;
 mod index;
 mod reader;
 mod tape;
+#[cfg(test)]
+mod tests;
 mod unpack;
 mod writer;
 

@@ -41,7 +41,6 @@ impl ReadAt for [u8] {
 }
 
 /// Reads the entries of one volume.
-#[derive(Debug, Clone, Copy)]
 pub struct VolumeReader<'a, R: ?Sized> {
     volume: u64,
     index: &'a VolumeIndex,
@@ -78,7 +77,8 @@ impl<'a, R: ReadAt + ?Sized> VolumeReader<'a, R> {
         let mut bytes = Vec::with_capacity((plain.end - plain.start) as usize);
         let mut own = Vec::new();
         for number in self.index.members_covering(plain.clone()) {
-            let member = self.index.member(number).ok_or(ArchiveError::NoEntry(entry))?;
+            let member =
+                self.index.member(number).ok_or(ArchiveError::Index("an entry lies in no member"))?;
             if self.index.is_shared(&member.plain, entry) {
                 self.append_own(&mut bytes, &plain, &mut own)?;
                 let content = self.cache.member((self.volume, number), &member, || self.inflate(&member))?;

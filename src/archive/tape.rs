@@ -198,3 +198,71 @@ fn pax_record(key: &str, value: &str) -> String {
     }
     format!("{} {key}={value}\n", rest + digits)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_pax_record_counts_its_own_length() {
+        assert_eq!(pax_record("k", "v"), "6 k=v\n");
+        for len in 0..1200 {
+            let record = pax_record("key", &"v".repeat(len));
+            assert!(record.starts_with(&format!("{} key=", record.len())), "{record}");
+        }
+    }
+
+    #[test]
+    fn names_of_another_shape_are_refused() {
+        let digest = Digest::of(b"x");
+        assert_eq!(Name::parse(format!("created/{digest}").as_bytes()), Some(Name::Created(digest)));
+        assert_eq!(Name::parse(format!("updated/{digest}").as_bytes()), Some(Name::Updated(digest)));
+        for name in [
+            format!("{digest}"),
+            format!("/created/{digest}"),
+            format!("created/{digest}/"),
+            "created/..".into(),
+        ] {
+            assert_eq!(Name::parse(name.as_bytes()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_one_block_or_three() {
+        let digest = Digest::of(b"x");
+        let mut stream = Vec::new();
+        Stored::whole(digest, b"x".to_vec()).write_head(&mut stream);
+        assert_eq!(stream.len(), BLOCK_LEN);
+        let link = DeltaLink { bases: vec![digest; MAX_BASES], depth: u8::MAX, chain_bytes: u32::MAX };
+        let payload = Payload::Delta { bytes: vec![1], link };
+        Stored { digest, len: MAX_SEGMENT_LEN, payload }.write_head(&mut stream);
+        assert_eq!(stream.len(), 4 * BLOCK_LEN);
+    }
+
+    proptest! {
+        #[test]
+        fn links_survive_their_pax_records(
+            bases in vec(any::<[u8; 32]>(), 1..=MAX_BASES), depth in 1u8.., chain_bytes in any::<u32>(), len in any::<u32>(),
+        ) {
+            let bases = bases.into_iter().map(Digest::from_bytes).collect();
+            let link = DeltaLink { bases, depth, chain_bytes };
+            let records = link.to_pax(len);
+            prop_assert_eq!(DeltaLink::from_pax(records.as_bytes()), Some((link, len)));
+        }
+
+        #[test]
+        fn damaged_pax_records_are_no_panic(
+            at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+        ) {
+            let link = DeltaLink { bases: vec![Digest::of(b"x"); 2], depth: 1, chain_bytes: 9 };
+            let mut records = link.to_pax(5).into_bytes();
+            let at = at.index(records.len());
+            records[at] = byte;
+            DeltaLink::from_pax(&records);
+            DeltaLink::from_pax(&records[..cut.index(records.len())]);
+        }
+    }
+}

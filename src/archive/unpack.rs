@@ -28,6 +28,9 @@ const MAX_PAX_LEN: u64 = 16 * 1024;
 /// Content of a member of the unpacked volume; its index just needs some.
 const MEMBER_LEN: u64 = 16 * 1024 * 1024;
 
+/// Binary logarithm of the longest zstd window that is accepted: 128 MiB, as the zstd program does.
+const MAX_WINDOW_LOG: u32 = 27;
+
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
@@ -36,7 +39,7 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 ///
 /// Accepts only what a volume can hold: regular files named `created/<sha256>` or `updated/<sha256>`, the latter with
 /// its PAX records, up to the end of the tar stream. The bytes of `created/` entries are checked against their
-/// names, a delta's result cannot be before it is applied. Nothing is read into memory but one PAX header and a buffer.
+/// names, a delta's result cannot be before it is applied. In memory are the index, a buffer, and with zstd a window of at most 128 MiB.
 pub fn unpack(
     archive: impl Read,
     unpacked: impl Write,
@@ -47,7 +50,8 @@ pub fn unpack(
     if magic.starts_with(GZIP_MAGIC) {
         unpack_tar(MultiGzDecoder::new(archive), unpacked, limits)
     } else if magic.starts_with(ZSTD_MAGIC) {
-        let decoder = zstd::Decoder::with_buffer(archive).map_err(ArchiveError::Zstd)?;
+        let mut decoder = zstd::Decoder::with_buffer(archive).map_err(ArchiveError::Zstd)?;
+        decoder.window_log_max(MAX_WINDOW_LOG).map_err(ArchiveError::Zstd)?;
         unpack_tar(decoder, unpacked, limits)
     } else {
         unpack_tar(archive, unpacked, limits)
@@ -70,12 +74,12 @@ fn unpack_tar(
         if index.len() == limits.entries {
             return Err(ArchiveError::TooManyEntries);
         }
-        end = entry.raw_file_position().saturating_add(padded(entry.size().min(limits.stream_len)));
         match entry.header().entry_type() {
             EntryType::XHeader if records.is_none() => records = Some(read_records(&mut entry)?),
             EntryType::Regular => index.push_entry(read_entry(&mut entry, records.take())?)?,
             _ => return Err(foreign(&entry)),
         }
+        end = entry.raw_file_position() + padded(entry.size());
     }
     let mut copy = archive.into_inner();
     if records.is_some() || copy.copied < end + BLOCK_LEN as u64 {

@@ -7,6 +7,7 @@
 //! number of workers.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -35,8 +36,7 @@ impl Default for VolumeOptions {
     }
 }
 
-const MIN_MEMBER_LEN: usize = 64 * 1024;
-const MAX_MEMBER_LEN: usize = 16 * 1024 * 1024;
+const MEMBER_LENS: RangeInclusive<usize> = 64 * 1024..=16 * 1024 * 1024;
 
 /// An incompressible payload of this many bytes begins a member and ends it, so that its neighbours stay compressible
 /// and it can be stored.
@@ -129,7 +129,8 @@ where
 {
     /// Starts the workers.
     pub fn new(options: &VolumeOptions, sink: S) -> Result<Self, ArchiveError> {
-        let member_len = options.member_len.clamp(MIN_MEMBER_LEN, MAX_MEMBER_LEN).next_multiple_of(BLOCK_LEN);
+        let member_len =
+            options.member_len.clamp(*MEMBER_LENS.start(), *MEMBER_LENS.end()).next_multiple_of(BLOCK_LEN);
         Ok(Self {
             sink,
             codec: options.codec,
