@@ -103,6 +103,15 @@ impl From<Codec> for String {
 }
 
 impl Codec {
+    /// What the name of a volume ends with.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Gzip { .. } => ".tar.gz",
+            Self::Zstd { .. } => ".tar.zst",
+            Self::None => ".tar",
+        }
+    }
+
     /// Compresses `plain` into one member that can be read alone and may be followed by others.
     ///
     /// With gzip, what looks incompressible is stored and costs little more than its checksum. The bytes depend on

@@ -29,11 +29,7 @@ pub(super) type Confirm = [u8; CONFIRM_LEN];
 ///
 /// Who does not know the key cannot prepare two blocks that a delta would take for one another. Signatures made with
 /// different keys do not match each other's content.
-<<<<<<< HEAD
 #[derive(Clone, Default, Serialize, Deserialize)]
-=======
-#[derive(Clone, Serialize, Deserialize)]
->>>>>>> delta
 pub struct ConfirmKey(pub [u8; 32]);
 
 impl ConfirmKey {

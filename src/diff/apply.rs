@@ -187,8 +187,18 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
     /// Makes the directories; what stands in their way is moved aside until the end, since others may be made of it.
     fn make_directories(&self) -> Vec<Temp<'a>> {
         let mut aside = Vec::new();
-        let directories = self.diff.changes.iter().filter_map(Change::with_content);
-        for entry in directories.filter(|entry| matches!(entry.kind, Kind::Directory)) {
+        let mut checked = None;
+        for entry in self.diff.changes.iter().filter_map(Change::with_content) {
+            // A part of a tree may come without the directories above it.
+            let parent = entry.path.parent().unwrap_or_default();
+            if checked.as_ref() != Some(&parent) {
+                let made = self.target.make_directories(&parent).map_err(ApplyError::from);
+                self.note(&parent, made);
+                checked = Some(parent);
+            }
+            if !matches!(entry.kind, Kind::Directory) {
+                continue;
+            }
             let mut make = || {
                 let found = self.target.look(&entry.path)?;
                 if found.is_some_and(|found| found.file_type() != FileType::Directory) {
@@ -200,6 +210,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             };
             let made = make().map_err(ApplyError::from);
             self.note(&entry.path, made);
+            checked = Some(entry.path.clone());
         }
         aside
     }

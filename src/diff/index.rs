@@ -14,7 +14,7 @@ use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, Si
 use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
 use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
 use crate::diff::page;
-use crate::diff::read::{read_metadata, read_special};
+use crate::diff::read::{read_metadata, read_special, stat_metadata};
 use crate::diff::scan::{Found, ScanError, ScanErrorKind, ScanOptions, scan};
 use crate::diff::{DiffError, FORMAT_VERSION};
 use crate::digest::Digest;
@@ -198,7 +198,8 @@ pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, S
     let read = || match stat.file_type() {
         rustix::fs::FileType::RegularFile => {
             let link = (stat.links > 1).then(|| Box::new((stat.device, stat.inode)));
-            Ok((Kind::File(Content { size: stat.size, link, ..Content::default() }), Default::default()))
+            let content = Content { size: stat.size, link, ..Content::default() };
+            Ok((Kind::File(content), stat_metadata(stat, began)))
         }
         _ => Ok((read_special(path, stat)?, read_metadata(path, stat, began)?)),
     };

@@ -155,6 +155,15 @@ impl Target {
         Ok(rustix::fs::openat(directory, path.name(), flags, Mode::empty())?.into())
     }
 
+    /// Makes the directory at `path`, and those above it, as far as they are missing.
+    pub(super) fn make_directories(&self, path: &RelPath) -> io::Result<()> {
+        if self.look(path)?.is_none() {
+            self.make_directories(&path.parent().unwrap_or_default())?;
+            self.make_directory(path)?;
+        }
+        Ok(())
+    }
+
     /// Makes the directory at `path`, open to us alone until [`set_metadata`](Self::set_metadata); one that is there is kept.
     pub(super) fn make_directory(&self, path: &RelPath) -> io::Result<()> {
         if self.look(path)?.is_some() {

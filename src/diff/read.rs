@@ -152,15 +152,20 @@ pub fn read_special(path: &Path, stat: &Stat) -> io::Result<Kind> {
 
 /// The metadata to keep of a name: its `stat`, as of a scan that began at `began`, and its extended attributes.
 pub fn read_metadata(path: &Path, stat: &Stat, began: SystemTime) -> io::Result<Metadata> {
-    Ok(Metadata {
+    Ok(Metadata { xattrs: read_xattrs(path)?, ..stat_metadata(stat, began) })
+}
+
+/// As [`read_metadata`], without the extended attributes.
+pub fn stat_metadata(stat: &Stat, began: SystemTime) -> Metadata {
+    Metadata {
         mode: stat.mode & 0o7777,
         uid: stat.uid,
         gid: stat.gid,
         mtime: stat.mtime,
         ctime: if is_settled(stat, began) { stat.ctime } else { FileTime::default() },
         inode: stat.inode,
-        xattrs: read_xattrs(path)?,
-    })
+        xattrs: None,
+    }
 }
 
 /// Whether any later change to the file would show in its time stamps: it last changed long enough before `began`.

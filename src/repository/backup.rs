@@ -15,10 +15,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
-use crate::archive::{self, Codec, DeltaLink, Payload, SignatureLocation, Stored, VolumeOptions, VolumeWriter, gzip};
+use crate::archive::{
+    self, Codec, DeltaLink, Payload, SignatureLocation, Stored, VolumeOptions, VolumeWriter, gzip,
+};
 use crate::cbor;
 use crate::delta::{BlockSignature, Delta, SignatureOptions, from_content, from_signatures};
-use crate::diff::{self, Change, Entry, Excludes, Owners, Piece, ReadOptions, ScanError, ScanOptions, fill};
+use crate::diff::{self, Change, Entry, Excludes, Piece, ReadOptions, ScanError, ScanOptions, fill};
 use crate::digest::Digest;
 use crate::gitkv::Person;
 use crate::layers::LayerInfo;
@@ -104,7 +106,11 @@ impl Repository {
     ///
     /// What cannot be read is in the report and missing from the snapshot. When `progress` is asked to stop, what was stored so far is
     /// committed without a snapshot, for the next backup to use.
-    pub fn backup(&self, options: &BackupOptions, progress: &Progress) -> Result<BackupReport, RepositoryError> {
+    pub fn backup(
+        &self,
+        options: &BackupOptions,
+        progress: &Progress,
+    ) -> Result<BackupReport, RepositoryError> {
         let sources = Sources::new(&options.sources)?;
         if !options.dry_run {
             self.timeline.sweep()?;
@@ -120,8 +126,7 @@ impl Repository {
             one_file_system: options.one_file_system,
             threads: options.threads.saturating_sub(1),
         };
-        let plan_options =
-            PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
+        let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
         let mut plan = plan(&sources, &pages, &plan_options, progress)?;
         let key = self.timeline.key(options.time)?;
         let mut session = Session::new(self, key, options)?;
@@ -130,7 +135,11 @@ impl Repository {
     }
 
     /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any one directory of that host.
-    fn parent(&self, sources: &Sources, options: &BackupOptions) -> Result<Option<Snapshot>, RepositoryError> {
+    fn parent(
+        &self,
+        sources: &Sources,
+        options: &BackupOptions,
+    ) -> Result<Option<Snapshot>, RepositoryError> {
         let mut snapshots = self.snapshots()?;
         snapshots.retain(|snapshot| {
             snapshot.record.host == options.host && snapshot.record.layout == sources.layout
@@ -214,7 +223,7 @@ impl<'a> Session<'a> {
         }
         let repository = self.repository;
         let segments = repository.segments()?;
-        let stored = self.store_segments(segments, sources, plan, began, progress);
+        let stored = self.store_segments(&segments, sources, plan, began, progress);
         segments.forget_pending();
         if matches!(stored, Err(RepositoryError::Interrupted(_))) {
             self.checkpoint()?;
@@ -247,7 +256,7 @@ impl<'a> Session<'a> {
             let writing = scope.spawn(|| self.write_volumes(receiver));
             let signatures = RefCell::new(HashMap::new());
             let sink = archive::gather(|volume| send_volume(volume, &signatures, &sender));
-            let mut store = || {
+            let store = || {
                 let mut writer = VolumeWriter::new(&volume_options, sink)?;
                 let filled = fill(
                     new,
@@ -276,7 +285,6 @@ impl<'a> Session<'a> {
                 filled
             };
             let filled = store();
-            drop(store);
             drop(sender);
             match writing.join() {
                 Ok(written) => (filled, written),
@@ -466,15 +474,23 @@ impl Maker<'_> {
     }
 
     /// The delta that the segment is stored as; `None` where it is better stored whole.
-    fn delta(&self, number: usize, piece: &Piece, signed: bool) -> Result<Option<MadeDelta>, RepositoryError> {
+    fn delta(
+        &self,
+        number: usize,
+        piece: &Piece,
+        signed: bool,
+    ) -> Result<Option<MadeDelta>, RepositoryError> {
         let Some((layout, content)) = self.ancestors[number].and_then(|old| {
             let content = self.old[old].content()?;
             Some((self.layout(old, content), content))
         }) else {
             return Ok(None);
         };
-        let Some(bases) = layout.bases(&piece.holes, piece.offset, piece.bytes.len()) else { return Ok(None) };
-        let digests: Vec<Digest> = content.segments[bases.segments].iter().map(|segment| segment.digest).collect();
+        let Some(bases) = layout.bases(&piece.holes, piece.offset, piece.bytes.len()) else {
+            return Ok(None);
+        };
+        let digests: Vec<Digest> =
+            content.segments[bases.segments].iter().map(|segment| segment.digest).collect();
         let Some(chain) = self.segments.chain(self.repository, &digests)? else { return Ok(None) };
         if chain.depth >= MAX_DEPTH {
             return Ok(None);

@@ -93,10 +93,10 @@ impl Repository {
         report.segments = wanted.len() as u64;
         let segments = self.segments()?;
         let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
-        self.check_volumes(segments, &mut wanted, &mut bad, &mut report)?;
+        self.check_volumes(&segments, &mut wanted, &mut bad, &mut report)?;
         if options.read_data {
             self.check_layers(progress, &mut report)?;
-            self.check_segments(segments, &wanted, options, progress, &mut bad, &mut report)?;
+            self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
         }
         let mut affected = self.affected(&snapshots, &bad);
         for (digest, what) in bad {
@@ -142,7 +142,8 @@ impl Repository {
             let index = self.read_index(volume)?;
             let signed = index.entries().any(|entry| entry.signature.is_some());
             if signed && self.timeline.find(&signatures_path(&volume.path))?.is_none() {
-                let what = format!("{} is missing: later deltas will be larger", signatures_path(&volume.path));
+                let what =
+                    format!("{} is missing: later deltas will be larger", signatures_path(&volume.path));
                 report.faults.push(Fault { what, affects: Vec::new() });
             }
         }
@@ -190,7 +191,9 @@ impl Repository {
         let found = Mutex::new((bad, 0));
         let work = || {
             // Runs of neighbours, so that each thread inflates a member once.
-            while let Some(run) = placed.get(next.fetch_add(RUN, Ordering::Relaxed)..).filter(|run| !run.is_empty()) {
+            while let Some(run) =
+                placed.get(next.fetch_add(RUN, Ordering::Relaxed)..).filter(|run| !run.is_empty())
+            {
                 for (_, digest) in &run[..RUN.min(run.len())] {
                     if progress.check().is_err() {
                         return;
@@ -204,7 +207,9 @@ impl Repository {
                             found.1 += bytes.len() as u64;
                         }
                         Ok(_) => drop(found.0.insert(*digest, format!("segment {digest} has other bytes"))),
-                        Err(error) => drop(found.0.insert(*digest, format!("segment {digest}: {}", chain(&error)))),
+                        Err(error) => {
+                            drop(found.0.insert(*digest, format!("segment {digest}: {}", chain(&error))))
+                        }
                     }
                 }
             }
@@ -220,7 +225,11 @@ impl Repository {
     }
 
     /// For each bad segment some of the files that need it, directly.
-    fn affected(&self, snapshots: &[Snapshot], bad: &BTreeMap<Digest, String>) -> HashMap<Digest, Vec<String>> {
+    fn affected(
+        &self,
+        snapshots: &[Snapshot],
+        bad: &BTreeMap<Digest, String>,
+    ) -> HashMap<Digest, Vec<String>> {
         let mut affected: HashMap<Digest, Vec<String>> = HashMap::new();
         if bad.is_empty() {
             return affected;

@@ -32,7 +32,9 @@ pub enum RepositoryError {
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Exists(PathBuf),
     /// A later version made it.
-    #[error("the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering")]
+    #[error(
+        "the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering"
+    )]
     Version(u32),
     /// Another process holds what is needed.
     #[error("the repository is in use by another process: try again when it is done")]
@@ -151,7 +153,9 @@ pub enum RepositoryError {
 impl From<TimelineError> for RepositoryError {
     fn from(error: TimelineError) -> Self {
         match error {
-            TimelineError::Git(error @ (GitError::Locked { .. } | GitError::Contended { .. })) => Self::Locked(error),
+            TimelineError::Git(error @ (GitError::Locked { .. } | GitError::Contended { .. })) => {
+                Self::Locked(error)
+            }
             other => Self::Timeline(other),
         }
     }
@@ -164,9 +168,7 @@ impl RepositoryError {
     }
 
     /// The blob at `path` of the tree is not what it should be.
-    pub(super) fn damaged(
-        path: &str,
-    ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+    pub(super) fn damaged(path: &str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         let path = path.to_owned();
         |source| Self::Damaged { path, source }
     }

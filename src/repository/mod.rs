@@ -49,8 +49,9 @@ pub use select::{Selector, SnapshotPath};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
+use crate::layers::ObjectId;
 use crate::timeline::Timeline;
 use segments::Segments;
 
@@ -61,9 +62,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub struct Repository {
     timeline: Timeline,
     config: Config,
-    /// Where the segments are; read when first needed.
-    segments: OnceLock<Segments>,
-    loading: Mutex<()>,
+    /// Where the segments are, as of a commit; read when first needed.
+    segments: Mutex<Option<(Option<ObjectId>, Arc<Segments>)>>,
 }
 
 impl Repository {

@@ -40,13 +40,8 @@ impl<'a> Pages<'a> {
         self.pages.len()
     }
 
-    /// How many entries there are.
-    pub fn entries(&self) -> u64 {
-        self.pages.iter().map(|page| u64::from(page.entries)).sum()
-    }
-
     /// Where page `number` lies: the path of its blob, and the range there.
-    fn place(&self, number: usize) -> (&str, PageRef) {
+    pub fn place(&self, number: usize) -> (&str, PageRef) {
         let page = self.pages[number];
         (&self.blobs[page.blob as usize].0, page)
     }
@@ -197,7 +192,8 @@ impl<'a> PageWriter<'a> {
     pub fn finish(mut self, batch: &mut Batch<'_>) -> Result<(PageList, u64), RepositoryError> {
         self.flush(batch)?;
         self.close_blob(batch)?;
-        let numbers: std::collections::HashMap<&str, u32> = self.blobs.iter().map(|path| &**path).zip(0..).collect();
+        let numbers: std::collections::HashMap<&str, u32> =
+            self.blobs.iter().map(|path| &**path).zip(0..).collect();
         let pages = self.pages.iter().map(|(path, page)| PageRef { blob: numbers[&**path], ..*page });
         let pages: Vec<_> = pages.collect();
         Ok((PageList::new(self.blobs.iter().map(ToString::to_string).collect(), &pages), self.new))

@@ -12,7 +12,9 @@ use std::time::SystemTime;
 use itertools::Itertools;
 use rustix::fs::FileType;
 
-use crate::diff::{Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, Stat, describe, scan};
+use crate::diff::{
+    Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, Stat, describe, scan,
+};
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::RepositoryError;
@@ -143,7 +145,9 @@ pub(super) fn plan(
     })?;
     plan.pages = pages;
     plan.problems = problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if sources.roots.len() == plan.problems.iter().filter(|problem| sources.roots.contains(&problem.path)).count() {
+    if sources.roots.len()
+        == plan.problems.iter().filter(|problem| sources.roots.contains(&problem.path)).count()
+    {
         // Nothing at all could be looked at: a snapshot of that would only look like one.
         return Err(plan.problems.swap_remove(0).into());
     }

@@ -12,11 +12,11 @@ use rustix::fs::FileType;
 use walkdir::WalkDir;
 
 use crate::delta::SegmentParams;
-use crate::diff::{
-    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Found, Kind, ReadOptions, Stat, apply_diff_with, describe,
-    fill,
-};
 use crate::diff::DiffIndex;
+use crate::diff::{
+    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Found, Kind, ReadOptions, Stat, apply_diff_with,
+    describe, fill,
+};
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::segments::RepositorySource;
@@ -118,11 +118,13 @@ impl Repository {
             .map_err(RepositoryError::io(&options.target))?;
         progress.check()?;
         if options.verify {
-            let failed: HashSet<&RelPath> = report.applied.failures.iter().map(|failure| &failure.path).collect();
+            let failed: HashSet<&RelPath> =
+                report.applied.failures.iter().map(|failure| &failure.path).collect();
             let now = look_at(&options.target, &wanted.entries, false, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted.entries);
             wrong.retain(|change| !failed.contains(change.path()) && !is_socket(change));
-            report.verified = Some(now.entries.iter().filter(|entry| entry.content().is_some()).count() as u64);
+            report.verified =
+                Some(now.entries.iter().filter(|entry| entry.content().is_some()).count() as u64);
             report.mismatches = wrong.iter().map(|change| change.path().clone()).collect();
         }
         report.changes = diff.changes;
@@ -207,7 +209,7 @@ fn look_at(
         let Some(stat) = lstat(&path)? else { continue };
         if stat.file_type() == FileType::Directory {
             open.push(entry.path.clone());
-            if extra && matches!(entry.kind, Kind::Directory) {
+            if extra {
                 list_extra(&path, &entry.path, wanted, &mut entries)?;
             }
         }

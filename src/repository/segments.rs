@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::archive::{ArchiveError, EntryKind, MemberCache, ReadAt, SignatureLocation, VolumeIndex, VolumeReader, gunzip};
+use crate::archive::{
+    ArchiveError, EntryKind, MemberCache, ReadAt, SignatureLocation, VolumeIndex, VolumeReader, gunzip,
+};
 use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
@@ -16,6 +18,7 @@ use crate::layers::ObjectId;
 use crate::pipeline;
 use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
+use crate::timeline::TimelineError;
 use serde::{Deserialize, Serialize};
 
 /// Deltas in a chain at most. Longer chains save nothing (measured on 25 releases of a source tree).
@@ -96,20 +99,25 @@ struct Blob<'a> {
 
 impl ReadAt for Blob<'_> {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let bytes = self.repository.timeline.read_range(&self.id, offset, len as u64).map_err(io::Error::other)?;
+        let bytes =
+            self.repository.timeline.read_range(&self.id, offset, len as u64).map_err(io::Error::other)?;
         if bytes.len() == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
 impl Repository {
-    /// Where the segments are, as of when this was first asked.
-    pub(super) fn segments(&self) -> Result<&Segments, RepositoryError> {
-        let _loading = lock(&self.loading);
-        if let Some(segments) = self.segments.get() {
-            return Ok(segments);
+    /// Where the segments are, as of the newest commit.
+    pub(super) fn segments(&self) -> Result<Arc<Segments>, RepositoryError> {
+        let mut loaded = lock(&self.segments);
+        let head = self.timeline.git().head().map_err(TimelineError::from)?;
+        match &*loaded {
+            Some((at, segments)) if *at == head => Ok(segments.clone()),
+            _ => {
+                let segments = Arc::new(Segments::load(self)?);
+                *loaded = Some((head, segments.clone()));
+                Ok(segments)
+            }
         }
-        let loaded = Segments::load(self)?;
-        Ok(self.segments.get_or_init(|| loaded))
     }
 
     /// The volumes that the tree holds, in order of time.
@@ -158,7 +166,8 @@ impl Segments {
             |(volume, index)| {
                 let index = index?;
                 let volume = volume as u32;
-                let places = index.digests().iter().zip(0..).map(|(digest, entry)| (*digest, Place { volume, entry }));
+                let places =
+                    index.digests().iter().zip(0..).map(|(digest, entry)| (*digest, Place { volume, entry }));
                 table.extend(places);
                 Ok::<_, RepositoryError>(())
             },
@@ -174,11 +183,6 @@ impl Segments {
     /// The volumes, by their number in a [`Place`].
     pub fn volumes(&self) -> &[Volume] {
         &self.volumes
-    }
-
-    /// How many segments there are.
-    pub fn len(&self) -> usize {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Where a segment is.
@@ -219,7 +223,11 @@ impl Segments {
     }
 
     /// Where a segment is, with the index of its volume; `None` when no finished volume holds it.
-    pub fn locate(&self, repository: &Repository, digest: &Digest) -> Result<Option<Located>, RepositoryError> {
+    pub fn locate(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Located>, RepositoryError> {
         let Some(place) = self.place(digest).filter(|place| *place != PENDING) else { return Ok(None) };
         Ok(Some(Located { place, index: self.index(repository, place.volume)? }))
     }
@@ -330,7 +338,7 @@ pub(super) fn signatures_path(archive: &str) -> String {
 /// A repository as the source of a restore.
 pub(super) struct RepositorySource<'a> {
     pub repository: &'a Repository,
-    pub segments: &'a Segments,
+    pub segments: Arc<Segments>,
 }
 
 impl SegmentSource for RepositorySource<'_> {

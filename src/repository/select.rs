@@ -92,7 +92,8 @@ impl Repository {
             Selector::Id(prefix) => {
                 let lower = prefix.to_ascii_lowercase();
                 snapshots.retain(|snapshot| {
-                    snapshot.id.to_string().starts_with(&lower) || snapshot.key.to_string().starts_with(prefix)
+                    snapshot.id.to_string().starts_with(&lower)
+                        || snapshot.key.to_string().starts_with(prefix)
                 });
                 if snapshots.len() > 1 {
                     return Err(RepositoryError::Ambiguous(prefix.clone()));

@@ -155,7 +155,8 @@ impl PageList {
                 return Err(VarintError);
             }
             let offset = u64::try_from(offset).map_err(|_| VarintError)?;
-            end = offset.checked_add(u64::from(len)).and_then(|end| end.try_into().ok()).ok_or(VarintError)?;
+            end =
+                offset.checked_add(u64::from(len)).and_then(|end| end.try_into().ok()).ok_or(VarintError)?;
             pages.push(PageRef { blob: number, offset, len, entries });
         }
         Ok(pages)

@@ -1,7 +1,7 @@
 //! The blobs of a repository, and what they mean.
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use crate::archive::gunzip;
 use crate::cbor;
@@ -44,7 +44,9 @@ impl Repository {
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
         let timeline = Timeline::open(path).map_err(|error| match error {
-            TimelineError::Git(error @ (GitError::NotRepository(_) | GitError::NotBare(_))) => none(Some(error)),
+            TimelineError::Git(error @ (GitError::NotRepository(_) | GitError::NotBare(_))) => {
+                none(Some(error))
+            }
             other => other.into(),
         })?;
         let id = timeline.find(config::PATH)?.ok_or_else(|| none(None))?;
@@ -57,7 +59,7 @@ impl Repository {
     }
 
     fn new(timeline: Timeline, config: Config) -> Self {
-        Self { timeline, config, segments: OnceLock::new(), loading: Mutex::default() }
+        Self { timeline, config, segments: Mutex::default() }
     }
 
     /// All snapshots, oldest first.
@@ -67,7 +69,8 @@ impl Repository {
             let blob = blob?;
             let path = crate::timeline::path(kind::SNAPSHOTS, &blob.key, &blob.suffix);
             let bytes = self.timeline.read(&blob.id)?;
-            let record = cbor::from_slice(&bytes).map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
+            let record =
+                cbor::from_slice(&bytes).map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
             snapshots.push(Snapshot { key: blob.key, id: blob.id, record });
         }
         Ok(snapshots)

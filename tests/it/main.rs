@@ -1,4 +1,9 @@
 //! The library tried from outside: one module a behaviour.
 
+mod backup;
+mod interruption;
+mod lab;
 mod patch;
+mod restore;
+mod stored;
 mod tree;

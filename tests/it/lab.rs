@@ -1,0 +1,112 @@
+//! A repository and a source directory to try it on.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use jiff::{SignedDuration, Timestamp};
+use treering::progress::Progress;
+use treering::repository::{
+    BackupOptions, BackupReport, CheckOptions, InitOptions, Repository, RestoreOptions, RestoreReport,
+    Snapshot,
+};
+
+use crate::tree::unlock;
+
+/// A directory with a `source` and a `repo`, removed at the end.
+pub struct Lab {
+    dir: tempfile::TempDir,
+    pub repository: Repository,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("source")).unwrap();
+        let options = InitOptions::new(Timestamp::now());
+        let repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
+        Self { dir, repository }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn source(&self) -> PathBuf {
+        self.path("source")
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.source().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// As another process would see the repository now.
+    pub fn reopen(&mut self) {
+        self.repository = Repository::open(&self.path("repo")).unwrap();
+    }
+
+    /// Options for a backup of the source whose files all count as long settled.
+    pub fn options(&self) -> BackupOptions {
+        BackupOptions::new(vec![self.source()], Timestamp::now() + SignedDuration::from_secs(10))
+    }
+
+    /// Backs the source up; everything must be readable.
+    #[track_caller]
+    pub fn backup(&mut self) -> BackupReport {
+        self.reopen();
+        let report = self.repository.backup(&self.options(), &Progress::new()).unwrap();
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        report
+    }
+
+    #[track_caller]
+    pub fn restore(&self, snapshot: &Snapshot, to: &str) -> PathBuf {
+        let target = self.path(to);
+        let report = self.restore_with(snapshot, &RestoreOptions::new(&target));
+        assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+        target
+    }
+
+    #[track_caller]
+    pub fn restore_with(&self, snapshot: &Snapshot, options: &RestoreOptions) -> RestoreReport {
+        let repository = Repository::open(&self.path("repo")).unwrap();
+        repository.restore(snapshot, options, &Progress::new()).unwrap()
+    }
+
+    /// A copy of the source as it is now.
+    pub fn keep(&self, name: &str) -> PathBuf {
+        let copied = Command::new("cp").arg("-a").arg(self.source()).arg(self.path(name)).status().unwrap();
+        assert!(copied.success());
+        self.path(name)
+    }
+
+    #[track_caller]
+    pub fn check(&self) {
+        let repository = Repository::open(&self.path("repo")).unwrap();
+        let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+        let report = repository.check(&options, &Progress::new()).unwrap();
+        assert!(report.faults.is_empty(), "{:?}", report.faults);
+    }
+
+    /// Runs git on the repository, and returns what it prints.
+    #[track_caller]
+    pub fn git(&self, args: &[&str]) -> String {
+        run(Command::new("git").arg("-C").arg(self.path("repo")).args(args))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        unlock(self.dir.path());
+    }
+}
+
+/// Runs a program that must succeed, and returns what it prints.
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}

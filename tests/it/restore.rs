@@ -1,0 +1,134 @@
+//! What a restore writes, keeps and refuses.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use treering::repository::RestoreOptions;
+
+use crate::lab::Lab;
+use crate::tree::{assert_same, everything, noise, unlock};
+
+#[test]
+fn only_what_differs_is_written() {
+    let mut lab = Lab::new();
+    everything(&lab.source());
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    unlock(&target);
+    let inode = fs::metadata(target.join("noise")).unwrap().ino();
+    fs::write(target.join("sub/deep/er/blank"), "no longer").unwrap();
+    fs::write(target.join("extra"), "extra").unwrap();
+    let report = lab.restore_with(&snapshot, &RestoreOptions::new(&target));
+    assert_eq!(report.applied.files, 1);
+    assert_eq!(fs::metadata(target.join("noise")).unwrap().ino(), inode);
+    assert_eq!(fs::read(target.join("extra")).unwrap(), b"extra");
+    let report =
+        lab.restore_with(&snapshot, &RestoreOptions { delete: true, ..RestoreOptions::new(&target) });
+    assert_eq!((report.applied.files, report.applied.deleted), (0, 1));
+    assert_same(&lab.source(), &target);
+}
+
+#[test]
+fn a_large_file_takes_from_the_target_what_it_holds() {
+    let mut lab = Lab::new();
+    lab.write("image", noise(6 << 20, 1));
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    let mut image = fs::read(target.join("image")).unwrap();
+    image[3_000_000] ^= 1;
+    fs::write(target.join("image"), image).unwrap();
+    let report =
+        lab.restore_with(&snapshot, &RestoreOptions { verify: true, ..RestoreOptions::new(&target) });
+    let read = report.applied.bytes - report.applied.reused_bytes;
+    assert!(read <= 4 << 20, "{read} bytes were read from the repository");
+    assert_eq!((report.verified, report.mismatches), (Some(1), vec![]));
+    assert_same(&lab.source(), &target);
+}
+
+#[test]
+fn a_path_and_patterns_choose() {
+    let mut lab = Lab::new();
+    for name in ["a/b/c.txt", "a/b/d.bin", "a/e.txt", "f.txt"] {
+        lab.write(name, name);
+    }
+    let snapshot = lab.backup().snapshot.unwrap();
+    let names = |target: &str| -> Vec<String> {
+        crate::tree::look(&lab.path(target)).into_keys().filter(|name| !name.is_empty()).collect()
+    };
+    let options = |target: &str| RestoreOptions::new(lab.path(target));
+    lab.restore_with(&snapshot, &RestoreOptions { path: Some(b"/a/b".to_vec()), ..options("one") });
+    assert_eq!(names("one"), ["c.txt", "d.bin"]);
+    lab.restore_with(&snapshot, &RestoreOptions { include: vec!["*.txt".into()], ..options("two") });
+    assert_eq!(names("two"), ["a", "a/b", "a/b/c.txt", "a/e.txt", "f.txt"]);
+    lab.restore_with(&snapshot, &RestoreOptions { exclude: vec!["/a/b".into()], ..options("three") });
+    assert_eq!(names("three"), ["a", "a/e.txt", "f.txt"]);
+    lab.restore_with(&snapshot, &RestoreOptions { path: Some(b"a/e.txt".to_vec()), ..options("four") });
+    assert_eq!(names("four"), ["e.txt"]);
+    let none = RestoreOptions { path: Some(b"/none".to_vec()), ..options("five") };
+    let repository = treering::Repository::open(&lab.path("repo")).unwrap();
+    assert!(repository.restore(&snapshot, &none, &treering::progress::Progress::new()).is_err());
+}
+
+#[test]
+fn deleting_stays_below_what_is_restored() {
+    let mut lab = Lab::new();
+    lab.write("a/kept", "kept");
+    lab.write("b/other", "other");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    fs::write(target.join("a/extra"), "").unwrap();
+    fs::create_dir_all(target.join("a/more/deep")).unwrap();
+    fs::write(target.join("a/more/deep/file"), "").unwrap();
+    fs::write(target.join("b/extra"), "").unwrap();
+    let options =
+        RestoreOptions { path: Some(b"a".to_vec()), delete: true, ..RestoreOptions::new(target.join("a")) };
+    lab.restore_with(&snapshot, &options);
+    assert!(!target.join("a/extra").exists() && !target.join("a/more").exists());
+    assert!(target.join("b/extra").exists());
+}
+
+#[test]
+fn links_in_the_target_are_replaced_and_not_followed() {
+    let mut lab = Lab::new();
+    lab.write("dir/file", "new");
+    lab.write("plain", "new");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.path("restored");
+    fs::create_dir_all(lab.path("elsewhere")).unwrap();
+    fs::create_dir_all(&target).unwrap();
+    fs::write(lab.path("elsewhere/file"), "untouched").unwrap();
+    std::os::unix::fs::symlink(lab.path("elsewhere"), target.join("dir")).unwrap();
+    std::os::unix::fs::symlink(lab.path("elsewhere/file"), target.join("plain")).unwrap();
+    lab.restore_with(&snapshot, &RestoreOptions::new(&target));
+    assert_eq!(fs::read_to_string(lab.path("elsewhere/file")).unwrap(), "untouched");
+    assert_same(&lab.source(), &target);
+}
+
+#[test]
+fn a_directory_in_the_way_is_kept_and_named() {
+    let mut lab = Lab::new();
+    lab.write("name", "a file");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.path("restored");
+    fs::create_dir_all(target.join("name")).unwrap();
+    fs::write(target.join("name/precious"), "precious").unwrap();
+    let report = lab.restore_with(&snapshot, &RestoreOptions::new(&target));
+    assert_eq!(report.applied.failures.len(), 1);
+    assert_eq!(fs::read_to_string(target.join("name/precious")).unwrap(), "precious");
+    let report =
+        lab.restore_with(&snapshot, &RestoreOptions { delete: true, ..RestoreOptions::new(&target) });
+    assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+    assert_eq!(fs::read_to_string(target.join("name")).unwrap(), "a file");
+}
+
+#[test]
+fn a_dry_run_tells_and_writes_nothing() {
+    let mut lab = Lab::new();
+    lab.write("file", "content");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.path("restored");
+    let report =
+        lab.restore_with(&snapshot, &RestoreOptions { dry_run: true, ..RestoreOptions::new(&target) });
+    assert_eq!(report.changes.len(), 2);
+    assert!(!target.exists());
+}
