@@ -278,6 +278,13 @@ pub fn fill<R: Send, E: From<Interrupted>>(
     Ok(problems)
 }
 
+/// What sorts files of a kind together: like content in one gzip window compresses better.
+fn likeness(path: &RelPath) -> (&[u8], &[u8]) {
+    let name = path.name();
+    let extension = name.iter().rposition(|&byte| byte == b'.').map_or(&name[..0], |dot| &name[dot + 1..]);
+    (extension, name)
+}
+
 /// Which entries are read, and which are further names of those.
 struct Jobs {
     /// Number of the entry, and its size.
@@ -297,6 +304,7 @@ impl Jobs {
                 _ => jobs.files.push((number, content.size)),
             }
         }
+        jobs.files.sort_by(|&(a, _), &(b, _)| likeness(&entries[a].path).cmp(&likeness(&entries[b].path)));
         jobs
     }
 
