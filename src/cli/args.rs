@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 use treering::archive::Codec;
 use treering::diff::Excludes;
 
@@ -51,6 +52,7 @@ pub enum Command {
     Check(CheckArguments),
     #[command(subcommand)]
     Dir(DirCommand),
+    Completions(CompletionsArguments),
 }
 
 /// Make a new repository
@@ -256,6 +258,17 @@ pub struct DirApplyArguments {
     pub archive: PathBuf,
 }
 
+/// Print completions for a shell, to be loaded by it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  treering completions bash > ~/.local/share/bash-completion/completions/treering")]
+pub struct CompletionsArguments {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
 macro_rules! snapshot_help {
     () => {
         "\
@@ -318,7 +331,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check"]),
-    ("Directories alone", &["dir"]),
+    ("Without a repository", &["dir", "completions"]),
 ];
 
 impl Arguments {
@@ -329,6 +342,13 @@ impl Arguments {
     }
 }
 
+/// What makes `shell` complete the command line.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "treering", &mut script);
+    script
+}
+
 /// What [`Arguments`] describes, with its commands in groups.
 fn command() -> clap::Command {
     let command = Arguments::command();
@@ -337,7 +357,7 @@ fn command() -> clap::Command {
         let _ = write!(template, "\n{heading}:\n");
         for name in names {
             let about = command.find_subcommand(name).and_then(clap::Command::get_about);
-            let _ = writeln!(template, "  {name:<10} {}", about.cloned().unwrap_or_default());
+            let _ = writeln!(template, "  {name:<11} {}", about.cloned().unwrap_or_default());
         }
     }
     template.push_str("\nOptions:\n{options}{after-help}");

@@ -101,6 +101,8 @@ pub fn chain(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use treering::gitkv::GitError;
+
     use super::*;
 
     #[test]
@@ -111,10 +113,16 @@ mod tests {
     }
 
     #[test]
-    fn interruption_is_told_by_its_status() {
-        let error = CliError::of("tree")(DiffError::from(Interrupted));
-        assert_eq!(error.exit(), Exit::Interrupted);
-        let error = CliError::from(RepositoryError::from(Interrupted));
-        assert_eq!(error.exit(), Exit::Interrupted);
+    fn what_a_script_can_act_on_has_a_status_of_its_own() {
+        let exit = |error: RepositoryError| CliError::from(error).exit();
+        let locked = GitError::Locked { path: "main.lock".into(), hint: "" };
+        assert_eq!(exit(RepositoryError::Locked(locked)), Exit::Locked);
+        assert_eq!(
+            exit(RepositoryError::NoRepository { path: "repo".into(), source: None }),
+            Exit::NoRepository
+        );
+        assert_eq!(exit(RepositoryError::from(Interrupted)), Exit::Interrupted);
+        assert_eq!(CliError::of("tree")(DiffError::from(Interrupted)).exit(), Exit::Interrupted);
+        assert_eq!(exit(RepositoryError::NoSources), Exit::Failed);
     }
 }

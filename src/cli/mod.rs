@@ -55,6 +55,9 @@ pub fn run() -> ExitCode {
         Command::Restore(arguments) => restore::run(&session, arguments),
         Command::Check(arguments) => check::run(&session, arguments),
         Command::Dir(command) => dir::run(&session, command),
+        Command::Completions(arguments) => {
+            report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
+        }
     };
     let exit = result.unwrap_or_else(|error| {
         let exit = error.exit();

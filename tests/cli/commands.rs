@@ -1,0 +1,221 @@
+//! Each command on a repository, and what it tells a person.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::lab::{Lab, contents};
+
+/// A repository with two snapshots, a day apart, of a tree that changed in every way.
+fn two_snapshots() -> Lab {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree", "--time", "2026-11-01 10:00", "--host", "alpha", "--tag", "first,daily"]);
+    lab.write("tree/notes", "other notes\n");
+    fs::rename(lab.path("tree/letters/one"), lab.path("tree/letters/uno")).unwrap();
+    fs::remove_file(lab.path("tree/letters/two")).unwrap();
+    lab.write("tree/new", "new\n");
+    lab.ok(["backup", "tree", "--time", "2026-11-02 10:00", "--host", "alpha"]);
+    lab
+}
+
+#[test]
+fn init_says_where_the_repository_is() {
+    let lab = Lab::bare();
+    assert_eq!(lab.ok(["init", "--compression", "zstd:5"]), "Made the repository repo\n");
+    assert_eq!(lab.ok(["-r", "other", "init", "-q"]), "");
+}
+
+#[test]
+fn an_empty_repository_says_so() {
+    let lab = Lab::new();
+    let out = lab.ok(["snapshots"]);
+    assert_eq!(out, "There are no snapshots yet: make one with `treering backup DIR`\n");
+}
+
+#[test]
+fn backup_sums_up_what_it_did() {
+    let lab = Lab::new();
+    let first = lab.ok(["backup", "tree"]);
+    assert!(first.starts_with("Saved snapshot "), "{first}");
+    assert!(first.contains(": 3 files, 33 B\n"), "{first}");
+    assert!(first.contains("changes  5 created\n"), "{first}");
+    assert!(!first.contains("since"), "{first}");
+    let second = lab.ok(["backup", "tree"]);
+    assert!(second.contains("since "), "{second}");
+    assert!(second.contains("changes  no differences\n"), "{second}");
+    assert_eq!(lab.ok(["backup", "tree", "--quiet"]), "");
+}
+
+#[test]
+fn a_dry_run_lists_what_would_be_done_and_saves_nothing() {
+    let lab = Lab::new();
+    let out = lab.ok(["backup", "tree", "-n"]);
+    assert!(out.contains("+  letters/one\n"), "{out}");
+    assert!(out.contains("Would save a snapshot: 3 files, 33 B\n"), "{out}");
+    assert!(lab.ok(["snapshots"]).starts_with("There are no snapshots"));
+}
+
+#[test]
+fn excludes_leave_things_out() {
+    let lab = Lab::new();
+    lab.write("tree/cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+    lab.write("tree/cache/blob", "blob");
+    lab.write("tree/letters/.leave", "two\n");
+    lab.write("patterns", "notes\n");
+    let flags = "--exclude-file patterns --ignore-file .leave --exclude-caches -x -e on[e]";
+    lab.ok(["backup", "tree"].into_iter().chain(flags.split(' ')));
+    let listed = lab.ok(["ls", "latest"]);
+    let names: Vec<_> = listed.lines().map(|line| line.rsplit('/').next().unwrap()).collect();
+    assert_eq!(names, ["tree", "cache", "CACHEDIR.TAG", "letters", ".leave"]);
+}
+
+#[test]
+fn snapshots_are_a_table() {
+    let out = two_snapshots().ok(["snapshots"]);
+    let lines: Vec<_> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines[0], ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"]);
+    assert_eq!(lines[1][1..5], ["2026-11-01", "10:00:00", "alpha", "first,daily"]);
+    assert_eq!(lines[2][1..5], ["2026-11-02", "10:00:00", "alpha", "3"]);
+    assert!(lines[1].last().unwrap().ends_with("/tree"), "{out}");
+}
+
+#[test]
+fn snapshots_are_named_by_place_id_or_time() {
+    let lab = two_snapshots();
+    let table = lab.ok(["snapshots"]);
+    let id = table.lines().nth(1).unwrap().split(' ').next().unwrap();
+    for name in ["latest~1", id, "2026-11-01 12:00"] {
+        assert_eq!(lab.ok(["cat", &format!("{name}:notes")]), "notes\n", "{name}");
+    }
+}
+
+#[test]
+fn ls_names_paths_as_they_were() {
+    let lab = two_snapshots();
+    let root = lab.path("tree").canonicalize().unwrap();
+    let expected = ["", "/letters", "/letters/one", "/letters/two", "/notes"];
+    let expected: String = expected.map(|path| format!("{}{path}\n", root.display())).concat();
+    assert_eq!(lab.ok(["ls", "latest~1"]), expected);
+    let whole = format!("latest:{}/letters", root.display());
+    assert_eq!(lab.ok(["ls", &whole]), lab.ok(["ls", "latest:letters"]));
+}
+
+#[test]
+fn a_long_listing_shows_what_ls_would() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    fs::set_permissions(lab.path("tree/notes"), fs::Permissions::from_mode(0o4750)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let times = fs::FileTimes::new().set_modified(old);
+    fs::File::open(lab.path("tree/notes")).unwrap().set_times(times).unwrap();
+    std::os::unix::fs::symlink("notes", lab.path("tree/link")).unwrap();
+    lab.ok(["backup", "tree"]);
+    let out = lab.ok(["ls", "--long", "latest"]);
+    let line = |end: &str| out.lines().find(|line| line.ends_with(end)).unwrap_or_else(|| panic!("{out}"));
+    assert!(line("/notes").starts_with("-rwsr-x---  "), "{out}");
+    assert!(line("/notes").contains("  6  2001-09-09 01:46:40  /"), "{out}");
+    assert!(line("/link -> notes").starts_with("lrwxrwxrwx  "), "{out}");
+    assert!(line("/tree").starts_with('d'), "{out}");
+}
+
+#[test]
+fn diff_shows_one_line_a_change() {
+    let lab = two_snapshots();
+    let expected = "\
+U  .
+U  letters/
+-  letters/two
+R  letters/one -> letters/uno
++  new
+M  notes
+1 created, 1 updated, 2 with other metadata, 1 renamed, 1 deleted\n";
+    assert_eq!(lab.ok(["diff", "latest~1", "latest"]), expected);
+    assert_eq!(lab.ok(["diff", "latest", "tree"]), "no differences\n");
+    assert_eq!(lab.ok(["diff", "latest", "./tree", "--quiet"]), "");
+}
+
+#[test]
+fn restore_brings_back_each_state() {
+    let lab = two_snapshots();
+    let out = lab.ok(["restore", "latest", "--target", "out", "--verify"]);
+    assert!(out.contains("verified 3 files\n"), "{out}");
+    assert_eq!(contents(&lab.path("out")), contents(&lab.path("tree")));
+
+    lab.write("out/extra", "extra");
+    let dry = lab.ok(["restore", "latest~1", "-t", "out", "--delete", "--dry-run"]);
+    assert!(dry.contains("-  extra\n"), "{dry}");
+    assert_eq!(contents(&lab.path("out")).len(), 4);
+    lab.ok(["restore", "latest~1", "-t", "out", "--delete"]);
+    let names = ["letters/one", "letters/two", "notes"];
+    let found: Vec<_> = contents(&lab.path("out")).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(found, names.map(Into::<std::path::PathBuf>::into));
+}
+
+#[test]
+fn restore_takes_a_path_and_patterns() {
+    let lab = two_snapshots();
+    lab.ok(["restore", "latest~1:letters", "-t", "letters"]);
+    assert_eq!(contents(&lab.path("letters")).len(), 2);
+    lab.ok(["restore", "latest~1", "-t", "some", "-i", "letters", "-e", "two"]);
+    let some = contents(&lab.path("some"));
+    assert_eq!(some, [("letters/one".into(), "first letter\n".into())]);
+}
+
+#[test]
+fn several_directories_keep_their_paths() {
+    let lab = Lab::new();
+    lab.write("second/file", "second");
+    lab.ok(["backup", "tree", "second"]);
+    lab.ok(["restore", "latest", "-t", "out"]);
+    let below = |name: &str| {
+        let root = lab.path(name).canonicalize().unwrap();
+        lab.path("out").join(root.strip_prefix("/").unwrap())
+    };
+    assert_eq!(contents(&below("tree")), contents(&lab.path("tree")));
+    assert_eq!(contents(&below("second")), contents(&lab.path("second")));
+}
+
+#[test]
+fn verbose_names_every_change() {
+    let lab = Lab::new();
+    let out = lab.ok(["backup", "tree", "--verbose"]);
+    assert!(out.starts_with("+  .\n+  letters/\n+  letters/one\n"), "{out}");
+    let out = lab.ok(["restore", "latest", "-t", "out", "-v"]);
+    assert!(out.contains("+  notes\n"), "{out}");
+}
+
+#[test]
+fn check_says_what_it_looked_at() {
+    let lab = two_snapshots();
+    let out = lab.ok(["check"]);
+    assert!(out.starts_with("Checked 2 snapshots, "), "{out}");
+    assert!(out.ends_with(": no faults\n"), "{out}");
+    assert!(lab.ok(["check", "--read-data"]).contains("; read "));
+}
+
+#[test]
+fn names_cannot_reach_the_terminal() {
+    let lab = Lab::new();
+    let name = std::ffi::OsStr::from_bytes(b"red\x1b[31m\xff\n");
+    fs::write(lab.path("tree").join(name), "").unwrap();
+    let out = lab.ok(["backup", "tree", "-v"]);
+    assert!(out.contains("+  red\\u{1b}[31m\\xff\\n\n"), "{out}");
+    assert!(lab.ok(["ls", "latest"]).contains("/red\\u{1b}[31m\\xff\\n\n"));
+}
+
+#[test]
+fn help_tells_groups_examples_and_exit_statuses() {
+    let help = Lab::bare().ok(["--help"]);
+    for text in ["Save and get back:\n  init ", "Look into snapshots:", "Examples:", "Exit status:"] {
+        assert!(help.contains(text), "{text}: {help}");
+    }
+    assert!(Lab::bare().ok(["diff", "--help"]).contains("R  renamed: OLD -> NEW"));
+    assert_eq!(Lab::bare().ok(["--version"]), concat!("treering ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn a_shell_can_complete_the_command_line() {
+    let lab = Lab::bare();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(lab.ok(["completions", shell]).contains("exclude-caches"), "{shell}");
+    }
+}

@@ -1,0 +1,70 @@
+//! The building blocks: `treering dir`.
+
+use std::fs;
+use std::process::Command;
+
+use crate::lab::{Lab, contents};
+
+#[test]
+fn a_copy_follows_by_index_difference_and_archive() {
+    let lab = Lab::bare();
+    let out = lab.ok(["dir", "index", "tree", "-o", "tree.index"]);
+    assert_eq!(out, "Wrote tree.index: 5 names, 33 B\n");
+    assert!(
+        Command::new("cp").args(["-a", "tree", "copy"]).current_dir(lab.path("")).status().unwrap().success()
+    );
+
+    lab.write("tree/notes", "other notes\n");
+    fs::remove_file(lab.path("tree/letters/two")).unwrap();
+    let diff = ["dir", "diff", "tree.index", "tree", "-o", "tree.diff", "--data", "tree.tar.gz", "-v"];
+    let out = lab.ok(diff);
+    assert!(out.starts_with("U  letters/\n-  letters/two\nM  notes\n"), "{out}");
+    assert!(
+        out.ends_with("Wrote tree.diff and tree.tar.gz: 1 updated, 1 with other metadata, 1 deleted\n"),
+        "{out}"
+    );
+
+    let out = lab.ok(["dir", "apply", "copy", "tree.diff", "tree.tar.gz"]);
+    assert_eq!(out, "Patched copy: 1 file written, 12 B; 1 name deleted\n");
+    assert_eq!(contents(&lab.path("copy")), contents(&lab.path("tree")));
+}
+
+#[test]
+fn each_step_sums_up_in_json() {
+    let lab = Lab::bare();
+    let summary = |arguments: &str| {
+        let out = lab.ok(arguments.split(' '));
+        let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&value["message_type"], &value["error_count"]), (&"summary".into(), &0.into()));
+        value
+    };
+    assert_eq!(summary("--json dir index tree -o tree.index")["names"], 5);
+    fs::create_dir(lab.path("copy")).unwrap();
+    summary("--json dir index copy -o copy.index");
+    let diff = summary("--json dir diff copy.index tree -o diff --data data.tar.gz");
+    assert_eq!(diff["changes"]["created"], 4);
+    assert_eq!(summary("--json dir apply copy diff data.tar.gz")["files_written"], 3);
+}
+
+#[test]
+fn what_is_no_index_is_refused_by_name() {
+    let lab = Lab::bare();
+    let outcome = lab.run(["dir", "diff", "tree/notes", "tree", "-o", "d", "--data", "a"]);
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.starts_with("treering: cannot use tree/notes: "), "{}", outcome.err);
+    let outcome = lab.run(["dir", "index", "nowhere", "-o", "i"]);
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.starts_with("treering: cannot read nowhere: "), "{}", outcome.err);
+}
+
+#[test]
+fn a_patch_without_its_archive_names_the_files_and_is_partial() {
+    let lab = Lab::bare();
+    fs::create_dir(lab.path("copy")).unwrap();
+    lab.ok(["dir", "index", "copy", "-o", "copy.index"]);
+    lab.ok(["dir", "diff", "copy.index", "tree", "-o", "diff", "--data", "data.tar.gz"]);
+    lab.ok(["dir", "diff", "copy.index", "copy", "-o", "none", "--data", "empty.tar.gz"]);
+    let outcome = lab.run(["dir", "apply", "copy", "diff", "empty.tar.gz"]);
+    assert_eq!(outcome.status, Some(3), "{outcome:?}");
+    assert!(outcome.err.contains("treering: cannot restore notes: "), "{}", outcome.err);
+}

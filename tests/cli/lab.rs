@@ -1,0 +1,96 @@
+//! A repository, a tree to back up, and the program to do it with.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A directory with a `tree` and perhaps a `repo`, removed at the end.
+pub struct Lab {
+    dir: tempfile::TempDir,
+}
+
+/// How a run of the program ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Lab {
+    /// With a small tree, and no repository.
+    pub fn bare() -> Self {
+        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        lab.write("tree/letters/one", "first letter\n");
+        lab.write("tree/letters/two", "second letter\n");
+        lab.write("tree/notes", "notes\n");
+        lab
+    }
+
+    /// With a small tree and an empty repository.
+    pub fn new() -> Self {
+        let lab = Self::bare();
+        lab.ok(["init"]);
+        lab
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// The program, to be run in the directory of this lab with the repository in the environment.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_treering"));
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("TREERING_REPOSITORY", "repo")
+            .env("TZ", "UTC")
+            .env_remove("TREERING_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Outcome {
+        let output = self.command(arguments).output().unwrap();
+        Outcome {
+            status: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// What the program prints when all goes well.
+    #[track_caller]
+    pub fn ok<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> String {
+        let outcome = self.run(arguments);
+        assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+        outcome.out
+    }
+}
+
+/// What the files of a small tree hold, by path.
+pub fn contents(root: &Path) -> Vec<(PathBuf, String)> {
+    let files = walkdir::WalkDir::new(root).sort_by_file_name().into_iter().map(Result::unwrap);
+    files
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| {
+            let path = entry.path().strip_prefix(root).unwrap().to_owned();
+            (path, fs::read_to_string(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+/// A named pipe, to hold the program where it reads from it.
+pub fn make_pipe(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
