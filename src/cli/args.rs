@@ -82,10 +82,10 @@ pub struct BackupArguments {
     /// Mark the snapshot; can be given again
     #[arg(long, value_name = "TAG", value_delimiter = ',')]
     pub tag: Vec<String>,
-    /// The time that the snapshot bears, instead of now
+    /// The time that the snapshot bears instead of now, such as '2 days ago' or '2026-11-01 14:00'
     #[arg(long)]
     pub time: Option<String>,
-    /// The host name that the snapshot bears, instead of this one's
+    /// The host name that the snapshot bears instead of this one's
     #[arg(short = 'H', long)]
     pub host: Option<String>,
     /// Read every file again, even where nothing seems to have changed

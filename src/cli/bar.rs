@@ -34,8 +34,9 @@ const FRAME: Duration = Duration::from_millis(100);
 /// How often a line of JSON is printed.
 const LINE: Duration = Duration::from_secs(1);
 
-const WITH_TOTAL: &str = "{percent:>3}% [{wide_bar}] {msg}  {binary_bytes_per_sec}  {eta} left";
-const WITHOUT_TOTAL: &str = "{spinner} {msg}  {elapsed}";
+const TOTAL_UNKNOWN: &str = "{spinner} {msg}  {elapsed}";
+const NOTHING_DONE: &str = "{percent:>3}% [{wide_bar}] {msg}";
+const UNDER_WAY: &str = "{percent:>3}% [{wide_bar}] {msg}  {binary_bytes_per_sec}  {eta} left";
 
 /// Runs `work`, showing its progress; Ctrl-C asks it to stop.
 pub fn watch<R>(show: Show, work: impl FnOnce(&Progress) -> R) -> R {
@@ -70,22 +71,30 @@ fn draw(progress: &Progress, ended: &Receiver<()>) {
     if !runs_after(PATIENCE, ended) {
         return;
     }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style =
-        |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style(WITHOUT_TOTAL));
-    let mut total = 0;
+    // Hidden until it has something to show, since each setting draws it.
+    let bar = ProgressBar::hidden();
+    let mut shown = "";
     loop {
-        let known = progress.total_bytes.get();
-        if known != total {
-            if total == 0 {
-                bar.set_style(style(WITH_TOTAL));
-            }
-            bar.set_length(known);
-            total = known;
+        let (done, total) = (progress.bytes.get(), progress.total_bytes.get());
+        // Neither a rate nor an end can be told before anything is done.
+        let template = match (total, done) {
+            (0, _) => TOTAL_UNKNOWN,
+            (_, 0) => NOTHING_DONE,
+            _ => UNDER_WAY,
+        };
+        if template != shown {
+            let style = ProgressStyle::with_template(template);
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            shown = template;
+        }
+        if total > 0 {
+            bar.set_length(total);
         }
         bar.set_message(message(progress));
-        bar.set_position(progress.bytes.get());
+        bar.set_position(done);
+        if bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         bar.tick();
         if !runs_after(FRAME, ended) {
             break;
@@ -138,6 +147,13 @@ fn stop_on_signal(progress: &Arc<Progress>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_template_is_one() {
+        for template in [TOTAL_UNKNOWN, NOTHING_DONE, UNDER_WAY] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
 
     #[test]
     fn the_message_tells_what_is_known() {
