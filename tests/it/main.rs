@@ -4,6 +4,8 @@ mod backup;
 mod interruption;
 mod lab;
 mod patch;
+mod programs;
+mod recover;
 mod restore;
 mod stored;
 mod tree;
