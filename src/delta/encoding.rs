@@ -149,3 +149,94 @@ pub fn patch(base: &[u8], delta: &[u8], expected_len: usize) -> Result<Vec<u8>, 
     }
     Ok(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{damaged, noise, rdiff};
+    use super::*;
+
+    fn copy(new: usize, base: usize, len: usize) -> Match {
+        Match { new, base, len }
+    }
+
+    #[test]
+    fn commands_take_their_shortest_form() {
+        let new = vec![0; 0x1_0000 + 64 + 256 + 20];
+        let matches = [copy(64, 0xff, 20), copy(64 + 20 + 256, 0x100, 0x1_0000)];
+        let delta = encode(&new, &matches);
+        assert_eq!(delta.literal, 64 + 256);
+        let commands = [
+            &[0x72, 0x73, 0x02, 0x36, 0x40][..],
+            &[0; 64],
+            &[0x45, 0xff, 20],
+            &[0x42, 1, 0],
+            &[0; 256],
+            &[0x4b, 1, 0, 0, 1, 0, 0],
+            &[0],
+        ];
+        assert_eq!(delta.bytes, commands.concat());
+        assert_eq!(encode(&[], &[]).bytes, [0x72, 0x73, 0x02, 0x36, 0]);
+        assert_eq!(encode(&[0; 200], &[]).bytes[4..6], [0x41, 200]);
+    }
+
+    #[test]
+    fn copies_that_go_on_are_one_and_those_that_do_not_pay_are_literals() {
+        let base = noise(1000, 1);
+        let joined = encode(&base, &[copy(0, 0, 2), copy(2, 2, 400), copy(402, 402, 598)]);
+        assert_eq!(joined.bytes, [0x72, 0x73, 0x02, 0x36, 0x46, 0, 3, 232, 0]);
+        let short = encode(&base[..10], &[copy(2, 2, 3)]);
+        assert_eq!((short.literal, short.bytes.len()), (10, 4 + 1 + 10 + 1));
+    }
+
+    #[test]
+    fn librsync_reads_every_size_of_command() {
+        let base = noise(0x1_0200, 2);
+        for len in [1, 64, 65, 255, 256, 0xffff, 0x1_0000] {
+            for offset in [0, 0xff, 0x100, 0x1ff] {
+                let new = [&base[7..7 + len], &base[offset..offset + len]].concat();
+                let delta = encode(&new, &[copy(len, offset, len)]);
+                assert_eq!(patch(&base, &delta.bytes, new.len()).unwrap(), new);
+                if let Some(patched) = rdiff(&["patch"], &[&base, &delta.bytes]) {
+                    assert!(patched == new, "length {len}, offset {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_patch_makes_the_expected_length_or_fails() {
+        let base = noise(100, 3);
+        let delta = encode(&base, &[copy(0, 0, 100)]).bytes;
+        assert_eq!(patch(&base, &delta, 100).unwrap(), base);
+        assert!(matches!(patch(&base, &delta, 99), Err(PatchError::Apply(ApplyError::OutputLimit { .. }))));
+        assert!(matches!(patch(&base, &delta, 101), Err(PatchError::Short { expected: 101, made: 100 })));
+        assert!(matches!(
+            patch(&base[1..], &delta, 100),
+            Err(PatchError::Apply(ApplyError::CopyOutOfBounds { .. }))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_deltas_are_refused_or_make_the_expected_length(
+            delta in {
+                let base = noise(600, 4);
+                damaged(encode(&base, &[copy(10, 300, 200), copy(300, 0, 300)]).bytes)
+            }
+        ) {
+            if let Ok(new) = patch(&noise(600, 4), &delta, 600) {
+                prop_assert_eq!((new.len(), new.capacity()), (600, 600));
+            }
+        }
+
+        #[test]
+        fn random_commands_are_refused_or_make_the_expected_length(commands in any::<Vec<u8>>()) {
+            let delta = [&MAGIC.to_be_bytes()[..], &commands].concat();
+            if let Ok(new) = patch(&[1; 64], &delta, 32) {
+                prop_assert_eq!(new.len(), 32);
+            }
+        }
+    }
+}

@@ -153,7 +153,7 @@ impl<R: Read> Segmenter<R> {
         self.start = 0;
         while self.end < self.params.max {
             if self.end == self.buffer.len() {
-                let grown = (self.buffer.len() * 2).clamp(FIRST_READ, self.params.max);
+                let grown = (self.buffer.len() * 2).max(FIRST_READ).min(self.params.max);
                 self.buffer.reserve_exact(grown - self.buffer.len());
                 self.buffer.resize(grown, 0);
             }
@@ -168,5 +168,122 @@ impl<R: Read> Segmenter<R> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{contents, noise};
+    use super::*;
+    use crate::cbor;
+
+    fn small() -> SegmentParams {
+        SegmentParams::new(64, 256, 1024).unwrap()
+    }
+
+    fn segments(reader: impl Read, params: SegmentParams) -> Vec<Vec<u8>> {
+        let mut segmenter = Segmenter::new(reader, params);
+        std::iter::from_fn(|| segmenter.next_segment().unwrap()).collect()
+    }
+
+    /// Gives at most `step` bytes at a time, and is interrupted before each.
+    struct Dribble<'a> {
+        data: &'a [u8],
+        step: usize,
+        interrupted: bool,
+    }
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.interrupted = !self.interrupted;
+            if self.interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let step = self.step.min(buffer.len());
+            self.data.read(&mut buffer[..step])
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_as_if_the_whole_were_in_memory(data in contents(20_000), step in 1..3000usize) {
+            let reader = Dribble { data: &data, step, interrupted: false };
+            let whole: Vec<_> = v2020::FastCDC::new(&data, 64, 256, 1024)
+                .map(|chunk| data[chunk.offset..chunk.offset + chunk.length].to_vec())
+                .collect();
+            prop_assert_eq!(segments(reader, small()), whole);
+        }
+    }
+
+    #[test]
+    fn default_segments_are_about_a_mebibyte_and_shared_after_an_insertion() {
+        let data = noise(24 << 20, 1);
+        let before = segments(&data[..], SegmentParams::default());
+        assert!((16..40).contains(&before.len()), "{}", before.len());
+        assert_eq!(before.concat(), data);
+        let shifted = [b"inserted", &data[..]].concat();
+        let after = segments(&shifted[..], SegmentParams::default());
+        let shared = after.iter().filter(|segment| before.contains(segment)).count();
+        assert!(shared + 2 >= before.len(), "{shared} of {}", before.len());
+    }
+
+    #[test]
+    fn a_stream_up_to_the_minimum_is_one_segment_and_an_empty_one_is_none() {
+        let params = SegmentParams::default();
+        let data = noise(params.min(), 2);
+        assert_eq!(segments(&data[..], params), [&data[..]]);
+        assert_eq!(segments(&data[..1], params), [&data[..1]]);
+        assert!(segments(&[][..], params).is_empty());
+    }
+
+    #[test]
+    fn holds_no_more_than_the_longest_segment_and_little_for_a_small_file() {
+        let mut zeros = Segmenter::new(io::repeat(0), SegmentParams::default());
+        let segment = zeros.next_segment().unwrap().unwrap();
+        assert_eq!((segment.len(), segment.capacity()), (4 << 20, 4 << 20));
+        assert_eq!(zeros.buffer.capacity(), 4 << 20);
+        let mut few = Segmenter::new(&[0; 1000][..], SegmentParams::default());
+        assert_eq!(few.next_segment().unwrap().unwrap().capacity(), 1000);
+        assert_eq!(few.buffer.capacity(), FIRST_READ);
+    }
+
+    #[test]
+    fn reads_on_after_an_error() {
+        struct FailsOnce<'a>(&'a [u8], bool);
+        impl Read for FailsOnce<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if self.0.len() < 5000 && !std::mem::replace(&mut self.1, true) {
+                    return Err(io::Error::other("try again"));
+                }
+                let step = buffer.len().min(100);
+                self.0.read(&mut buffer[..step])
+            }
+        }
+        let data = noise(10_000, 3);
+        let mut segmenter = Segmenter::new(FailsOnce(&data, false), small());
+        let (mut read, mut errors) = (Vec::new(), 0);
+        loop {
+            match segmenter.next_segment() {
+                Ok(Some(segment)) => read.extend(segment),
+                Ok(None) => break,
+                Err(_) => errors += 1,
+            }
+        }
+        assert_eq!((read, errors), (data, 1));
+    }
+
+    #[test]
+    fn refuses_lengths_that_cannot_be_used() {
+        for (min, avg, max) in
+            [(62, 256, 1024), (65, 256, 1024), (256, 256, 1024), (64, 2048, 1024), (64, 256, 1 << 25)]
+        {
+            assert!(SegmentParams::new(min, avg, max).is_err(), "{min} {avg} {max}");
+        }
+        let bytes = cbor::to_vec(&small()).unwrap();
+        assert_eq!(cbor::from_slice::<SegmentParams>(&bytes).unwrap(), small());
+        let wrong = cbor::to_vec(&Lengths { min: 0, avg: 256, max: u64::MAX }).unwrap();
+        assert!(cbor::from_slice::<SegmentParams>(&wrong).is_err());
     }
 }

@@ -29,8 +29,9 @@ pub(super) type Confirm = [u8; CONFIRM_LEN];
 ///
 /// Who does not know the key cannot prepare two blocks that a delta would take for one another. Signatures made with
 /// different keys do not match each other's content.
-#[derive(Clone, Default, Serialize, Deserialize)]
-pub struct ConfirmKey(pub [u8; 32]);
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConfirmKey(#[serde(with = "serde_bytes")] pub [u8; 32]);
 
 impl ConfirmKey {
     pub(super) fn confirm(&self, block: &[u8]) -> Confirm {
@@ -326,5 +327,125 @@ impl From<BlockSignature> for Wire {
             librsync: ByteBuf::from(librsync),
             confirm: ByteBuf::from(confirm),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{KEY, damaged, noise, rdiff, sign};
+    use super::*;
+    use crate::cbor;
+
+    fn options(block_len: usize, strong_len: usize) -> SignatureOptions {
+        SignatureOptions::new(block_len, strong_len).unwrap()
+    }
+
+    #[test]
+    fn the_librsync_part_is_what_rdiff_signature_writes() {
+        for (len, block_len, strong_len) in [(0, 64, 8), (64, 64, 16), (10_000, 1024, 8), (300_000, 4096, 1)]
+        {
+            let data = noise(len, 1);
+            let signature = sign(&data, 0, options(block_len, strong_len));
+            let (block, strong) = (format!("-b{block_len}"), format!("-S{strong_len}"));
+            let args = ["-Hmd4", "-Rrollsum", &block, &strong, "signature"];
+            if let Some(theirs) = rdiff(&args, &[&data]) {
+                assert!(signature.as_librsync() == theirs, "{args:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rdiff_makes_a_delta_from_it() {
+        let old = noise(50_000, 2);
+        let new = [&old[..30_000], b"changed", &old[30_000..]].concat();
+        let signature = sign(&old, 0, SignatureOptions::for_segment(old.len()));
+        if let Some(delta) = rdiff(&["delta"], &[signature.as_librsync(), &new]) {
+            assert!(delta.len() < 3000, "{}", delta.len());
+            assert_eq!(rdiff(&["patch"], &[&old, &delta]).unwrap(), new);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_cover_the_segment_on_the_grid_of_the_stream(
+            len in 0..2000usize, offset in any::<u64>(), block_len in (6..9u32).prop_map(|log| 1 << log),
+        ) {
+            let data = noise(len, 3);
+            let signature = sign(&data, offset, options(block_len, 8));
+            let mut end = 0;
+            for block in signature.blocks() {
+                prop_assert_eq!(block.offset, end);
+                end += block.len;
+                let at_border = (offset as usize).wrapping_add(end).is_multiple_of(block_len);
+                prop_assert!(block.len > 0 && (at_border || end == len));
+                prop_assert_eq!(block.confirm, KEY.confirm(&data[block.offset..end]));
+                prop_assert_eq!(block.weak.is_none(), block.offset == 0 && signature.phase() > 0);
+            }
+            prop_assert_eq!(end, len);
+            prop_assert_eq!(BlockSignature::from_rows(signature.layout(), &signature.rows()), Ok(signature));
+        }
+
+        #[test]
+        fn round_trips_through_cbor(len in 0..5000usize, offset in any::<u64>(), strong_len in 1..=16usize) {
+            let signature = sign(&noise(len, 4), offset, options(256, strong_len));
+            let bytes = cbor::to_vec(&signature).unwrap();
+            prop_assert_eq!(cbor::from_slice::<BlockSignature>(&bytes).unwrap(), signature);
+        }
+
+        #[test]
+        fn hostile_bytes_are_refused_or_decode_to_something_consistent(
+            bytes in damaged(cbor::to_vec(&sign(&noise(1000, 5), 100, options(64, 4))).unwrap())
+        ) {
+            if let Ok(signature) = cbor::from_slice::<BlockSignature>(&bytes) {
+                let covered: usize = signature.blocks().map(|block| block.len).sum();
+                prop_assert_eq!(covered, signature.segment_len());
+                prop_assert_eq!(signature.blocks().count(), signature.layout().blocks());
+                prop_assert_eq!(signature.rows().len(), signature.layout().rows_len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_costs_28_bytes() {
+        let data = noise(1 << 20, 6);
+        let signature = sign(&data, 0, SignatureOptions::for_segment(data.len()));
+        assert_eq!(signature.options().row_len(), 28);
+        let bytes = cbor::to_vec(&signature).unwrap();
+        assert!(bytes.len() < 256 * 28 + 64, "{}", bytes.len());
+    }
+
+    #[test]
+    fn refuses_options_and_lengths_out_of_range() {
+        for (block_len, strong_len) in [(0, 8), (32, 8), (100, 8), (1 << 17, 8), (4096, 0), (4096, 17)] {
+            assert!(SignatureOptions::new(block_len, strong_len).is_err(), "{block_len} {strong_len}");
+        }
+        let options = options(4096, 8);
+        let long = vec![0; MAX_SEGMENT_LEN + 1];
+        assert_eq!(
+            BlockSignature::compute(&long, 0, options, &KEY),
+            Err(SignatureError::SegmentLen(MAX_SEGMENT_LEN as u64 + 1))
+        );
+        assert!(Layout::new(options, 4096, 0).is_err());
+        assert!(Layout::new(options, 0, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn another_key_confirms_nothing() {
+        let (data, options) = (noise(64, 7), options(64, 8));
+        let other = BlockSignature::compute(&data, 0, options, &ConfirmKey([1; 32])).unwrap();
+        let ours = sign(&data, 0, options);
+        assert_eq!(ours.as_librsync(), other.as_librsync());
+        assert_ne!(ours.confirm, other.confirm);
+    }
+
+    #[test]
+    fn the_key_is_kept_as_32_bytes_and_never_printed() {
+        let bytes = cbor::to_vec(&KEY).unwrap();
+        assert_eq!(bytes.len(), 2 + 32);
+        assert_eq!(cbor::from_slice::<ConfirmKey>(&bytes).unwrap(), KEY);
+        assert!(cbor::from_slice::<ConfirmKey>(&bytes[..33]).is_err());
+        assert_eq!(format!("{KEY:?}"), "ConfirmKey(..)");
     }
 }

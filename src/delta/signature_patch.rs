@@ -126,3 +126,85 @@ impl From<SignaturePatch> for Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{damaged, edited, noise, sign};
+    use super::*;
+    use crate::cbor;
+
+    fn options(block_len: usize) -> SignatureOptions {
+        SignatureOptions::new(block_len, 8).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn applying_the_difference_gives_the_signature(
+            (old, new) in edited(3000),
+            offsets in (0..500u64, 0..500u64),
+            logs in (6..8u32, 6..8u32),
+            split in any::<prop::sample::Index>(),
+        ) {
+            let (first, second) = old.split_at(split.index(old.len() + 1));
+            let base_options = options(1 << logs.0);
+            let bases = [
+                sign(first, offsets.0, base_options),
+                sign(second, offsets.0 + first.len() as u64, base_options),
+            ];
+            let bases = [&bases[0], &bases[1]];
+            let signature = sign(&new, offsets.1, options(1 << logs.1));
+            let patch = signature.diff(&bases);
+            let bytes = cbor::to_vec(&patch).unwrap();
+            let patch: SignaturePatch = cbor::from_slice(&bytes).unwrap();
+            prop_assert_eq!(patch.apply(&bases).unwrap(), signature);
+        }
+
+        #[test]
+        fn hostile_patches_are_refused_or_make_a_signature_of_the_stated_length(
+            bytes in {
+                let base = sign(&noise(2000, 1), 30, options(64));
+                let new = sign(&[noise(2000, 1), noise(100, 2)].concat(), 30, options(64));
+                damaged(cbor::to_vec(&new.diff(&[&base])).unwrap())
+            }
+        ) {
+            let base = sign(&noise(2000, 1), 30, options(64));
+            if let Ok(patch) = cbor::from_slice::<SignaturePatch>(&bytes)
+                && let Ok(signature) = patch.apply(&[&base])
+            {
+                prop_assert_eq!(signature.layout(), patch.layout);
+                prop_assert_eq!(signature.blocks().count(), patch.layout.blocks());
+            }
+        }
+    }
+
+    #[test]
+    fn three_changed_pages_of_a_mebibyte_cost_about_forty_bytes_each() {
+        let old = noise(1 << 20, 3);
+        let mut new = old.clone();
+        for page in [10, 100, 250] {
+            new[page * 4096 + 1000] ^= 1;
+        }
+        let bases = [sign(&noise(1 << 20, 4), 0, options(4096)), sign(&old, 1 << 20, options(4096))];
+        let bases = [&bases[0], &bases[1]];
+        let patch = sign(&new, 1 << 20, options(4096)).diff(&bases);
+        let bytes = cbor::to_vec(&patch).unwrap();
+        assert!(bytes.len() < 170, "{}", bytes.len());
+        assert!(sign(&old, 1 << 20, options(4096)).diff(&bases).delta.len() < 16);
+    }
+
+    #[test]
+    fn rows_of_another_block_length_cost_what_the_signature_costs() {
+        let data = noise(1 << 18, 5);
+        let signature = sign(&data, 0, options(4096));
+        let patch = signature.diff(&[&sign(&data, 0, options(1024))]);
+        assert!(patch.delta.len() < signature.rows().len() + 16);
+    }
+
+    #[test]
+    fn a_patch_from_nothing_is_the_signature_itself() {
+        let signature = sign(&noise(10_000, 6), 5, options(1024));
+        assert_eq!(signature.diff(&[]).apply(&[]).unwrap(), signature);
+    }
+}

@@ -131,7 +131,7 @@ fn trim_slashes(path: &[u8]) -> &[u8] {
 }
 
 fn write_zeros(out: &mut dyn Write, mut len: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     while len > 0 {
         let piece = len.min(ZEROS.len() as u64);
         out.write_all(&ZEROS[..piece as usize])?;

@@ -73,7 +73,10 @@ impl<'a> Pages<'a> {
     pub fn within(&self, path: &RelPath) -> Result<Vec<Entry>, RepositoryError> {
         let mut entries = Vec::new();
         if path.is_root() {
-            self.for_each(2, |_, page| Ok::<_, RepositoryError>(entries.extend(page)))?;
+            self.for_each(2, |_, page| {
+                entries.extend(page);
+                Ok::<_, RepositoryError>(())
+            })?;
             return Ok(entries);
         }
         for number in self.page_of(path)?..self.len() {

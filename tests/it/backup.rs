@@ -124,8 +124,8 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_saved() {
     lab.write("secret", "no");
     lab.write("open", "yes");
     lab.write("closed/inner", "no");
-    fs::set_permissions(lab.source().join("secret"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(lab.source().join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(lab.source().join("secret"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(lab.source().join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
     let report = lab.repository.backup(&lab.options(), &Progress::new()).unwrap();
     let mut failed: Vec<_> = report.problems.iter().map(|problem| problem.path.clone()).collect();
     failed.sort();
