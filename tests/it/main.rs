@@ -3,6 +3,7 @@
 mod backup;
 mod interruption;
 mod lab;
+mod layering;
 mod patch;
 mod programs;
 mod recover;
