@@ -1,0 +1,378 @@
+//! The command line as it is written: flags and their help, nothing resolved yet.
+//!
+//! Flags are restic's where restic has them.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use treering::archive::Codec;
+use treering::diff::Excludes;
+
+/// Back up directories into a plain git repository, and get them back
+#[derive(Debug, Parser)]
+#[command(name = "treering", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The repository
+    #[arg(short, long, global = true, value_name = "DIR", env = "TREERING_REPOSITORY", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    pub repo: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print only errors and what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Name every file that is saved or restored
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Init(InitArguments),
+    Backup(BackupArguments),
+    /// List the snapshots
+    Snapshots,
+    Ls(LsArguments),
+    Diff(DiffArguments),
+    Cat(CatArguments),
+    Restore(RestoreArguments),
+    Check(CheckArguments),
+    #[command(subcommand)]
+    Dir(DirCommand),
+}
+
+/// Make a new repository
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// How data is compressed: gzip[:1..12], zstd[:1..19] or none
+    #[arg(long, value_name = "CODEC", default_value_t)]
+    pub compression: Codec,
+}
+
+/// Save directories as a new snapshot
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What has not changed since the last snapshot of the same directories is not read again, and of what has changed only the new \
+bytes are stored. What cannot be read is named, the rest is saved, and the exit status is 3.
+
+Examples:
+  treering backup ~/work
+  treering backup / -x -e /var/cache -e '*.tmp' --tag weekly
+  treering backup ~/work --time '2026-11-01 14:00' --dry-run")]
+pub struct BackupArguments {
+    /// The directories or files to save
+    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub sources: Vec<PathBuf>,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+    /// Mark the snapshot; can be given again
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub tag: Vec<String>,
+    /// The time that the snapshot bears, instead of now
+    #[arg(long)]
+    pub time: Option<String>,
+    /// The host name that the snapshot bears, instead of this one's
+    #[arg(short = 'H', long)]
+    pub host: Option<String>,
+    /// Read every file again, even where nothing seems to have changed
+    #[arg(short, long)]
+    pub force: bool,
+    /// Save nothing; tell what would be saved
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// What of a directory is looked at.
+#[derive(Debug, Args)]
+pub struct ScanArguments {
+    /// Leave out what matches, a pattern as in .gitignore; can be given again
+    #[arg(short, long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Leave out what matches a pattern in a file, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub exclude_file: Vec<PathBuf>,
+    /// Obey the patterns in files of this name, such as .gitignore, in the directories themselves
+    #[arg(long, value_name = "NAME")]
+    pub ignore_file: Option<String>,
+    /// Leave out what lies in a directory marked by a CACHEDIR.TAG
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Do not enter other file systems
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+}
+
+impl ScanArguments {
+    pub fn excludes(&self) -> Excludes {
+        Excludes {
+            patterns: self.exclude.clone(),
+            files: self.exclude_file.clone(),
+            ignore_file: self.ignore_file.clone(),
+            caches: self.exclude_caches,
+        }
+    }
+}
+
+/// List what a snapshot holds
+#[derive(Debug, Args)]
+#[command(after_help = SNAPSHOT_HELP)]
+pub struct LsArguments {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub snapshot: OsString,
+    /// Show mode, owner, size and time, as `ls -l` does
+    #[arg(short, long)]
+    pub long: bool,
+}
+
+/// Show what differs between two snapshots, or a snapshot and a directory
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_HELP)]
+pub struct DiffArguments {
+    /// The snapshot to begin with
+    #[arg(value_name = "SNAP")]
+    pub old: String,
+    /// The snapshot or directory to compare it with; a directory that could be taken for a snapshot is written ./DIR
+    #[arg(value_name = "SNAP|DIR")]
+    pub new: OsString,
+}
+
+/// Write a file of a snapshot to standard output
+#[derive(Debug, Args)]
+#[command(after_help = SNAPSHOT_HELP)]
+pub struct CatArguments {
+    /// The snapshot, and the path of the file in it
+    #[arg(value_name = "SNAP:PATH")]
+    pub file: OsString,
+}
+
+/// Bring a directory to the state of a snapshot
+#[derive(Debug, Args)]
+#[command(after_help = RESTORE_HELP)]
+pub struct RestoreArguments {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub snapshot: OsString,
+    /// Where to; it may hold something already
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub target: PathBuf,
+    /// Restore only what matches, a pattern as in .gitignore; can be given again
+    #[arg(short, long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave out what matches; can be given again
+    #[arg(short, long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Delete what the snapshot does not hold, below what is restored
+    #[arg(long)]
+    pub delete: bool,
+    /// Change nothing; tell what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read everything again afterwards and compare it with the snapshot
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Look for damage in the repository
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Read and check all data, not only what describes it
+    #[arg(long)]
+    pub read_data: bool,
+}
+
+/// Index, compare and patch directories, with no repository
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Keep an index of the state that a copy of the directory has; later write down the difference to it, carry the two files over, \
+and apply them to the copy.
+
+Example:
+  treering dir index tree -o tree.index
+  cp -a tree copy; echo more >> tree/file
+  treering dir diff tree.index tree -o tree.diff --data tree.tar.gz
+  treering dir apply copy tree.diff tree.tar.gz")]
+pub enum DirCommand {
+    Index(DirIndexArguments),
+    Diff(DirDiffArguments),
+    Apply(DirApplyArguments),
+}
+
+/// Write down the state of a directory
+#[derive(Debug, Args)]
+pub struct DirIndexArguments {
+    /// The directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// The index to write
+    #[arg(short, long, value_name = "INDEX", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+}
+
+/// Write down how a directory differs from an earlier state
+#[derive(Debug, Args)]
+pub struct DirDiffArguments {
+    /// The index of the earlier state
+    #[arg(value_name = "OLD_INDEX", value_hint = ValueHint::FilePath)]
+    pub index: PathBuf,
+    /// The directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// The difference to write
+    #[arg(short, long, value_name = "DIFF", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The archive to write, with the new data
+    #[arg(long, value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath)]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+}
+
+/// Bring a directory from the earlier state to the new one
+#[derive(Debug, Args)]
+pub struct DirApplyArguments {
+    /// The directory, in the earlier state
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// The difference
+    #[arg(value_name = "DIFF", value_hint = ValueHint::FilePath)]
+    pub diff: PathBuf,
+    /// The archive that was written with it
+    #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath)]
+    pub archive: PathBuf,
+}
+
+macro_rules! snapshot_help {
+    () => {
+        "\
+A snapshot is named by:
+  latest, latest~2     the newest, the second before it
+  1a2b3c4d             its id, or the beginning of it
+  2026-11-01           a time: the newest snapshot not after it
+  'midnight yesterday', '2 days ago', '2026-11-01 14:00'"
+    };
+}
+
+const SNAPSHOT_HELP: &str = snapshot_help!();
+
+const DIFF_HELP: &str = concat!(
+    "\
+Each difference is a line:
+  +  created
+  M  updated: the content is another
+  U  only the metadata is another: mode, owner, time or extended attributes
+  R  renamed: OLD -> NEW
+  -  deleted
+
+",
+    snapshot_help!()
+);
+
+const RESTORE_HELP: &str = concat!(
+    "\
+Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
+content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
+at that path.
+
+Examples:
+  treering restore latest --target /tmp/work
+  treering restore 'midnight yesterday:letters' --target ~/letters --delete --dry-run
+
+",
+    snapshot_help!()
+);
+
+const AFTER_HELP: &str = "\
+Examples:
+  export TREERING_REPOSITORY=/srv/rings
+  treering init
+  treering backup ~/work
+  treering snapshots
+  treering restore latest --target /tmp/work
+  treering restore 'midnight yesterday:letters' --target /tmp/letters
+
+Exit status:
+  0    done
+  1    failed
+  3    done but for files that could not be read or restored
+  10   there is no repository
+  11   the repository is in use
+  130  interrupted";
+
+/// The commands by what they are for; [`Command`] cannot say so itself.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Save and get back", &["init", "backup", "restore"]),
+    ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
+    ("Keep the repository", &["check"]),
+    ("Directories alone", &["dir"]),
+];
+
+impl Arguments {
+    /// Reads the command line of this process.
+    pub fn read() -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// What [`Arguments`] describes, with its commands in groups.
+fn command() -> clap::Command {
+    let command = Arguments::command();
+    let mut template = String::from("{about-with-newline}\n{usage-heading} {usage}\n");
+    for (heading, names) in GROUPS {
+        let _ = write!(template, "\n{heading}:\n");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            let _ = writeln!(template, "  {name:<10} {}", about.cloned().unwrap_or_default());
+        }
+    }
+    template.push_str("\nOptions:\n{options}{after-help}");
+    command.help_template(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_every_command_once() {
+        let mut named: Vec<_> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let command = command();
+        let mut all: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
+        named.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(named, all);
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        let read = |line: &str| {
+            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+            Arguments::from_arg_matches(&matches).unwrap().global
+        };
+        for line in ["treering -r /repo --json snapshots", "treering snapshots -r /repo --json"] {
+            let global = read(line);
+            assert_eq!(global.repo.as_deref(), Some("/repo".as_ref()), "{line}");
+            assert!(global.json && !global.quiet, "{line}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `backup`: a new snapshot.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use treering::repository::{BackupOptions, BackupReport, Totals};
+use treering::spoken;
+use treering::timeline::TimeKey;
+
+use crate::cli::Session;
+use crate::cli::args::BackupArguments;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json;
+use crate::cli::report::{count, duration, local_time, plural, print, size, totals};
+
+/// Takes a snapshot.
+pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
+    let start = Instant::now();
+    let options = options(session, arguments)?;
+    let repository = session.open()?;
+    let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
+    print(|out| {
+        session.list_changes(out, &report.changes, options.dry_run)?;
+        for problem in &report.problems {
+            session.tell(out, "backup", &problem.path, problem)?;
+        }
+        match (session.json, session.quiet) {
+            (true, _) => json::message(out, "summary", &summary(&report, start.elapsed())),
+            (false, true) => Ok(()),
+            (false, false) => write(out, session, &report, start.elapsed()),
+        }
+    })?;
+    Ok(if report.problems.is_empty() { Exit::Done } else { Exit::Partial })
+}
+
+fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptions, CliError> {
+    let now = session.now.timestamp();
+    let time = arguments.time.as_deref().map(|time| spoken::parse(time, &session.now)).transpose()?;
+    let user = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());
+    let defaults = BackupOptions::new(arguments.sources.clone(), now);
+    Ok(BackupOptions {
+        time: time.unwrap_or(now),
+        host: arguments.host.clone().unwrap_or_else(host_name),
+        user: user.unwrap_or_else(|| uzers::get_current_uid().to_string()),
+        tags: arguments.tag.clone(),
+        excludes: arguments.scan.excludes(),
+        one_file_system: arguments.scan.one_file_system,
+        force: arguments.force,
+        dry_run: arguments.dry_run,
+        ..defaults
+    })
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Duration) -> io::Result<()> {
+    let statistics = &report.statistics;
+    let holds = format!("{}, {}", plural(statistics.files, "file"), size(statistics.bytes));
+    match &report.snapshot {
+        Some(snapshot) => writeln!(out, "Saved snapshot {}: {holds}", snapshot.short_id())?,
+        None => writeln!(out, "Would save a snapshot: {holds}")?,
+    }
+    if let Some(parent) = report.parent.as_deref().and_then(|key| key.parse::<TimeKey>().ok()) {
+        writeln!(out, "  since    {}", local_time(parent.time(), session.now.time_zone()))?;
+    }
+    writeln!(out, "  changes  {}", totals(&Totals::of(&report.changes)))?;
+    write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
+    if statistics.files_unmodified > 0 {
+        write!(out, "; {} not opened", count(statistics.files_unmodified))?;
+    }
+    writeln!(out, "\n  added    {} in {}", size(report.bytes_added), duration(took))?;
+    if !report.problems.is_empty() {
+        writeln!(out, "  errors   {}; the rest is saved", count(report.problems.len() as u64))?;
+    }
+    Ok(())
+}
+
+fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
+    let statistics = &report.statistics;
+    json!({
+        "dry_run": report.snapshot.is_none(),
+        "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
+        "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
+        "parent": report.parent,
+        "changes": json::totals(&Totals::of(&report.changes)),
+        "files_new": statistics.files_new,
+        "files_changed": statistics.files_changed,
+        "files_unmodified": statistics.files_unmodified,
+        "files_read": statistics.files_read,
+        "bytes_read": statistics.bytes_read,
+        "data_added": report.bytes_added,
+        "total_files_processed": statistics.files,
+        "total_bytes_processed": statistics.bytes,
+        "total_duration": took.as_secs_f64(),
+        "error_count": report.problems.len(),
+    })
+}

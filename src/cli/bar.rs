@@ -1,0 +1,155 @@
+//! Showing how far an operation is, and stopping it when the person asks.
+//!
+//! A thread looks at the counters while the operation runs. On a terminal it draws a bar on standard error once the operation has taken a
+//! second; as JSON it prints a line each second, and one at the end. The first Ctrl-C asks the operation to stop; the second ends the
+//! program at once, which loses nothing that was durable.
+
+use std::io::IsTerminal;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use treering::progress::Progress;
+
+use crate::cli::error::Exit;
+use crate::cli::json;
+use crate::cli::report;
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Not at all.
+    Nothing,
+    /// As a bar, where standard error is a terminal.
+    Bar,
+    /// As lines of JSON on standard output.
+    Json,
+}
+
+/// Operations shorter than this show no bar.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a bar is drawn.
+const FRAME: Duration = Duration::from_millis(100);
+/// How often a line of JSON is printed.
+const LINE: Duration = Duration::from_secs(1);
+
+const WITH_TOTAL: &str = "{percent:>3}% [{wide_bar}] {msg}  {binary_bytes_per_sec}  {eta} left";
+const WITHOUT_TOTAL: &str = "{spinner} {msg}  {elapsed}";
+
+/// Runs `work`, showing its progress; Ctrl-C asks it to stop.
+pub fn watch<R>(show: Show, work: impl FnOnce(&Progress) -> R) -> R {
+    let progress = Arc::new(Progress::new());
+    stop_on_signal(&progress);
+    std::thread::scope(|scope| {
+        let (running, ended) = channel::<()>();
+        let watched = &progress;
+        match show {
+            Show::Bar if std::io::stderr().is_terminal() => {
+                scope.spawn(move || draw(watched, &ended));
+            }
+            Show::Json => {
+                scope.spawn(move || print_lines(watched, &ended));
+            }
+            _ => {}
+        }
+        let result = work(&progress);
+        // Dropped also where `work` panics, so that the scope does not wait for ever.
+        drop(running);
+        running_operation().take();
+        result
+    })
+}
+
+/// Waits for `time`; whether the operation still runs after it.
+fn runs_after(time: Duration, ended: &Receiver<()>) -> bool {
+    ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
+}
+
+fn draw(progress: &Progress, ended: &Receiver<()>) {
+    if !runs_after(PATIENCE, ended) {
+        return;
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style =
+        |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style(WITHOUT_TOTAL));
+    let mut total = 0;
+    loop {
+        let known = progress.total_bytes.get();
+        if known != total {
+            if total == 0 {
+                bar.set_style(style(WITH_TOTAL));
+            }
+            bar.set_length(known);
+            total = known;
+        }
+        bar.set_message(message(progress));
+        bar.set_position(progress.bytes.get());
+        bar.tick();
+        if !runs_after(FRAME, ended) {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+}
+
+fn message(progress: &Progress) -> String {
+    if progress.check().is_err() {
+        return "stopping; Ctrl-C again ends at once".into();
+    }
+    let (files, bytes) = (report::count(progress.files.get()), report::size(progress.bytes.get()));
+    let mut message = match (progress.total_files.get(), progress.total_bytes.get()) {
+        (0, 0) => format!("{files} files  {bytes}"),
+        (all, size) => format!("{files}/{} files  {bytes}/{}", report::count(all), report::size(size)),
+    };
+    if progress.errors.get() > 0 {
+        message = format!("{message}  {}", report::plural(progress.errors.get(), "error"));
+    }
+    message
+}
+
+fn print_lines(progress: &Progress, ended: &Receiver<()>) {
+    let start = Instant::now();
+    let mut runs = true;
+    while runs {
+        runs = runs_after(LINE, ended);
+        // The summary at the end meets the same fault and tells it.
+        let _ = json::status(&mut std::io::stdout(), progress, start.elapsed());
+    }
+}
+
+/// What a signal stops; `None` where nothing is running that can be asked.
+static OPERATION: Mutex<Option<Arc<Progress>>> = Mutex::new(None);
+
+fn running_operation() -> MutexGuard<'static, Option<Arc<Progress>>> {
+    OPERATION.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stop_on_signal(progress: &Arc<Progress>) {
+    running_operation().replace(progress.clone());
+    // It fails where it was set before, which serves, or cannot be set; then a signal ends the program at once.
+    let _ = ctrlc::set_handler(|| match &*running_operation() {
+        Some(progress) if progress.check().is_ok() => progress.stop(),
+        _ => std::process::exit(Exit::Interrupted as i32),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_tells_what_is_known() {
+        let progress = Progress::new();
+        progress.files.add(3);
+        progress.bytes.add(2048);
+        assert_eq!(message(&progress), "3 files  2.0 KiB");
+        progress.total_files.add(1000);
+        progress.total_bytes.add(1 << 30);
+        progress.errors.add(1);
+        assert_eq!(message(&progress), "3/1,000 files  2.0 KiB/1.0 GiB  1 error");
+        progress.stop();
+        assert!(message(&progress).starts_with("stopping"));
+    }
+}

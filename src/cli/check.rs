@@ -1,0 +1,78 @@
+//! `check`: whether the repository is sound.
+
+use serde_json::json;
+use treering::repository::{CheckOptions, CheckReport};
+
+use crate::cli::Session;
+use crate::cli::args::CheckArguments;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json;
+use crate::cli::report::{complain, plural, print, size};
+
+/// Checks the repository; a fault is a failure.
+pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliError> {
+    let options = CheckOptions { read_data: arguments.read_data, ..CheckOptions::default() };
+    let repository = session.open()?;
+    let report = session.watch(|progress| repository.check(&options, progress))?;
+    print(|out| {
+        if session.json {
+            return json::line(out, &document(&report));
+        }
+        for fault in &report.faults {
+            complain(&fault.to_string());
+        }
+        if session.quiet { Ok(()) } else { writeln!(out, "{}", sentence(&report, options.read_data)) }
+    })?;
+    Ok(if report.faults.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+fn sentence(report: &CheckReport, read_data: bool) -> String {
+    let read = match read_data {
+        true => format!("; read {} and {}", plural(report.layers, "layer"), size(report.bytes_read)),
+        false => String::new(),
+    };
+    let verdict = match report.faults.len() as u64 {
+        0 => "no faults".into(),
+        faults => plural(faults, "fault"),
+    };
+    format!(
+        "Checked {}, {} and {} in {}{read}: {verdict}",
+        plural(report.snapshots, "snapshot"),
+        plural(report.pages, "page"),
+        plural(report.segments, "segment"),
+        plural(report.volumes, "volume"),
+    )
+}
+
+fn document(report: &CheckReport) -> serde_json::Value {
+    let faults: Vec<_> = report
+        .faults
+        .iter()
+        .map(|fault| json!({ "message": fault.what, "affects": fault.affects }))
+        .collect();
+    json!({
+        "snapshots": report.snapshots,
+        "pages": report.pages,
+        "segments": report.segments,
+        "volumes": report.volumes,
+        "layers": report.layers,
+        "bytes_read": report.bytes_read,
+        "faults": faults,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_tells_what_was_read_only_where_it_was() {
+        let report =
+            CheckReport { snapshots: 1, pages: 2, segments: 3, volumes: 1, ..CheckReport::default() };
+        assert_eq!(
+            sentence(&report, false),
+            "Checked 1 snapshot, 2 pages and 3 segments in 1 volume: no faults"
+        );
+        assert!(sentence(&report, true).ends_with("; read 0 layers and 0 B: no faults"));
+    }
+}

@@ -1,0 +1,64 @@
+//! `diff`: what differs between a snapshot and another state.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use treering::diff::Change;
+use treering::repository::{Other, Repository, RepositoryError, Selector, Snapshot, Totals};
+
+use crate::cli::Session;
+use crate::cli::args::DiffArguments;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json::{self, ChangeObject};
+use crate::cli::report::{self, print};
+
+/// Compares a snapshot with another, or with a directory.
+pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
+    let repository = session.open()?;
+    let old = repository.find(&Selector::parse(&arguments.old, &session.now)?)?;
+    let changes = match snapshot(session, &repository, &arguments.new)? {
+        Some(new) => session.watch(|progress| repository.compare(&old, Other::Snapshot(&new), progress)),
+        None => {
+            let directory = Path::new(&arguments.new);
+            session.watch(|progress| repository.compare(&old, Other::Directory(directory), progress))
+        }
+    }?;
+    print(|out| write(out, session, &changes))?;
+    Ok(Exit::Done)
+}
+
+/// The snapshot that `text` names; `None` where it is the path of a directory.
+fn snapshot(
+    session: &Session,
+    repository: &Repository,
+    text: &OsStr,
+) -> Result<Option<Snapshot>, RepositoryError> {
+    let bytes = text.as_encoded_bytes();
+    if bytes.contains(&b'/') || matches!(bytes, b"." | b"..") {
+        return Ok(None);
+    }
+    match Selector::parse(&text.to_string_lossy(), &session.now) {
+        Ok(selector) => repository.find(&selector).map(Some),
+        Err(_) if Path::new(text).is_dir() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The document that `diff --json` prints.
+#[derive(Serialize)]
+struct Differences<'a> {
+    changes: Vec<ChangeObject<'a>>,
+    statistics: serde_json::Value,
+}
+
+fn write(out: &mut dyn Write, session: &Session, changes: &[Change]) -> io::Result<()> {
+    let totals = Totals::of(changes);
+    if session.json {
+        let changes = changes.iter().map(ChangeObject::new).collect();
+        return json::line(out, &Differences { changes, statistics: json::totals(&totals) });
+    }
+    report::changes(out, changes)?;
+    if session.quiet { Ok(()) } else { writeln!(out, "{}", report::totals(&totals)) }
+}

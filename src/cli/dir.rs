@@ -1,0 +1,139 @@
+//! `dir index`, `dir diff` and `dir apply`: the building blocks, without a repository.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde_json::json;
+use treering::diff::{ApplyOptions, Entry, ScanError, ScanOptions, apply_diff_with};
+use treering::repository::Totals;
+use treering::{DiffData, DiffIndex, DirIndex};
+
+use crate::cli::Session;
+use crate::cli::args::{DirApplyArguments, DirCommand, DirDiffArguments, DirIndexArguments, ScanArguments};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json;
+use crate::cli::report::{name, plural, print, size, totals};
+
+/// Does one of the `dir` commands.
+pub fn run(session: &Session, command: &DirCommand) -> Result<Exit, CliError> {
+    match command {
+        DirCommand::Index(arguments) => index(session, arguments),
+        DirCommand::Diff(arguments) => diff(session, arguments),
+        DirCommand::Apply(arguments) => apply(session, arguments),
+    }
+}
+
+fn index(session: &Session, arguments: &DirIndexArguments) -> Result<Exit, CliError> {
+    let index = scan(session, &arguments.directory, &arguments.scan, true)?;
+    index.to_file(&arguments.output).map_err(CliError::of(&arguments.output))?;
+    let names = index.entries.len() as u64;
+    let bytes = index.entries.iter().filter_map(Entry::content).map(|content| content.size).sum();
+    print(|out| {
+        tell_problems(session, out, &index.problems)?;
+        if session.json {
+            let summary = json!({
+                "names": names,
+                "bytes": bytes,
+                "error_count": index.problems.len(),
+            });
+            json::message(out, "summary", &summary)
+        } else if session.quiet {
+            Ok(())
+        } else {
+            writeln!(out, "Wrote {}: {}, {}", shown(&arguments.output), plural(names, "name"), size(bytes))
+        }
+    })?;
+    Ok(exit(index.problems.is_empty()))
+}
+
+fn diff(session: &Session, arguments: &DirDiffArguments) -> Result<Exit, CliError> {
+    let old = DirIndex::from_file(&arguments.index).map_err(CliError::of(&arguments.index))?;
+    let new = scan(session, &arguments.directory, &arguments.scan, false)?;
+    let diff = DiffIndex::compute(&old, &new);
+    let data = DiffData::create_archive(&arguments.data, &diff).map_err(CliError::of(&arguments.data))?;
+    diff.to_file(&arguments.output).map_err(CliError::of(&arguments.output))?;
+    let changes = Totals::of(&diff.changes);
+    print(|out| {
+        session.list_changes(out, &diff.changes, false)?;
+        tell_problems(session, out, &new.problems)?;
+        tell_problems(session, out, &data.problems)?;
+        if session.json {
+            let summary = json!({
+                "changes": json::totals(&changes),
+                "error_count": new.problems.len() + data.problems.len(),
+            });
+            json::message(out, "summary", &summary)
+        } else if session.quiet {
+            Ok(())
+        } else {
+            let (diff, data) = (shown(&arguments.output), shown(&arguments.data));
+            writeln!(out, "Wrote {diff} and {data}: {}", totals(&changes))
+        }
+    })?;
+    Ok(exit(new.problems.is_empty() && data.problems.is_empty()))
+}
+
+fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliError> {
+    let directory = &arguments.directory;
+    let diff = DiffIndex::from_file(&arguments.diff).map_err(CliError::of(&arguments.diff))?;
+    let data = DiffData::open(&arguments.archive).map_err(CliError::of(&arguments.archive))?;
+    let report = session.watch(|progress| {
+        let report = apply_diff_with(directory, &diff, &data, ApplyOptions::default(), progress);
+        let report = report.map_err(|error| CliError::of(directory)(error.into()))?;
+        progress.check()?;
+        Ok::<_, CliError>(report)
+    })?;
+    print(|out| {
+        session.list_changes(out, &diff.changes, false)?;
+        for failure in &report.failures {
+            session.tell(out, "apply", &directory.join(failure.path.as_path()), failure)?;
+        }
+        if session.json {
+            let summary = json!({
+                "files_written": report.files,
+                "bytes_written": report.bytes,
+                "bytes_reused": report.reused_bytes,
+                "files_deleted": report.deleted,
+                "sockets_skipped": report.sockets,
+                "error_count": report.failures.len(),
+            });
+            json::message(out, "summary", &summary)
+        } else if session.quiet {
+            Ok(())
+        } else {
+            let (files, deleted) = (plural(report.files, "file"), plural(report.deleted, "name"));
+            let bytes = size(report.bytes);
+            writeln!(out, "Patched {}: {files} written, {bytes}; {deleted} deleted", shown(directory))
+        }
+    })?;
+    Ok(exit(report.failures.is_empty()))
+}
+
+fn scan(
+    session: &Session,
+    directory: &Path,
+    arguments: &ScanArguments,
+    sign: bool,
+) -> Result<DirIndex, CliError> {
+    let options = ScanOptions {
+        excludes: arguments.excludes(),
+        one_file_system: arguments.one_file_system,
+        threads: 1,
+    };
+    let now = SystemTime::from(session.now.timestamp());
+    let scanned = session.watch(|progress| DirIndex::scan_with(directory, &options, sign, now, progress));
+    scanned.map_err(CliError::of(directory))
+}
+
+fn tell_problems(session: &Session, out: &mut dyn Write, problems: &[ScanError]) -> io::Result<()> {
+    problems.iter().try_for_each(|problem| session.tell(out, "scan", &problem.path, problem))
+}
+
+fn shown(path: &Path) -> String {
+    name(path.as_os_str().as_encoded_bytes())
+}
+
+fn exit(complete: bool) -> Exit {
+    if complete { Exit::Done } else { Exit::Partial }
+}

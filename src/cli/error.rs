@@ -1,0 +1,120 @@
+//! How a command ends: with what status, and with what to tell of a failure.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use treering::diff::DiffError;
+use treering::progress::Interrupted;
+use treering::repository::RepositoryError;
+use treering::spoken::SpokenError;
+
+/// The exit statuses, as restic's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All was done.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// It was done, but for some files.
+    Partial = 3,
+    /// There is no repository.
+    NoRepository = 10,
+    /// Another process holds the repository.
+    Locked = 11,
+    /// The person stopped it.
+    Interrupted = 130,
+    /// Nobody reads the output any more. What SIGPIPE makes of a program that does not ignore it, so that `set -o pipefail` sees the
+    /// usual.
+    Pipe = 141,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error("no repository given: use -r DIR, or set TREERING_REPOSITORY")]
+    RepositoryNotGiven,
+    #[error("cat needs the path of a file: give SNAPSHOT:PATH")]
+    PathNotGiven,
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A building block, which says itself what it could not use.
+    #[error(transparent)]
+    Diff(DiffError),
+    /// A building block, which says only why.
+    #[error("cannot use {}", .path.display())]
+    Directory { path: PathBuf, source: Box<DiffError> },
+    #[error("--time cannot be used")]
+    Time(#[from] SpokenError),
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl CliError {
+    /// What a building block says of the file or directory at `path`.
+    pub fn of(path: impl Into<PathBuf>) -> impl FnOnce(DiffError) -> Self {
+        |source| match source {
+            DiffError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            DiffError::Scan(_) => Self::Diff(source),
+            source => Self::Directory { path: path.into(), source: source.into() },
+        }
+    }
+
+    /// The status that tells it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
+            Self::Repository(RepositoryError::Locked(_)) => Exit::Locked,
+            Self::Interrupted(_)
+            | Self::Repository(
+                RepositoryError::Interrupted(_) | RepositoryError::Diff(DiffError::Interrupted(_)),
+            ) => Exit::Interrupted,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Pipe,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_follow_on_one_line() {
+        let source = DiffError::from(io::Error::from(io::ErrorKind::NotFound));
+        let error = CliError::of("tree.index")(source);
+        assert_eq!(chain(&error), "cannot use tree.index: entity not found");
+    }
+
+    #[test]
+    fn interruption_is_told_by_its_status() {
+        let error = CliError::of("tree")(DiffError::from(Interrupted));
+        assert_eq!(error.exit(), Exit::Interrupted);
+        let error = CliError::from(RepositoryError::from(Interrupted));
+        assert_eq!(error.exit(), Exit::Interrupted);
+    }
+}

@@ -1,0 +1,134 @@
+//! The program: what is written on the command line, done by the library, told to a person or a program.
+//!
+//! A command reads its arguments, calls the library once, and prints what comes back; how things are done is none of its business. Results go
+//! to standard output, progress and complaints to standard error, and the exit status ([`error::Exit`]) tells how it went.
+
+mod args;
+mod backup;
+mod bar;
+mod check;
+mod diff;
+mod dir;
+mod error;
+mod json;
+mod ls;
+mod report;
+mod restore;
+mod snapshots;
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use jiff::Zoned;
+use tracing_subscriber::EnvFilter;
+use treering::diff::Change;
+use treering::progress::Progress;
+use treering::repository::{Repository, Snapshot, SnapshotPath};
+
+use args::{Arguments, Command, Global};
+use bar::Show;
+use error::{CliError, Exit, chain};
+use report::complain;
+
+/// Does what the command line of this process says.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::read() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too. Where they cannot be printed nothing else can be.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Failed } else { Exit::Done }.into();
+        }
+    };
+    let filter = EnvFilter::try_from_env("TREERING_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let session = Session::new(arguments.global);
+    let result = match &arguments.command {
+        Command::Init(arguments) => snapshots::init(&session, arguments),
+        Command::Backup(arguments) => backup::run(&session, arguments),
+        Command::Snapshots => snapshots::list(&session),
+        Command::Ls(arguments) => ls::run(&session, arguments),
+        Command::Diff(arguments) => diff::run(&session, arguments),
+        Command::Cat(arguments) => ls::cat(&session, arguments),
+        Command::Restore(arguments) => restore::run(&session, arguments),
+        Command::Check(arguments) => check::run(&session, arguments),
+        Command::Dir(command) => dir::run(&session, command),
+    };
+    let exit = result.unwrap_or_else(|error| {
+        let exit = error.exit();
+        if exit != Exit::Pipe {
+            complain(&chain(&error));
+        }
+        exit
+    });
+    exit.into()
+}
+
+/// What holds for one run of the program, whatever the command.
+struct Session {
+    repository: Option<PathBuf>,
+    now: Zoned,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Session {
+    fn new(global: Global) -> Self {
+        let Global { repo, json, quiet, verbose } = global;
+        Self { repository: repo, now: Zoned::now(), json, quiet, verbose }
+    }
+
+    /// Where the repository is or shall be.
+    fn repository_path(&self) -> Result<&PathBuf, CliError> {
+        self.repository.as_ref().ok_or(CliError::RepositoryNotGiven)
+    }
+
+    fn open(&self) -> Result<Repository, CliError> {
+        Ok(Repository::open(self.repository_path()?)?)
+    }
+
+    /// Opens the repository and finds what `text` names in it: a snapshot, and perhaps a path.
+    fn find(&self, text: &OsStr) -> Result<(Repository, Snapshot, Option<Vec<u8>>), CliError> {
+        let repository = self.open()?;
+        let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
+        let snapshot = repository.find(&selector)?;
+        Ok((repository, snapshot, path))
+    }
+
+    /// Runs `work` with a progress that is shown on a terminal.
+    fn watch<R>(&self, work: impl FnOnce(&Progress) -> R) -> R {
+        bar::watch(if self.quiet { Show::Nothing } else { Show::Bar }, work)
+    }
+
+    /// As [`watch`](Self::watch), of a command that prints lines of JSON: those tell the progress then.
+    fn watch_lines<R>(&self, work: impl FnOnce(&Progress) -> R) -> R {
+        if self.json && !self.quiet { bar::watch(Show::Json, work) } else { self.watch(work) }
+    }
+
+    /// Tells of something that could not be done with `path`: as JSON to `out`, or to the person.
+    fn tell(
+        &self,
+        out: &mut dyn Write,
+        during: &'static str,
+        path: &Path,
+        error: &dyn std::error::Error,
+    ) -> std::io::Result<()> {
+        if self.json {
+            return json::error(out, during, path, error);
+        }
+        complain(&chain(error));
+        Ok(())
+    }
+
+    /// Prints `changes` where they are wanted: always for a dry run, else with `--verbose`.
+    fn list_changes(&self, out: &mut dyn Write, changes: &[Change], dry_run: bool) -> std::io::Result<()> {
+        match (self.verbose || (dry_run && !self.quiet), self.json) {
+            (false, _) => Ok(()),
+            (true, true) => json::changes(out, changes),
+            (true, false) => report::changes(out, changes),
+        }
+    }
+}
