@@ -11,7 +11,6 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::FileType;
 use walkdir::WalkDir;
 
-use crate::delta::SegmentParams;
 use crate::diff::DiffIndex;
 use crate::diff::{
     ApplyOptions, ApplyReport, Change, DirIndex, Entry, Found, Kind, ReadOptions, Stat, apply_diff_with,
@@ -90,7 +89,7 @@ impl Repository {
         }
         select(&mut entries, options)?;
         let wanted = DirIndex { entries, owners: snapshot.record.owners.clone(), ..DirIndex::default() };
-        let present = look_at(&options.target, &wanted.entries, options.delete, progress)?;
+        let present = self.look_at(&options.target, &wanted.entries, options.delete, progress)?;
         let mut diff = DiffIndex::compute(&present, &wanted);
         drop(present);
         if !options.delete {
@@ -120,7 +119,7 @@ impl Repository {
         if options.verify {
             let failed: HashSet<&RelPath> =
                 report.applied.failures.iter().map(|failure| &failure.path).collect();
-            let now = look_at(&options.target, &wanted.entries, false, progress)?;
+            let now = self.look_at(&options.target, &wanted.entries, false, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted.entries);
             wrong.retain(|change| !failed.contains(change.path()) && !is_socket(change));
             report.verified =
@@ -129,6 +128,51 @@ impl Repository {
         }
         report.changes = diff.changes;
         Ok(report)
+    }
+
+    /// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names of what stands beside them.
+    fn look_at(
+        &self,
+        target: &Path,
+        wanted: &[Entry],
+        extra: bool,
+        progress: &Progress,
+    ) -> Result<DirIndex, RepositoryError> {
+        let mut entries = Vec::new();
+        // The directories above the entry that is looked at, as far as they are there.
+        let mut open: Vec<RelPath> = Vec::new();
+        for entry in wanted {
+            progress.check()?;
+            open.truncate(open.iter().take_while(|path| entry.path.is_within(path)).count());
+            let parent = entry.path.parent();
+            let reachable =
+                parent.as_ref().is_none_or(|parent| open.last() == Some(parent) || parent.is_root());
+            if !reachable {
+                continue;
+            }
+            let path = target.join(entry.path.as_path());
+            let Some(stat) = lstat(&path)? else { continue };
+            if stat.file_type() == FileType::Directory {
+                open.push(entry.path.clone());
+                if extra {
+                    list_extra(&path, &entry.path, wanted, &mut entries)?;
+                }
+            }
+            let found = Found { path: entry.path.clone(), stat };
+            // What cannot be read is as good as not there: it is made anew.
+            entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok());
+        }
+        entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
+        let read = ReadOptions::new(self.config.segments, SystemTime::UNIX_EPOCH);
+        fill(
+            &mut entries,
+            |path| target.join(path.as_path()),
+            &read,
+            &Progress::new(),
+            |_, _| (),
+            |_, _, ()| Ok::<_, RepositoryError>(()),
+        )?;
+        Ok(DirIndex { entries, ..DirIndex::default() })
     }
 }
 
@@ -185,49 +229,6 @@ fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
         builder.add_line(None, line).map_err(unusable)?;
     }
     builder.build().map_err(unusable)
-}
-
-/// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names of what stands beside them.
-fn look_at(
-    target: &Path,
-    wanted: &[Entry],
-    extra: bool,
-    progress: &Progress,
-) -> Result<DirIndex, RepositoryError> {
-    let mut entries = Vec::new();
-    // The directories above the entry that is looked at, as far as they are there.
-    let mut open: Vec<RelPath> = Vec::new();
-    for entry in wanted {
-        progress.check()?;
-        open.truncate(open.iter().take_while(|path| entry.path.is_within(path)).count());
-        let parent = entry.path.parent();
-        let reachable = parent.as_ref().is_none_or(|parent| open.last() == Some(parent) || parent.is_root());
-        if !reachable {
-            continue;
-        }
-        let path = target.join(entry.path.as_path());
-        let Some(stat) = lstat(&path)? else { continue };
-        if stat.file_type() == FileType::Directory {
-            open.push(entry.path.clone());
-            if extra {
-                list_extra(&path, &entry.path, wanted, &mut entries)?;
-            }
-        }
-        let found = Found { path: entry.path.clone(), stat };
-        // What cannot be read is as good as not there: it is made anew.
-        entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok());
-    }
-    entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
-    let read = ReadOptions::new(SegmentParams::default(), SystemTime::UNIX_EPOCH);
-    fill(
-        &mut entries,
-        |path| target.join(path.as_path()),
-        &read,
-        &Progress::new(),
-        |_, _| (),
-        |_, _, ()| Ok::<_, RepositoryError>(()),
-    )?;
-    Ok(DirIndex { entries, ..DirIndex::default() })
 }
 
 /// Adds what stands in a directory and is not wanted, and all below it, with nothing but its kind.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
+use treering::archive::Codec;
+use treering::gitkv::{Git, Person, TreeEdit};
 use treering::progress::Progress;
 use treering::repository::{
     BackupOptions, BackupReport, CheckOptions, InitOptions, Repository, RestoreOptions, RestoreReport,
@@ -21,9 +23,14 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::with(Codec::default())
+    }
+
+    /// With volumes compressed by `compression`.
+    pub fn with(compression: Codec) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("source")).unwrap();
-        let options = InitOptions::new(Timestamp::now());
+        let options = InitOptions { compression, ..InitOptions::new(Timestamp::now()) };
         let repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
         Self { dir, repository }
     }
@@ -88,6 +95,19 @@ impl Lab {
         let options = CheckOptions { read_data: true, ..CheckOptions::default() };
         let report = repository.check(&options, &Progress::new()).unwrap();
         assert!(report.faults.is_empty(), "{:?}", report.faults);
+    }
+
+    /// Commits `bytes` as what lies at `path` of the repository's tree, or, for `None`, takes it away.
+    pub fn replace(&self, path: &str, bytes: Option<&[u8]>) {
+        let git = Git::open(&self.path("repo")).unwrap();
+        let mut transaction = git.begin().unwrap();
+        let mut edit = TreeEdit::new();
+        match bytes {
+            Some(bytes) => edit.set(path.as_bytes(), transaction.blob(bytes).unwrap()).unwrap(),
+            None => edit.remove(path.as_bytes()).unwrap(),
+        }
+        let who = Person::new("tester", "tester@localhost", Timestamp::now());
+        transaction.commit(&who, "Damage it", &edit).unwrap();
     }
 
     /// Runs git on the repository, and returns what it prints.

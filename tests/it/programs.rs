@@ -1,0 +1,24 @@
+//! The programs of others that some tests need.
+
+use std::io::Write;
+
+/// Whether all of `programs` are installed. Where one is missing, the test must end at once: on a machine of CI it fails here,
+/// elsewhere a line says that it is skipped.
+#[track_caller]
+pub fn are_here(programs: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_here = |program: &&&str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    let missing: Vec<_> = programs.iter().filter(|program| !is_here(program)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let message = format!("{} needs programs that are not installed: {missing:?}", test_name());
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
+    // Not by `eprintln`, which is shown for failures alone.
+    let _ = writeln!(std::io::stderr(), "skipped: {message}");
+    false
+}
+
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
+}
