@@ -68,13 +68,11 @@ fn runs_after(time: Duration, ended: &Receiver<()>) -> bool {
 }
 
 fn draw(progress: &Progress, ended: &Receiver<()>) {
-    if !runs_after(PATIENCE, ended) {
-        return;
-    }
-    // Hidden until it has something to show, since each setting draws it.
+    let start = Instant::now();
+    // Fed from the start, so that its rate is true when it is shown.
     let bar = ProgressBar::hidden();
     let mut shown = "";
-    loop {
+    while runs_after(FRAME, ended) {
         let (done, total) = (progress.bytes.get(), progress.total_bytes.get());
         // Neither a rate nor an end can be told before anything is done.
         let template = match (total, done) {
@@ -92,13 +90,10 @@ fn draw(progress: &Progress, ended: &Receiver<()>) {
         }
         bar.set_message(message(progress));
         bar.set_position(done);
-        if bar.is_hidden() {
+        if bar.is_hidden() && start.elapsed() >= PATIENCE {
             bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         bar.tick();
-        if !runs_after(FRAME, ended) {
-            break;
-        }
     }
     bar.finish_and_clear();
 }
