@@ -1,5 +1,7 @@
 //! Transactions over the refs and trees of a bare git repository.
 //!
+//! [`GitKv`] is the simple thing: keys and values, opened like files, changed in transactions. What follows is what it stands on.
+//!
 //! [`Git`] reads objects from [layers](crate::layers), and whatever else git may have put there through libgit2. A
 //! [`Transaction`] changes the tree of the repository's branch:
 //!
@@ -33,7 +35,9 @@
 
 mod commit;
 mod edit;
+mod file;
 mod git;
+mod kv;
 mod refs;
 #[cfg(test)]
 mod testing;
@@ -50,7 +54,9 @@ use crate::layers::{LayerError, ObjectId};
 
 pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
+pub use file::{KvFile, OpenMode, ParseOpenModeError};
 pub use git::{Git, Walk};
+pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use transaction::{Committed, Onto, Transaction};
 pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::Swept;
@@ -128,6 +134,12 @@ pub enum GitError {
     /// A path was to be a file and is a directory, or leads through a file.
     #[error("{0:?} is both a file and a directory; remove one first")]
     FileAndDirectory(String),
+    /// A key has no value.
+    #[error("there is no {0:?}")]
+    NoKey(String),
+    /// A value was changed by two at the same lines.
+    #[error("{0:?} was changed by somebody else meanwhile; theirs stays, look at it and try again")]
+    Conflict(String),
     /// The branch is not where it was expected.
     #[error("{reference} was moved by somebody else; read it again")]
     Moved {
