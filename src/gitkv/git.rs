@@ -108,6 +108,16 @@ impl Git {
         &self.branch
     }
 
+    /// The value of a key of git's configuration, the person's own included.
+    pub fn setting(&self, key: &str) -> Result<Option<String>, GitError> {
+        let value = self.libgit2().config().and_then(|config| config.get_string(key));
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(GitError::git("read the configuration")(error)),
+        }
+    }
+
     /// The layers, as they were when an object was last missed or [`refresh`](Self::refresh) called.
     pub fn layers(&self) -> LayerSet {
         self.layers.read().unwrap_or_else(PoisonError::into_inner).clone()

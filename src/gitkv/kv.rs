@@ -9,14 +9,19 @@ use crate::layers::{LayerWriter, ObjectId, ObjectKind};
 use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
 use super::file::{KvFile, OpenMode};
+use super::origin::{Origin, cached_clone};
 use super::transaction::Edit;
 use super::tree::{self, Mode, Node};
 use super::{Git, GitError, Walk, shown};
 
 /// The files of the branch of a bare git repository, as a store of keys and values.
 ///
-/// Keys are paths as git has them: bytes, names separated by `/`. Every change is a commit. Reading needs no clone: a value is looked
-/// up in the branch's tree.
+/// Keys are paths as git has them: bytes, names separated by `/`. Every change is a commit. A value is looked up in the branch's tree;
+/// nothing is checked out.
+///
+/// In a clone, the branch is the one of the repository that it came from (`origin`). Each change is made on what that has
+/// now and pushed, so a commit is there when the call returns, or nothing has changed; what only the clone's own branch has is
+/// not seen. Reading shows what the origin had when it was last asked: by opening, by a commit or by [`refresh`](GitKv::refresh).
 ///
 /// ```
 /// use std::io::Write;
@@ -41,17 +46,35 @@ use super::{Git, GitError, Walk, shown};
 /// ```
 pub struct GitKv {
     git: Git,
+    origin: Option<Origin>,
 }
 
 impl GitKv {
     /// Makes a bare repository at `path`, where nothing or an empty directory may be.
     pub fn create(path: &Path) -> Result<Self, GitError> {
-        Ok(Self { git: Git::init(path, &[])? })
+        Ok(Self { git: Git::init(path, &[])?, origin: None })
     }
 
-    /// Opens the bare repository at `path`.
+    /// Opens the bare repository at `path`; if it has a remote called `origin`, as a clone of that.
     pub fn open(path: &Path) -> Result<Self, GitError> {
-        Ok(Self { git: Git::open(path)? })
+        let git = Git::open(path)?;
+        let kv = Self { origin: Origin::of(&git)?, git };
+        kv.refresh()?;
+        Ok(kv)
+    }
+
+    /// Opens the repository at any URL that git accepts, by a clone in the directory `cache` that is made once and fetched to from then
+    /// on.
+    pub fn open_url(url: &str, cache: &Path) -> Result<Self, GitError> {
+        Self::open(&cached_clone(url, cache)?)
+    }
+
+    /// Asks the origin what it has now. Does nothing when there is none.
+    pub fn refresh(&self) -> Result<(), GitError> {
+        match &self.origin {
+            Some(origin) => origin.fetch(&self.git),
+            None => Ok(()),
+        }
     }
 
     /// The repository below.
@@ -61,7 +84,10 @@ impl GitKv {
 
     /// The latest commit, if there is one.
     pub fn head(&self) -> Result<Option<ObjectId>, GitError> {
-        self.git.head()
+        match &self.origin {
+            Some(origin) => origin.tip(&self.git),
+            None => self.git.head(),
+        }
     }
 
     /// The keys and values as the commit `commit` recorded them.
@@ -125,8 +151,14 @@ impl GitKv {
         message: &str,
         edit: &mut Edit<'_, E>,
     ) -> Result<Option<ObjectId>, E> {
-        let committed = self.git.begin()?.commit_with(who, message, edit)?;
-        Ok(committed.map(|committed| committed.commit))
+        self.git.sweep()?;
+        match &self.origin {
+            Some(origin) => origin.commit(&self.git, who, message, edit),
+            None => {
+                let committed = self.git.begin()?.commit_with(who, message, edit)?;
+                Ok(committed.map(|committed| committed.commit))
+            }
+        }
     }
 
     /// The commits that changed the value of `key`, or removed it, the latest first.

@@ -38,6 +38,7 @@ mod edit;
 mod file;
 mod git;
 mod kv;
+mod origin;
 mod refs;
 #[cfg(test)]
 mod testing;
@@ -59,7 +60,7 @@ pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use transaction::{Committed, Onto, Transaction};
 pub use tree::{Mode, Node, Tree, TreeEntry};
-pub use writers::Swept;
+pub use writers::{KeepLayers, Swept};
 
 /// Why a git repository could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +141,17 @@ pub enum GitError {
     /// A value was changed by two at the same lines.
     #[error("{0:?} was changed by somebody else meanwhile; theirs stays, look at it and try again")]
     Conflict(String),
+    /// The program git is not there, by which other repositories are reached.
+    #[error("the program git is not installed; it is needed to reach other repositories")]
+    NoProgram,
+    /// Git could not clone, fetch or push.
+    #[error("cannot {action}; git says: {said}")]
+    Origin {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// What git said about it.
+        said: String,
+    },
     /// The branch is not where it was expected.
     #[error("{reference} was moved by somebody else; read it again")]
     Moved {

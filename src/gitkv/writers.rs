@@ -25,9 +25,15 @@ const WRITERS: &str = "writers.lock";
 /// What the name of every marker begins with.
 const MARKER_PREFIX: &str = "writer-";
 
+/// While it lives, no layer is swept, be it reached or not; it ends with the process or when dropped.
+#[derive(Debug)]
+pub struct KeepLayers {
+    _lock: File,
+}
+
 /// The right to add layers; it ends with the process or when dropped.
 pub(super) struct Writing {
-    _lock: File,
+    _keep: KeepLayers,
     marker: PathBuf,
     /// Whether there may be layers that no reference reaches.
     loose_ends: bool,
@@ -48,12 +54,11 @@ pub struct Swept {
 
 impl Writing {
     pub fn begin(git: &Git) -> Result<Self, GitError> {
-        let private = git.private_dir()?;
-        let lock = lock(&private.join(WRITERS), File::try_lock_shared)?;
-        let marker = private.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
+        let keep = git.keep_layers()?;
+        let marker = git.private_dir()?.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
         // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer that nothing names.
         File::create_new(&marker).map_err(GitError::io("make", &marker))?;
-        Ok(Self { _lock: lock, marker, loose_ends: false })
+        Ok(Self { _keep: keep, marker, loose_ends: false })
     }
 
     /// Makes a layer durable, on the promise that [`done`](Self::done) follows when a commit names it.
@@ -78,6 +83,13 @@ impl Drop for Writing {
 }
 
 impl Git {
+    /// Keeps every sweep from the layers for a while. To be held around whatever makes a reference reach objects that are there already:
+    /// a fetch takes an object that a dead writer left for one that it need not get.
+    pub fn keep_layers(&self) -> Result<KeepLayers, GitError> {
+        let lock = lock(&self.private_dir()?.join(WRITERS), File::try_lock_shared)?;
+        Ok(KeepLayers { _lock: lock })
+    }
+
     /// Removes what writers who died left: unfinished files, and layers without which nothing that a reference reaches is missing.
     ///
     /// Does nothing while somebody writes, and next to nothing when nobody died. Only layers made by this crate and no older

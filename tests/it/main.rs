@@ -1,4 +1,5 @@
 //! What the library does, seen from outside: one binary, a module for each behaviour.
 
+mod gitkv;
 mod python;
 mod timeline;

@@ -58,7 +58,7 @@ fn reads_what_gitblobts_wrote_and_writes_what_it_reads() {
             codecs.push((name, Codec { compression, key }));
         }
     }
-    if python::run("gitblobts", GITBLOBTS_ADDS, &[dir.path()]).is_none() {
+    if python::run("gitblobts", GITBLOBTS_ADDS, &[dir.path().as_os_str()]).is_none() {
         return;
     }
     for (name, codec) in &codecs {
@@ -73,7 +73,7 @@ fn reads_what_gitblobts_wrote_and_writes_what_it_reads() {
         let times = [0, 1_800_000_000_000_000_000].map(|at| Timestamp::from_nanosecond(at).unwrap());
         blobs.add_many([(times[0], "treering 0"), (times[1], "treering 1")], &who()).unwrap();
     }
-    let listed = python::run("gitblobts", GITBLOBTS_LISTS, &[dir.path()]).unwrap();
+    let listed = python::run("gitblobts", GITBLOBTS_LISTS, &[dir.path().as_os_str()]).unwrap();
     let expected = "-1.5=before 1970 0.0=treering 0 1795202112.5=python pytho 1800000000.0=treering 1";
     for line in listed.lines() {
         assert_eq!(line, expected);
