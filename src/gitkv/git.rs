@@ -108,16 +108,6 @@ impl Git {
         &self.branch
     }
 
-    /// The value of a key of git's configuration, the person's own included.
-    pub fn setting(&self, key: &str) -> Result<Option<String>, GitError> {
-        let value = self.libgit2().config().and_then(|config| config.get_string(key));
-        match value {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(GitError::git("read the configuration")(error)),
-        }
-    }
-
     /// The layers, as they were when an object was last missed or [`refresh`](Self::refresh) called.
     pub fn layers(&self) -> LayerSet {
         self.layers.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -308,7 +298,7 @@ impl Git {
         Ok((kind, object.data().to_owned()))
     }
 
-    fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
+    pub(super) fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
         self.libgit2.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -392,7 +382,7 @@ fn pack_dir(path: &Path) -> PathBuf {
     path.join("objects").join("pack")
 }
 
-fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
+pub(super) fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
     let bytes = id.as_bytes().try_into();
     bytes
         .map(ObjectId::from_bytes)

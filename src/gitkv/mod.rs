@@ -35,6 +35,7 @@
 
 mod commit;
 mod edit;
+mod exchange;
 mod file;
 mod git;
 mod kv;
@@ -43,6 +44,7 @@ mod refs;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod transport;
 mod tree;
 mod writers;
 
@@ -55,10 +57,12 @@ use crate::layers::{LayerError, ObjectId};
 
 pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
+pub use exchange::TreeMerge;
 pub use file::{KvFile, OpenMode, ParseOpenModeError};
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use transaction::{Committed, Onto, Transaction};
+pub use transport::GitRemote;
 pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::{KeepLayers, Swept};
 
@@ -146,7 +150,7 @@ pub enum GitError {
     NoProgram,
     /// Git could not clone, fetch or push.
     #[error("cannot {action}; git says: {said}")]
-    Origin {
+    Remote {
         /// What was attempted, as a verb.
         action: &'static str,
         /// What git said about it.

@@ -1,26 +1,24 @@
-//! The repository that this one is a clone of, reached by the `git` program.
+//! The repository that this one is a clone of.
 //!
-//! The program brings the person's own ssh configuration, credential helpers and proxies, and every kind of URL. A change is
-//! made on what the origin has now and pushed; when somebody else was faster, it is made again on what they left.
+//! A change is made on what the origin has now and pushed; when somebody else was faster, it is made again on what they left.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use crate::digest::Digest;
 use crate::layers::ObjectId;
 
 use super::commit::Person;
-use super::refs::open_lock;
 use super::transaction::Edit;
+use super::transport::{git_program, run, turn};
 use super::{Git, GitError, pause};
+
+/// The name of the remote that a clone came from.
+const ORIGIN: &str = "origin";
 
 /// How often a change is made anew when others push at the same time.
 const TRIES: u32 = 12;
-
-/// The file whose `flock` gives the turn to move the references that follow the origin.
-const TURN: &str = "origin.lock";
 
 /// How a cached clone is set up: what comes and goes stays in packs and on the disk, and git never repacks by itself.
 const SETTINGS: [&str; 5] =
@@ -35,9 +33,8 @@ pub(super) struct Origin {
 impl Origin {
     /// The origin that `git` is configured to have, if it is.
     pub fn of(git: &Git) -> Result<Option<Self>, GitError> {
-        let branch = git.branch().strip_prefix("refs/heads/").unwrap_or(git.branch());
-        let tracking = format!("refs/remotes/origin/{branch}");
-        Ok(git.setting("remote.origin.url")?.map(|_| Self { tracking }))
+        let is_there = git.remotes()?.iter().any(|remote| remote.name == ORIGIN);
+        Ok(is_there.then(|| Self { tracking: git.tracking(ORIGIN) }))
     }
 
     /// Where the origin's branch was when it was last looked at.
@@ -47,13 +44,7 @@ impl Origin {
 
     /// Looks where the origin's branches are, and fetches what they need.
     pub fn fetch(&self, git: &Git) -> Result<(), GitError> {
-        // Two fetches at one time would be in the way of each other's references.
-        let path = git.private_dir()?.join(TURN);
-        let turn = open_lock(&path)?;
-        turn.lock().map_err(GitError::io("lock", &path))?;
-        let arguments =
-            ["fetch", "--quiet", "--no-tags", "--prune", "origin", "+refs/heads/*:refs/remotes/origin/*"];
-        run("fetch from the origin", in_repository(git.path()).args(arguments))
+        git.fetch(ORIGIN)
     }
 
     /// Commits what `edit` makes of the origin's branch there. `None` when it changes nothing.
@@ -70,13 +61,9 @@ impl Origin {
             let mut transaction = git.begin()?;
             let Some(tree) = transaction.edited(tip.as_ref(), edit)? else { return Ok(None) };
             let commit = transaction.seal(who, message, tip.into_iter().collect(), tree)?;
-            let refspec = format!("{commit}:{}", git.branch());
-            match run(
-                "push to the origin",
-                in_repository(git.path()).args(["push", "--quiet", "origin", &refspec]),
-            ) {
+            match git.push_commit(ORIGIN, tip.as_ref(), &commit) {
                 Ok(()) => {
-                    self.follow(git, tip, &commit)?;
+                    follow(git, tip.as_ref(), &commit)?;
                     transaction.done(commit, tree);
                     return Ok(Some(commit));
                 }
@@ -91,18 +78,13 @@ impl Origin {
         }
         Err(GitError::Contended { reference: self.tracking.clone(), tries: TRIES }.into())
     }
+}
 
-    /// Notes that the origin's branch went from `tip` to `commit`; the clone's own branch goes along if it was there.
-    fn follow(&self, git: &Git, tip: Option<ObjectId>, commit: &ObjectId) -> Result<(), GitError> {
-        let _turn = turn(&git.private_dir()?.join(TURN))?;
-        for reference in [&self.tracking, git.branch()] {
-            match git.compare_and_set(reference, tip.as_ref(), commit) {
-                // Whoever moved it has seen what the origin has by now, or has commits of their own.
-                Ok(()) | Err(GitError::Moved { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+/// The clone's own branch goes from `tip` to `commit`, if it was there.
+fn follow(git: &Git, tip: Option<&ObjectId>, commit: &ObjectId) -> Result<(), GitError> {
+    match git.compare_and_set(git.branch(), tip, commit) {
+        Err(GitError::Moved { .. }) => Ok(()),
+        followed => followed,
     }
 }
 
@@ -135,44 +117,6 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     run("clone the repository", command.args(["--", &url]).arg(&unfinished))?;
     fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;
     Ok(clone)
-}
-
-/// Waits until no other process is at what the lock file at `path` stands for. One fetch fails when another moves its references.
-fn turn(path: &Path) -> Result<File, GitError> {
-    let file = open_lock(path)?;
-    file.lock().map_err(GitError::io("lock", path))?;
-    Ok(file)
-}
-
-fn in_repository(path: &Path) -> Command {
-    let mut command = git_program();
-    command.arg("--git-dir").arg(path);
-    command
-}
-
-fn git_program() -> Command {
-    let mut command = Command::new("git");
-    // Set when this runs in a hook; they would name another repository.
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_QUARANTINE_PATH"]
-    {
-        command.env_remove(name);
-    }
-    command
-}
-
-fn run(action: &'static str, command: &mut Command) -> Result<(), GitError> {
-    let output = match command.stdin(Stdio::null()).output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
-        Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
-    };
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(GitError::Origin { action, said })
-        }
-    }
 }
 
 #[cfg(test)]
@@ -288,7 +232,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         for url in ["/nowhere/at/all.git", "--upload-pack=touch", "file:///nowhere"] {
             let error = GitKv::open_url(url, cache.path()).err().unwrap();
-            assert!(matches!(error, GitError::Origin { .. }), "{url}: {error}");
+            assert!(matches!(error, GitError::Remote { .. }), "{url}: {error}");
         }
         assert!(
             fs::read_dir(cache.path()).unwrap().all(|entry| {

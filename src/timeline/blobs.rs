@@ -6,7 +6,7 @@ use std::vec;
 
 use jiff::Timestamp;
 
-use crate::gitkv::{GitError, Mode, Person, TreeEdit};
+use crate::gitkv::{GitError, Mode, Person, TreeEdit, TreeEntry};
 use crate::layers::ObjectId;
 
 use super::codec::Codec;
@@ -37,7 +37,6 @@ use super::{Listing, TimeKey, TimedBlob, Timeline, TimelineError, gitblobts, pat
 pub struct Blobs {
     timeline: Timeline,
     codec: Codec,
-    layout: Layout,
 }
 
 /// Where blobs lie in the tree.
@@ -56,8 +55,8 @@ pub struct BlobName {
     pub time: Timestamp,
     /// Its file's name.
     pub name: String,
-    /// What follows the key in the name; empty for gitblobts.
-    suffix: String,
+    /// What follows the key in the name; gitblobts has no keys.
+    suffix: Option<String>,
     id: ObjectId,
 }
 
@@ -78,29 +77,25 @@ const KIND: &str = "blobs";
 impl Blobs {
     /// Makes a repository at `path`, where nothing or an empty directory may be.
     pub fn create(path: &Path, codec: Codec) -> Result<Self, TimelineError> {
-        Ok(Self { timeline: Timeline::create(path)?, codec, layout: Layout::Dated })
+        Ok(Self { timeline: Timeline::create(path)?, codec })
     }
 
     /// Opens the bare repository at `path`.
     pub fn open(path: &Path, codec: Codec) -> Result<Self, TimelineError> {
-        let timeline = Timeline::open(path)?;
-        let mut blobs = Self { timeline, codec, layout: Layout::Gitblobts };
-        let is_dated = match blobs.tree()? {
-            None => true,
-            Some(tree) => {
-                let has_kind = blobs.timeline.git.find(&tree, KIND.as_bytes())?.is_some();
-                has_kind || !blobs.flat(&tree)?.iter().any(Result::is_ok)
-            }
-        };
-        if is_dated {
-            blobs.layout = Layout::Dated;
-        }
-        Ok(blobs)
+        Ok(Self { timeline: Timeline::open(path)?, codec })
     }
 
-    /// How the repository is laid out.
-    pub fn layout(&self) -> Layout {
-        self.layout
+    /// How the repository is laid out; an empty one by date.
+    pub fn layout(&self) -> Result<Layout, TimelineError> {
+        self.layout_of(self.tree()?.as_ref())
+    }
+
+    fn layout_of(&self, tree: Option<&ObjectId>) -> Result<Layout, TimelineError> {
+        let Some(tree) = tree else { return Ok(Layout::Dated) };
+        let tree = self.timeline.git.read_tree(tree)?;
+        let is_flat = tree.lookup(KIND.as_bytes()).is_none()
+            && tree.entries().any(|entry| is_file(entry) && flat_time(entry).is_ok());
+        Ok(if is_flat { Layout::Gitblobts } else { Layout::Dated })
     }
 
     /// The timeline below.
@@ -121,13 +116,14 @@ impl Blobs {
         who: &Person,
     ) -> Result<Vec<String>, TimelineError> {
         let tree = self.tree()?;
+        let layout = self.layout_of(tree.as_ref())?;
         let (mut transaction, mut edit) = (self.timeline.git.begin()?, TreeEdit::new());
         let mut names = Vec::new();
         for (time, content) in blobs {
             let name = |source| TimelineError::Content { name: format!("to be added for {time}"), source };
             let stored = self.codec.encode(content.as_ref(), who.time()).map_err(name)?;
             let id = transaction.blob(&stored)?;
-            let path = match self.layout {
+            let path = match layout {
                 Layout::Dated => path(KIND, &self.key(tree, time)?, &self.codec.suffix()),
                 Layout::Gitblobts => {
                     let mut random = [0; 32];
@@ -160,7 +156,7 @@ impl Blobs {
     pub fn list(&self, from: Timestamp, to: Timestamp) -> Result<BlobNames<'_>, TimelineError> {
         let (times, is_descending) = if from <= to { (from..=to, false) } else { (to..=from, true) };
         let tree = self.tree()?;
-        let names = match (self.layout, tree) {
+        let names = match (self.layout_of(tree.as_ref())?, tree) {
             (Layout::Gitblobts, Some(tree)) => Names::Flat(self.flat_range(&tree, &times, is_descending)?),
             _ => {
                 let listing = Listing::new(&self.timeline.git, tree, KIND, times)?;
@@ -189,7 +185,7 @@ impl Blobs {
     /// The blob of that name, or of that [`TimeKey`].
     pub fn get(&self, name: &str) -> Result<Option<Blob>, TimelineError> {
         let Some(tree) = self.tree()? else { return Ok(None) };
-        let found = match self.layout {
+        let found = match self.layout_of(Some(&tree))? {
             Layout::Dated => self.find_dated(tree, name)?,
             Layout::Gitblobts => {
                 let tree = self.timeline.git.read_tree(&tree)?;
@@ -202,13 +198,13 @@ impl Blobs {
     }
 
     fn find_dated(&self, tree: ObjectId, name: &str) -> Result<Option<BlobName>, TimelineError> {
-        let key = name.split_at_checked(TimeKey::LEN).map_or(name, |(key, _)| key);
-        let Ok(key) = key.parse::<TimeKey>() else { return Ok(None) };
+        let text = name.split_at_checked(TimeKey::LEN).map_or(name, |(key, _)| key);
+        let Ok(key) = text.parse::<TimeKey>() else { return Ok(None) };
         let mut faults = Vec::new();
         for blob in Listing::new(&self.timeline.git, Some(tree), KIND, key.time()..=key.time())? {
-            match blob.map(BlobName::from) {
-                Ok(found) if found.name == name || found.name.strip_suffix(&found.suffix) == Some(name) => {
-                    return Ok(Some(found));
+            match blob {
+                Ok(blob) if blob.key == key && (name == text || name[text.len()..] == blob.suffix) => {
+                    return Ok(Some(blob.into()));
                 }
                 Ok(_) => {}
                 Err(fault) => faults.push(fault),
@@ -220,15 +216,27 @@ impl Blobs {
 
     /// The content of a blob.
     pub fn read(&self, blob: &BlobName) -> Result<Blob, TimelineError> {
-        let stored = self.timeline.git.read_blob(&blob.id)?;
-        let content = match self.layout {
-            Layout::Gitblobts => Some(self.codec.decode(&stored)),
-            Layout::Dated => self.codec.decode_named(&blob.suffix, stored),
+        let unreadable = |source| TimelineError::Unreadable { name: blob.name.clone(), source };
+        let stored = self.timeline.git.read_blob(&blob.id).map_err(unreadable)?;
+        let content = match &blob.suffix {
+            None => Some(self.codec.decode(&stored)),
+            Some(suffix) => self.codec.decode_named(suffix, stored),
         };
         let content =
             content.ok_or_else(|| stray(blob.name.clone(), "its name does not say how it is encoded"))?;
         let content = content.map_err(|source| TimelineError::Content { name: blob.name.clone(), source })?;
         Ok(Blob { time: blob.time, name: blob.name.clone(), content })
+    }
+
+    /// Gets what a remote of the repository has, and joins it with what is here: what either added since they last met, less what either
+    /// removed. Whether that changed anything here.
+    pub fn pull(&self, remote: &str, who: &Person) -> Result<bool, TimelineError> {
+        Ok(self.timeline.git.pull(remote, who)?)
+    }
+
+    /// Brings what is here to a remote of the repository, pulling before if somebody else did the same.
+    pub fn push(&self, remote: &str, who: &Person) -> Result<(), TimelineError> {
+        Ok(self.timeline.git.push(remote, who)?)
     }
 
     /// The tree that the branch has now.
@@ -241,19 +249,17 @@ impl Blobs {
     /// What gitblobts has at the root, in no order.
     fn flat(&self, tree: &ObjectId) -> Result<Vec<Result<BlobName, TimelineError>>, TimelineError> {
         let tree = self.timeline.git.read_tree(tree)?;
-        let files = tree.entries().filter(|entry| matches!(entry.mode, Mode::File | Mode::Executable));
-        Ok(files
-            .map(|entry| {
-                let name = String::from_utf8_lossy(entry.name).into_owned();
-                match gitblobts::time(&name) {
-                    Ok(time) => Ok(BlobName::flat(time, name, entry.id)),
-                    Err(fault) => Err(stray(name, fault)),
-                }
-            })
-            .collect())
+        let names = tree.entries().filter(|entry| is_file(*entry)).map(|entry| {
+            let name = String::from_utf8_lossy(entry.name).into_owned();
+            match flat_time(entry) {
+                Ok(time) => Ok(BlobName::flat(time, name, entry.id)),
+                Err(fault) => Err(stray(name, fault)),
+            }
+        });
+        Ok(names.collect())
     }
 
-    /// Those of a range in order of time, after those whose time is not known.
+    /// Those of a range in order of time. What is no blob has no time, and counts as the earliest.
     fn flat_range(
         &self,
         tree: &ObjectId,
@@ -274,15 +280,24 @@ impl Blobs {
     }
 }
 
+fn is_file(entry: TreeEntry<'_>) -> bool {
+    matches!(entry.mode, Mode::File | Mode::Executable)
+}
+
+/// The time of a file of gitblobts.
+fn flat_time(entry: TreeEntry<'_>) -> Result<Timestamp, &'static str> {
+    gitblobts::time(str::from_utf8(entry.name).map_err(|_| "its name is no text")?)
+}
+
 impl BlobName {
     fn flat(time: Timestamp, name: String, id: ObjectId) -> Self {
-        Self { time, name, suffix: String::new(), id }
+        Self { time, name, suffix: None, id }
     }
 }
 
 impl From<TimedBlob> for BlobName {
     fn from(TimedBlob { key, suffix, id }: TimedBlob) -> Self {
-        Self { time: key.time(), name: format!("{key}{suffix}"), suffix, id }
+        Self { time: key.time(), name: format!("{key}{suffix}"), suffix: Some(suffix), id }
     }
 }
 
@@ -390,9 +405,47 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_that_is_lost_is_named() {
+        let (_dir, blobs) = create(Codec::default());
+        let noon = at("2026-11-20T12:00:00Z");
+        blobs.add(b"kept", noon, &who()).unwrap();
+        let git = blobs.timeline().git();
+        let mut edit = TreeEdit::new();
+        let key = blobs.timeline().key(noon).unwrap();
+        edit.add(path(KIND, &key, "").as_bytes(), ObjectId::from_bytes([9; 20])).unwrap();
+        git.begin().unwrap().commit(&who(), "Lose", &edit).unwrap();
+        let (read, lost): (Vec<_>, Vec<_>) = blobs.range(noon, noon).unwrap().partition(Result::is_ok);
+        assert_eq!(read.len(), 1);
+        let error = lost[0].as_ref().unwrap_err();
+        assert!(
+            matches!(error, TimelineError::Unreadable { name, .. } if *name == key.to_string()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn clones_exchange_what_they_added() {
+        let (hub, here) = (create(Codec::default()), create(Codec::default()));
+        let noon = at("2026-11-20T12:00:00Z");
+        let url = hub.1.timeline().git().path().to_str().unwrap().to_owned();
+        here.1.timeline().git().add_remote("hub", &url).unwrap();
+        hub.1.add(b"there", noon, &who()).unwrap();
+        here.1.add(b"here", noon, &who()).unwrap();
+        here.1.push("hub", &who()).unwrap();
+        hub.1.add(b"later", at("2026-11-21T12:00:00Z"), &who()).unwrap();
+        assert!(here.1.pull("hub", &who()).unwrap());
+        for (_, blobs) in [&hub, &here] {
+            let mut all = contents(blobs, Timestamp::MIN, Timestamp::MAX);
+            assert_eq!(all.pop().unwrap(), "later");
+            all.sort();
+            assert_eq!(all, ["here", "there"]);
+        }
+    }
+
+    #[test]
     fn recognises_gitblobts_and_adds_as_it_does() {
         let (dir, blobs) = create(Codec::default());
-        assert_eq!(blobs.layout(), Layout::Dated);
+        assert_eq!(blobs.layout().unwrap(), Layout::Dated);
         let git = blobs.timeline().git();
         let mut transaction = git.begin().unwrap();
         let mut edit = TreeEdit::new();
@@ -401,7 +454,7 @@ mod tests {
         edit.add(b"README", transaction.blob(b"?").unwrap()).unwrap();
         transaction.commit(&who(), "", &edit).unwrap();
         let blobs = Blobs::open(&dir.path().join("repo.git"), Codec::default()).unwrap();
-        assert_eq!(blobs.layout(), Layout::Gitblobts);
+        assert_eq!(blobs.layout().unwrap(), Layout::Gitblobts);
         let second = blobs.add(b"second", at("1960-01-01T00:00:00Z"), &who()).unwrap();
         let read: Vec<_> = blobs.range(Timestamp::MIN, Timestamp::MAX).unwrap().collect();
         assert!(read[0].as_ref().unwrap_err().to_string().contains("README"));

@@ -79,6 +79,14 @@ pub enum TimelineError {
         /// Why it is none.
         fault: &'static str,
     },
+    /// A blob is not in the repository as it should be. The others can be read.
+    #[error("the blob {name} cannot be read")]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: GitError,
+    },
     /// The content of a blob could not be encoded or decoded. The others can be read.
     #[error("the blob {name} cannot be used")]
     Content {

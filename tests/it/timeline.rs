@@ -63,7 +63,7 @@ fn reads_what_gitblobts_wrote_and_writes_what_it_reads() {
     }
     for (name, codec) in &codecs {
         let blobs = Blobs::open(&dir.path().join(format!("{name}.git")), codec.clone()).unwrap();
-        assert_eq!(blobs.layout(), Layout::Gitblobts, "{name}");
+        assert_eq!(blobs.layout().unwrap(), Layout::Gitblobts, "{name}");
         let found: Vec<_> =
             blobs.range(Timestamp::MIN, Timestamp::MAX).unwrap().map(Result::unwrap).collect();
         assert_eq!(found[0].time.as_nanosecond(), -1_500_000_000, "{name}");
