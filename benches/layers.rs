@@ -67,7 +67,7 @@ fn write(c: &mut Criterion) {
     group.bench_function("git2 loose", |b| {
         let write = |(_, repository): &mut (TempDir, Repository)| {
             let odb = repository.odb().unwrap();
-            volumes.iter().map(|volume| odb.write(ObjectType::Blob, volume).unwrap()).count()
+            volumes.iter().map(|volume| odb.write(ObjectType::Blob, volume).unwrap()).collect::<Vec<_>>()
         };
         b.iter_batched_ref(bare_repository, write, BatchSize::PerIteration);
     });
@@ -90,7 +90,7 @@ fn write(c: &mut Criterion) {
         let write = |(_, repository): &mut (TempDir, Repository)| {
             let odb = repository.odb().unwrap();
             // As blobs, since libgit2 would look for the entries of a tree.
-            trees.iter().map(|tree| odb.write(ObjectType::Blob, tree).unwrap()).count()
+            trees.iter().map(|tree| odb.write(ObjectType::Blob, tree).unwrap()).collect::<Vec<_>>()
         };
         b.iter_batched_ref(bare_repository, write, BatchSize::PerIteration);
     });

@@ -1,10 +1,19 @@
-//! One entry of a pack: a header of type and size, then a zlib stream.
+//! The bytes of a pack: a header, entries, a checksum. An entry is a header of type and size, then a zlib stream.
 
 use libdeflater::{Compressor, Decompressor};
 
 use super::ObjectKind;
 
-/// What the longest header takes: four bits of a 64-bit size in the first byte, seven in each that follows.
+/// How a pack of version 2 begins; its object count follows in four bytes.
+pub(super) const PACK_MAGIC: [u8; 8] = *b"PACK\0\0\0\x02";
+
+/// What a pack has in front of its first entry.
+pub(super) const PACK_HEADER: usize = PACK_MAGIC.len() + 4;
+
+/// The SHA-1 that a pack ends in.
+pub(super) const CHECKSUM: usize = 20;
+
+/// What the longest header of an entry takes: four bits of a 64-bit size in the first byte, seven in each that follows.
 pub(super) const MAX_HEADER: usize = 10;
 
 /// The most that one stored block of deflate holds (RFC 1951, 3.2.4).
@@ -128,5 +137,71 @@ pub(super) fn inflate(stream: &[u8], size: usize) -> Result<Vec<u8>, &'static st
     match Decompressor::new().zlib_decompress(stream, &mut out) {
         Ok(len) if len == size => Ok(out),
         _ => Err("its content does not inflate to its size and checksum"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libdeflater::CompressionLvl;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_header_reads_as_it_was_written(size: u64, shift in 0..64, trailing: [u8; 3]) {
+            let size = size >> shift;
+            for kind in [ObjectKind::Commit, ObjectKind::Tree, ObjectKind::Blob, ObjectKind::Tag] {
+                let mut bytes = Vec::new();
+                Header::encode(kind, size, &mut bytes);
+                let len = bytes.len();
+                prop_assert!(len <= MAX_HEADER);
+                for cut in 0..len {
+                    prop_assert!(Header::parse(&bytes[..cut]).is_err());
+                }
+                bytes.extend(trailing);
+                let header = Header::parse(&bytes).unwrap();
+                prop_assert_eq!((header.kind, header.size, header.len), (Some(kind), size, len));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_header_or_an_error(bytes: Vec<u8>) {
+            if let Ok(header) = Header::parse(&bytes) {
+                prop_assert!(header.len <= bytes.len().min(MAX_HEADER));
+            }
+        }
+
+        #[test]
+        fn what_is_deflated_is_smaller_and_inflates(byte: u8, bytes in prop::collection::vec(0..4_u8, 0..3_000)) {
+            let bytes = [bytes, vec![byte; 200]].concat();
+            let mut out = Vec::new();
+            let stream = deflate_smaller(&mut Compressor::new(CompressionLvl::default()), &bytes, &mut out).unwrap();
+            prop_assert!(stream.len() < stored_len(bytes.len()));
+            prop_assert_eq!(inflate(stream, bytes.len()), Ok(bytes.clone()));
+            prop_assert!(inflate(stream, bytes.len() + 1).is_err());
+            prop_assert!(inflate(stream, bytes.len() - 1).is_err());
+        }
+
+        #[test]
+        fn any_bytes_inflate_or_are_an_error(bytes: Vec<u8>, size: usize) {
+            let _ = inflate(&bytes, size);
+        }
+    }
+
+    #[test]
+    fn a_size_of_more_than_64_bits_is_refused() {
+        let mut bytes = [0xff; 10];
+        bytes[0] = 0xbf;
+        bytes[9] = 0x0f;
+        assert_eq!(Header::parse(&bytes).unwrap().size, u64::MAX);
+        bytes[9] = 0x10;
+        assert!(Header::parse(&bytes).is_err());
+        assert!(Header::parse(&[0xbf; 64]).is_err());
+    }
+
+    #[test]
+    fn a_claimed_size_allocates_no_more_than_deflate_can_give() {
+        assert!(inflate(&[0x78, 0x01, 0x03, 0x00], usize::MAX).is_err());
     }
 }

@@ -157,3 +157,81 @@ impl Index {
         self.bytes[TABLES + begin..][..N * len].as_chunks().0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Entries in the order of their ids, with offsets of every width.
+    fn entries() -> impl Strategy<Value = Vec<IndexEntry>> {
+        let place = (any::<u64>(), 0..64_u32, any::<u32>());
+        prop::collection::btree_map(any::<[u8; 20]>(), place, 0..40).prop_map(|objects: BTreeMap<_, _>| {
+            let entry =
+                |(id, (offset, shift, crc))| IndexEntry { id: ObjectId(id), offset: offset >> shift, crc };
+            objects.into_iter().map(entry).collect()
+        })
+    }
+
+    fn read(index: &Index) -> Vec<IndexEntry> {
+        (0..index.objects()).map(|position| index.entry(position)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_index_reads_as_it_was_written(entries in entries(), checksum: [u8; 20]) {
+            let index = Index::parse(encode(&entries, &checksum)).unwrap();
+            prop_assert_eq!(read(&index), entries);
+            prop_assert_eq!(index.pack_checksum(), checksum);
+        }
+
+        #[test]
+        fn a_damaged_index_is_refused(entries in entries(), at: prop::sample::Index, bit in 0..8_u32, cut: bool) {
+            let mut bytes = encode(&entries, &[0; 20]);
+            let at = at.index(bytes.len());
+            match cut {
+                true => bytes.truncate(at),
+                false => bytes[at] ^= 1_u8 << bit,
+            }
+            prop_assert!(Index::parse(bytes).is_err());
+        }
+
+        #[test]
+        fn a_forged_index_is_refused_or_can_be_read(
+            entries in entries(),
+            forgeries in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            resize in prop::option::of(0..3_000_usize),
+        ) {
+            let mut bytes = encode(&entries, &[0; 20]);
+            bytes.truncate(bytes.len() - SHA1_LEN);
+            for (at, byte) in forgeries {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(len) = resize {
+                bytes.resize(len, 0);
+            }
+            let checksum = Sha1::digest(&bytes);
+            bytes.extend(checksum);
+            if let Ok(index) = Index::parse(bytes) {
+                prop_assert_eq!(read(&index).len(), index.objects());
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_from_two_gib_on_are_in_the_second_table() {
+        let offsets = [12, (1 << 31) - 1, 1 << 31, u64::from(u32::MAX), 1 << 40];
+        let entry = |(first, offset)| IndexEntry { id: ObjectId([first; 20]), offset, crc: 0 };
+        let entries: Vec<_> = (0..).zip(offsets).map(entry).collect();
+        let bytes = encode(&entries, &[0; 20]);
+        assert_eq!(bytes.len(), TABLES + 5 * 28 + 3 * 8 + 2 * SHA1_LEN);
+        let short = &bytes[TABLES + 5 * 24..][..20];
+        assert_eq!(short, [12, LARGE - 1, LARGE, LARGE | 1, LARGE | 2].map(u32::to_be_bytes).concat());
+        let large = &bytes[TABLES + 5 * 28..][..24];
+        assert_eq!(large, [1 << 31, u64::from(u32::MAX), 1 << 40].map(u64::to_be_bytes).concat());
+    }
+}

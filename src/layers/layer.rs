@@ -1,17 +1,15 @@
 //! One layer, and reading single objects out of it.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::entry::{self, BLOCK_HEADER, Header, MAX_HEADER, STORED_BLOCK, ZLIB_HEADER};
+use super::entry::{self, BLOCK_HEADER, CHECKSUM, Header, MAX_HEADER, STORED_BLOCK, ZLIB_HEADER};
 use super::index::Index;
 use super::{LayerError, ObjectId, ObjectKind, object_id};
-
-/// What a pack ends in.
-pub(super) const CHECKSUM_LEN: u64 = 20;
 
 /// The largest object that is inflated in memory: 1 GiB, many times what this crate deflates.
 const INFLATE_LIMIT: u64 = 1 << 30;
@@ -109,7 +107,7 @@ impl Layer {
         let damaged = |fault| LayerError::Object { id, layer: self.name.clone(), offset, fault };
         let pack = self.open_pack()?;
         let pack_len = pack.metadata().map_err(LayerError::io("examine", &self.pack))?.len();
-        let available = pack_len.saturating_sub(CHECKSUM_LEN).checked_sub(offset);
+        let available = pack_len.saturating_sub(CHECKSUM as u64).checked_sub(offset);
         let available = available.ok_or_else(|| damaged("the pack ends before it"))?;
         let mut head = vec![0; available.min(ahead as u64) as usize];
         pack.read_exact_at(&mut head, offset).map_err(LayerError::io("read", &self.pack))?;
@@ -125,6 +123,13 @@ impl Layer {
             io::ErrorKind::NotFound => LayerError::Missing { layer: self.name.clone() },
             _ => LayerError::io("open", &self.pack)(error),
         })
+    }
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut layer = f.debug_struct("Layer");
+        layer.field("name", &self.name).field("objects", &self.objects()).finish_non_exhaustive()
     }
 }
 

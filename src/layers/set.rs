@@ -1,6 +1,7 @@
 //! All layers of a directory, and the table that finds an object in them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ struct Layers {
 }
 
 /// Where an object lies.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Location<'a> {
     /// The layer that holds it.
     pub layer: &'a Layer,
@@ -34,7 +35,7 @@ pub struct Location<'a> {
 
 impl LayerSet {
     /// Opens the layers whose `.idx` is in `pack_dir`. A damaged index is an error: without it, objects that
-    /// are there would seem not to be.
+    /// are there would seem not to be. A `.pack` that is shorter than its index says is found when it is read.
     pub fn open(pack_dir: &Path) -> Result<Self, LayerError> {
         Self::load(pack_dir, &[])
     }
@@ -103,6 +104,13 @@ impl LayerSet {
     }
 }
 
+impl fmt::Debug for LayerSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut set = f.debug_struct("LayerSet");
+        set.field("pack_dir", &self.0.pack_dir).field("layers", &self.layers().len()).finish_non_exhaustive()
+    }
+}
+
 /// The names of the layers in `pack_dir`, in order.
 fn names(pack_dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -117,7 +125,8 @@ fn names(pack_dir: &Path) -> io::Result<Vec<String>> {
 
 /// Every object of every layer, in buckets of one or two by the first bits of its id.
 ///
-/// Ids are hashes, so buckets are even, and a table is built by counting, without sorting. An object is known by a
+/// Ids are hashes, so buckets are even (forged ones would make look-up slow, not wrong), and a table is built by
+/// counting, without sorting. An object is known by a
 /// number: its position in its layer, and the objects of all layers before.
 struct Table {
     shift: u32,

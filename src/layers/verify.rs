@@ -6,12 +6,10 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::bufread::ZlibDecoder;
 use sha1::{Digest as _, Sha1};
 
-use super::entry::{Header, MAX_HEADER};
+use super::entry::{CHECKSUM, Header, MAX_HEADER, PACK_HEADER, PACK_MAGIC};
 use super::index::IndexEntry;
-use super::layer::CHECKSUM_LEN;
 use super::{Layer, LayerError, ObjectId};
 
-const PACK_HEADER_LEN: u64 = 12;
 const BUFFER: usize = 1 << 16;
 
 /// What [`Layer::verify`] found.
@@ -26,8 +24,8 @@ pub struct LayerCheck {
 }
 
 impl Layer {
-    /// Reads the pack once from its beginning to its end, in little memory, and checks its count and checksum, and of
-    /// each object the entry's CRC-32, the Adler-32 and the id. The index was checked when it was loaded.
+    /// Reads the pack once from its beginning to its end and checks its count and checksum, and of each object the
+    /// entry's CRC-32, the Adler-32 and the id. Takes 32 bytes of memory for each object, whatever its size. The index was checked when it was loaded.
     ///
     /// Damage is no error here; that the pack cannot be read or is not here, is.
     pub fn verify(&self) -> Result<LayerCheck, LayerError> {
@@ -40,17 +38,17 @@ impl Layer {
     fn verify_pack(&self, pack: File, check: &mut LayerCheck) -> io::Result<()> {
         let damaged = |fault| LayerError::Pack { layer: self.name().to_owned(), fault };
         let Some(end) =
-            pack.metadata()?.len().checked_sub(CHECKSUM_LEN).filter(|&end| end >= PACK_HEADER_LEN)
+            pack.metadata()?.len().checked_sub(CHECKSUM as u64).filter(|&end| end >= PACK_HEADER as u64)
         else {
             check.damage.push(damaged("it is cut off"));
             return Ok(());
         };
         let mut input = Hashed { input: BufReader::with_capacity(BUFFER, pack), hasher: Sha1::new(), at: 0 };
 
-        let mut header = [0; PACK_HEADER_LEN as usize];
+        let mut header = [0; PACK_HEADER];
         input.read_exact(&mut header)?;
         let count = self.objects().to_be_bytes();
-        if !header.starts_with(b"PACK\0\0\0\x02") {
+        if !header.starts_with(&PACK_MAGIC) {
             check.damage.push(damaged("it does not begin as a pack of version 2"));
         } else if !header.ends_with(&count) {
             check.damage.push(damaged("its object count is not that of its index"));
@@ -65,7 +63,7 @@ impl Layer {
                 check.damage.push(damaged("it holds bytes that belong to no object"));
                 input.skip_to(entry.offset.min(end))?;
             }
-            let result = match entry.offset < entry_end {
+            let result = match input.at == entry.offset && entry.offset < entry_end {
                 true => verify_entry(&mut input, entry, entry_end)?,
                 false => Err("another entry or the end of the pack is in its place"),
             };
@@ -84,7 +82,7 @@ impl Layer {
         input.skip_to(end)?;
 
         let Hashed { mut input, hasher, .. } = input;
-        let mut checksum = [0; CHECKSUM_LEN as usize];
+        let mut checksum = [0; CHECKSUM];
         input.read_exact(&mut checksum)?;
         if hasher.finalize()[..] != checksum {
             check.damage.push(damaged("its checksum does not hold"));
@@ -96,17 +94,16 @@ impl Layer {
     }
 }
 
+/// An entry's content; the fault, if it is not sound.
+type Finding = Result<Content, &'static str>;
+
 enum Content {
     Object,
     Delta,
 }
 
-/// Reads the entry that begins at `input` and must end at `end`; the fault, if it is not sound.
-fn verify_entry(
-    input: &mut Hashed,
-    entry: &IndexEntry,
-    end: u64,
-) -> io::Result<Result<Content, &'static str>> {
+/// Reads the entry that begins where `input` is and must end at `end`.
+fn verify_entry(input: &mut Hashed, entry: &IndexEntry, end: u64) -> io::Result<Finding> {
     let mut bytes = EntryBytes { end, crc: crc32fast::Hasher::new(), input };
     let content = verify_content(&mut bytes, entry.id)?;
     io::copy(&mut bytes, &mut io::sink())?;
@@ -114,7 +111,7 @@ fn verify_entry(
     Ok(if bytes.crc.finalize() == entry.crc { content } else { Err(fault) })
 }
 
-fn verify_content(bytes: &mut EntryBytes<'_>, id: ObjectId) -> io::Result<Result<Content, &'static str>> {
+fn verify_content(bytes: &mut EntryBytes<'_>, id: ObjectId) -> io::Result<Finding> {
     let entry_len = bytes.end - bytes.input.at;
     let mut head = Vec::with_capacity(MAX_HEADER);
     bytes.by_ref().take(MAX_HEADER as u64).read_to_end(&mut head)?;

@@ -1,7 +1,8 @@
 //! Writing one layer.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fmt;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -13,14 +14,9 @@ use tempfile::NamedTempFile;
 
 use crate::atomic;
 
-use super::entry::{self, Header, STORED_BLOCK};
+use super::entry::{self, CHECKSUM, Header, PACK_HEADER, PACK_MAGIC, STORED_BLOCK};
 use super::index::{self, IndexEntry};
 use super::{LayerError, ObjectId, ObjectKind, object_id};
-
-/// Signature, version, and a count that [`seal`] fills in.
-const PACK_HEADER: [u8; 12] = *b"PACK\0\0\0\x02\0\0\0\0";
-const COUNT_OFFSET: u64 = 8;
-const CHECKSUM_LEN: u64 = 20;
 
 /// The largest object that is worth an attempt to deflate it. Larger ones are archives, compressed already, from which ranges are read.
 const DEFLATE_LIMIT: usize = STORED_BLOCK;
@@ -37,7 +33,7 @@ const MODE: u32 = 0o444;
 /// Writes one layer into a pack directory. See the [module](super) for what is promised when.
 ///
 /// After an error every later use is [`LayerError::Failed`]. Dropping the writer removes what it wrote. It takes
-/// about 60 bytes of memory for each object, and a buffer.
+/// about 100 bytes of memory for each object, and a buffer.
 pub struct LayerWriter {
     pack_dir: PathBuf,
     file: BufWriter<NamedTempFile>,
@@ -52,6 +48,13 @@ pub struct LayerWriter {
 struct Place {
     offset: u64,
     crc: u32,
+}
+
+impl fmt::Debug for LayerWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut writer = f.debug_struct("LayerWriter");
+        writer.field("pack_dir", &self.pack_dir).field("objects", &self.objects()).finish_non_exhaustive()
+    }
 }
 
 /// What [`LayerWriter::finish`] made.
@@ -71,14 +74,15 @@ impl LayerWriter {
     /// Begins a layer in `pack_dir`, which must exist.
     pub fn create(pack_dir: &Path) -> Result<Self, LayerError> {
         let create = || {
-            let mut file = BufWriter::with_capacity(BUFFER, atomic::temporary(pack_dir)?);
-            file.write_all(&PACK_HEADER)?;
+            let mut file = BufWriter::with_capacity(BUFFER, temporary(pack_dir)?);
+            file.write_all(&PACK_MAGIC)?;
+            file.write_all(&[0; PACK_HEADER - PACK_MAGIC.len()])?;
             Ok(file)
         };
         Ok(Self {
             pack_dir: pack_dir.to_owned(),
             file: create().map_err(LayerError::io("begin a layer in", pack_dir))?,
-            len: PACK_HEADER.len() as u64,
+            len: PACK_HEADER as u64,
             entries: HashMap::new(),
             deflater: Compressor::new(CompressionLvl::default()),
             scratch: Vec::new(),
@@ -154,7 +158,7 @@ impl LayerWriter {
 
     /// How large the `.pack` would be if it were finished now.
     pub fn bytes(&self) -> u64 {
-        self.len + CHECKSUM_LEN
+        self.len + CHECKSUM as u64
     }
 
     /// Gives the layer its name and makes it durable. `None`, and no file, when nothing was written.
@@ -178,14 +182,14 @@ impl LayerWriter {
             let checksum = seal(pack.as_file(), self.len, objects)?;
             let name = format!("pack-{}", ObjectId::from_bytes(checksum));
             let path = |extension| self.pack_dir.join(format!("{name}.{extension}"));
-            place(pack, &path("pack"))?;
+            atomic::place(pack, &path("pack"))?;
             File::create(path("keep"))?;
             atomic::sync_dir(&self.pack_dir)?;
 
             let content = index::encode(&entries, &checksum);
-            let mut index = atomic::temporary(&self.pack_dir)?;
+            let mut index = temporary(&self.pack_dir)?;
             index.write_all(&content)?;
-            place(index, &path("idx"))?;
+            atomic::place(index, &path("idx"))?;
             atomic::sync_dir(&self.pack_dir)?;
             Ok(LayerInfo { name, pack_bytes, index_bytes: content.len() as u64, objects })
         };
@@ -199,7 +203,7 @@ impl LayerWriter {
 /// beginning now. Its pages are still in the cache; reading them costs a small part of what hashing does. Of a
 /// large pack they go to the disk meanwhile.
 fn seal(file: &File, len: u64, objects: u32) -> io::Result<[u8; 20]> {
-    file.write_all_at(&objects.to_be_bytes(), COUNT_OFFSET)?;
+    file.write_all_at(&objects.to_be_bytes(), PACK_MAGIC.len() as u64)?;
     let mut synced = Ok(());
     let checksum = thread::scope(|scope| {
         if len >= SYNC_BESIDE {
@@ -226,7 +230,107 @@ fn hash(file: &File, len: u64) -> io::Result<[u8; 20]> {
     Ok(hasher.finalize().into())
 }
 
-fn place(file: NamedTempFile, target: &Path) -> io::Result<()> {
-    fs::set_permissions(file.path(), Permissions::from_mode(MODE))?;
-    atomic::place(file, target)
+/// As [`atomic::temporary`], but for the mode: it is given at creation, where the user's umask applies to it.
+fn temporary(directory: &Path) -> io::Result<NamedTempFile> {
+    let permissions = Permissions::from_mode(MODE);
+    tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).permissions(permissions).tempfile_in(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn files(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_layer_is_three_files_of_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LayerWriter::create(dir.path()).unwrap();
+        writer.write(ObjectKind::Blob, b"one").unwrap();
+        writer.write(ObjectKind::Blob, &[7; 100_000]).unwrap();
+        assert_eq!(writer.objects(), 2);
+        let bytes = writer.bytes();
+        let LayerInfo { name, pack_bytes, index_bytes, objects } = writer.finish().unwrap().unwrap();
+        assert_eq!((objects, pack_bytes), (2, bytes));
+
+        let path = |extension| dir.path().join(format!("{name}.{extension}"));
+        assert_eq!(
+            files(dir.path()),
+            [".idx", ".keep", ".pack"].map(|extension| format!("{name}{extension}"))
+        );
+        for (extension, bytes) in [("pack", pack_bytes), ("idx", index_bytes)] {
+            let metadata = fs::metadata(path(extension)).unwrap();
+            assert_eq!(metadata.len(), bytes, "{extension}");
+            assert_eq!(metadata.permissions().mode() & 0o333, 0, "{extension} can be changed or run");
+        }
+        let pack = fs::read(path("pack")).unwrap();
+        let checksum: [u8; 20] = *pack.last_chunk().unwrap();
+        assert_eq!(name, format!("pack-{}", ObjectId::from_bytes(checksum)));
+    }
+
+    #[test]
+    fn an_object_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LayerWriter::create(dir.path()).unwrap();
+        let id = writer.write(ObjectKind::Blob, b"twice").unwrap();
+        let bytes = writer.bytes();
+        assert_eq!(writer.write(ObjectKind::Blob, b"twice").unwrap(), id);
+        assert_eq!((writer.objects(), writer.bytes()), (1, bytes));
+        assert_ne!(writer.write(ObjectKind::Tag, b"twice").unwrap(), id);
+        assert_eq!(writer.objects(), 2);
+    }
+
+    #[test]
+    fn the_same_objects_make_the_same_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = || {
+            let mut writer = LayerWriter::create(dir.path()).unwrap();
+            writer.write(ObjectKind::Blob, b"same").unwrap();
+            writer.finish().unwrap()
+        };
+        assert_eq!(layer(), layer());
+        assert_eq!(files(dir.path()).len(), 3);
+    }
+
+    #[test]
+    fn nothing_written_or_nothing_finished_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(LayerWriter::create(dir.path()).unwrap().finish().unwrap(), None);
+        let mut writer = LayerWriter::create(dir.path()).unwrap();
+        writer.write(ObjectKind::Blob, &[0; 1 << 20]).unwrap();
+        assert!(files(dir.path())[0].starts_with(atomic::TEMP_PREFIX));
+        drop(writer);
+        assert_eq!(files(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = LayerWriter::create(&dir.path().join("pack")).unwrap_err();
+        assert!(error.to_string().ends_with("/pack"), "{error}");
+    }
+
+    #[test]
+    fn after_a_write_error_every_use_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LayerWriter::create(dir.path()).unwrap();
+        writer.write(ObjectKind::Blob, b"before").unwrap();
+        let (_, path) = temporary(dir.path()).unwrap().into_parts();
+        let unwritable = NamedTempFile::from_parts(File::open(&path).unwrap(), path);
+        writer.file = BufWriter::with_capacity(BUFFER, unwritable);
+
+        let error = writer.write(ObjectKind::Blob, &[0; 2 * BUFFER]).unwrap_err();
+        assert!(matches!(error, LayerError::Io { .. }), "{error}");
+        let error = writer.write(ObjectKind::Blob, b"after").unwrap_err();
+        assert!(matches!(error, LayerError::Failed), "{error}");
+        assert!(matches!(writer.finish(), Err(LayerError::Failed)));
+        assert_eq!(files(dir.path()), [""; 0]);
+    }
 }
