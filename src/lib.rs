@@ -5,7 +5,7 @@
 //! | floor | modules | what they give |
 //! |---|---|---|
 //! | 2 | [`delta`], [`archive`], [`layers`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles |
-//! | 3 | [`gitkv`] | transactions over the refs and trees of a bare git repository |
+//! | 3 | [`gitkv`] | keys and values in a git repository; transactions over its refs and trees |
 //! | 4 | [`timeline`] | time-indexed blobs in a git repository |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
