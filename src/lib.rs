@@ -6,13 +6,15 @@
 //! |---|---|---|
 //! | 2 | [`delta`], [`archive`], [`layers`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles |
 //! | 3 | [`diff`] | indexes of directories, their differences, patches between them |
-//! | 3 | [`gitkv`] | transactions over the refs and trees of a bare git repository |
+//! | 3 | [`gitkv`] | keys and values in a git repository; transactions over its refs and trees |
 //! | 4 | [`timeline`] | time-indexed blobs in a git repository |
+//! | 5 | [`repository`] | snapshots of directories: backup, restore, check |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod archive;
 pub mod atomic;
+pub mod causes;
 pub mod cbor;
 pub mod delta;
 pub mod diff;

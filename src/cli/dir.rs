@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use serde_json::json;
-use treering::diff::{ApplyOptions, Entry, ScanError, ScanOptions, apply_diff_with};
+use treering::diff::{
+    ApplyOptions, DiffData, DiffIndex, DirIndex, Entry, ScanError, ScanOptions, apply_diff_with,
+};
 use treering::repository::Totals;
-use treering::{DiffData, DiffIndex, DirIndex};
 
 use crate::cli::Session;
 use crate::cli::args::{DirApplyArguments, DirCommand, DirDiffArguments, DirIndexArguments, ScanArguments};

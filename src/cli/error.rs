@@ -1,6 +1,5 @@
 //! How a command ends: with what status, and with what to tell of a failure.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,23 +83,9 @@ impl CliError {
     }
 }
 
-/// An error and its causes on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Some libraries repeat the cause in their own text.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
+    use treering::causes::chain;
     use treering::gitkv::GitError;
 
     use super::*;

@@ -15,11 +15,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::json;
+use treering::causes::chain;
 use treering::diff::{Change, Entry, Kind, Owners};
 use treering::progress::Progress;
 use treering::repository::{Snapshot, Statistics, Totals};
 
-use crate::cli::error::chain;
 use crate::cli::report;
 
 /// Writes `value` and ends the line.

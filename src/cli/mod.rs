@@ -23,13 +23,14 @@ use std::process::ExitCode;
 
 use jiff::Zoned;
 use tracing_subscriber::EnvFilter;
+use treering::causes::chain;
 use treering::diff::Change;
 use treering::progress::Progress;
 use treering::repository::{Repository, Snapshot, SnapshotPath};
 
 use args::{Arguments, Command, Global};
 use bar::Show;
-use error::{CliError, Exit, chain};
+use error::{CliError, Exit};
 use report::complain;
 
 /// Does what the command line of this process says.

@@ -212,7 +212,7 @@ pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, S
 /// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them; returns what went wrong.
 ///
 /// Entries whose file cannot be read are removed. Names of one file are read once. `process` runs on several threads, `store` here and in order, both with
-/// the number of the entry. The bytes added to `progress` are those of files that are done.
+/// the number of the entry. Holes count as bytes in `progress` when their file is done.
 pub fn fill<R: Send, E: From<Interrupted>>(
     entries: &mut Vec<Entry>,
     locate: impl Fn(&RelPath) -> PathBuf + Sync,
@@ -236,13 +236,16 @@ pub fn fill<R: Send, E: From<Interrupted>>(
             match event {
                 Event::Segment { file, segment, result } => {
                     segments.push(segment);
+                    progress.bytes.add(segment.len.into());
                     store(jobs.files[file].0, segment, result)?;
                 }
                 Event::File { file, outcome } => {
                     let (number, size) = jobs.files[file];
                     let read = std::mem::take(&mut segments);
                     progress.files.add(1);
-                    progress.bytes.add(size);
+                    // Holes, and what was cut off meanwhile, are done too.
+                    let counted = read.iter().map(|segment| u64::from(segment.len)).sum();
+                    progress.bytes.add(size.saturating_sub(counted));
                     let source = match outcome {
                         Ok(outcome) => {
                             entries[number].kind = Kind::File(outcome.content(read));

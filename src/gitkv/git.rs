@@ -298,7 +298,7 @@ impl Git {
         Ok((kind, object.data().to_owned()))
     }
 
-    fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
+    pub(super) fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
         self.libgit2.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -382,7 +382,7 @@ fn pack_dir(path: &Path) -> PathBuf {
     path.join("objects").join("pack")
 }
 
-fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
+pub(super) fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
     let bytes = id.as_bytes().try_into();
     bytes
         .map(ObjectId::from_bytes)

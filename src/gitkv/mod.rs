@@ -1,5 +1,7 @@
 //! Transactions over the refs and trees of a bare git repository.
 //!
+//! [`GitKv`] is the simple thing: keys and values, opened like files, changed in transactions. What follows is what it stands on.
+//!
 //! [`Git`] reads objects from [layers](crate::layers), and whatever else git may have put there through libgit2. A
 //! [`Transaction`] changes the tree of the repository's branch:
 //!
@@ -33,11 +35,16 @@
 
 mod commit;
 mod edit;
+mod exchange;
+mod file;
 mod git;
+mod kv;
+mod origin;
 mod refs;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod transport;
 mod tree;
 mod writers;
 
@@ -50,10 +57,14 @@ use crate::layers::{LayerError, ObjectId};
 
 pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
+pub use exchange::TreeMerge;
+pub use file::{KvFile, OpenMode, ParseOpenModeError};
 pub use git::{Git, Walk};
+pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use transaction::{Committed, Onto, Transaction};
+pub use transport::GitRemote;
 pub use tree::{Mode, Node, Tree, TreeEntry};
-pub use writers::Swept;
+pub use writers::{KeepLayers, Swept};
 
 /// Why a git repository could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +139,23 @@ pub enum GitError {
     /// A path was to be a file and is a directory, or leads through a file.
     #[error("{0:?} is both a file and a directory; remove one first")]
     FileAndDirectory(String),
+    /// A key has no value.
+    #[error("there is no {0:?}")]
+    NoKey(String),
+    /// A value was changed by two at the same lines.
+    #[error("{0:?} was changed by somebody else meanwhile; theirs stays, look at it and try again")]
+    Conflict(String),
+    /// The program git is not there, by which other repositories are reached.
+    #[error("the program git is not installed; it is needed to reach other repositories")]
+    NoProgram,
+    /// Git could not clone, fetch or push.
+    #[error("cannot {action}; git says: {said}")]
+    Remote {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// What git said about it.
+        said: String,
+    },
     /// The branch is not where it was expected.
     #[error("{reference} was moved by somebody else; read it again")]
     Moved {

@@ -47,6 +47,11 @@ impl Fixture {
 
     /// What `git` with `arguments` prints, in the repository. Git is what this module is about: without it the test fails.
     pub fn run(&self, arguments: &[&str]) -> String {
+        self.run_at("1800000000 +0000", arguments)
+    }
+
+    /// The same, at a given time.
+    pub fn run_at(&self, date: &str, arguments: &[&str]) -> String {
         let mut command = Command::new("git");
         command.arg("-C").arg(self.path()).args(arguments);
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
@@ -57,6 +62,7 @@ impl Fixture {
             command
                 .env(format!("GIT_{role}_NAME"), "Git")
                 .env(format!("GIT_{role}_EMAIL"), "git@example.org");
+            command.env(format!("GIT_{role}_DATE"), date);
         }
         let output = command.output().expect("the program git is installed");
         let complaints = String::from_utf8_lossy(&output.stderr);

@@ -9,7 +9,7 @@ use super::{Git, GitError, pause};
 
 /// How often a commit is made on what others left before it is given up. With pauses that grow to a quarter of a second this is several
 /// seconds in which somebody else succeeded each time.
-const TRIES: u32 = 40;
+pub(super) const TRIES: u32 = 40;
 
 /// Objects on their way into a repository. Dropped without a commit, it has changed nothing that anybody sees.
 pub struct Transaction<'a> {
@@ -84,13 +84,7 @@ impl Transaction<'_> {
     ) -> Result<Option<Committed>, E> {
         for attempt in 1..=TRIES {
             let head = self.git.head()?;
-            let base = head.map(|head| self.git.read_commit(&head)).transpose()?.map(|commit| commit.tree);
-            let layer = open_layer(self.git, &mut self.layer)?;
-            let edit = edit(head.as_ref(), layer)?;
-            let tree = edit.write(self.git, base.as_ref(), layer)?;
-            if base == Some(tree) || (base.is_none() && edit.is_empty()) {
-                return Ok(None);
-            }
+            let Some(tree) = self.edited(head.as_ref(), &mut edit)? else { return Ok(None) };
             match self.publish(who, message, head, head.into_iter().collect(), tree) {
                 Ok(committed) => return Ok(Some(committed)),
                 Err(GitError::Moved { .. }) => pause(attempt)?,
@@ -122,17 +116,51 @@ impl Transaction<'_> {
         parents: Vec<ObjectId>,
         tree: ObjectId,
     ) -> Result<Committed, GitError> {
+        let commit = self.seal(who, message, parents, tree)?;
+        self.git.compare_and_set(self.git.branch(), expected.as_ref(), &commit)?;
+        Ok(self.done(commit, tree))
+    }
+
+    /// The tree that `edit` makes of the one of the commit `head`. `None` when it changes nothing.
+    pub(super) fn edited<E: From<GitError>>(
+        &mut self,
+        head: Option<&ObjectId>,
+        edit: &mut Edit<'_, E>,
+    ) -> Result<Option<ObjectId>, E> {
+        let base = head.map(|head| self.git.read_commit(head)).transpose()?.map(|commit| commit.tree);
+        let layer = open_layer(self.git, &mut self.layer)?;
+        let edit = edit(head, layer)?;
+        let tree = edit.write(self.git, base.as_ref(), layer)?;
+        let is_same = base == Some(tree) || (base.is_none() && edit.is_empty());
+        Ok((!is_same).then_some(tree))
+    }
+
+    /// Writes a commit, which nothing names yet, and makes all layers durable.
+    pub(super) fn seal(
+        &mut self,
+        who: &Person,
+        message: &str,
+        parents: Vec<ObjectId>,
+        tree: ObjectId,
+    ) -> Result<ObjectId, GitError> {
         let message = message.as_bytes().to_owned();
         let commit = Commit { tree, parents, author: who.clone(), committer: who.clone(), message };
         let commit = open_layer(self.git, &mut self.layer)?.write(ObjectKind::Commit, &commit.encode())?;
         if let Some(layer) = self.layer.take() {
             self.finish_layer(layer)?;
         }
-        self.git.compare_and_set(self.git.branch(), expected.as_ref(), &commit)?;
+        Ok(commit)
+    }
+
+    /// To be called when a reference reaches `commit`.
+    pub(super) fn done(&mut self, commit: ObjectId, tree: ObjectId) -> Committed {
         self.writing.done();
-        Ok(Committed { commit, tree, layers: std::mem::take(&mut self.layers) })
+        Committed { commit, tree, layers: std::mem::take(&mut self.layers) }
     }
 }
+
+/// What makes an edit, given the tip of a branch and the layer to write blobs to.
+pub(super) type Edit<'a, E> = dyn FnMut(Option<&ObjectId>, &mut LayerWriter) -> Result<TreeEdit, E> + 'a;
 
 /// The layer in `layer`, begun when it is first needed.
 fn open_layer<'a>(git: &Git, layer: &'a mut Option<LayerWriter>) -> Result<&'a mut LayerWriter, GitError> {

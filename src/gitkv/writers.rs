@@ -4,6 +4,7 @@
 //! layers. A marker whose writer holds no lock is one of a dead writer. So the sweep costs a listing of one small directory
 //! unless somebody died, and it takes the lock exclusively, so that it never sees the layers of a living writer.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -24,9 +25,15 @@ const WRITERS: &str = "writers.lock";
 /// What the name of every marker begins with.
 const MARKER_PREFIX: &str = "writer-";
 
+/// While it lives, no layer is swept, be it reached or not; it ends with the process or when dropped.
+#[derive(Debug)]
+pub struct KeepLayers {
+    _lock: File,
+}
+
 /// The right to add layers; it ends with the process or when dropped.
 pub(super) struct Writing {
-    _lock: File,
+    _keep: KeepLayers,
     marker: PathBuf,
     /// Whether there may be layers that no reference reaches.
     loose_ends: bool,
@@ -47,12 +54,11 @@ pub struct Swept {
 
 impl Writing {
     pub fn begin(git: &Git) -> Result<Self, GitError> {
-        let private = git.private_dir()?;
-        let lock = lock(&private.join(WRITERS), File::try_lock_shared)?;
-        let marker = private.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
+        let keep = git.keep_layers()?;
+        let marker = git.private_dir()?.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
         // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer that nothing names.
         File::create_new(&marker).map_err(GitError::io("make", &marker))?;
-        Ok(Self { _lock: lock, marker, loose_ends: false })
+        Ok(Self { _keep: keep, marker, loose_ends: false })
     }
 
     /// Makes a layer durable, on the promise that [`done`](Self::done) follows when a commit names it.
@@ -77,7 +83,14 @@ impl Drop for Writing {
 }
 
 impl Git {
-    /// Removes what writers who died left: unfinished files, and layers none of whose objects a reference reaches.
+    /// Keeps every sweep from the layers for a while. To be held around whatever makes a reference reach objects that are there already:
+    /// a fetch takes an object that a dead writer left for one that it need not get.
+    pub fn keep_layers(&self) -> Result<KeepLayers, GitError> {
+        let lock = lock(&self.private_dir()?.join(WRITERS), File::try_lock_shared)?;
+        Ok(KeepLayers { _lock: lock })
+    }
+
+    /// Removes what writers who died left: unfinished files, and layers without which nothing that a reference reaches is missing.
     ///
     /// Does nothing while somebody writes, and next to nothing when nobody died. Only layers made by this crate and no older
     /// than the oldest marker of a dead writer are looked at; a clock that was set back can hide one, never remove one in use.
@@ -110,32 +123,32 @@ impl Git {
         let layers = self.refresh()?;
         let names: HashSet<&str> = layers.layers().map(|layer| layer.name()).collect();
         let (mut swept, mut young) = (Swept::default(), Vec::new());
-        for entry in fs::read_dir(&pack_dir).map_err(GitError::io("list", &pack_dir))? {
-            let entry = entry.map_err(GitError::io("list", &pack_dir))?;
-            let (name, path) = (entry.file_name(), entry.path());
+        let files = fs::read_dir(&pack_dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        for file in files.map_err(GitError::io("list", &pack_dir))? {
+            let (name, path) = (file.file_name(), file.path());
             let Some(name) = name.to_str() else { continue };
-            let metadata = entry.metadata().map_err(GitError::io("look at", &path))?;
+            let metadata = || file.metadata().map_err(GitError::io("look at", &path));
             if name.starts_with(atomic::TEMP_PREFIX) {
-                fs::remove_file(&path).map_err(GitError::io("remove", &path))?;
+                swept.bytes += metadata()?.len();
                 swept.files += 1;
-                swept.bytes += metadata.len();
+                fs::remove_file(&path).map_err(GitError::io("remove", &path))?;
             } else if let Some(name) = name.strip_suffix(".pack")
-                && metadata.modified().map_err(GitError::io("look at", &path))? >= since
+                && metadata()?.modified().map_err(GitError::io("look at", &path))? >= since
                 && is_ours(&path)
             {
-                match names.contains(name) {
-                    true => young.push((name.to_owned(), metadata.len())),
-                    false => {
-                        remove_layer(&pack_dir, name)?;
-                        swept.files += 1;
-                        swept.bytes += metadata.len();
-                    }
+                let bytes = metadata()?.len();
+                if names.contains(name) {
+                    young.push((name.to_owned(), bytes));
+                } else {
+                    swept.bytes += bytes;
+                    swept.files += 1;
+                    remove_layer(&pack_dir, name)?;
                 }
             }
         }
         let candidates = young.iter().map(|(name, _)| name.as_str()).collect();
-        let live = self.reached_layers(&layers, &candidates)?;
-        for (name, bytes) in young.iter().filter(|(name, _)| !live.contains(name.as_str())) {
+        let needed = self.needed_layers(&layers, &candidates)?;
+        for (name, bytes) in young.iter().filter(|(name, _)| !needed.contains(name.as_str())) {
             remove_layer(&pack_dir, name)?;
             swept.layers += 1;
             swept.bytes += bytes;
@@ -145,37 +158,52 @@ impl Git {
         Ok(swept)
     }
 
-    /// Those of the layers called `candidates` that hold an object that a reference reaches.
-    fn reached_layers<'a>(
+    /// Those of the layers called `candidates` without which an object that a reference reaches would be missing.
+    fn needed_layers<'a>(
         &self,
         layers: &'a LayerSet,
         candidates: &HashSet<&str>,
     ) -> Result<HashSet<&'a str>, GitError> {
-        let mut open: Vec<(&str, HashSet<ObjectId>)> = layers
-            .layers()
-            .filter(|layer| candidates.contains(layer.name()))
-            .map(|layer| (layer.name(), layer.ids().collect()))
+        let (candidates, others): (Vec<_>, Vec<_>) =
+            layers.layers().partition(|layer| candidates.contains(layer.name()));
+        let mut only_there: HashSet<ObjectId> = candidates.iter().flat_map(|layer| layer.ids()).collect();
+        for layer in others.iter().filter(|layer| layer.pack_bytes().is_some()) {
+            layer.ids().for_each(|id| {
+                only_there.remove(&id);
+            });
+        }
+        let mut needed = self.reached(&mut only_there)?;
+
+        let mut by_use: Vec<_> = candidates
+            .iter()
+            .map(|layer| (layer.ids().filter(|id| needed.contains(id)).count(), layer))
             .collect();
-        let (mut live, mut seen) = (HashSet::new(), HashSet::new());
+        by_use.sort_by_key(|&(count, layer)| (Reverse(count), layer.name()));
+        let mut kept = HashSet::new();
+        for (_, layer) in by_use {
+            if layer.ids().filter(|id| needed.remove(id)).count() > 0 {
+                kept.insert(layer.name());
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Takes those objects out of `wanted` that a reference reaches.
+    fn reached(&self, wanted: &mut HashSet<ObjectId>) -> Result<HashSet<ObjectId>, GitError> {
+        let (mut reached, mut seen) = (HashSet::new(), HashSet::new());
         let mut to_do: Vec<_> = self.references()?.into_iter().map(|(_, id)| (id, Mode::Module)).collect();
         while let Some((id, mode)) = to_do.pop()
-            && !open.is_empty()
+            && !wanted.is_empty()
         {
             if !seen.insert(id) {
                 continue;
             }
-            open.retain(|(name, ids)| {
-                let is_reached = ids.contains(&id);
-                if is_reached {
-                    live.insert(*name);
-                }
-                !is_reached
-            });
+            reached.extend(wanted.take(&id));
             if matches!(mode, Mode::Directory | Mode::Module) {
                 self.push_named(&id, &mut to_do)?;
             }
         }
-        Ok(live)
+        Ok(reached)
     }
 
     /// Pushes what the object `id` names, unless that lies in another repository.
@@ -309,6 +337,19 @@ mod tests {
         fixture.run(&["update-ref", "refs/heads/main", &first.to_string()]);
         assert_eq!(git.sweep().unwrap(), Swept::default());
         assert_eq!(git.read_blob(&kept).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn of_two_layers_that_hold_the_same_one_stays() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        die(&git);
+        fixture.commit(&git, &[("a", "lost")]);
+        die(&git);
+        let swept = git.sweep().unwrap();
+        assert_eq!((swept.layers, swept.files), (1, 2), "the layers of the dead have one name");
+        assert_eq!(git.layers().layers().len(), 1);
+        fixture.fsck();
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::archive::EntryKind;
+use crate::causes::chain;
 use crate::diff::Entry;
 use crate::digest::Digest;
 use crate::progress::Progress;
@@ -257,17 +258,3 @@ impl Repository {
 
 /// Segments that a thread reads one after the other.
 const RUN: usize = 64;
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}

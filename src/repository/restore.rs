@@ -246,7 +246,7 @@ fn list_extra(
             continue;
         }
         let top_path = directory.join(&name);
-        for found in WalkDir::new(&top_path) {
+        for found in WalkDir::new(&top_path).follow_root_links(false) {
             let found = found.map_err(|error| RepositoryError::io(&top_path)(error.into()))?;
             let rest = found.path().strip_prefix(&top_path).unwrap_or(found.path());
             let kind = if found.file_type().is_dir() { Kind::Directory } else { Kind::Fifo };

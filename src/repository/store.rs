@@ -44,9 +44,8 @@ impl Repository {
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
         let timeline = Timeline::open(path).map_err(|error| match error {
-            TimelineError::Git(error @ (GitError::NotRepository(_) | GitError::NotBare(_))) => {
-                none(Some(error))
-            }
+            TimelineError::Git(GitError::NotRepository(_)) => none(None),
+            TimelineError::Git(error @ GitError::NotBare(_)) => none(Some(error)),
             other => other.into(),
         })?;
         let id = timeline.find(config::PATH)?.ok_or_else(|| none(None))?;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::gitkv::{Git, Mode, Node, Tree, TreeEntry};
 use crate::layers::ObjectId;
 
-use super::{TimeKey, TimelineError};
+use super::{TimeKey, TimelineError, stray};
 
 /// The blobs of one kind in a range of time; made by [`Timeline::list`](super::Timeline::list).
 ///
@@ -196,10 +196,6 @@ fn side(time: &[u8], (from, to): &(Bound<String>, Bound<String>)) -> Ordering {
         (_, true) => Ordering::Greater,
         _ => Ordering::Equal,
     }
-}
-
-fn stray(path: String, fault: &'static str) -> TimelineError {
-    TimelineError::Stray { path, fault }
 }
 
 #[cfg(test)]

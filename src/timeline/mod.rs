@@ -7,8 +7,10 @@
 //! Blobs are added by a [`Batch`]. It writes those of [`Tier::Data`] into layers of their own, apart from everything
 //! that is needed to find them, so that the large and seldom read can live elsewhere. Nothing of a batch is visible before
 //! [`Batch::commit`] returns, and then all of it is, durably; two processes that commit at one time both succeed. What is promised when a
-//! process dies is said in [`gitkv`](crate::gitkv), on which this rests. A blob comes back as the bytes that were put: content and its
-//! meaning, compression and encryption are the caller's.
+//! process dies is said in [`gitkv`](crate::gitkv), on which this rests. A blob comes back as the bytes that were put: compression and
+//! encryption are the caller's.
+//!
+//! [`Blobs`] is the simpler thing: blobs by their time alone, compressed and encrypted, in a repository of this crate or of gitblobts.
 //!
 //! The clock is never read here.
 //!
@@ -33,6 +35,9 @@
 //! ```
 
 mod batch;
+mod blobs;
+mod codec;
+mod gitblobts;
 mod key;
 mod listing;
 
@@ -45,6 +50,8 @@ use crate::gitkv::{Git, GitError, Mode, Swept};
 use crate::layers::{LayerError, ObjectId};
 
 pub use batch::{Batch, LayerBound, Tier};
+pub use blobs::{Blob, BlobName, BlobNames, Blobs, Layout};
+pub use codec::{Codec, CodecError, Compression, Key, MAX_CONTENT};
 pub use key::{TimeKey, TimeKeyError, TimeKeys};
 pub use listing::{Listing, TimedBlob};
 
@@ -71,6 +78,22 @@ pub enum TimelineError {
         path: String,
         /// Why it is none.
         fault: &'static str,
+    },
+    /// A blob is not in the repository as it should be. The others can be read.
+    #[error("the blob {name} cannot be read")]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: GitError,
+    },
+    /// The content of a blob could not be encoded or decoded. The others can be read.
+    #[error("the blob {name} cannot be used")]
+    Content {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: CodecError,
     },
 }
 
@@ -153,4 +176,8 @@ impl Timeline {
 /// Where a blob lies in the tree.
 pub fn path(kind: &str, key: &TimeKey, suffix: &str) -> String {
     format!("{kind}/{}/{key}{suffix}", key.day())
+}
+
+fn stray(path: String, fault: &'static str) -> TimelineError {
+    TimelineError::Stray { path, fault }
 }

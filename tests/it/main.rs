@@ -2,12 +2,15 @@
 
 mod backup;
 mod fixtures;
+mod gitkv;
 mod interruption;
 mod lab;
 mod layering;
 mod patch;
 mod programs;
+mod python;
 mod recover;
 mod restore;
 mod stored;
+mod timeline;
 mod tree;

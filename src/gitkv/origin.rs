@@ -1,0 +1,243 @@
+//! The repository that this one is a clone of.
+//!
+//! A change is made on what the origin has now and pushed; when somebody else was faster, it is made again on what they left.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::layers::ObjectId;
+
+use super::commit::Person;
+use super::transaction::Edit;
+use super::transport::{git_program, run, turn};
+use super::{Git, GitError, pause};
+
+/// The name of the remote that a clone came from.
+const ORIGIN: &str = "origin";
+
+/// How often a change is made anew when others push at the same time.
+const TRIES: u32 = 12;
+
+/// How a cached clone is set up: what comes and goes stays in packs and on the disk, and git never repacks by itself.
+const SETTINGS: [&str; 5] =
+    ["core.fsync=all", "gc.auto=0", "maintenance.auto=false", "fetch.unpackLimit=1", "pack.window=0"];
+
+/// The repository that a bare clone came from. Its branch of the same name is what counts.
+pub(super) struct Origin {
+    /// The reference by which the clone knows where the origin's branch is.
+    tracking: String,
+}
+
+impl Origin {
+    /// The origin that `git` is configured to have, if it is.
+    pub fn of(git: &Git) -> Result<Option<Self>, GitError> {
+        let is_there = git.remotes()?.iter().any(|remote| remote.name == ORIGIN);
+        Ok(is_there.then(|| Self { tracking: git.tracking(ORIGIN) }))
+    }
+
+    /// Where the origin's branch was when it was last looked at.
+    pub fn tip(&self, git: &Git) -> Result<Option<ObjectId>, GitError> {
+        git.reference(&self.tracking)
+    }
+
+    /// Looks where the origin's branches are, and fetches what they need.
+    pub fn fetch(&self, git: &Git) -> Result<(), GitError> {
+        git.fetch(ORIGIN)
+    }
+
+    /// Commits what `edit` makes of the origin's branch there. `None` when it changes nothing.
+    pub fn commit<E: From<GitError>>(
+        &self,
+        git: &Git,
+        who: &Person,
+        message: &str,
+        edit: &mut Edit<'_, E>,
+    ) -> Result<Option<ObjectId>, E> {
+        for attempt in 1..=TRIES {
+            self.fetch(git)?;
+            let tip = self.tip(git)?;
+            let mut transaction = git.begin()?;
+            let Some(tree) = transaction.edited(tip.as_ref(), edit)? else { return Ok(None) };
+            let commit = transaction.seal(who, message, tip.into_iter().collect(), tree)?;
+            match git.push_commit(ORIGIN, tip.as_ref(), &commit) {
+                Ok(()) => {
+                    follow(git, tip.as_ref(), &commit)?;
+                    transaction.done(commit, tree);
+                    return Ok(Some(commit));
+                }
+                Err(refused) => {
+                    self.fetch(git)?;
+                    if self.tip(git)? == tip {
+                        return Err(refused.into());
+                    }
+                }
+            }
+            pause(attempt)?;
+        }
+        Err(GitError::Contended { reference: self.tracking.clone(), tries: TRIES }.into())
+    }
+}
+
+/// The clone's own branch goes from `tip` to `commit`, if it was there.
+fn follow(git: &Git, tip: Option<&ObjectId>, commit: &ObjectId) -> Result<(), GitError> {
+    match git.compare_and_set(git.branch(), tip, commit) {
+        Err(GitError::Moved { .. }) => Ok(()),
+        followed => followed,
+    }
+}
+
+/// The bare clone of `url` in the directory `cache`, made if it is not there. Processes take turns.
+pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError> {
+    // A path means the same from every directory.
+    let url = match fs::canonicalize(url) {
+        Ok(path) => path.to_string_lossy().into_owned(),
+        Err(_) => url.to_owned(),
+    };
+    let mut name = Digest::of(url.as_bytes()).to_string();
+    name.truncate(32);
+    fs::create_dir_all(cache).map_err(GitError::io("make", cache))?;
+    let at = |extension: &str| cache.join(format!("{name}.{extension}"));
+    let (clone, unfinished, lock) = (at("git"), at("new"), at("lock"));
+    let _turn = turn(&lock)?;
+    if clone.exists() {
+        return Ok(clone);
+    }
+    // Whoever has the turn owns what a killed process left.
+    match fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(GitError::io("remove", &unfinished)(error));
+        }
+        _ => {}
+    }
+    let mut command = git_program();
+    command.args(["clone", "--quiet", "--bare", "--no-tags"]);
+    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+    run("clone the repository", command.args(["--", &url]).arg(&unfinished))?;
+    fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;
+    Ok(clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::testing::{Fixture, who};
+    use super::super::{GitKv, OpenMode};
+    use super::*;
+
+    fn open(origin: &Fixture, cache: &Path) -> GitKv {
+        GitKv::open_url(origin.path().to_str().unwrap(), cache).unwrap()
+    }
+
+    fn put(kv: &GitKv, key: &str, value: &str) -> Result<Option<ObjectId>, GitError> {
+        let mut file = kv.file(key, OpenMode::Write)?;
+        file.write_all(value.as_bytes()).unwrap();
+        file.commit(&who())
+    }
+
+    #[test]
+    fn what_one_clone_commits_another_reads() {
+        let (origin, cache) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let (here, there) = (cache.path().join("here"), cache.path().join("there"));
+        let (a, b) = (open(&origin, &here), open(&origin, &there));
+        assert_eq!(a.get("key").unwrap(), None);
+        put(&a, "key", "1").unwrap().unwrap();
+        assert_eq!(origin.run(&["cat-file", "blob", "main:key"]), "1");
+        assert_eq!(b.get("key").unwrap(), None);
+        b.refresh().unwrap();
+        assert_eq!(b.get("key").unwrap().unwrap(), b"1");
+        put(&b, "key", "2").unwrap().unwrap();
+        put(&a, "other", "3").unwrap().unwrap();
+        assert_eq!(origin.run(&["ls-tree", "--name-only", "main"]), "key\nother\n");
+        assert_eq!(a.get("key").unwrap().unwrap(), b"2");
+        assert_eq!(a.log("key").unwrap().count(), 2);
+        drop(a);
+        let clones = || fs::read_dir(&here).unwrap().count();
+        assert_eq!(clones(), 2, "a clone and a lock file");
+        assert_eq!(open(&origin, &here).get("other").unwrap().unwrap(), b"3");
+        assert_eq!(clones(), 2, "it is not cloned again");
+        origin.fsck();
+    }
+
+    #[test]
+    fn a_bare_clone_is_pushed_from_too() {
+        let (origin, dir) = (Fixture::new(), tempfile::tempdir().unwrap());
+        origin.commit(&origin.open(), &[("key", "1")]);
+        let clone = dir.path().join("clone.git");
+        origin.run(&["clone", "-q", "--bare", ".", clone.to_str().unwrap()]);
+        let kv = GitKv::open(&clone).unwrap();
+        put(&kv, "key", "2").unwrap().unwrap();
+        assert_eq!(origin.run(&["cat-file", "blob", "main:key"]), "2");
+        assert_eq!(kv.git().head().unwrap(), kv.head().unwrap(), "its own branch goes along");
+    }
+
+    #[test]
+    fn clones_that_push_at_one_time_all_land() {
+        let (origin, cache) = (Fixture::new(), tempfile::tempdir().unwrap());
+        std::thread::scope(|scope| {
+            for writer in 0..3 {
+                let (origin, cache) = (&origin, cache.path());
+                scope.spawn(move || {
+                    let kv = open(origin, &cache.join((writer % 2).to_string()));
+                    for number in 0..2 {
+                        put(&kv, &format!("{writer}/{number}"), "x").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(origin.run(&["ls-tree", "-r", "--name-only", "main"]).lines().count(), 6);
+    }
+
+    #[test]
+    fn lines_are_merged_with_the_origin_and_a_conflict_loses_neither_side() {
+        let (origin, cache) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let there = origin.open();
+        origin.commit(&there, &[("key", "1\n2\n3\n")]);
+        let kv = open(&origin, cache.path());
+        let mut file = kv.file("key", OpenMode::Update).unwrap();
+        file.write_all(b"I").unwrap();
+        origin.commit(&there, &[("key", "1\n2\nIII\n")]);
+        file.commit(&who()).unwrap().unwrap();
+        assert_eq!(origin.run(&["cat-file", "blob", "main:key"]), "I\n2\nIII\n");
+        file.write_all(b"!").unwrap();
+        origin.commit(&there, &[("key", "one\n2\nIII\n")]);
+        let head = there.head().unwrap();
+        assert!(matches!(file.commit(&who()), Err(GitError::Conflict(key)) if key == "key"));
+        assert_eq!(there.head().unwrap(), head);
+    }
+
+    #[test]
+    fn a_push_that_is_refused_says_why_and_changes_nothing() {
+        let (origin, cache) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let kv = open(&origin, cache.path());
+        put(&kv, "key", "1").unwrap();
+        let before = kv.head().unwrap();
+        let hooks = origin.path().join("hooks");
+        fs::create_dir_all(&hooks).unwrap();
+        fs::write(hooks.join("pre-receive"), "#!/bin/sh\necho 'not on a Sunday' >&2\nexit 1\n").unwrap();
+        fs::set_permissions(hooks.join("pre-receive"), fs::Permissions::from_mode(0o755)).unwrap();
+        let error = put(&kv, "key", "2").unwrap_err();
+        assert!(error.to_string().contains("not on a Sunday"), "{error}");
+        assert_eq!((kv.head().unwrap(), kv.git().head().unwrap()), (before, before));
+        fs::remove_file(hooks.join("pre-receive")).unwrap();
+        put(&kv, "key", "2").unwrap().unwrap();
+        assert_eq!(kv.git().sweep().unwrap(), super::super::Swept::default(), "the commit before swept");
+    }
+
+    #[test]
+    fn an_origin_that_is_not_there_is_an_error() {
+        let cache = tempfile::tempdir().unwrap();
+        for url in ["/nowhere/at/all.git", "--upload-pack=touch", "file:///nowhere"] {
+            let error = GitKv::open_url(url, cache.path()).err().unwrap();
+            assert!(matches!(error, GitError::Remote { .. }), "{url}: {error}");
+        }
+        assert!(
+            fs::read_dir(cache.path()).unwrap().all(|entry| {
+                entry.unwrap().path().extension().is_some_and(|extension| extension == "lock")
+            })
+        );
+    }
+}

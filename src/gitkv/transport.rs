@@ -1,0 +1,120 @@
+//! Other repositories, reached by the `git` program.
+//!
+//! The program brings the person's own ssh configuration, credential helpers and proxies, and every kind of URL.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::layers::ObjectId;
+
+use super::refs::open_lock;
+use super::{Git, GitError};
+
+/// The file whose `flock` gives the turn to move the references that follow remotes.
+const TURN: &str = "remotes.lock";
+
+/// Another repository that this one exchanges commits with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitRemote {
+    /// What it is called here.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+}
+
+impl Git {
+    /// The remotes that git's configuration names.
+    pub fn remotes(&self) -> Result<Vec<GitRemote>, GitError> {
+        let repository = self.libgit2();
+        let list = || {
+            let mut remotes = Vec::new();
+            for name in repository.remotes()?.iter() {
+                if let Some(name) = name? {
+                    let url = repository.find_remote(name)?.url()?.to_owned();
+                    remotes.push(GitRemote { name: name.to_owned(), url });
+                }
+            }
+            Ok(remotes)
+        };
+        list().map_err(GitError::git("list the remotes"))
+    }
+
+    /// Adds a remote, whose name must be new.
+    pub fn add_remote(&self, name: &str, url: &str) -> Result<(), GitError> {
+        let added = self.libgit2().remote(name, url).map(drop);
+        added.map_err(GitError::git("add the remote"))
+    }
+
+    /// The full name of the reference by which this repository knows where its branch is in a remote.
+    pub fn tracking(&self, remote: &str) -> String {
+        let branch = self.branch().strip_prefix("refs/heads/").unwrap_or(self.branch());
+        format!("refs/remotes/{remote}/{branch}")
+    }
+
+    /// Fetches the branches of a remote, and what they need. Afterwards [`tracking`](Self::tracking) references are where they are.
+    pub fn fetch(&self, remote: &str) -> Result<(), GitError> {
+        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        let _keep = self.keep_layers()?;
+        let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
+        let options = ["fetch", "--quiet", "--no-tags", "--prune", "--"];
+        run("fetch from the remote", self.program().args(options).args([remote, &refspec]))
+    }
+
+    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has. `known` is where it is known to be.
+    pub fn push_commit(
+        &self,
+        remote: &str,
+        known: Option<&ObjectId>,
+        commit: &ObjectId,
+    ) -> Result<(), GitError> {
+        let refspec = format!("{commit}:{}", self.branch());
+        // Git itself may move the tracking reference when it has pushed.
+        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        run("push to the remote", self.program().args(["push", "--quiet", "--", remote, &refspec]))?;
+        match self.compare_and_set(&self.tracking(remote), known, commit) {
+            // Whoever moved it has seen what the remote has by now.
+            Err(GitError::Moved { .. }) => Ok(()),
+            moved => moved,
+        }
+    }
+
+    fn program(&self) -> Command {
+        let mut command = git_program();
+        command.arg("--git-dir").arg(self.path());
+        command
+    }
+}
+
+/// Waits until no other process is at what the lock file at `path` stands for. One fetch fails when another moves its references.
+pub(super) fn turn(path: &Path) -> Result<File, GitError> {
+    let file = open_lock(path)?;
+    file.lock().map_err(GitError::io("lock", path))?;
+    Ok(file)
+}
+
+pub(super) fn git_program() -> Command {
+    let mut command = Command::new("git");
+    // Set when this runs in a hook; they would name another repository.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_QUARANTINE_PATH"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(super) fn run(action: &'static str, command: &mut Command) -> Result<(), GitError> {
+    let output = match command.stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
+        Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
+    };
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(GitError::Remote { action, said })
+        }
+    }
+}
