@@ -8,12 +8,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::archive::EntryKind;
+use crate::archive::{EntryKind, VolumeIndex};
 use crate::diff::Entry;
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::repository::pages::Pages;
-use crate::repository::segments::{Segments, signatures_path};
+use crate::repository::segments::{Segments, Volume, signatures_path};
 use crate::repository::{Repository, RepositoryError, Snapshot};
 
 /// How thorough a check is.
@@ -81,10 +81,16 @@ impl Repository {
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
         let mut pages_seen = HashSet::new();
-        let snapshots = self.snapshots()?;
+        let mut snapshots = Vec::new();
+        for record in self.records()? {
+            report.snapshots += 1;
+            match record.snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) => report.faults.push(Fault { what: chain(&error), affects: Vec::new() }),
+            }
+        }
         for snapshot in &snapshots {
             progress.check()?;
-            report.snapshots += 1;
             if let Err(error) = self.check_pages(snapshot, &mut pages_seen, &mut wanted, &mut report) {
                 let affects = vec![snapshot.short_id()];
                 report.faults.push(Fault { what: chain(&error), affects });
@@ -138,8 +144,12 @@ impl Repository {
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
         report.volumes = segments.volumes().len() as u64;
+        let fault = |error: &RepositoryError| Fault { what: chain(error), affects: Vec::new() };
+        report.faults.extend(segments.faults().iter().map(fault));
         for volume in segments.volumes() {
-            let index = self.read_index(volume)?;
+            // Where that fails, it is among the faults already.
+            let Ok(index) = self.read_index(volume) else { continue };
+            report.faults.extend(self.check_archive(volume, &index).err().as_ref().map(fault));
             let signed = index.entries().any(|entry| entry.signature.is_some());
             if signed && self.timeline.find(&signatures_path(&volume.path))?.is_none() {
                 let what =
@@ -161,14 +171,27 @@ impl Repository {
         Ok(())
     }
 
+    /// Checks without reading it that the archive of a volume can be the one that its index describes.
+    fn check_archive(&self, volume: &Volume, index: &VolumeIndex) -> Result<(), RepositoryError> {
+        let fault = match self.timeline.git().blob_size(&volume.archive) {
+            Ok(size) if size == index.packed_len() => return Ok(()),
+            Ok(size) => format!("it has {size} bytes instead of {}", index.packed_len()).into(),
+            Err(error) => error.into(),
+        };
+        Err(RepositoryError::damaged(&volume.path)(fault))
+    }
+
     fn check_layers(&self, progress: &Progress, report: &mut CheckReport) -> Result<(), RepositoryError> {
         let layers = self.timeline.git().layers();
         for layer in layers.layers() {
             progress.check()?;
             report.layers += 1;
-            if let Err(error) = layer.verify() {
-                report.faults.push(Fault { what: chain(&error), affects: Vec::new() });
-            }
+            let damage = match layer.verify() {
+                Ok(check) => check.damage,
+                Err(error) => vec![error],
+            };
+            let faults = damage.iter().map(|error| Fault { what: chain(error), affects: Vec::new() });
+            report.faults.extend(faults);
         }
         Ok(())
     }
