@@ -95,23 +95,39 @@ struct Case {
     afterwards: Restored,
 }
 
-fn volume_and_segment(scene: &Scene) -> Vec<String> {
-    let tree = scene.lab.git(&["ls-tree", "-r", "--name-only", "HEAD~", "archives"]);
-    let stem = tree.lines().next().unwrap().rsplit_once('.').unwrap().0.trim_end_matches(".tar").to_owned();
-    let segments = scene.lab.repository.entries(&scene.snapshots[0], Some(b"bad")).unwrap();
-    let digest = segments[0].content().unwrap().segments[0].digest;
-    vec![stem, digest.to_string()]
+fn segment() -> String {
+    Digest::of(&noise(300_000, 1)).to_string()
 }
+
+fn volume_and_segment(scene: &Scene) -> Vec<String> {
+    vec![scene.volume().trim_end_matches(".tar.gz").to_owned(), segment()]
+}
+
+/// The content of `bad` is damaged, and whatever would show that at once is not.
+const CONTENT: Case = Case {
+    what: "",
+    damage: |_| (),
+    listed: true,
+    restored: [AllButBad, AllButBad],
+    found: Found::ByReading,
+    names: volume_and_segment,
+    afterwards: AllButBad,
+};
+
+/// The volume of `bad` is known to be unusable, so a further backup stores it again.
+const VOLUME: Case = Case { found: Found::AtOnce, afterwards: All, ..CONTENT };
+
+/// What can be known of the second snapshot's entries is damaged.
+const PAGES: Case = Case { restored: [All, Nothing], ..VOLUME };
+
+/// What can be known of the first snapshot is damaged.
+const RECORD: Case = Case { listed: false, restored: [Nothing, All], afterwards: Nothing, ..VOLUME };
 
 const CASES: &[Case] = &[
     Case {
         what: "a layer of volumes is cut off",
         damage: |scene| scene.truncate(&scene.volume()),
-        listed: true,
-        restored: [AllButBad, AllButBad],
-        found: Found::ByReading,
-        names: volume_and_segment,
-        afterwards: AllButBad,
+        ..CONTENT
     },
     Case {
         what: "a byte in a layer of volumes is another",
@@ -121,113 +137,69 @@ const CASES: &[Case] = &[
             bytes[150_000] ^= 1;
             fs::write(&pack, bytes).unwrap();
         },
-        listed: true,
-        restored: [AllButBad, AllButBad],
-        found: Found::ByReading,
-        names: volume_and_segment,
-        afterwards: AllButBad,
+        ..CONTENT
     },
     Case {
         what: "the index of a layer of volumes is gone",
         damage: |scene| fs::remove_file(scene.layer(&scene.volume(), "idx")).unwrap(),
-        listed: true,
-        restored: [AllButBad, AllButBad],
         found: Found::AtOnce,
-        names: volume_and_segment,
-        afterwards: AllButBad,
+        ..CONTENT
     },
     Case {
         what: "a volume is garbage",
         damage: |scene| scene.garbage(&scene.volume()),
-        listed: true,
-        restored: [AllButBad, AllButBad],
         found: Found::AtOnce,
-        names: volume_and_segment,
-        afterwards: AllButBad,
+        ..CONTENT
     },
-    Case {
-        what: "a volume is gone",
-        damage: |scene| scene.lab.replace(&scene.volume(), None),
-        listed: true,
-        restored: [AllButBad, AllButBad],
-        found: Found::AtOnce,
-        names: volume_and_segment,
-        afterwards: All,
-    },
+    Case { what: "a volume is gone", damage: |scene| scene.lab.replace(&scene.volume(), None), ..VOLUME },
     Case {
         what: "a volume index is garbage",
         damage: |scene| scene.garbage(&scene.path("archives", 0, ".idx")),
-        listed: true,
-        restored: [AllButBad, AllButBad],
-        found: Found::AtOnce,
-        names: volume_and_segment,
-        afterwards: All,
+        ..VOLUME
     },
     Case {
         what: "a volume index is gone",
         damage: |scene| scene.lab.replace(&scene.path("archives", 0, ".idx"), None),
-        listed: true,
-        restored: [AllButBad, AllButBad],
-        found: Found::AtOnce,
-        names: volume_and_segment,
-        afterwards: All,
+        ..VOLUME
     },
     Case {
         what: "signatures are garbage",
         damage: |scene| scene.garbage(&scene.path("signatures", 0, "")),
-        listed: true,
         restored: [All, All],
         found: Found::Never,
-        names: |_| Vec::new(),
-        afterwards: All,
+        ..VOLUME
     },
     Case {
         what: "pages of the first snapshot are garbage",
         damage: |scene| scene.garbage(&scene.path("index", 0, "")),
-        listed: true,
-        restored: [Nothing, All],
-        found: Found::AtOnce,
         names: |scene| vec![scene.path("index", 0, "")],
-        afterwards: Nothing,
+        listed: true,
+        ..RECORD
     },
     Case {
         what: "pages of the second snapshot are garbage",
         damage: |scene| scene.garbage(&scene.path("index", 1, "")),
-        listed: true,
-        restored: [All, Nothing],
-        found: Found::AtOnce,
         names: |scene| vec![scene.path("index", 1, "")],
-        afterwards: All,
+        ..PAGES
     },
     Case {
         what: "pages of the second snapshot are gone",
         damage: |scene| scene.lab.replace(&scene.path("index", 1, ""), None),
-        listed: true,
-        restored: [All, Nothing],
-        found: Found::AtOnce,
-        names: |scene| vec![scene.snapshots[1].key.to_string()],
-        afterwards: All,
+        names: |scene| vec![scene.path("index", 1, "")],
+        ..PAGES
     },
     Case {
         what: "the record of the first snapshot is garbage",
         damage: |scene| scene.garbage(&scene.path("snapshots", 0, "")),
-        listed: false,
-        restored: [Nothing, All],
-        found: Found::AtOnce,
         names: |scene| vec![scene.path("snapshots", 0, "")],
-        afterwards: Nothing,
+        ..RECORD
     },
     Case {
         what: "the layer of the first snapshot's records is cut off",
         damage: |scene| scene.truncate(&scene.path("snapshots", 0, "")),
-        listed: false,
         restored: [Nothing, AllButBad],
-        found: Found::AtOnce,
-        names: |scene| {
-            let segment = Digest::of(&noise(300_000, 1)).to_string();
-            vec![scene.path("snapshots", 0, ""), scene.snapshots[0].key.to_string(), segment]
-        },
-        afterwards: Nothing,
+        names: |scene| vec![scene.path("snapshots", 0, ""), scene.snapshots[0].key.to_string(), segment()],
+        ..RECORD
     },
 ];
 
