@@ -1,7 +1,8 @@
 //! Whether everything that snapshots need is there and sound.
 //!
-//! Without reading data: every record, page, volume index and signature list that is named is there and can be read, every segment that a page names is in a volume, and so
-//! is every base of a delta. With it: every layer matches its checksums, and every segment that a snapshot needs has its SHA-256.
+//! Without reading data: every record, page and volume index can be read, every volume is as long as its index says, its signatures are there, every
+//! segment that a page names is in a volume, and so is every base of a delta. With it: every layer matches its checksums, every signature can be read,
+//! and every segment that a snapshot needs has its SHA-256.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -99,7 +100,7 @@ impl Repository {
         report.segments = wanted.len() as u64;
         let segments = self.segments()?;
         let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
-        self.check_volumes(&segments, &mut wanted, &mut bad, &mut report)?;
+        self.check_volumes(&segments, options.read_data, &mut wanted, &mut bad, &mut report)?;
         if options.read_data {
             self.check_layers(progress, &mut report)?;
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
@@ -139,6 +140,7 @@ impl Repository {
     fn check_volumes(
         &self,
         segments: &Segments,
+        read_data: bool,
         wanted: &mut HashSet<Digest>,
         bad: &mut BTreeMap<Digest, String>,
         report: &mut CheckReport,
@@ -146,14 +148,17 @@ impl Repository {
         report.volumes = segments.volumes().len() as u64;
         let fault = |error: &RepositoryError| Fault { what: chain(error), affects: Vec::new() };
         report.faults.extend(segments.faults().iter().map(fault));
-        for volume in segments.volumes() {
+        for (number, volume) in (0..).zip(segments.volumes()) {
             // Where that fails, it is among the faults already.
             let Ok(index) = self.read_index(volume) else { continue };
             report.faults.extend(self.check_archive(volume, &index).err().as_ref().map(fault));
-            let signed = index.entries().any(|entry| entry.signature.is_some());
-            if signed && self.timeline.find(&signatures_path(&volume.path))?.is_none() {
-                let what =
-                    format!("{} is missing: later deltas will be larger", signatures_path(&volume.path));
+            let mut signatures = index.entries().filter_map(|entry| entry.signature);
+            let missing = match read_data {
+                true => signatures.find_map(|at| segments.signature_record(self, number, at).err()),
+                false => signatures.next().and_then(|_| self.blob(&signatures_path(&volume.path)).err()),
+            };
+            if let Some(error) = missing {
+                let what = format!("{}; this only makes later deltas larger", chain(&error));
                 report.faults.push(Fault { what, affects: Vec::new() });
             }
         }

@@ -332,7 +332,8 @@ impl Segments {
         }
     }
 
-    fn signature_record(
+    /// The signature at `location` of the signatures of a volume, as it is kept.
+    pub fn signature_record(
         &self,
         repository: &Repository,
         volume: u32,
