@@ -9,9 +9,9 @@
 REPOSITORY is the bare git repository, or any clone of it. SNAPSHOT is `latest`, the beginning of an id or of a time
 key, as the list shows them. TARGET must be missing or empty. PATH is as the listing of the snapshot shows it.
 
-Needs Python 3.8 or later with nothing but its standard library, and the programs `git` and `rdiff` (and `zstd`, for a
-repository that was made with that compression). It writes nothing into the repository. Volumes are unpacked in a temporary directory
-(TMPDIR says where) that is kept below 4 GiB. The format that it reads is described in docs/format.md.
+Needs Linux, Python 3.8 or later with nothing but its standard library, and the programs `git` and `rdiff` (and `zstd`,
+for a repository that was made with that compression). It writes nothing into the repository. Volumes are unpacked in a
+temporary directory (TMPDIR says where) that is kept below about 4 GiB. What it reads is described in docs/format.md.
 
 No file is put in place unless each of its segments has the SHA-256 that the index promises. What cannot be
 restored is named on standard error, the rest is restored, and the exit status is 1.
@@ -42,6 +42,10 @@ ENTRY_NAME = re.compile(r"(created|updated)/([0-9a-f]{64})")
 
 class Damaged(Exception):
     """Something in the repository is missing or is not what it should be."""
+
+
+# What it comes to when a record can be decoded and has another shape than it should.
+MALFORMED = (Damaged, KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration)
 
 
 def main(arguments):
@@ -98,7 +102,7 @@ class Repository:
         )
         try:
             config = read_cbor(self.read("config.cbor"))
-        except (Damaged, KeyError) as error:
+        except MALFORMED as error:
             raise Damaged(f"this is no treering repository, or it is encrypted ({error})")
         if config["version"] > FORMAT_VERSION:
             raise Damaged(f"the repository has format {config['version']}; this program reads {FORMAT_VERSION}")
@@ -133,7 +137,7 @@ class Repository:
         for path in sorted(path for path in self.blobs if path.startswith("snapshots/")):
             try:
                 found.append(Snapshot(self, path))
-            except (Damaged, KeyError) as error:
+            except MALFORMED as error:
                 complain(path, error)
         return found
 
@@ -186,12 +190,13 @@ class Repository:
         for path in sorted(path for path in self.blobs if path.startswith("archives/")):
             if not path.endswith(".idx"):
                 continue
-            volume = next((path[:-4] + end for end in (".tar.gz", ".tar.zst", ".tar") if path[:-4] + end in self.blobs), None)
+            volumes = [path[: -len(".idx")] + end for end in (".tar.gz", ".tar.zst", ".tar")]
             try:
+                volume = next((volume for volume in volumes if volume in self.blobs), None)
                 if volume is None:
                     raise Damaged("its volume is missing")
                 self.read_volume_index(volume, read_cbor(self.read(path)))
-            except (Damaged, KeyError, IndexError) as error:
+            except MALFORMED as error:
                 complain(path, error)
 
     def read_volume_index(self, volume, index):
@@ -278,11 +283,15 @@ class Snapshot:
 FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHAR_DEVICE, BLOCK_DEVICE = range(7)
 
 
+TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+
+
 class Entry:
-    """One name: `path`, `kind` and metadata; of a file `size`, `segments`, `holes` and `link`, else `target` or `device`."""
+    """One name: `path`, `kind` and metadata; of a file `size`, `segments`, `holes` and `link`; of others `target` or
+    `device`."""
 
     def describe(self):
-        mode = stat.filemode((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)[self.kind] | self.mode)
+        mode = stat.filemode(TYPES[self.kind] | self.mode)
         time = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=self.mtime // 10**9)
         size = self.size if self.kind == FILE else 0
         text = f"{mode} {self.uid:5} {self.gid:5} {size:12} {time.isoformat(' ')} ".encode()
@@ -350,8 +359,8 @@ def check_path(path):
 
 
 class Restore:
-    """Brings entries into an empty directory. Nothing is ever written through a symbolic link: each directory on the way
-    must be one that was made here."""
+    """Brings entries into an empty directory. Nothing is ever written through a symbolic link: each directory on the
+    way must be one that was made here."""
 
     def __init__(self, repository, owners, target):
         os.makedirs(target, exist_ok=True)
@@ -379,7 +388,7 @@ class Restore:
         try:
             action(entry)
             self.done += 1
-        except (Damaged, OSError, KeyError) as error:
+        except (OSError,) + MALFORMED as error:
             self.failed += 1
             complain(show(entry.path), error)
 
@@ -575,5 +584,5 @@ def complain(what, error):
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (Damaged, OSError) as error:
+    except (OSError,) + MALFORMED as error:
         sys.exit(f"recover.py: {error}")

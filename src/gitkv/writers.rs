@@ -128,7 +128,7 @@ impl Git {
             let (name, path) = (file.file_name(), file.path());
             let Some(name) = name.to_str() else { continue };
             let metadata = || file.metadata().map_err(GitError::io("look at", &path));
-            if name.starts_with(atomic::TEMP_PREFIX) {
+            if name.starts_with(atomic::TEMP_PREFIX) || is_lone_keep(&path) {
                 swept.bytes += metadata()?.len();
                 swept.files += 1;
                 fs::remove_file(&path).map_err(GitError::io("remove", &path))?;
@@ -253,6 +253,13 @@ fn is_ours(pack: &Path) -> bool {
     fs::metadata(pack.with_extension("keep")).is_ok_and(|keep| keep.len() == 0)
 }
 
+/// Whether the path is what is left of a layer whose removal was cut short: an empty `.keep` beside no pack.
+fn is_lone_keep(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "keep")
+        && is_ours(path)
+        && !path.with_extension("pack").exists()
+}
+
 /// Removes a layer's files, first the one by which it exists.
 fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> {
     for extension in ["idx", "pack", "keep"] {
@@ -317,6 +324,19 @@ mod tests {
         let swept = git.sweep().unwrap();
         assert_eq!((swept.layers, swept.files), (0, 2));
         assert_eq!(fixture.files("objects/pack"), 3);
+    }
+
+    #[test]
+    fn what_a_dead_sweep_left_goes_too() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("a", "1")]);
+        die(&git);
+        fs::write(git.pack_dir().join("pack-0123.keep"), "").unwrap();
+        fs::write(git.pack_dir().join("pack-4567.keep"), "git is fetching").unwrap();
+        let swept = git.sweep().unwrap();
+        assert_eq!((swept.layers, swept.files), (1, 2));
+        assert_eq!(fixture.files("objects/pack"), 4);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //!
 //! **Writing.** A [`LayerWriter`] appends objects to a temporary file. A small object is deflated when that makes
 //! it smaller; everything else goes in as *stored* deflate, whose offsets can be computed, so that a range of
-//! an object is a range of the file. [`LayerWriter::finish`] makes durable, in this order: the `.pack`, a
-//! `.keep`, the names of both, the `.idx`, its name. Git and [`LayerSet`] take a layer as existing by its `.idx`, so
+//! an object is a range of the file. [`LayerWriter::finish`] makes durable, in this order: an empty
+//! `.keep` and the `.pack`, the names of both, the `.idx`, its name. Git and [`LayerSet`] take a layer as existing by its `.idx`, so
 //! nobody meets half of one. A process that dies on the way leaves a temporary file that begins with
-//! [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX), or a `.pack` and a `.keep` without an `.idx`, which nobody reads.
+//! [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX), or a `.keep`, perhaps with a `.pack`, but no `.idx`, which nobody reads.
 //!
 //! **Reading.** A [`LayerSet`] is a look-up table over all layers of a directory, shared by many readers without a
 //! lock. [`LayerSet::read`] returns only bytes that hash to the id that was asked for. [`LayerSet::read_range`] reads only

@@ -182,8 +182,9 @@ impl LayerWriter {
             let checksum = seal(pack.as_file(), self.len, objects)?;
             let name = format!("pack-{}", ObjectId::from_bytes(checksum));
             let path = |extension| self.pack_dir.join(format!("{name}.{extension}"));
-            atomic::place(pack, &path("pack"))?;
+            // First, so that a pack without one is never ours.
             File::create(path("keep"))?;
+            atomic::place(pack, &path("pack"))?;
             atomic::sync_dir(&self.pack_dir)?;
 
             let content = index::encode(&entries, &checksum);

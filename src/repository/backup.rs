@@ -115,11 +115,7 @@ impl Repository {
         if !options.dry_run {
             self.timeline.sweep()?;
         }
-        let parent = self.parent(&sources, options)?;
-        let pages = match &parent {
-            Some(parent) => Pages::of(self, &parent.record)?,
-            None => Pages::none(self),
-        };
+        let mut parent = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
             excludes: options.excludes.clone(),
@@ -127,11 +123,33 @@ impl Repository {
             threads: options.threads.saturating_sub(1),
         };
         let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
-        let mut plan = plan(&sources, &pages, &plan_options, progress)?;
+        let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
+            // An index that cannot be read costs the comparison with it, not the backup.
+            Err(RepositoryError::Damaged { .. }) if parent.take().is_some() => {
+                self.plan_against(None, &sources, &plan_options, progress)
+            }
+            planned => planned,
+        };
+        let (pages, mut plan) = planned?;
         let key = self.timeline.key(options.time)?;
         let mut session = Session::new(self, key, options)?;
         session.store_contents(&sources, &mut plan, began, progress)?;
         session.finish(&sources, parent.as_ref(), &pages, plan)
+    }
+
+    fn plan_against(
+        &self,
+        parent: Option<&Snapshot>,
+        sources: &Sources,
+        options: &PlanOptions<'_>,
+        progress: &Progress,
+    ) -> Result<(Pages<'_>, Plan), RepositoryError> {
+        let pages = match parent {
+            Some(parent) => Pages::of(self, &parent.record)?,
+            None => Pages::none(self),
+        };
+        let plan = plan(sources, &pages, options, progress)?;
+        Ok((pages, plan))
     }
 
     /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any one directory of that host.
@@ -140,7 +158,9 @@ impl Repository {
         sources: &Sources,
         options: &BackupOptions,
     ) -> Result<Option<Snapshot>, RepositoryError> {
-        let mut snapshots = self.snapshots()?;
+        // One that cannot be read is no reason not to take another.
+        let mut snapshots: Vec<_> =
+            self.records()?.into_iter().filter_map(|record| record.snapshot.ok()).collect();
         snapshots.retain(|snapshot| {
             snapshot.record.host == options.host && snapshot.record.layout == sources.layout
         });

@@ -1,20 +1,21 @@
 //! Whether everything that snapshots need is there and sound.
 //!
-//! Without reading data: every record, page, volume index and signature list that is named is there and can be read, every segment that a page names is in a volume, and so
-//! is every base of a delta. With it: every layer matches its checksums, and every segment that a snapshot needs has its SHA-256.
+//! Without reading data: every record, page and volume index can be read, every volume is as long as its index says, its signatures are there, every
+//! segment that a page names is in a volume, and so is every base of a delta. With it: every layer matches its checksums, every signature can be read,
+//! and every segment that a snapshot needs has its SHA-256.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::archive::EntryKind;
+use crate::archive::{EntryKind, VolumeIndex};
 use crate::causes::chain;
 use crate::diff::Entry;
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::repository::pages::Pages;
-use crate::repository::segments::{Segments, signatures_path};
+use crate::repository::segments::{Segments, Volume, signatures_path};
 use crate::repository::{Repository, RepositoryError, Snapshot};
 
 /// How thorough a check is.
@@ -82,10 +83,16 @@ impl Repository {
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
         let mut pages_seen = HashSet::new();
-        let snapshots = self.snapshots()?;
+        let mut snapshots = Vec::new();
+        for record in self.records()? {
+            report.snapshots += 1;
+            match record.snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) => report.faults.push(Fault { what: chain(&error), affects: Vec::new() }),
+            }
+        }
         for snapshot in &snapshots {
             progress.check()?;
-            report.snapshots += 1;
             if let Err(error) = self.check_pages(snapshot, &mut pages_seen, &mut wanted, &mut report) {
                 let affects = vec![snapshot.short_id()];
                 report.faults.push(Fault { what: chain(&error), affects });
@@ -94,7 +101,7 @@ impl Repository {
         report.segments = wanted.len() as u64;
         let segments = self.segments()?;
         let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
-        self.check_volumes(&segments, &mut wanted, &mut bad, &mut report)?;
+        self.check_volumes(&segments, options.read_data, &mut wanted, &mut bad, &mut report)?;
         if options.read_data {
             self.check_layers(progress, &mut report)?;
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
@@ -134,17 +141,25 @@ impl Repository {
     fn check_volumes(
         &self,
         segments: &Segments,
+        read_data: bool,
         wanted: &mut HashSet<Digest>,
         bad: &mut BTreeMap<Digest, String>,
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
         report.volumes = segments.volumes().len() as u64;
-        for volume in segments.volumes() {
-            let index = self.read_index(volume)?;
-            let signed = index.entries().any(|entry| entry.signature.is_some());
-            if signed && self.timeline.find(&signatures_path(&volume.path))?.is_none() {
-                let what =
-                    format!("{} is missing: later deltas will be larger", signatures_path(&volume.path));
+        let fault = |error: &RepositoryError| Fault { what: chain(error), affects: Vec::new() };
+        report.faults.extend(segments.faults().iter().map(fault));
+        for (number, volume) in (0..).zip(segments.volumes()) {
+            // Where that fails, it is among the faults already.
+            let Ok(index) = self.read_index(volume) else { continue };
+            report.faults.extend(self.check_archive(volume, &index).err().as_ref().map(fault));
+            let mut signatures = index.entries().filter_map(|entry| entry.signature);
+            let missing = match read_data {
+                true => signatures.find_map(|at| segments.signature_record(self, number, at).err()),
+                false => signatures.next().and_then(|_| self.blob(&signatures_path(&volume.path)).err()),
+            };
+            if let Some(error) = missing {
+                let what = format!("{}; this only makes later deltas larger", chain(&error));
                 report.faults.push(Fault { what, affects: Vec::new() });
             }
         }
@@ -162,14 +177,27 @@ impl Repository {
         Ok(())
     }
 
+    /// Checks without reading it that the archive of a volume can be the one that its index describes.
+    fn check_archive(&self, volume: &Volume, index: &VolumeIndex) -> Result<(), RepositoryError> {
+        let fault = match self.timeline.git().blob_size(&volume.archive) {
+            Ok(size) if size == index.packed_len() => return Ok(()),
+            Ok(size) => format!("it has {size} bytes instead of {}", index.packed_len()).into(),
+            Err(error) => error.into(),
+        };
+        Err(RepositoryError::damaged(&volume.path)(fault))
+    }
+
     fn check_layers(&self, progress: &Progress, report: &mut CheckReport) -> Result<(), RepositoryError> {
         let layers = self.timeline.git().layers();
         for layer in layers.layers() {
             progress.check()?;
             report.layers += 1;
-            if let Err(error) = layer.verify() {
-                report.faults.push(Fault { what: chain(&error), affects: Vec::new() });
-            }
+            let damage = match layer.verify() {
+                Ok(check) => check.damage,
+                Err(error) => vec![error],
+            };
+            let faults = damage.iter().map(|error| Fault { what: chain(error), affects: Vec::new() });
+            report.faults.extend(faults);
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use crate::timeline::{Batch, Tier, TimeKey};
 /// A blob of pages is closed at this many bytes.
 const BLOB: usize = 4 << 20;
 
+/// What a list of pages is called where it is damaged.
+const PAGE_LIST: &str = "the list of pages in a snapshot record";
+
 /// The pages of one snapshot.
 pub(super) struct Pages<'a> {
     repository: &'a Repository,
@@ -32,7 +35,9 @@ impl<'a> Pages<'a> {
     pub fn of(repository: &'a Repository, record: &SnapshotRecord) -> Result<Self, RepositoryError> {
         let blobs = record.pages.blobs.iter().map(|path| Ok((path.clone(), repository.blob(path)?)));
         let blobs = blobs.collect::<Result<_, RepositoryError>>()?;
-        Ok(Self { repository, blobs, pages: record.pages.pages()? })
+        let pages = record.pages.pages();
+        let pages = pages.map_err(|error| RepositoryError::damaged(PAGE_LIST)(error.into()))?;
+        Ok(Self { repository, blobs, pages })
     }
 
     /// How many pages there are.
@@ -50,8 +55,8 @@ impl<'a> Pages<'a> {
     pub fn read(&self, number: usize) -> Result<Vec<Entry>, RepositoryError> {
         let page = self.pages[number];
         let (path, id) = &self.blobs[page.blob as usize];
-        let bytes = self.repository.timeline.read_range(id, page.offset, page.len.into())?;
-        decode_page(&bytes).map_err(|error| RepositoryError::damaged(path)(error.into()))
+        let read = || decode_page(&self.repository.timeline.read_range(id, page.offset, page.len.into())?);
+        read().map_err(|error| RepositoryError::damaged(path)(error.into()))
     }
 
     /// Hands all pages to `consume`, in order, decoding some ahead on `threads` threads.

@@ -43,6 +43,7 @@ pub(super) const PENDING: Place = Place { volume: u32::MAX, entry: u32::MAX };
 /// Where all segments of a repository are.
 pub(super) struct Segments {
     volumes: Vec<Volume>,
+    faults: Vec<RepositoryError>,
     table: RwLock<HashMap<Digest, Place>>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
@@ -53,7 +54,7 @@ pub(super) struct Segments {
 pub(super) struct Volume {
     /// Path of the archive in the tree.
     pub path: String,
-    archive: ObjectId,
+    pub archive: ObjectId,
     index: ObjectId,
 }
 
@@ -120,8 +121,8 @@ impl Repository {
         }
     }
 
-    /// The volumes that the tree holds, in order of time.
-    pub(super) fn volumes(&self) -> Result<Vec<Volume>, RepositoryError> {
+    /// The volumes that the tree holds, in order of time, and what is wrong where an archive or an index stands alone.
+    fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
         let mut volumes: Vec<Volume> = Vec::new();
         let mut archives: HashMap<String, (String, ObjectId)> = HashMap::new();
         for blob in self.timeline.list(kind::ARCHIVES, ..)? {
@@ -136,27 +137,32 @@ impl Repository {
                 archives.insert(stem, (path, blob.id));
             }
         }
-        for volume in &mut volumes {
-            let missing = || RepositoryError::damaged(&volume.path)("its archive is not there".into());
-            let (path, archive) = archives.remove(&volume.path).ok_or_else(missing)?;
-            (volume.path, volume.archive) = (path, archive);
-        }
-        match archives.into_values().next() {
-            Some((path, _)) => Err(RepositoryError::damaged(&path)("its index is not there".into())),
-            None => Ok(volumes),
-        }
+        let mut faults = Vec::new();
+        volumes.retain_mut(|volume| match archives.remove(&volume.path) {
+            Some((path, archive)) => {
+                (volume.path, volume.archive) = (path, archive);
+                true
+            }
+            None => {
+                faults.push(RepositoryError::damaged(&volume.path)("its archive is not there".into()));
+                false
+            }
+        });
+        let alone = archives.into_values().map(|(path, _)| path);
+        faults.extend(alone.map(|path| RepositoryError::damaged(&path)("its index is not there".into())));
+        Ok((volumes, faults))
     }
 
     /// The index of a volume.
     pub(super) fn read_index(&self, volume: &Volume) -> Result<VolumeIndex, RepositoryError> {
-        let bytes = self.timeline.read(&volume.index)?;
-        VolumeIndex::decode(&bytes).map_err(|error| RepositoryError::damaged(&volume.path)(error.into()))
+        let read = || Ok::<_, RepositoryError>(VolumeIndex::decode(&self.timeline.read(&volume.index)?)?);
+        read().map_err(|error| RepositoryError::damaged(&volume.path)(error.into()))
     }
 }
 
 impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
-        let volumes = repository.volumes()?;
+        let (volumes, mut faults) = repository.volumes()?;
         let mut table = HashMap::new();
         pipeline::ordered(
             2,
@@ -164,7 +170,13 @@ impl Segments {
             |feed| (0..volumes.len()).try_for_each(|number| feed.send(number)).unwrap_or_default(),
             |number| (number, repository.read_index(&volumes[number])),
             |(volume, index)| {
-                let index = index?;
+                let index = match index {
+                    Ok(index) => index,
+                    Err(error) => {
+                        faults.push(error);
+                        return Ok(());
+                    }
+                };
                 let volume = volume as u32;
                 let places =
                     index.digests().iter().zip(0..).map(|(digest, entry)| (*digest, Place { volume, entry }));
@@ -174,6 +186,7 @@ impl Segments {
         )?;
         Ok(Self {
             volumes,
+            faults,
             table: RwLock::new(table),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
@@ -183,6 +196,11 @@ impl Segments {
     /// The volumes, by their number in a [`Place`].
     pub fn volumes(&self) -> &[Volume] {
         &self.volumes
+    }
+
+    /// Volumes whose segments count as not there, since they or their indexes cannot be used.
+    pub fn faults(&self) -> &[RepositoryError] {
+        &self.faults
     }
 
     /// Where a segment is.
@@ -314,7 +332,8 @@ impl Segments {
         }
     }
 
-    fn signature_record(
+    /// The signature at `location` of the signatures of a volume, as it is kept.
+    pub fn signature_record(
         &self,
         repository: &Repository,
         volume: u32,

@@ -73,35 +73,34 @@ impl SnapshotPath {
 }
 
 impl Repository {
-    /// The snapshot that `selector` names.
+    /// The snapshot that `selector` names. That another one cannot be read does not matter.
     pub fn find(&self, selector: &Selector) -> Result<Snapshot, RepositoryError> {
-        let mut snapshots = self.snapshots()?;
+        let mut records = self.records()?;
         let found = match selector {
             Selector::Latest(back) => {
-                let at = snapshots.len().checked_sub(back + 1);
-                at.map(|at| snapshots.swap_remove(at)).ok_or_else(|| match back {
+                let at = records.len().checked_sub(back.saturating_add(1));
+                at.map(|at| records.swap_remove(at)).ok_or_else(|| match back {
                     0 => "at all".to_owned(),
                     back => format!("latest~{back}"),
                 })
             }
             Selector::Before(time) => {
-                let end = snapshots.partition_point(|snapshot| snapshot.time() <= *time);
+                let end = records.partition_point(|record| record.key.time() <= *time);
                 let at = end.checked_sub(1);
-                at.map(|at| snapshots.swap_remove(at)).ok_or_else(|| format!("at or before {time}"))
+                at.map(|at| records.swap_remove(at)).ok_or_else(|| format!("at or before {time}"))
             }
             Selector::Id(prefix) => {
                 let lower = prefix.to_ascii_lowercase();
-                snapshots.retain(|snapshot| {
-                    snapshot.id.to_string().starts_with(&lower)
-                        || snapshot.key.to_string().starts_with(prefix)
+                records.retain(|record| {
+                    record.id.to_string().starts_with(&lower) || record.key.to_string().starts_with(prefix)
                 });
-                if snapshots.len() > 1 {
+                if records.len() > 1 {
                     return Err(RepositoryError::Ambiguous(prefix.clone()));
                 }
-                snapshots.pop().ok_or_else(|| prefix.clone())
+                records.pop().ok_or_else(|| prefix.clone())
             }
         };
-        found.map_err(RepositoryError::NoSnapshot)
+        found.map_err(RepositoryError::NoSnapshot)?.snapshot
     }
 }
 

@@ -10,7 +10,7 @@ use crate::gitkv::{GitError, Person};
 use crate::layers::ObjectId;
 use crate::repository::config::{self, Config, InitOptions};
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
-use crate::timeline::{Timeline, TimelineError};
+use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
 
 /// What kinds of blobs there are, as directories of the tree.
 pub(super) mod kind {
@@ -61,18 +61,26 @@ impl Repository {
         Self { timeline, config, segments: Mutex::default() }
     }
 
-    /// All snapshots, oldest first.
+    /// All snapshots, oldest first. Fails where one cannot be read; [`find`](Self::find) still finds the others.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
-        let mut snapshots = Vec::new();
+        self.records()?.into_iter().map(|record| record.snapshot).collect()
+    }
+
+    /// Every snapshot record there is, oldest first.
+    pub(super) fn records(&self) -> Result<Vec<Record>, RepositoryError> {
+        let mut records = Vec::new();
         for blob in self.timeline.list(kind::SNAPSHOTS, ..)? {
             let blob = blob?;
-            let path = crate::timeline::path(kind::SNAPSHOTS, &blob.key, &blob.suffix);
-            let bytes = self.timeline.read(&blob.id)?;
-            let record =
-                cbor::from_slice(&bytes).map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
-            snapshots.push(Snapshot { key: blob.key, id: blob.id, record });
+            records.push(Record { key: blob.key, id: blob.id, snapshot: self.read_record(&blob) });
         }
-        Ok(snapshots)
+        Ok(records)
+    }
+
+    fn read_record(&self, blob: &TimedBlob) -> Result<Snapshot, RepositoryError> {
+        let path = crate::timeline::path(kind::SNAPSHOTS, &blob.key, &blob.suffix);
+        let read = || Ok::<_, RepositoryError>(cbor::from_slice(&self.timeline.read(&blob.id)?)?);
+        let record = read().map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
+        Ok(Snapshot { key: blob.key, id: blob.id, record })
     }
 
     /// The id of the blob at `path` of the tree, which something names.
@@ -80,6 +88,13 @@ impl Repository {
         let missing = || RepositoryError::damaged(path)("nothing is there".into());
         self.timeline.find(path)?.ok_or_else(missing)
     }
+}
+
+/// A snapshot record that the tree holds, whether it can be read or not.
+pub(super) struct Record {
+    pub key: TimeKey,
+    pub id: ObjectId,
+    pub snapshot: Result<Snapshot, RepositoryError>,
 }
 
 /// Decodes a page as it lies in its blob.

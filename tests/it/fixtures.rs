@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -214,7 +215,7 @@ fn lines(changed: usize) -> String {
 
 /// Brings the source of the fixture to the state of snapshot `number`.
 fn change(source: &Path, number: usize) {
-    use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
+    use std::os::unix::fs::{FileExt, chown, symlink};
     let path = |name: &str| source.join(name);
     let write = |name: &str, bytes: &[u8]| fs::write(path(name), bytes).unwrap();
     let many = noise(60_000, 1);
@@ -294,4 +295,8 @@ fn make_the_fixture_of_this_format() {
     let mut packed = tar::Builder::new(fs::File::create(fixture.join("repository.tar")).unwrap());
     packed.append_dir_all("repo", lab.path("repo")).unwrap();
     packed.finish().unwrap();
+    // As git will check them out.
+    for file in fs::read_dir(&fixture).unwrap() {
+        fs::set_permissions(file.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
+    }
 }
