@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FileType;
 
@@ -99,6 +99,12 @@ pub enum ApplyError {
     /// A directory that holds something stands where something else should.
     #[error("a directory stands in its place: remove it, or allow deleting")]
     InTheWay,
+    /// Its content is right, but not everything about it.
+    #[error("its content is in place, but not all of its metadata could be set")]
+    Metadata(#[source] io::Error),
+    /// A directory took its place, and others that need its content failed.
+    #[error("a directory took its place; what it held is kept as {0}, since something made of it failed")]
+    Kept(RelPath),
     /// What it is another name of, or lies in, is not there.
     #[error("{0} could not be made")]
     Missing(RelPath),
@@ -156,14 +162,12 @@ const PIECE: u64 = 8 << 20;
 /// Small files are handed out in runs of at most this many.
 const RUN: usize = 64;
 
-/// A file that several threads write.
+/// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
 struct LargeFile<'a> {
     entry: &'a Entry,
     content: &'a Content,
-    file: OnceLock<io::Result<File>>,
-    temp: Mutex<Option<Temp<'a>>>,
+    opened: Mutex<Option<Result<(Arc<File>, Temp<'a>), ApplyError>>>,
     pieces_left: AtomicUsize,
-    error: Mutex<Option<ApplyError>>,
 }
 
 /// Something for one thread to do.
@@ -180,12 +184,12 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         self.delete();
         self.place_deferred();
         self.make_links();
-        drop(aside);
+        self.drop_aside(aside);
         self.set_metadata();
     }
 
     /// Makes the directories; what stands in their way is moved aside until the end, since others may be made of it.
-    fn make_directories(&self) -> Vec<Temp<'a>> {
+    fn make_directories(&self) -> Vec<(&'a RelPath, Temp<'a>)> {
         let mut aside = Vec::new();
         let mut checked = None;
         for entry in self.diff.changes.iter().filter_map(Change::with_content) {
@@ -201,12 +205,17 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             }
             let mut make = || {
                 let found = self.target.look(&entry.path)?;
-                if found.is_some_and(|found| found.file_type() != FileType::Directory) {
-                    let moved = self.target.move_aside(&entry.path)?;
-                    self.base.moved(&entry.path, &moved);
-                    aside.push(moved);
+                if found.is_none_or(|found| found.file_type() == FileType::Directory) {
+                    return self.target.make_directory(&entry.path);
                 }
-                self.target.make_directory(&entry.path)
+                let moved = self.target.move_aside(&entry.path)?;
+                if let Err(error) = self.target.make_directory(&entry.path) {
+                    moved.place(entry.path.name())?;
+                    return Err(error);
+                }
+                self.base.moved(&entry.path, &moved);
+                aside.push((&entry.path, moved));
+                Ok(())
             };
             let made = make().map_err(ApplyError::from);
             self.note(&entry.path, made);
@@ -251,10 +260,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             files.push(LargeFile {
                 entry,
                 content,
-                file: OnceLock::new(),
-                temp: Mutex::default(),
+                opened: Mutex::default(),
                 pieces_left: AtomicUsize::new(pieces.len()),
-                error: Mutex::default(),
             });
             let file = files.len() - 1;
             let piece = |(segments, offset)| (position, Task::Piece { file, segments, offset });
@@ -285,16 +292,12 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             }
             Task::Piece { file, segments, offset } => {
                 let file = &files[*file];
-                let opened = file.file.get_or_init(|| {
-                    let (opened, temp) = self.target.temporary_file(&file.entry.path)?;
-                    *lock(&file.temp) = Some(temp);
-                    Ok(opened)
-                });
-                if let Ok(opened) = opened
-                    && lock(&file.error).is_none()
-                    && let Err(error) = self.write_segments(opened, file.content, segments.clone(), *offset)
+                let written = self.write_piece(file, segments.clone(), *offset);
+                if let Err(error) = written
+                    && let opened = &mut *lock(&file.opened)
+                    && !matches!(opened, Some(Err(_)))
                 {
-                    lock(&file.error).get_or_insert(error);
+                    *opened = Some(Err(error));
                 }
                 if file.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1 {
                     self.note(&file.entry.path, self.finish_large(file));
@@ -306,26 +309,43 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
     fn write_small(&self, entry: &'a Entry, content: &Content) -> Result<(), ApplyError> {
         self.progress.check()?;
         let (file, temp) = self.target.temporary_file(&entry.path)?;
-        self.write_segments(&file, content, 0..content.segments.len(), 0)?;
+        self.write_segments(&file, &entry.path, content, 0..content.segments.len(), 0)?;
         self.finish(entry, content, &file, temp)
     }
 
-    fn finish_large(&self, file: &LargeFile<'a>) -> Result<(), ApplyError> {
-        let temp = lock(&file.temp).take();
-        if let Some(error) = lock(&file.error).take() {
-            return Err(error);
-        }
-        match (file.file.get(), temp) {
-            (Some(Ok(opened)), Some(temp)) => self.finish(file.entry, file.content, opened, temp),
-            (Some(Err(error)), _) => Err(io::Error::new(error.kind(), error.to_string()).into()),
-            _ => Err(ApplyError::Missing(file.entry.path.clone())),
-        }
+    fn write_piece(
+        &self,
+        file: &LargeFile<'a>,
+        segments: Range<usize>,
+        offset: u64,
+    ) -> Result<(), ApplyError> {
+        let path = &file.entry.path;
+        let opened = {
+            let mut opened = lock(&file.opened);
+            if opened.is_none() {
+                let (file, temp) = self.target.temporary_file(path)?;
+                *opened = Some(Ok((Arc::new(file), temp)));
+            }
+            match &*opened {
+                Some(Ok((opened, _))) => opened.clone(),
+                // Another piece has failed.
+                _ => return Ok(()),
+            }
+        };
+        self.write_segments(&opened, path, file.content, segments, offset)
     }
 
-    /// Writes segments into `file`, the first of them at `offset` of the data stream.
+    fn finish_large(&self, file: &LargeFile<'a>) -> Result<(), ApplyError> {
+        let opened = lock(&file.opened).take();
+        let (opened, temp) = opened.unwrap_or_else(|| Err(ApplyError::Missing(file.entry.path.clone())))?;
+        self.finish(file.entry, file.content, &opened, temp)
+    }
+
+    /// Writes segments into `file`, which is to stand at `path`, the first of them at `offset` of the data stream.
     fn write_segments(
         &self,
         file: &File,
+        path: &RelPath,
         content: &Content,
         segments: Range<usize>,
         mut offset: u64,
@@ -337,8 +357,14 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                 Some(bytes) => (bytes, true),
                 None => {
                     let digest = segment.digest;
-                    let read = self.source.read(segment, &base);
-                    (read.map_err(|source| ApplyError::Source { digest, source })?, false)
+                    match self.source.read(segment, &base) {
+                        Ok(bytes) => (bytes, false),
+                        // An earlier try may have come to its end here, and used up what this was made of.
+                        Err(source) => {
+                            let placed = read_old(self.target, path, content, segment, offset);
+                            (placed.ok_or(ApplyError::Source { digest, source })?, true)
+                        }
+                    }
                 }
             };
             if bytes.len() as u64 != u64::from(segment.len) || Digest::of(&bytes) != segment.digest {
@@ -371,19 +397,24 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         if content.holes.is_some() {
             file.set_len(content.size)?;
         }
-        self.target.set_metadata_of_temp(&temp, entry)?;
+        let metadata = self.target.set_metadata_of_temp(&temp, entry).map_err(ApplyError::Metadata);
         let found = self.target.look(&entry.path)?;
         if found.is_some() {
             file.sync_all()?;
         }
-        lock(&self.report).files += 1;
-        self.progress.files.add(1);
         if self.base.holds(&entry.path) || found.is_some_and(|found| found.file_type() == FileType::Directory)
         {
             lock(&self.deferred).push((entry, temp));
-            return Ok(());
+        } else {
+            temp.place(entry.path.name())?;
+            self.count_file();
         }
-        Ok(temp.place(entry.path.name())?)
+        metadata
+    }
+
+    fn count_file(&self) {
+        lock(&self.report).files += 1;
+        self.progress.files.add(1);
     }
 
     /// Symbolic links, pipes and devices.
@@ -403,53 +434,103 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
 
     fn make_special(&self, entry: &'a Entry) -> Result<(), ApplyError> {
         let temp = self.target.temporary_special(entry)?;
-        self.target.set_metadata_of_temp(&temp, entry)?;
+        let metadata = self.target.set_metadata_of_temp(&temp, entry).map_err(ApplyError::Metadata);
         lock(&self.deferred).push((entry, temp));
-        Ok(())
+        metadata
     }
 
     fn place_deferred(&self) {
         for (entry, temp) in std::mem::take(&mut *lock(&self.deferred)) {
-            let place = || {
-                let found = self.target.look(&entry.path)?;
-                if found.is_some_and(|found| found.file_type() == FileType::Directory) {
-                    self.target.remove(&entry.path, true)?;
-                }
-                temp.place(entry.path.name())
-            };
-            self.note(&entry.path, place().map_err(ApplyError::from));
+            let placed = self.place(temp, &entry.path);
+            if placed.is_ok() && entry.content().is_some() {
+                self.count_file();
+            }
+            self.note(&entry.path, placed);
         }
     }
 
+    /// Puts `temp` at `path`, over a file or an empty directory.
+    fn place(&self, temp: Temp<'a>, path: &RelPath) -> Result<(), ApplyError> {
+        let found = self.target.look(path)?;
+        if found.is_some_and(|found| found.file_type() == FileType::Directory) {
+            self.target.remove(path, true)?;
+        }
+        Ok(temp.place(path.name())?)
+    }
+
     fn make_links(&self) {
+        let failed = self.failed();
         for entry in self.diff.changes.iter().filter_map(Change::with_content) {
             let Some(original) = self.diff.links.get(&entry.path) else { continue };
             let link = || {
-                if self.target.look(original)?.is_none() {
-                    return Err(ApplyError::Missing(original.clone()));
+                // The old file that a failure leaves is not what this is another name of.
+                let found = if failed.contains(original) { None } else { self.target.look(original)? };
+                let found = found.ok_or_else(|| ApplyError::Missing(original.clone()))?;
+                let there = self.target.look(&entry.path)?;
+                if there.is_some_and(|there| (there.device, there.inode) == (found.device, found.inode)) {
+                    return Ok(());
                 }
-                Ok(self.target.temporary_link(original, &entry.path)?.place(entry.path.name())?)
+                self.place(self.target.temporary_link(original, &entry.path)?, &entry.path)
             };
             self.note(&entry.path, link());
         }
     }
 
-    /// Removes what is gone, what lies in a directory before the directory.
+    /// Removes what is gone, what lies in a directory before the directory. What a failure would have needed or replaced stays.
     fn delete(&self) {
-        let failed = !lock(&self.report).failures.is_empty();
-        for change in self.diff.changes.iter().rev() {
-            let (path, directory) = match change {
-                Change::Deleted { path, directory } => (path, *directory),
-                Change::Renamed { from, .. } => (from, false),
-                _ => continue,
+        let failed = self.failed();
+        let mut gone: Vec<(&RelPath, bool)> = Vec::new();
+        gone.extend(self.diff.changes.iter().filter_map(|change| match change {
+            Change::Deleted { path, directory } => Some((path, *directory)),
+            Change::Renamed { from, .. } => Some((from, false)),
+            _ => None,
+        }));
+        gone.sort_unstable();
+        let mut kept: Option<&RelPath> = None;
+        for (path, directory) in gone.into_iter().rev() {
+            if self.progress.check().is_err() {
+                return;
+            }
+            let is_needed = !failed.is_empty() && self.base.holds(path);
+            let is_replaced = || {
+                let mut above = std::iter::successors(path.parent(), RelPath::parent);
+                above.any(|above| failed.contains(&above))
             };
-            if failed && !directory && self.base.holds(path) {
+            if is_needed
+                || kept.is_some_and(|kept| kept.is_within(path))
+                || (!failed.is_empty() && is_replaced())
+            {
+                kept = Some(path);
                 continue;
             }
             let removed = self.target.remove(path, directory).map_err(ApplyError::from);
             lock(&self.report).deleted += u64::from(removed.is_ok());
             self.note(path, removed);
         }
+    }
+
+    /// Removes what was moved out of the way of directories, unless something failed that might be made of it.
+    fn drop_aside(&self, aside: Vec<(&'a RelPath, Temp<'a>)>) {
+        let failed = !self.failed().is_empty();
+        for (path, temp) in aside {
+            if failed
+                && self.base.holds(path)
+                && let Some(now) = temp.path()
+            {
+                temp.keep();
+                self.note(path, Err(ApplyError::Kept(now)));
+            }
+        }
+    }
+
+    /// What is not in its place.
+    fn failed(&self) -> HashSet<RelPath> {
+        let report = lock(&self.report);
+        let failures = report.failures.iter();
+        failures
+            .filter(|failure| !matches!(failure.source, ApplyError::Metadata(_)))
+            .map(|failure| failure.path.clone())
+            .collect()
     }
 
     fn set_metadata(&self) {
@@ -463,11 +544,11 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                 _ => continue,
             };
             set.insert(&entry.path);
-            let done = self.target.set_metadata(entry).map_err(ApplyError::from);
+            let done = self.target.set_metadata(entry).map_err(ApplyError::Metadata);
             self.note(&entry.path, done);
         }
         for (path, error) in self.target.settle(|path| set.contains(path)) {
-            self.note(&path, Err(error.into()));
+            self.note(&path, Err(ApplyError::Metadata(error)));
         }
     }
 
@@ -545,13 +626,25 @@ impl<'a> BaseSegments<'a> {
         let &(number, offset, len) = self.segments.get(digest)?;
         let (path, content) = &self.contents[number];
         let moved = lock(&self.moved).get(path).cloned();
-        let file = self.target.open_file(moved.as_ref().unwrap_or(path)).ok()?;
-        let mut bytes = Vec::with_capacity(len as usize);
-        for range in content.file_ranges(offset..offset + u64::from(len)) {
-            let start = bytes.len();
-            bytes.resize(start + usize::try_from(range.end - range.start).ok()?, 0);
-            file.read_exact_at(&mut bytes[start..], range.start).ok()?;
-        }
-        (Digest::of(&bytes) == *digest).then_some(bytes)
+        let segment = SegmentRef { digest: *digest, len };
+        read_old(self.target, moved.as_ref().unwrap_or(path), content, &segment, offset)
     }
+}
+
+/// The bytes of a segment at `offset` of the data stream of the file at `path`; `None` where others stand there.
+fn read_old(
+    target: &Target,
+    path: &RelPath,
+    content: &Content,
+    segment: &SegmentRef,
+    offset: u64,
+) -> Option<Vec<u8>> {
+    let file = target.open_file(path).ok()?;
+    let mut bytes = Vec::with_capacity(segment.len as usize);
+    for range in content.file_ranges(offset..offset + u64::from(segment.len)) {
+        let start = bytes.len();
+        bytes.resize(start + usize::try_from(range.end - range.start).ok()?, 0);
+        file.read_exact_at(&mut bytes[start..], range.start).ok()?;
+    }
+    (Digest::of(&bytes) == segment.digest).then_some(bytes)
 }

@@ -77,6 +77,11 @@ impl Temp<'_> {
     pub(super) fn path(&self) -> Option<RelPath> {
         self.directory.join(self.name.as_bytes()).ok()
     }
+
+    /// Leaves it under its temporary name.
+    pub(super) fn keep(mut self) {
+        self.placed = true;
+    }
 }
 
 const PATH_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -99,21 +104,31 @@ impl Target {
 
     /// The directory at `path`, reached without following any link.
     pub(super) fn directory(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
-        if path.is_root() {
-            return Ok(self.root.clone());
-        }
         let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = lock().get(path) {
-            return Ok(open.clone());
+        // A loop, since a hostile path has more components than a thread has stack for.
+        let bytes = path.as_bytes();
+        let mut opened = self.root.clone();
+        let mut at = 0;
+        let ends = (1..=bytes.len()).rev().filter(|&end| end == bytes.len() || bytes[end] == b'/');
+        for end in ends {
+            if let Some(open) = lock().get(&bytes[..end]) {
+                (opened, at) = (open.clone(), end);
+                break;
+            }
         }
-        let parent = self.directory(&path.parent().unwrap_or_default())?;
-        let opened = rustix::fs::openat(parent, path.name(), PATH_FLAGS | OFlags::DIRECTORY, Mode::empty())?;
-        let opened = Arc::new(opened);
-        let mut open = lock();
-        if open.len() >= OPEN_DIRECTORIES {
-            open.clear();
+        while at < bytes.len() {
+            let start = if at == 0 { 0 } else { at + 1 };
+            let end =
+                bytes[start..].iter().position(|&byte| byte == b'/').map_or(bytes.len(), |len| start + len);
+            let flags = PATH_FLAGS | OFlags::DIRECTORY;
+            opened = Arc::new(rustix::fs::openat(&opened, &bytes[start..end], flags, Mode::empty())?);
+            let mut open = lock();
+            if open.len() >= OPEN_DIRECTORIES {
+                open.clear();
+            }
+            open.insert(RelPath::new(&bytes[..end]).map_err(io::Error::other)?, opened.clone());
+            at = end;
         }
-        open.insert(path.clone(), opened.clone());
         Ok(opened)
     }
 
@@ -157,11 +172,16 @@ impl Target {
 
     /// Makes the directory at `path`, and those above it, as far as they are missing.
     pub(super) fn make_directories(&self, path: &RelPath) -> io::Result<()> {
-        if self.look(path)?.is_none() {
-            self.make_directories(&path.parent().unwrap_or_default())?;
-            self.make_directory(path)?;
+        let mut missing = Vec::new();
+        let mut above = Some(path.clone());
+        while let Some(path) = above {
+            if self.look(&path)?.is_some() {
+                break;
+            }
+            above = path.parent();
+            missing.push(path);
         }
-        Ok(())
+        missing.iter().rev().try_for_each(|path| self.make_directory(path))
     }
 
     /// Makes the directory at `path`, open to us alone until [`set_metadata`](Self::set_metadata); one that is there is kept.
@@ -257,7 +277,7 @@ impl Target {
         }
     }
 
-    /// Gives what stands at `path` the metadata of `entry`.
+    /// Gives what stands at `path` the metadata of `entry`: all that can be set, whatever else fails.
     pub(super) fn set_metadata(&self, entry: &Entry) -> io::Result<()> {
         if entry.path.is_root() {
             return self.set_metadata_of(&self.root, &self.root, b".", entry);
@@ -282,43 +302,55 @@ impl Target {
         entry: &Entry,
     ) -> io::Result<()> {
         let meta = &entry.meta;
-        if let Some(ids) = &self.ids {
-            let (user, group) = ids.local(meta);
-            rustix::fs::chownat(opened, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
-        }
-        if !matches!(entry.kind, Kind::Symlink(_)) {
-            chmod(opened, meta.mode)?;
-        }
-        self.set_xattrs(&proc_path(directory).join(OsStr::from_bytes(name)), meta)?;
-        set_times(directory, name, meta.mtime)
+        let is_link = matches!(entry.kind, Kind::Symlink(_));
+        let owned = self.set_owner(opened, meta);
+        let path = proc_path(directory).join(OsStr::from_bytes(name));
+        let attributed = self.set_xattrs(opened, &path, is_link, meta);
+        // After the attributes, since a read-only file takes none. Only the owner that was meant may get set-user-id.
+        let mode = if owned.is_ok() { meta.mode } else { meta.mode & 0o1777 };
+        let permitted = if is_link { Ok(()) } else { chmod(opened, mode) };
+        let timed = set_times(directory, name, meta.mtime);
+        owned.and(attributed).and(permitted).and(timed)
+    }
+
+    fn set_owner(&self, opened: &OwnedFd, meta: &Metadata) -> io::Result<()> {
+        let Some(ids) = &self.ids else { return Ok(()) };
+        let (user, group) = ids.local(meta)?;
+        Ok(rustix::fs::chownat(opened, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
     }
 
     /// Sets extended attributes, and removes those that are not wanted. What only root may set is left to root.
-    fn set_xattrs(&self, path: &Path, meta: &Metadata) -> io::Result<()> {
+    fn set_xattrs(&self, opened: &OwnedFd, path: &Path, is_link: bool, meta: &Metadata) -> io::Result<()> {
         let may = |name: &OsStr| {
             let privileged =
                 [&b"security."[..], b"trusted."].iter().any(|space| name.as_bytes().starts_with(space));
             !privileged || self.ids.is_some()
         };
         let wanted = meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
-        match xattr::list(path) {
-            Ok(names) => {
-                for name in names.filter(|name| may(name)) {
-                    if wanted.clone().all(|(wanted, _)| wanted != name.as_bytes()) {
-                        xattr::remove(path, &name)?;
-                    }
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+        let wanted: BTreeMap<&OsStr, &[u8]> = wanted
+            .map(|(name, value)| (OsStr::from_bytes(name), value.as_slice()))
+            .filter(|(name, _)| may(name))
+            .collect();
+        let unwanted: Vec<_> = match xattr::list(path) {
+            Ok(names) => names.filter(|name| may(name) && !wanted.contains_key(&**name)).collect(),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Vec::new(),
             Err(error) => return Err(error),
+        };
+        let is_set = |name: &OsStr, value: &[u8]| {
+            xattr::get(path, name).is_ok_and(|found| found.is_some_and(|found| found == value))
+        };
+        let missing: Vec<_> = wanted.into_iter().filter(|(name, value)| !is_set(name, value)).collect();
+        if !is_link && self.ids.is_none() && !(unwanted.is_empty() && missing.is_empty()) {
+            chmod(opened, rustix::fs::fstat(opened)?.st_mode as u32 | 0o600)?;
         }
-        for (name, value) in wanted {
-            let name = OsStr::from_bytes(name);
-            if may(name) {
-                xattr::set(path, name, value)?;
-            }
+        let mut result = Ok(());
+        for name in unwanted {
+            result = result.and(xattr::remove(path, name));
         }
-        Ok(())
+        for (name, value) in missing {
+            result = result.and(xattr::set(path, name, value));
+        }
+        result
     }
 
     /// Gives the directories that were changed the mode and time they had; those of `entries` have got theirs already.
@@ -369,9 +401,13 @@ impl Ids {
         Self { users: users.collect(), groups: groups.collect() }
     }
 
-    fn local(&self, meta: &Metadata) -> (Uid, Gid) {
+    fn local(&self, meta: &Metadata) -> io::Result<(Uid, Gid)> {
         let uid = self.users.get(&meta.uid).copied().unwrap_or(meta.uid);
         let gid = self.groups.get(&meta.gid).copied().unwrap_or(meta.gid);
-        (Uid::from_raw(uid), Gid::from_raw(gid))
+        // To the system this number means "leave it as it is".
+        if uid == u32::MAX || gid == u32::MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
     }
 }
