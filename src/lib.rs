@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | what they give |
 //! |---|---|---|
-//! | 2 | [`delta`], [`archive`], [`layers`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles |
+//! | 2 | [`delta`], [`archive`], [`layers`], [`store`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles; a key/value store over many backends |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -16,3 +16,4 @@ pub mod digest;
 pub mod layers;
 pub mod progress;
 pub mod relpath;
+pub mod store;
