@@ -41,7 +41,7 @@ pub(super) trait Backend: Send + Sync {
     /// Gives an object another path; what was there is replaced.
     fn rename(&self, from: &str, to: &str) -> Result<(), Reason>;
 
-    /// Whether storing with `new` is one atomic step, also between processes.
+    /// Whether storing with `new` should be one atomic step, also between processes.
     fn is_exclusive(&self) -> bool;
 }
 

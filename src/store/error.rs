@@ -85,7 +85,7 @@ pub enum Reason {
     #[error("no answer within {} s; check that it can be reached, or allow more time", .0.as_secs_f32())]
     TimedOut(Duration),
     /// Whatever else the backend says.
-    #[error("{source}")]
+    #[error("{source}{}", if *temporary { "; check that it can be reached and works" } else { "" })]
     Failed {
         /// Whether the same request may succeed later.
         temporary: bool,

@@ -12,7 +12,7 @@
 //!   store answers when it has it.
 //! - **New means new.** [`store_new`](Store::store_new) fails when there is an object already. On local
 //!   files, SFTP and S3 that is one atomic step between any number of clients
-//!   ([`is_exclusive`](Store::is_exclusive)). WebDAV and rclone can only look first.
+//!   ([`is_exclusive`](Store::is_exclusive) tries it). WebDAV and rclone can only look first.
 //! - **Exact ranges.** [`load_range`](Store::load_range) gives exactly the bytes asked for, or an error.
 //!   A body that ends early is tried again and never returned.
 //! - **A partial listing is an error.** [`list`](Store::list) is lazy and in no promised order, and
@@ -178,7 +178,10 @@ impl Store {
     /// Removes the store and everything that lies at its place, soft-deleted objects and foreign files
     /// included.
     pub fn destroy(self) -> Result<(), Error> {
-        self.call(Operation::Destroy, None, |_| self.backend.destroy().map(|()| ((), 0)))
+        self.call(Operation::Destroy, None, |attempt| match self.backend.destroy() {
+            Err(Reason::NoStore) if attempt > 1 => Ok(((), 0)),
+            result => result.map(|()| ((), 0)),
+        })
     }
 
     /// Where the store is.
@@ -187,8 +190,26 @@ impl Store {
     }
 
     /// Whether [`store_new`](Self::store_new) is one atomic step, also between processes.
-    pub fn is_exclusive(&self) -> bool {
-        self.backend.is_exclusive()
+    ///
+    /// Where the backend should be able to, this tries it with an object of its own in `namespace`: there are
+    /// S3 servers that ignore the condition and replace.
+    pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
+        if !self.backend.is_exclusive() {
+            return Ok(false);
+        }
+        let failed = |reason| Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason);
+        let random = getrandom::u64().map_err(|error| failed(Reason::permanent(error.to_string())))?;
+        let name = namespace
+            .name(&format!("{random:016x}.probe"))
+            .map_err(|error| failed(Reason::permanent(error)))?;
+        self.store_new(&name, b"first")?;
+        let second = self.store_new(&name, b"second");
+        self.delete(&name)?;
+        match second {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_exists() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// What `operation` has cost so far.

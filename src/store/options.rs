@@ -34,7 +34,7 @@ pub struct Options {
     pub retry: Retry,
     /// How long the backend may be silent. Sending gets more time, for a rate of at least 64 KiB/s.
     pub timeout: Duration,
-    /// Requests under way at once.
+    /// Operations under way at once. One on a large object may have several requests under way.
     pub at_once: usize,
     /// The largest object that is loaded whole, in bytes.
     pub max_object: u64,

@@ -216,9 +216,10 @@ pub fn new_means_new(place: &Place) {
     store.store_new(&taken, b"first").unwrap();
     assert!(store.store_new(&taken, b"second").unwrap_err().is_exists());
     assert_eq!(store.load(&taken).unwrap(), b"first");
-    if !store.is_exclusive() {
+    if !store.is_exclusive(&namespace("locks")).unwrap() {
         return;
     }
+    assert_eq!(listed(&store, "locks"), ["locks/0123"]);
     for round in 0..5 {
         let name = name(&format!("locks/round{round}"));
         let won: Vec<_> = thread::scope(|scope| {

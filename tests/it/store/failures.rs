@@ -244,6 +244,19 @@ fn a_lost_answer_to_a_new_object_is_found_out() {
 }
 
 #[test]
+fn a_server_that_ignores_the_condition_is_not_taken_for_exclusive() {
+    let server = Script::start(&[
+        ("GET", &[Answer::Is(200, EMPTY_BUCKET)]),
+        ("PUT", &[Answer::Is(200, "")]),
+        ("HEAD", &[Answer::Is(200, "")]),
+        ("DELETE", &[Answer::Is(204, "")]),
+    ]);
+    let store = Store::open(&server.s3(), options()).unwrap();
+    assert!(!store.is_exclusive(&namespace("locks")).unwrap());
+    assert_eq!((server.count("PUT"), server.count("DELETE")), (2, 1));
+}
+
+#[test]
 fn a_listing_that_breaks_off_is_an_error_or_goes_on() {
     let page = |key: &str, more: bool| {
         let text = format!(
