@@ -44,7 +44,8 @@ impl Store {
 
     /// The `size` bytes of the object from `offset` on, exactly.
     pub fn load_range(&self, name: &Name, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
-        match offset.checked_add(size) {
+        // No backend has larger objects, and some take such numbers for negative ones.
+        match offset.checked_add(size).filter(|end| i64::try_from(*end).is_ok()) {
             Some(end) => self.read(name, Some((offset, end))),
             None => Err(self.error(Operation::Load, name, Reason::OutOfRange { offset, size })),
         }

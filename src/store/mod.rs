@@ -5,7 +5,7 @@
 //!
 //! - **Whole or not at all.** [`store`](Store::store) replaces an object in one step: who loads it
 //!   meanwhile gets the old bytes or the new ones, and an interrupted store leaves the old ones, and
-//!   perhaps a file that is nobody's object. (A WebDAV server may remove the old ones just before, so
+//!   perhaps a file that is nobody's object. (WebDAV servers and rclone may remove the old ones just before, so
 //!   that there may be nothing in between.)
 //! - **Durable when it returns**, as far as the backend can: local files and the directories that hold
 //!   their names are synced; over SFTP the file is synced when the server can (OpenSSH can); an object
@@ -123,7 +123,7 @@ fn connect(url: &StoreUrl, options: &Options) -> Result<Box<dyn Backend>, Reason
         Place::File(path) => Ok(Box::new(Local::new(path, local.clone()))),
         Place::S3(place) => Ok(Box::new(Objects::s3(place, options.timeout)?)),
         Place::WebDav(place) => Ok(Box::new(Objects::webdav(place, options.timeout)?)),
-        Place::Rclone(remote) => Ok(Box::new(Rclone::new(remote, &options.rclone, options.timeout))),
+        Place::Rclone(remote) => Ok(Box::new(Rclone::new(remote, &options.rclone, options.timeout)?)),
         Place::Sftp(place) => Ok(Box::new(Ssh::new(place, &options.ssh, options.timeout)?)),
     }
 }

@@ -23,6 +23,7 @@ use opendal::{
     services,
 };
 use opendal_http_transport_reqwest::ReqwestTransport;
+use reqwest::{Client, ClientBuilder};
 use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
@@ -32,7 +33,7 @@ use super::url::{Credentials, S3, WebDav};
 const PIECE: usize = 16 << 20;
 const PIECES_AT_ONCE: usize = 4;
 /// The slowest sending that is waited for, in bytes a second.
-const SLOWEST: u64 = 64 << 10;
+pub(super) const SLOWEST: u64 = 64 << 10;
 /// How much of an error's body is shown.
 const SHOWN: usize = 300;
 
@@ -55,6 +56,15 @@ pub(super) fn runtime() -> Result<Runtime, Reason> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
+/// Connections of HTTP, with the one implementation of TLS that is built in.
+pub(super) fn client() -> ClientBuilder {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Lost only against another thread that does the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    Client::builder()
+}
+
 impl Objects {
     pub fn s3(place: &S3, timeout: Duration) -> Result<Self, Reason> {
         let mut builder = services::S3::default().bucket(&place.bucket);
@@ -75,8 +85,7 @@ impl Objects {
             }
         };
         let operator = Operator::new(builder).map_err(reason)?;
-        let client = reqwest::Client::builder();
-        Self::new(operator, client, Protocol::S3, &place.path, timeout)
+        Self::new(operator, Protocol::S3, &place.path, timeout)
     }
 
     pub fn webdav(place: &WebDav, timeout: Duration) -> Result<Self, Reason> {
@@ -85,23 +94,11 @@ impl Objects {
             builder = builder.username(user).password(place.password.as_deref().unwrap_or_default());
         }
         let operator = Operator::new(builder).map_err(reason)?;
-        let client = reqwest::Client::builder();
-        let client = if place.loopback { client.no_proxy() } else { client };
-        Self::new(operator, client, Protocol::WebDav, &place.path, timeout)
+        Self::new(operator, Protocol::WebDav, &place.path, timeout)
     }
 
-    fn new(
-        operator: Operator,
-        client: reqwest::ClientBuilder,
-        protocol: Protocol,
-        root: &str,
-        timeout: Duration,
-    ) -> Result<Self, Reason> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Lost only against another thread that does the same.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client = client.connect_timeout(timeout).build().map_err(Reason::permanent)?;
+    fn new(operator: Operator, protocol: Protocol, root: &str, timeout: Duration) -> Result<Self, Reason> {
+        let client = client().connect_timeout(timeout).build().map_err(Reason::permanent)?;
         let transport = HttpTransporter::new(Transport(ReqwestTransport::new(client)));
         let context = operator.context().with_http_transport(transport);
         let root = root.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
@@ -238,8 +235,7 @@ impl Objects {
         })
     }
 
-    /// The files and directories in a directory of WebDAV.
-    pub fn read_directory(&self, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
+    fn read_directory(&self, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
         let directory = self.directory(path);
         let listed = self.wait(self.operator.list_with(&directory).into_future())?;
         if listed.is_empty() {
@@ -457,7 +453,7 @@ fn reason(error: Error) -> Reason {
     }
 }
 
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     let shown: String = text.chars().filter(|letter| !letter.is_control()).take(SHOWN).collect();
     if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }

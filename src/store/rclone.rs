@@ -1,4 +1,7 @@
-//! Whatever the program `rclone` reaches, through `rclone serve webdav` on loopback.
+//! Whatever the program `rclone` reaches, through `rclone rcd`, its remote control, on loopback.
+//!
+//! The control makes single objects appear, move and go without a file system in between: `rclone serve
+//! webdav` keeps directories in memory, so that it is either slow or does not see what others change.
 //!
 //! The server has a random password, given in its environment (a command line could be read by other
 //! users), and a port of its own choice. It is started at the first operation that needs it, and again
@@ -6,29 +9,35 @@
 //!
 //! It must not outlive us, not even when we are killed. So it is the child of a shell that reads from a
 //! pipe to which nobody writes: when this process ends, for whatever reason, the pipe ends, and the shell
-//! ends rclone. Both are in a process group of their own, so that an interrupt from the keyboard leaves
-//! it to us to end them.
+//! ends rclone. Both are in a process group of their own, so that an interrupt from the keyboard leaves it
+//! to us to end them.
 //!
-//! Making, checking and removing the place are done by rclone commands, which tell more precisely what is
-//! wrong than WebDAV can.
+//! A remote made of buckets takes an object whole or not at all. On others it is put under a name that ends in
+//! `.tmp` and moved, and rclone removes what it replaces just before.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream;
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use reqwest::{Body, Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
-use super::objects::Objects;
-use super::url::WebDav;
+use super::objects::{SLOWEST, client, runtime, shorten};
 
 /// Starts the command that it is given and ends it at the end of its own input. The error output is left
 /// to the command alone, so that its end is the end of the command.
@@ -45,10 +54,13 @@ wait "$child"
 
 /// Lines of rclone's log that are kept to explain a failure.
 const LOG_LINES: usize = 5;
-/// rclone's exit status for a directory that is not there.
-const DIRECTORY_NOT_FOUND: i32 = 3;
+const USER: &str = "treering";
+/// Bytes of an upload that are read at a time.
+const PIECE: usize = 1 << 20;
 
 pub(super) struct Rclone {
+    runtime: Runtime,
+    client: Client,
     program: Vec<OsString>,
     remote: String,
     timeout: Duration,
@@ -56,7 +68,9 @@ pub(super) struct Rclone {
 }
 
 struct Server {
-    objects: Objects,
+    endpoint: Url,
+    password: String,
+    features: Features,
     log: Arc<Mutex<Log>>,
     _keeper: Keeper,
 }
@@ -98,65 +112,67 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What `rclone backend features` prints, as far as it is wanted.
+/// What the remote can do.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Features {
+    bucket_based: bool,
+    can_have_empty_directories: bool,
+    list_r: bool,
+}
+
+/// The answer of `operations/fsinfo`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Remote {
     features: Features,
 }
 
+/// The answer of `operations/list`.
+#[derive(Deserialize)]
+struct List {
+    list: Vec<Listed>,
+}
+
+/// The answer of `operations/stat`.
+#[derive(Deserialize)]
+struct Stat {
+    item: Option<Listed>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Features {
-    can_have_empty_directories: bool,
+struct Listed {
+    path: String,
+    size: i64,
+    is_dir: bool,
+}
+
+impl Listed {
+    /// rclone's times are those that the client gave, so none is told.
+    fn entry(self) -> Result<Entry, Reason> {
+        let size = u64::try_from(self.size).map_err(|_| {
+            Reason::permanent(format!("the remote does not tell the size of {:?}", self.path))
+        })?;
+        Ok(Entry { path: self.path, size, modified: None })
+    }
+}
+
+/// The answer to whatever fails.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 impl Rclone {
-    pub fn new(remote: &str, program: &[OsString], timeout: Duration) -> Self {
-        Self { program: program.to_vec(), remote: remote.into(), timeout, server: Mutex::new(None) }
-    }
-
-    fn arguments(&self, command: &[&str]) -> Vec<OsString> {
-        let seconds = format!("{}s", self.timeout.as_secs().max(1));
-        let mut arguments = self.program.clone();
-        arguments.extend(command.iter().map(OsString::from));
-        arguments.extend(
-            ["--contimeout", &seconds, "--timeout", &seconds, "--", &self.remote].map(OsString::from),
-        );
-        arguments
-    }
-
-    /// Runs `rclone COMMAND REMOTE` to its end.
-    fn run(&self, command: &[&str]) -> Result<Output, Reason> {
-        // rclone bounds each wait by itself; this bounds what it does not, and its own retries.
-        let limit = self.timeout.saturating_mul(5);
-        let mut arguments = self.arguments(command).into_iter();
-        let program = arguments.next().ok_or_else(|| Reason::permanent("no rclone program is given"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let output = runtime.block_on(async {
-            let mut command = tokio::process::Command::new(&program);
-            command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-            tokio::time::timeout(limit, command.output()).await
-        });
-        match output {
-            Err(_) => Err(Reason::TimedOut(limit)),
-            Ok(Err(error)) => {
-                let program = program.display();
-                Err(Reason::permanent(format!(
-                    "the program {program} cannot be started: {error}; is it installed?"
-                )))
-            }
-            Ok(Ok(output)) => Ok(output),
+    pub fn new(remote: &str, program: &[OsString], timeout: Duration) -> Result<Self, Reason> {
+        if remote.contains([']', '\0']) {
+            return Err(Reason::permanent("rclone's remote control cannot name a remote with ] in it"));
         }
-    }
-
-    /// As [`run`](Self::run), for a command that must succeed.
-    fn expect(&self, command: &[&str]) -> Result<Vec<u8>, Reason> {
-        let output = self.run(command)?;
-        match output.status.success() {
-            true => Ok(output.stdout),
-            false => Err(refusal(&output)),
-        }
+        // Nothing may come between us and our own child.
+        let client = client().no_proxy().build().map_err(Reason::permanent)?;
+        let (program, remote) = (program.to_vec(), remote.to_owned());
+        Ok(Self { runtime: runtime()?, client, program, remote, timeout, server: Mutex::new(None) })
     }
 
     fn server(&self) -> Result<Arc<Server>, Reason> {
@@ -172,13 +188,14 @@ impl Rclone {
         getrandom::fill(&mut random).map_err(|error| Reason::permanent(error.to_string()))?;
         let mut password = String::with_capacity(64);
         crate::digest::write_hex(&mut password, &random).map_err(Reason::permanent)?;
-        let serve =
-            ["serve", "webdav", "--addr", "127.0.0.1:0", "--dir-cache-time", "0s", "--poll-interval", "0s"];
+        let seconds = format!("{}s", self.timeout.as_secs().max(1));
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "sh"])
-            .args(self.arguments(&serve))
-            .env("RCLONE_USER", "treering")
-            .env("RCLONE_PASS", &password)
+            .args(&self.program)
+            .args(["rcd", "--rc-addr", "127.0.0.1:0", "--rc-serve"])
+            .args(["--contimeout", &seconds, "--timeout", &seconds])
+            .env("RCLONE_RC_USER", USER)
+            .env("RCLONE_RC_PASS", &password)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -190,7 +207,7 @@ impl Rclone {
         let (send, address) = mpsc::channel();
         let reader = log.clone();
         thread::spawn(move || {
-            // A line that is not UTF-8 or too long is no reason to stop reading: rclone would block.
+            // To its end: rclone would wait for a reader.
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 if let Some(endpoint) = address_in(&line) {
@@ -202,24 +219,21 @@ impl Rclone {
             lock(&reader).ended = true;
         });
         let Ok(endpoint) = address.recv_timeout(self.timeout) else {
-            let said = lock(&log).text();
-            return Err(Reason::permanent(format!("rclone serve webdav did not start: {said}")));
+            let (said, program) = (lock(&log).text(), self.program.join(" ".as_ref()));
+            let program = program.display();
+            return Err(Reason::permanent(format!("rclone did not start: {said}; is {program} installed?")));
         };
-        let place = WebDav {
-            endpoint,
-            user: Some("treering".into()),
-            password: Some(password),
-            path: String::new(),
-            loopback: true,
-        };
-        Ok(Server { objects: Objects::webdav(&place, self.timeout)?, log, _keeper: keeper })
+        let mut server = Server { endpoint, password, features: Features::default(), log, _keeper: keeper };
+        let remote: Remote = self.command(&server, "operations/fsinfo", json!({ "fs": self.remote }))?;
+        server.features = remote.features;
+        Ok(server)
     }
 
     /// Lets the server work, and explains its failure with what rclone logged meanwhile.
-    fn served<T>(&self, work: impl FnOnce(&Objects) -> Result<T, Reason>) -> Result<T, Reason> {
+    fn served<T>(&self, work: impl FnOnce(&Server) -> Result<T, Reason>) -> Result<T, Reason> {
         let server = self.server()?;
         let before = lock(&server.log).count;
-        work(&server.objects).map_err(|reason| match reason {
+        work(&server).map_err(|reason| match reason {
             Reason::Failed { temporary, source } => {
                 let log = lock(&server.log);
                 let temporary = temporary || log.ended;
@@ -234,74 +248,276 @@ impl Rclone {
             reason => reason,
         })
     }
+
+    /// Sends a request that may take as long as `bytes` need beside the timeout.
+    async fn send(&self, server: &Server, request: RequestBuilder, bytes: u64) -> Result<Response, Reason> {
+        let limit = self.timeout.saturating_add(Duration::from_secs(bytes / SLOWEST));
+        let request = request.basic_auth(USER, Some(&server.password)).send();
+        let response = within(limit, request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = within(self.timeout, response.bytes()).await?;
+        let said = match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => shorten(&refusal.error),
+            Err(_) => shorten(&format!("HTTP status {status}")),
+        };
+        Err(match status {
+            StatusCode::NOT_FOUND => Reason::NotFound,
+            // rclone says 500 to nearly everything. This cannot pass by itself.
+            _ if said.contains("config file") => Reason::permanent(said),
+            _ if status.is_server_error() => Reason::temporary(said),
+            _ => Reason::permanent(said),
+        })
+    }
+
+    fn command<T: DeserializeOwned>(
+        &self,
+        server: &Server,
+        command: &str,
+        input: Value,
+    ) -> Result<T, Reason> {
+        let mut url = server.endpoint.clone();
+        url.set_path(command);
+        let request = self.client.post(url).header(CONTENT_TYPE, "application/json").body(input.to_string());
+        self.runtime.block_on(async {
+            let response = self.send(server, request, 0).await?;
+            let body = within(self.timeout, response.bytes()).await?;
+            serde_json::from_slice(&body).map_err(Reason::permanent)
+        })
+    }
+
+    /// A command on something in the remote, whose answer does not matter.
+    fn order(&self, server: &Server, command: &str, path: &str) -> Result<(), Reason> {
+        self.command::<Value>(server, command, json!({ "fs": self.remote, "remote": path })).map(drop)
+    }
+
+    fn list_once(&self, server: &Server, path: &str, recurse: bool) -> Result<Vec<Listed>, Reason> {
+        // The time of an object may cost a request on the remote.
+        let options = json!({ "recurse": recurse, "noModTime": true, "noMimeType": true });
+        let input = json!({ "fs": self.remote, "remote": path, "opt": options });
+        self.command(server, "operations/list", input).map(|list: List| list.list)
+    }
+
+    fn expect_root(&self, server: &Server) -> Result<(), Reason> {
+        match self.list_once(server, "", false) {
+            // Where there are no directories, a store without objects is none, and there all the same.
+            Err(Reason::NotFound) if server.features.can_have_empty_directories => Err(Reason::NoStore),
+            Ok(_) | Err(Reason::NotFound) => Ok(()),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    fn read_directory(&self, server: &Server, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        // Some remotes list all that lies below as quickly as one directory.
+        let recurse = server.features.list_r;
+        let listed = match self.list_once(server, path, recurse) {
+            Err(Reason::NotFound) => {
+                self.expect_root(server)?;
+                return Ok((files, directories));
+            }
+            result => result?,
+        };
+        for listed in listed {
+            let inside = listed.path.strip_prefix(path).and_then(|name| name.strip_prefix('/'));
+            match inside {
+                None | Some("") => {
+                    let path = listed.path;
+                    return Err(Reason::permanent(format!("rclone listed {path:?}, which lies elsewhere")));
+                }
+                Some(_) if !listed.is_dir => files.push(listed.entry()?),
+                Some(_) if !recurse => directories.push(listed.path),
+                Some(_) => {}
+            }
+        }
+        Ok((files, directories))
+    }
+
+    fn stat(&self, server: &Server, path: &str) -> Result<Entry, Reason> {
+        let options = json!({ "noModTime": true, "noMimeType": true });
+        let input = json!({ "fs": self.remote, "remote": path, "opt": options });
+        match self.command::<Stat>(server, "operations/stat", input)?.item {
+            Some(item) if !item.is_dir => item.entry(),
+            _ => Err(Reason::NotFound),
+        }
+    }
+
+    fn move_file(&self, server: &Server, from: &str, to: &str) -> Result<(), Reason> {
+        let input = json!({
+            "srcFs": self.remote, "srcRemote": from, "dstFs": self.remote, "dstRemote": to,
+            // Else rclone leaves what is there when it has the same size and time.
+            "_config": { "IgnoreTimes": true },
+        });
+        self.command::<Value>(server, "operations/movefile", input).map(drop)
+    }
+
+    fn upload(&self, server: &Server, path: &str, content: &Content<'_>) -> Result<(), Reason> {
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
+        let boundary = format!("treering-{random:016x}{random:016x}");
+        // RFC 7578: the name is quoted, and a quote in it escaped.
+        let head = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{}\"\r\n\
+             content-type: application/octet-stream\r\n\r\n",
+            name.replace('"', "\\\"")
+        );
+        let tail = format!("\r\n--{boundary}--\r\n");
+        let length = content.size() + (head.len() + tail.len()) as u64;
+        let mut url = server.endpoint.clone();
+        url.set_path("operations/uploadfile");
+        url.query_pairs_mut().append_pair("fs", &self.remote).append_pair("remote", directory);
+        // The request outlives this call when it times out, so it cannot borrow.
+        let (send, receive) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(2);
+        let body =
+            stream::unfold(receive, async |mut receive| receive.recv().await.map(|piece| (piece, receive)));
+        let request = self
+            .client
+            .post(url)
+            .header(CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"))
+            .header(CONTENT_LENGTH, length)
+            .body(Body::wrap_stream(Box::pin(body)));
+        self.runtime.block_on(async {
+            let feed = async {
+                let ends = |text: String| std::iter::once(Ok(text.into_bytes()));
+                for piece in ends(head).chain(content.pieces(PIECE)).chain(ends(tail)) {
+                    if send.send(piece.map(Bytes::from)).await.is_err() {
+                        // The request has ended; its result says why.
+                        break;
+                    }
+                }
+                drop(send);
+            };
+            let (sent, ()) =
+                futures_util::future::join(self.send(server, request, content.size()), feed).await;
+            sent.map(drop)
+        })
+    }
+
+    async fn read(
+        &self,
+        server: &Server,
+        path: &str,
+        range: Option<Range<u64>>,
+        limit: u64,
+    ) -> Result<Vec<u8>, Reason> {
+        let mut url = server.endpoint.clone();
+        url.path_segments_mut()
+            .map_err(|()| Reason::permanent("the address of rclone has no path"))?
+            .push(&format!("[{}]", self.remote))
+            .extend(path.split('/'));
+        let mut request = self.client.get(url);
+        if let Some(range) = &range {
+            request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+        }
+        let mut response = self.send(server, request, 0).await?;
+        if range.is_some() && response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(Reason::permanent("rclone answers a range with the whole object"));
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = within(self.timeout, response.chunk()).await? {
+            if (bytes.len() as u64).saturating_add(piece.len() as u64) > limit {
+                return Err(Reason::TooLarge { limit });
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
 }
 
-fn refusal(output: &Output) -> Reason {
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().lines().next_back().unwrap_or_default().to_owned();
-    Reason::permanent(format!("rclone ended with {}: {said}", output.status))
+/// Waits for our child, but not for longer than `limit`. That it does not answer may pass: it is started again.
+async fn within<T>(limit: Duration, future: impl Future<Output = reqwest::Result<T>>) -> Result<T, Reason> {
+    match tokio::time::timeout(limit, future).await {
+        // The address holds the remote, which may hold a password.
+        Ok(result) => result.map_err(|error| Reason::temporary(error.without_url())),
+        Err(_) => Err(Reason::TimedOut(limit)),
+    }
 }
 
 /// The address that a line of the log says the server has.
-fn address_in(line: &str) -> Option<String> {
+fn address_in(line: &str) -> Option<Url> {
     let (_, rest) = line.split_once("http://127.0.0.1:")?;
     let port: u16 = rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()?;
-    Some(format!("http://127.0.0.1:{port}"))
+    Url::parse(&format!("http://127.0.0.1:{port}")).ok()
 }
 
 impl Backend for Rclone {
     fn create(&self) -> Result<(), Reason> {
-        self.expect(&["mkdir"])?;
-        match self.expect(&["lsf", "--max-depth", "1"])?.is_empty() {
-            true => Ok(()),
-            false => Err(Reason::NotEmpty),
-        }
+        self.served(|server| {
+            self.order(server, "operations/mkdir", "")?;
+            match self.list_once(server, "", false) {
+                Ok(listed) if !listed.is_empty() => Err(Reason::NotEmpty),
+                _ => self.expect_root(server),
+            }
+        })
     }
 
     fn check(&self) -> Result<(), Reason> {
-        let output = self.run(&["lsf", "--max-depth", "1"])?;
-        if output.status.success() {
-            return Ok(());
-        }
-        if output.status.code() != Some(DIRECTORY_NOT_FOUND) {
-            return Err(refusal(&output));
-        }
-        // Some remotes have no directories: there, a store without objects is no directory, and there all
-        // the same.
-        let features = self.expect(&["backend", "features"])?;
-        match serde_json::from_slice::<Remote>(&features) {
-            Ok(remote) if !remote.features.can_have_empty_directories => Ok(()),
-            _ => Err(Reason::NoStore),
-        }
+        self.served(|server| self.expect_root(server))
     }
 
     fn destroy(&self) -> Result<(), Reason> {
-        self.check()?;
-        self.expect(&["purge"]).map(drop)
+        self.served(|server| {
+            self.expect_root(server)?;
+            match self.order(server, "operations/purge", "") {
+                Err(Reason::NotFound) => Ok(()),
+                result => result,
+            }
+        })
     }
 
     fn list<'a>(&'a self, directory: &str) -> Entries<'a> {
-        Box::new(Walk::new(directory, |path: &str| self.served(|objects| objects.read_directory(path))))
+        Box::new(Walk::new(directory, |path: &str| self.served(|server| self.read_directory(server, path))))
     }
 
     fn load(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason> {
-        self.served(|objects| objects.load(path, range, limit))
+        let Some(range) = range else {
+            return self.served(|server| self.runtime.block_on(self.read(server, path, None, limit)));
+        };
+        let (offset, size) = (range.start, range.end.saturating_sub(range.start));
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes =
+            self.served(|server| self.runtime.block_on(self.read(server, path, Some(range), size)))?;
+        if bytes.len() as u64 == size { Ok(bytes) } else { Err(Reason::OutOfRange { offset, size }) }
     }
 
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
-        self.served(|objects| objects.store(path, content, new))
+        self.served(|server| {
+            if new {
+                match self.stat(server, path) {
+                    Err(Reason::NotFound) => {}
+                    Err(reason) => return Err(reason),
+                    Ok(_) => return Err(Reason::Exists),
+                }
+            }
+            if server.features.bucket_based {
+                return self.upload(server, path, content);
+            }
+            let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
+            let temporary = format!("{path}.{random:016x}.tmp");
+            let stored = self
+                .upload(server, &temporary, content)
+                .and_then(|()| self.move_file(server, &temporary, path));
+            if stored.is_err() {
+                let _ = self.order(server, "operations/deletefile", &temporary);
+            }
+            stored
+        })
     }
 
     fn info(&self, path: &str) -> Result<Entry, Reason> {
-        self.served(|objects| objects.info(path))
+        self.served(|server| self.stat(server, path))
     }
 
     fn delete(&self, path: &str) -> Result<(), Reason> {
-        self.served(|objects| objects.delete(path))
+        self.served(|server| self.order(server, "operations/deletefile", path))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), Reason> {
-        self.served(|objects| objects.rename(from, to))
+        self.served(|server| self.move_file(server, from, to))
     }
 
     fn is_exclusive(&self) -> bool {
@@ -315,10 +531,10 @@ mod tests {
 
     #[test]
     fn finds_the_address_in_the_log() {
-        let old = "2022/09/20 19:41:00 NOTICE: Local file system at /x: WebDav Server started on http://127.0.0.1:38937/";
-        let new = "NOTICE: webdav root 'x': WebDav Server started on [http://127.0.0.1:5/]";
-        assert_eq!(address_in(old).as_deref(), Some("http://127.0.0.1:38937"));
-        assert_eq!(address_in(new).as_deref(), Some("http://127.0.0.1:5"));
+        let old = "2022/09/20 19:41:00 NOTICE: Serving remote control on http://127.0.0.1:38937/";
+        let new = "NOTICE: Serving remote control on [http://127.0.0.1:5/]";
+        assert_eq!(address_in(old).unwrap().as_str(), "http://127.0.0.1:38937/");
+        assert_eq!(address_in(new).unwrap().as_str(), "http://127.0.0.1:5/");
         assert_eq!(address_in("http://127.0.0.1:x"), None);
     }
 }

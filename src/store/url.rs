@@ -67,8 +67,6 @@ pub(super) struct WebDav {
     pub user: Option<String>,
     pub password: Option<String>,
     pub path: String,
-    /// Whether it is on this machine, where no proxy may come between.
-    pub loopback: bool,
 }
 
 /// Why text is not the URL of a store.
@@ -223,7 +221,6 @@ fn parse_webdav(scheme: &str, protocol: &str, rest: &str) -> Result<StoreUrl, Ur
             user,
             password,
             path: decode(path)?,
-            loopback: false,
         }),
     })
 }
@@ -314,8 +311,7 @@ mod tests {
                     endpoint: "https://[::1]:8443".into(),
                     user: Some("me".into()),
                     password: Some("p@ss".into()),
-                    path: "dav/x".into(),
-                    loopback: false
+                    path: "dav/x".into()
                 })
         );
         assert!("file:///a%20b".parse::<StoreUrl>().unwrap().place == Place::File("/a b".into()));

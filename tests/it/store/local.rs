@@ -1,6 +1,7 @@
 //! What only local files have, what only a store with a cache does, and what becomes of children.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -243,12 +244,38 @@ fn a_connection_that_is_lost_or_hangs_is_made_again() {
     assert_eq!(store.figures(Operation::Load).retries, 2);
 }
 
+/// The rclone program, with an argument by which its process can be found.
+fn named(name: &str) -> Option<Vec<OsString>> {
+    let mut program = RcloneRemote::program()?;
+    program.extend(["--user-agent".into(), name.into()]);
+    Some(program)
+}
+
+#[test]
+fn rclone_is_started_again_when_it_has_died() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store").display().to_string();
+    let Some(rclone) = named(&root) else { return };
+    let url: StoreUrl = format!("rclone::local:{root}").parse().unwrap();
+    let store = Store::create(&url, Options { rclone, ..options() }).unwrap();
+    store.store(&name("data/0123"), b"content").unwrap();
+    let servers: Vec<_> = processes("", &root)
+        .into_iter()
+        .filter(|process| {
+            fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|exe| exe.ends_with("rclone"))
+        })
+        .collect();
+    assert_eq!(servers.len(), 1);
+    assert!(Command::new("kill").arg("-KILL").args(servers).status().unwrap().success());
+    assert_eq!(store.load(&name("data/0123")).unwrap(), b"content");
+}
+
 /// Serves until it is killed, when a test below starts this binary again and asks for it.
 #[test]
 fn the_child_of_a_test() {
     let Ok(root) = std::env::var("TREERING_TEST_RCLONE_CHILD") else { return };
     let url: StoreUrl = format!("rclone::local:{root}").parse().unwrap();
-    let rclone = RcloneRemote::program().unwrap();
+    let rclone = named(&root).unwrap();
     let store = Store::create(&url, Options { rclone, ..options() }).unwrap();
     store.store(&name("data/0123"), b"content").unwrap();
     fs::write(format!("{root}.ready"), b"").unwrap();
@@ -257,9 +284,9 @@ fn the_child_of_a_test() {
 
 #[test]
 fn rclone_ends_with_the_store_and_with_a_process_that_is_killed() {
-    let Some(rclone) = RcloneRemote::program() else { return };
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("first").display().to_string();
+    let Some(rclone) = named(&root) else { return };
     let url: StoreUrl = format!("rclone::local:{root}").parse().unwrap();
     let store = Store::create(&url, Options { rclone, ..options() }).unwrap();
     store.store(&name("data/0123"), b"content").unwrap();

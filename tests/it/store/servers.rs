@@ -93,6 +93,7 @@ impl S3Server {
                         accepted = listener.accept() => accepted.unwrap().0,
                         _ = &mut stopped => break,
                     };
+                    socket.set_nodelay(true).unwrap();
                     let (service, one) = (service.clone(), one.clone());
                     let service = service_fn(move |request: http::Request<Incoming>| {
                         let (service, one) = (service.clone(), one.clone());
