@@ -142,3 +142,45 @@ impl<F: FnMut(&str) -> Result<(Vec<Entry>, Vec<String>), Reason>> Iterator for W
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pieces_add_up_to_the_content(bytes: Vec<u8>, length in 1..100_usize) {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            for content in [Content::Bytes(&bytes), Content::File { file: &file, size: bytes.len() as u64 }] {
+                let pieces: Vec<Vec<u8>> = content.pieces(length).map(Result::unwrap).collect();
+                prop_assert_eq!(&pieces.concat(), &bytes);
+                prop_assert!(!pieces.is_empty() && pieces.iter().all(|piece| piece.len() <= length));
+                prop_assert!(content.equals(&bytes).unwrap());
+                prop_assert!(!content.equals(&[&bytes[..], b"x"].concat()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_tries_again_what_may_pass_and_ends_with_what_does_not() {
+        let entry = |path: &str| Entry { path: path.into(), size: 0, modified: None };
+        let mut reasons = vec![Reason::NotFound, Reason::temporary("busy")];
+        let mut walk = Walk::new("a", |directory: &str| match directory {
+            "a" => Ok((vec![entry("a/1")], vec!["a/c".into(), "a/b".into()])),
+            "a/b" => match reasons.pop() {
+                Some(reason) => Err(reason),
+                None => Ok((vec![entry("a/b/1")], Vec::new())),
+            },
+            _ => Ok((vec![entry("a/c/1")], Vec::new())),
+        });
+        assert_eq!(walk.next().unwrap().unwrap().path, "a/1");
+        assert!(walk.next().unwrap().unwrap_err().is_temporary());
+        assert!(matches!(walk.next(), Some(Err(Reason::NotFound))));
+        assert!(walk.next().is_none());
+    }
+}

@@ -5,8 +5,8 @@
 //!
 //! - **Whole or not at all.** [`store`](Store::store) replaces an object in one step: who loads it
 //!   meanwhile gets the old bytes or the new ones, and an interrupted store leaves the old ones, and
-//!   perhaps a file that is nobody's object. (WebDAV servers and rclone may remove the old ones just before, so
-//!   that there may be nothing in between.)
+//!   perhaps a file that is nobody's object. (WebDAV servers and rclone may remove the old ones just
+//!   before, so that there may be nothing in between.)
 //! - **Durable when it returns**, as far as the backend can: local files and the directories that hold
 //!   their names are synced; over SFTP the file is synced when the server can (OpenSSH can); an object
 //!   store answers when it has it.
@@ -149,6 +149,13 @@ impl Store {
 
     fn prepare(url: &StoreUrl, operation: Operation, options: Options) -> Result<Self, Error> {
         let failed = |url: &StoreUrl, reason| Error::new(url, operation, None, reason);
+        for (namespace, options) in &options.namespaces {
+            if options.older_levels.iter().chain([&options.level]).any(|level| *level > MAX_LEVEL) {
+                let text =
+                    format!("the levels of namespace {namespace} go beyond {MAX_LEVEL}; use smaller ones");
+                return Err(failed(url, Reason::permanent(text)));
+            }
+        }
         let backend = connect(url, &options).map_err(|reason| failed(url, reason))?;
         let cache = match &options.cache {
             None => None,

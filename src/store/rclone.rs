@@ -12,12 +12,13 @@
 //! ends rclone. Both are in a process group of their own, so that an interrupt from the keyboard leaves it
 //! to us to end them.
 //!
-//! A remote made of buckets takes an object whole or not at all. On others it is put under a name that ends in
-//! `.tmp` and moved, and rclone removes what it replaces just before.
+//! A remote made of buckets takes an object whole or not at all. On others it is put under a name that
+//! ends in `.tmp` and moved, and rclone removes what it replaces just before.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -91,7 +92,6 @@ impl Drop for Keeper {
 struct Log {
     lines: VecDeque<String>,
     count: usize,
-    ended: bool,
 }
 
 impl Log {
@@ -177,10 +177,10 @@ impl Rclone {
 
     fn server(&self) -> Result<Arc<Server>, Reason> {
         let mut server = lock(&self.server);
-        if let Some(server) = server.as_ref().filter(|server| !lock(&server.log).ended) {
-            return Ok(server.clone());
+        match &*server {
+            Some(server) => Ok(server.clone()),
+            None => Ok(server.insert(Arc::new(self.start()?)).clone()),
         }
-        Ok(server.insert(Arc::new(self.start()?)).clone())
     }
 
     fn start(&self) -> Result<Server, Reason> {
@@ -201,7 +201,8 @@ impl Rclone {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map(Keeper)?;
+            .map(Keeper)
+            .map_err(|error| Reason::permanent(format!("sh, which keeps rclone, does not start: {error}")))?;
         let stderr = keeper.0.stderr.take().ok_or_else(|| Reason::permanent("rclone has no error output"))?;
         let log = Arc::new(Mutex::new(Log::default()));
         let (send, address) = mpsc::channel();
@@ -216,7 +217,6 @@ impl Rclone {
                 }
                 lock(&reader).push(line);
             }
-            lock(&reader).ended = true;
         });
         let Ok(endpoint) = address.recv_timeout(self.timeout) else {
             let (said, program) = (lock(&log).text(), self.program.join(" ".as_ref()));
@@ -229,23 +229,24 @@ impl Rclone {
         Ok(server)
     }
 
-    /// Lets the server work, and explains its failure with what rclone logged meanwhile.
+    /// Lets the server work, and explains its failure with what rclone logged meanwhile. A server that is
+    /// gone is forgotten, so that the next attempt starts another one.
     fn served<T>(&self, work: impl FnOnce(&Server) -> Result<T, Reason>) -> Result<T, Reason> {
         let server = self.server()?;
         let before = lock(&server.log).count;
-        work(&server).map_err(|reason| match reason {
-            Reason::Failed { temporary, source } => {
-                let log = lock(&server.log);
-                let temporary = temporary || log.ended;
-                match log.count == before {
-                    true => Reason::Failed { temporary, source },
-                    false => Reason::Failed {
-                        temporary,
-                        source: format!("{source}; rclone: {}", log.text()).into(),
-                    },
-                }
+        work(&server).map_err(|reason| {
+            let Reason::Failed { temporary, source } = reason else { return reason };
+            let port = server.endpoint.port().unwrap_or_default();
+            let gone = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err();
+            if gone {
+                lock(&self.server).take_if(|current| Arc::ptr_eq(current, &server));
             }
-            reason => reason,
+            let log = lock(&server.log);
+            let source = match log.count == before {
+                true => source,
+                false => format!("{source}; rclone: {}", log.text()).into(),
+            };
+            Reason::Failed { temporary: temporary || gone, source }
         })
     }
 
@@ -426,7 +427,8 @@ impl Rclone {
     }
 }
 
-/// Waits for our child, but not for longer than `limit`. That it does not answer may pass: it is started again.
+/// Waits for our child, but not for longer than `limit`. That it does not answer may pass: it is started
+/// again.
 async fn within<T>(limit: Duration, future: impl Future<Output = reqwest::Result<T>>) -> Result<T, Reason> {
     match tokio::time::timeout(limit, future).await {
         // The address holds the remote, which may hold a password.

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use treering::store::{
-    CacheMode, CachePolicy, Emulation, LocalOptions, NamespaceOptions, Operation, Options, Reason, Store,
-    StoreUrl,
+    CacheMode, CachePolicy, Emulation, LocalOptions, MAX_LEVEL, NamespaceOptions, Operation, Options, Reason,
+    Store, StoreUrl,
 };
 
 use super::contract::{listed, name, namespace, noise};
@@ -42,6 +42,21 @@ fn a_root_that_is_gone_is_an_error_not_an_empty_store() {
     assert!(gone(store.list(&namespace("data")).next().unwrap().unwrap_err()));
     assert!(gone(store.store(&name("data/0123"), b"").unwrap_err()));
     assert!(!root.exists());
+}
+
+#[test]
+fn a_level_that_would_not_be_listed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |level| NamespaceOptions { level, ..NamespaceOptions::default() };
+    let open = |level| {
+        let namespaces = BTreeMap::from([(namespace("data"), at(level))]);
+        Store::open(&StoreUrl::file(dir.path()).unwrap(), Options { namespaces, ..options() })
+    };
+    assert!(open(MAX_LEVEL + 1).unwrap_err().to_string().contains("data"));
+    let store = open(MAX_LEVEL).unwrap();
+    let deep = name(&format!("data/{}", "0".repeat(40)));
+    store.store(&deep, b"content").unwrap();
+    assert_eq!(listed(&store, "data"), [deep.to_string()]);
 }
 
 #[test]
