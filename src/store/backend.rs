@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
 use super::error::Reason;
+use super::name::MAX_LEVEL;
 
 /// What a store needs from the place where it lies: the contract is in the head of the module.
 ///
@@ -128,6 +129,7 @@ impl<F: FnMut(&str) -> Result<(Vec<Entry>, Vec<String>), Reason>> Iterator for W
             match (self.read)(directory) {
                 Ok((files, mut directories)) => {
                     self.pending.pop();
+                    directories.retain(|path| path.matches('/').count() <= usize::from(MAX_LEVEL));
                     directories.sort_unstable_by(|a, b| b.cmp(a));
                     self.pending.append(&mut directories);
                     self.ready = files.into_iter();
@@ -181,6 +183,12 @@ mod tests {
         assert_eq!(walk.next().unwrap().unwrap().path, "a/1");
         assert!(walk.next().unwrap().unwrap_err().is_temporary());
         assert!(matches!(walk.next(), Some(Err(Reason::NotFound))));
+        assert!(walk.next().is_none());
+    }
+
+    #[test]
+    fn a_walk_ends_where_no_object_can_lie() {
+        let mut walk = Walk::new("a", |path: &str| Ok((Vec::new(), vec![format!("{path}/a")])));
         assert!(walk.next().is_none());
     }
 }

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use http::header::RANGE;
 use http::{Request, Response, StatusCode};
 use opendal::{
@@ -166,7 +166,9 @@ impl Objects {
             if (bytes.len() as u64).saturating_add(piece.len() as u64) > limit {
                 return Err(Reason::TooLarge { limit });
             }
-            piece.for_each(|part| bytes.extend_from_slice(&part));
+            for part in piece {
+                bytes.extend_from_slice(&part);
+            }
         }
         Ok(bytes)
     }
@@ -202,20 +204,24 @@ impl Objects {
         let pieces = content.pieces(PIECE).map(|piece| piece.map(Buffer::from));
         let body: Buffer = pieces.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let size = content.size();
-        match self.sending(size, self.operator.write(&temporary, body.clone())).await {
-            // The directory may be missing, for which servers have several codes.
-            Err(reason) if !reason.is_temporary() => {
-                let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-                within(self.timeout, self.operator.create_dir(&format!("{directory}/"))).await?;
-                self.sending(size, self.operator.write(&temporary, body)).await?;
+        let stored = async {
+            match self.sending(size, self.operator.write(&temporary, body.clone())).await {
+                // The directory may be missing, for which servers have several codes.
+                Err(reason) if !reason.is_temporary() => {
+                    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+                    within(self.timeout, self.operator.create_dir(&format!("{directory}/"))).await?;
+                    self.sending(size, self.operator.write(&temporary, body)).await?;
+                }
+                result => drop(result?),
             }
-            result => drop(result?),
+            within(self.timeout, self.operator.rename(&temporary, path)).await
         }
-        let moved = within(self.timeout, self.operator.rename(&temporary, path)).await;
-        if moved.is_err() {
+        .await;
+        // A server that does not answer will not answer this, either.
+        if stored.as_ref().is_err_and(|reason| !matches!(reason, Reason::TimedOut(_))) {
             let _ = within(self.timeout, self.operator.delete(&temporary)).await;
         }
-        moved
+        stored
     }
 
     fn stat(&self, path: &str) -> Result<Entry, Reason> {
@@ -227,11 +233,11 @@ impl Objects {
         Ok(Entry { path: path.into(), size: metadata.content_length(), modified })
     }
 
-    /// The first thing at the root of the store, which on WebDAV is the directory itself.
-    fn first(&self) -> Result<Option<Listed>, Reason> {
+    /// Up to two things at the root of the store. On WebDAV the first is the directory itself.
+    fn top(&self) -> Result<Vec<Listed>, Reason> {
         self.wait(async {
-            let mut lister = self.operator.lister_with(&self.directory("")).limit(1).await?;
-            lister.try_next().await
+            let lister = self.operator.lister_with(&self.directory("")).limit(2).await?;
+            lister.take(2).try_collect().await
         })
     }
 
@@ -264,22 +270,21 @@ impl Objects {
 
 impl Backend for Objects {
     fn create(&self) -> Result<(), Reason> {
-        if self.protocol == Protocol::WebDav && self.first()?.is_none() {
-            return self.wait(self.operator.create_dir(&self.directory("")));
+        let (root, top) = (self.directory(""), self.top()?);
+        if !top.iter().all(|listed| listed.path() == root) {
+            return Err(Reason::NotEmpty);
         }
-        let root = self.directory("");
-        let listed = self.wait(self.operator.list_with(&root).limit(2).into_future())?;
-        match listed.iter().all(|listed| listed.path() == root) {
-            true => Ok(()),
-            false => Err(Reason::NotEmpty),
+        match self.protocol {
+            Protocol::WebDav if top.is_empty() => self.wait(self.operator.create_dir(&root)),
+            _ => Ok(()),
         }
     }
 
     fn check(&self) -> Result<(), Reason> {
-        match self.first()? {
-            // An object store has no directories: a store without objects is there when the bucket is.
-            None if self.protocol == Protocol::WebDav => Err(Reason::NoStore),
-            _ => Ok(()),
+        // An object store has no directories: a store without objects is there when the bucket is.
+        match self.top()?.is_empty() && self.protocol == Protocol::WebDav {
+            true => Err(Reason::NoStore),
+            false => Ok(()),
         }
     }
 

@@ -33,7 +33,6 @@ use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
-use super::name::MAX_LEVEL;
 use super::objects::runtime;
 use super::url;
 use crate::atomic;
@@ -230,16 +229,10 @@ impl Ssh {
         self.within(sftp.fs().rename(from, to)).await
     }
 
-    async fn read_directory(&self, sftp: &Sftp, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
-        let (mut files, mut directories) = (Vec::new(), Vec::new());
-        let directory = match self.within(sftp.fs().open_dir(self.full(path))).await {
-            Ok(directory) => directory,
-            Err(Reason::NotFound) => {
-                self.expect_root(sftp).await?;
-                return Ok((files, directories));
-            }
-            Err(reason) => return Err(reason),
-        };
+    /// What is in a directory: paths, and metadata of what is there, not of what a link leads to.
+    async fn list_directory(&self, sftp: &Sftp, path: &str) -> Result<Vec<(String, MetaData)>, Reason> {
+        let directory = self.within(sftp.fs().open_dir(self.full(path))).await?;
+        let mut entries = Vec::new();
         let mut listed = std::pin::pin!(directory.read_dir());
         while let Some(entry) = self.within(listed.try_next()).await? {
             // What is not UTF-8 is not an object.
@@ -250,7 +243,21 @@ impl Ssh {
                 return Err(Reason::permanent(format!("the server listed {name:?}, which lies elsewhere")));
             }
             let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
-            let mut metadata = entry.metadata();
+            entries.push((path, entry.metadata()));
+        }
+        Ok(entries)
+    }
+
+    async fn read_directory(&self, sftp: &Sftp, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        let entries = match self.list_directory(sftp, path).await {
+            Err(Reason::NotFound) => {
+                self.expect_root(sftp).await?;
+                return Ok((files, directories));
+            }
+            result => result?,
+        };
+        for (path, mut metadata) in entries {
             if metadata.file_type().is_none_or(|kind| kind.is_symlink()) {
                 metadata = match self.metadata(sftp, &self.full(&path)).await {
                     Err(Reason::NotFound) => continue,
@@ -258,10 +265,7 @@ impl Ssh {
                 };
             }
             match metadata.file_type() {
-                // What lies deeper is no object; and a symbolic link may lead in a circle.
-                Some(kind) if kind.is_dir() && path.matches('/').count() <= usize::from(MAX_LEVEL) => {
-                    directories.push(path);
-                }
+                Some(kind) if kind.is_dir() => directories.push(path),
                 Some(kind) if kind.is_file() => files.push(entry_of(path, &metadata)?),
                 _ => {}
             }
@@ -367,9 +371,9 @@ impl Backend for Ssh {
             }
             self.make_directory(sftp, self.root()).await
         })?;
-        match self.run(async |sftp| self.read_directory(sftp, "").await)? {
-            (files, directories) if files.is_empty() && directories.is_empty() => Ok(()),
-            _ => Err(Reason::NotEmpty),
+        match self.run(async |sftp| self.list_directory(sftp, "").await)?.is_empty() {
+            true => Ok(()),
+            false => Err(Reason::NotEmpty),
         }
     }
 
@@ -382,11 +386,13 @@ impl Backend for Ssh {
         let (mut pending, mut emptied) = (vec![String::new()], Vec::new());
         while let Some(directory) = pending.pop() {
             self.run(async |sftp| {
-                let (files, mut directories) = self.read_directory(sftp, &directory).await?;
-                for file in files {
-                    self.within(sftp.fs().remove_file(self.full(&file.path))).await?;
+                for (path, metadata) in self.list_directory(sftp, &directory).await? {
+                    // A link goes, and what it leads to stays.
+                    match metadata.file_type() {
+                        Some(kind) if kind.is_dir() => pending.push(path),
+                        _ => self.within(sftp.fs().remove_file(self.full(&path))).await?,
+                    }
                 }
-                pending.append(&mut directories);
                 Ok(())
             })?;
             emptied.push(directory);

@@ -63,6 +63,7 @@ macro_rules! conforms {
                 a_large_file_is_streamed_and_hashed
                 a_store_is_made_once_and_destroyed_whole
                 foreign_files_are_not_objects
+                a_destroyed_store_takes_nothing_along
             );
         }
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::thread;
 
 use treering::digest::Digest;
@@ -302,4 +303,23 @@ pub fn foreign_files_are_not_objects(place: &Place) {
         std::fs::write(files.join(foreign), b"foreign").unwrap();
     }
     assert_eq!(listed(&store, "data"), ["data/0123"]);
+}
+
+pub fn a_destroyed_store_takes_nothing_along(place: &Place) {
+    let url = place.url.to_string();
+    if url.starts_with("s3:") || url.starts_with("webdav:") {
+        // There it is the server that meets the links: neither protocol knows any.
+        return;
+    }
+    let store = place.create();
+    store.store(&name("data/0123"), b"content").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("0124"), b"content").unwrap();
+    let data = place.server.files().join("data");
+    symlink(elsewhere.path(), data.join("link")).unwrap();
+    symlink(&data, data.join("circle")).unwrap();
+    assert_eq!(listed(&store, "data"), ["data/0123"]);
+    store.destroy().unwrap();
+    assert!(!data.exists());
+    assert_eq!(std::fs::read(elsewhere.path().join("0124")).unwrap(), b"content");
 }
