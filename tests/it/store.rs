@@ -8,8 +8,8 @@ use treering::store::{Options, Retry, Store, StoreUrl};
 mod borgstore;
 mod contract;
 mod failures;
-mod local;
 mod servers;
+mod specifics;
 
 use servers::{RcloneRemote, S3Server, Server, SshServer, WebDavServer};
 

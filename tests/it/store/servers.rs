@@ -1,7 +1,7 @@
 //! The places: local files, and servers that a test starts and ends.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -204,14 +204,34 @@ pub struct WebDavServer {
 
 impl WebDavServer {
     pub fn start() -> Option<Self> {
-        let rclone = find("rclone")?;
+        Self::serve(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// The same over TLS, with a certificate that nobody trusts who was not told to; and the certificate.
+    pub fn start_tls() -> Option<(Self, PathBuf)> {
+        let openssl = find("openssl")?;
         let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("certificate"), dir.path().join("key"));
+        let made = Command::new(openssl)
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=treering", "-days", "2"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-out")
+            .args([&certificate, Path::new("-keyout"), &key])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let tls = ["--cert".as_ref(), certificate.as_os_str(), "--key".as_ref(), key.as_os_str()];
+        Some((Self::serve(dir, &tls)?, certificate))
+    }
+
+    fn serve(dir: TempDir, more: &[&OsStr]) -> Option<Self> {
+        let rclone = find("rclone")?;
         let root = dir.path().join("some/path");
         let (process, port) = start_on_port(|port| {
             let mut command = Command::new(&rclone);
             command.args(["--config", "/dev/null", "--dir-cache-time", "0s", "serve", "webdav", "--addr"]);
-            command.arg(format!("127.0.0.1:{port}")).args(["--user", "me", "--pass", "p@ss"]).arg(dir.path());
-            command.stderr(Stdio::null());
+            command.arg(format!("127.0.0.1:{port}")).args(["--user", "me", "--pass", "p@ss"]).args(more);
+            command.arg(dir.path()).stderr(Stdio::null());
             command
         });
         Some(Self { _dir: dir, root, _process: process, port })

@@ -1,4 +1,4 @@
-//! What only local files have, what only a store with a cache does, and what becomes of children.
+//! What only some backends have: quota and permissions, caches, pages, connections, children, certificates.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use treering::store::{
 
 use super::contract::{listed, name, namespace, noise};
 use super::options;
-use super::servers::{RcloneRemote, S3Server, Server, SshServer};
+use super::servers::{RcloneRemote, S3Server, Server, SshServer, WebDavServer};
 
 fn create(root: &Path, options: Options) -> Store {
     Store::create(&StoreUrl::file(root).unwrap(), options).unwrap()
@@ -285,6 +285,32 @@ fn rclone_is_started_again_when_it_has_died() {
     assert_eq!(store.load(&name("data/0123")).unwrap(), b"content");
 }
 
+/// Uses the store at the URL, when a test below starts this binary again and gives one.
+#[test]
+fn the_client_of_a_test() {
+    let Ok(url) = std::env::var("TREERING_TEST_TLS_URL") else { return };
+    let store = Store::create(&url.parse().unwrap(), options()).unwrap();
+    store.store(&name("data/0123"), b"content").unwrap();
+    assert_eq!(store.load(&name("data/0123")).unwrap(), b"content");
+}
+
+#[test]
+fn a_server_is_believed_only_with_a_certificate_that_is_trusted() {
+    let Some((server, certificate)) = WebDavServer::start_tls() else { return };
+    let url = format!("webdavs://me:p%40ss@127.0.0.1:{}/some/path", server.port);
+    let error = Store::create(&url.parse().unwrap(), options()).unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+    // The trusted certificates are those of the process, so it takes another one.
+    let client = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::specifics::the_client_of_a_test"])
+        .env("TREERING_TEST_TLS_URL", &url)
+        .env("SSL_CERT_FILE", certificate)
+        .output()
+        .unwrap();
+    assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stdout));
+    assert_eq!(fs::read(server.files().join("data/0123")).unwrap(), b"content");
+}
+
 /// Serves until it is killed, when a test below starts this binary again and asks for it.
 #[test]
 fn the_child_of_a_test() {
@@ -311,7 +337,7 @@ fn rclone_ends_with_the_store_and_with_a_process_that_is_killed() {
 
     let root = dir.path().join("second").display().to_string();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::local::the_child_of_a_test", "--nocapture"])
+        .args(["--exact", "store::specifics::the_child_of_a_test", "--nocapture"])
         .env("TREERING_TEST_RCLONE_CHILD", &root)
         .stdout(Stdio::null())
         .spawn()
