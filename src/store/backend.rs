@@ -43,7 +43,7 @@ pub(super) trait Backend: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> Result<(), Reason>;
 
     /// Whether storing with `new` should be one atomic step, also between processes.
-    fn is_exclusive(&self) -> bool;
+    fn is_exclusive(&self) -> Result<bool, Reason>;
 }
 
 pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry, Reason>> + Send + 'a>;

@@ -321,8 +321,8 @@ impl Backend for Local {
         Ok(())
     }
 
-    fn is_exclusive(&self) -> bool {
-        true
+    fn is_exclusive(&self) -> Result<bool, Reason> {
+        Ok(true)
     }
 }
 

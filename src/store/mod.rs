@@ -87,6 +87,7 @@ use backend::{Backend, Content};
 use cache::Cache;
 use calls::Calls;
 use local::Local;
+use name::DELETED;
 use objects::Objects;
 use rclone::Rclone;
 use sftp::Ssh;
@@ -201,7 +202,7 @@ impl Store {
     /// Where the backend should be able to, this tries it with an object of its own in `namespace`: there are
     /// S3 servers that ignore the condition and replace.
     pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
-        if !self.backend.is_exclusive() {
+        if !self.call(Operation::Open, None, |_| Ok((self.backend.is_exclusive()?, 0)))? {
             return Ok(false);
         }
         let failed = |reason| Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason);
@@ -250,7 +251,7 @@ impl Store {
     }
 
     /// Stores the content of `file`, replacing what the name held. Memory is bounded by a few pieces of
-    /// 16 MiB.
+    /// 16 MiB, except with WebDAV, which takes the whole content at once.
     pub fn store_file(&self, name: &Name, file: &File) -> Result<(), Error> {
         let size = file.metadata().map_err(|error| self.error(Operation::Store, name, error.into()))?.len();
         self.put(name, &Content::File { file, size }, false)
@@ -271,8 +272,11 @@ impl Store {
             Ok(()) => Ok(done),
             Err(Reason::Exists) if attempt > 1 => {
                 // Perhaps the attempt before this one did it, and only its answer was lost.
-                let held = self.backend.load(&path, None, content.size())?;
-                if content.equals(&held)? { Ok(done) } else { Err(Reason::Exists) }
+                match self.backend.load(&path, None, content.size()) {
+                    Ok(held) if content.equals(&held)? => Ok(done),
+                    Err(reason) if reason.is_temporary() => Err(reason),
+                    _ => Err(Reason::Exists),
+                }
             }
             Err(reason) => Err(reason),
         })?;
@@ -304,13 +308,13 @@ impl Store {
     /// Hides the object: it has the same name with the suffix `.del` until it is undeleted, deleted or
     /// soft-deleted again.
     pub fn soft_delete(&self, name: &Name) -> Result<(), Error> {
-        self.relocate(&name.live(), |path| Some(format!("{path}.del")))
+        self.relocate(&name.live(), |path| Some(format!("{path}{DELETED}")))
     }
 
     /// Takes a soft deletion back. Fails when an object of that name was stored since.
     pub fn undelete(&self, name: &Name) -> Result<(), Error> {
         self.expect_free(&name.live())?;
-        self.relocate(&name.deleted(), |path| path.strip_suffix(".del").map(str::to_owned))
+        self.relocate(&name.deleted(), |path| path.strip_suffix(DELETED).map(str::to_owned))
     }
 
     /// Gives the object another name, at the current level of its namespace. Fails when the new name is

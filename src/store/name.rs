@@ -8,7 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-const DELETED: &str = ".del";
+/// The suffix of a soft-deleted object.
+pub(super) const DELETED: &str = ".del";
 const RESERVED: [&str; 3] = [DELETED, ".tmp", ".hid"];
 const MAX_LEN: usize = 100;
 

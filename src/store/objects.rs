@@ -368,8 +368,8 @@ impl Backend for Objects {
         }
     }
 
-    fn is_exclusive(&self) -> bool {
-        self.protocol == Protocol::S3
+    fn is_exclusive(&self) -> Result<bool, Reason> {
+        Ok(self.protocol == Protocol::S3)
     }
 }
 

@@ -522,8 +522,8 @@ impl Backend for Rclone {
         self.served(|server| self.move_file(server, from, to))
     }
 
-    fn is_exclusive(&self) -> bool {
-        false
+    fn is_exclusive(&self) -> Result<bool, Reason> {
+        Ok(false)
     }
 }
 

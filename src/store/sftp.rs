@@ -467,8 +467,8 @@ impl Backend for Ssh {
         })
     }
 
-    fn is_exclusive(&self) -> bool {
-        self.run(async |sftp| Ok(sftp.support_hardlink())).unwrap_or(false)
+    fn is_exclusive(&self) -> Result<bool, Reason> {
+        self.run(async |sftp| Ok(sftp.support_hardlink()))
     }
 }
 
