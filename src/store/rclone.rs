@@ -40,17 +40,17 @@ use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
 use super::objects::{SLOWEST, client, runtime, shorten};
 
-/// Starts the command that it is given and ends it at the end of its own input. The error output is left
-/// to the command alone, so that its end is the end of the command.
+/// Starts the command that it is given, and ends it at the end of its own input, with whatever that has
+/// started: all are one process group. The error output is left to the command alone, so that its end is
+/// the end of the command.
 const KEEPER: &str = r#"
 exec 3<&0
 "$@" </dev/null 3<&- &
-child=$!
 exec 2>/dev/null
-trap 'kill "$child"' HUP INT TERM
+trap '' HUP INT TERM
 read -r line <&3
-kill "$child"
-wait "$child"
+kill -TERM 0
+wait
 "#;
 
 /// Lines of rclone's log that are kept to explain a failure.

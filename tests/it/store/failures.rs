@@ -325,6 +325,38 @@ fn webdav_fails_as_clearly() {
 }
 
 #[test]
+fn a_program_that_does_not_do_what_it_should_is_a_clear_error() {
+    let program = |script: &str| ["sh", "-c", script].map(Into::into).to_vec();
+    let brief = Options { timeout: Duration::from_millis(300), ..options() };
+    let sftp = |script, words: &[&str]| {
+        let options = Options { ssh: program(script), ..brief.clone() };
+        let text = Store::open(&"sftp://host/path".parse().unwrap(), options).unwrap_err().to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    sftp("echo 'host is on holiday' >&2", &["sftp://host/path", "host is on holiday", "after 3 attempts"]);
+    sftp("exec sleep 60", &["no answer"]);
+    sftp("exec cat /dev/zero", &["sftp://host/path"]);
+    sftp("exec cat /dev/urandom", &["sftp://host/path"]);
+    // A greeting in version 3, then nonsense.
+    sftp(r"printf '\0\0\0\5\2\0\0\0\3'; exec cat /dev/zero", &["sftp://host/path"]);
+
+    let rclone = |script| {
+        let options = Options { rclone: program(script), ..brief.clone() };
+        let text = Store::open(&"rclone:remote:path".parse().unwrap(), options).unwrap_err().to_string();
+        assert!(text.contains("rclone:remote:path"), "{text}");
+        text
+    };
+    assert!(rclone("exec sleep 60").contains("did not start"));
+    assert!(rclone("echo 'no more today' >&2").contains("no more today"));
+    let server = Script::start(&[("POST", &[Answer::Is(200, "{}")])]);
+    let odd = format!("echo http://{} >&2; sleep 60", server.address);
+    assert!(rclone(&odd).contains("missing field"));
+    let server = Script::start(&[("POST", &[Answer::Hangs])]);
+    let hangs = format!("echo http://{} >&2; sleep 60", server.address);
+    assert!(rclone(&hangs).contains("no answer"));
+}
+
+#[test]
 fn a_store_that_is_configured_wrongly_fails_to_open() {
     let open = |url: &StoreUrl, options: &Options| {
         Store::open(url, options.clone()).map(drop).unwrap_err().to_string()
