@@ -283,9 +283,10 @@ impl SshServer {
         let config = format!(
             "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM {pam}\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             Subsystem sftp internal-sftp\n",
+             Subsystem sftp internal-sftp -d {}\n",
             path("host"),
             path("authorized"),
+            dir.path().display(),
         );
         fs::write(path("sshd_config"), config).unwrap();
         let (process, port) = start_on_port(|port| {
@@ -303,8 +304,12 @@ impl SshServer {
     }
 
     pub fn url(&self) -> StoreUrl {
-        let root = self.root.display().to_string().replace(' ', "%20");
-        format!("sftp://127.0.0.1:{}/{root}", self.port).parse().unwrap()
+        self.url_of(&self.root.display().to_string().replace(' ', "%20"))
+    }
+
+    /// The URL of a path there; one that is not absolute begins in the directory of the server.
+    pub fn url_of(&self, path: &str) -> StoreUrl {
+        format!("sftp://127.0.0.1:{}/{path}", self.port).parse().unwrap()
     }
 
     /// The ssh program, with nobody's configuration, that key and those known hosts.

@@ -242,6 +242,18 @@ fn expect_end(text: &str) {
 }
 
 #[test]
+fn a_path_over_sftp_is_absolute_only_with_two_slashes() {
+    let Some(server) = SshServer::start() else { return };
+    let options = Options { ssh: server.program("user", "known_hosts"), ..options() };
+    let store = Store::create(&server.url_of("relative/store"), options).unwrap();
+    store.store(&name("data/0123"), b"content").unwrap();
+    let directory = server.files().parent().unwrap().parent().unwrap();
+    assert_eq!(fs::read(directory.join("relative/store/data/0123")).unwrap(), b"content");
+    store.destroy().unwrap();
+    assert!(!directory.join("relative/store").exists());
+}
+
+#[test]
 fn a_connection_that_is_lost_or_hangs_is_made_again() {
     let Some(server) = SshServer::start() else { return };
     let ssh = server.program("user", "known_hosts");
