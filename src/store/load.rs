@@ -46,7 +46,7 @@ impl Store {
     pub fn load_range(&self, name: &Name, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
         // No backend has larger objects, and some take such numbers for negative ones.
         match offset.checked_add(size).filter(|end| i64::try_from(*end).is_ok()) {
-            Some(end) => self.read(name, Some((offset, end))),
+            Some(end) => self.read(name, Some(offset..end)),
             None => Err(self.error(Operation::Load, name, Reason::OutOfRange { offset, size })),
         }
     }
@@ -103,46 +103,31 @@ impl Store {
         Ok(size)
     }
 
-    fn read(&self, name: &Name, range: Option<(u64, u64)>) -> Result<Vec<u8>, Error> {
+    fn read(&self, name: &Name, range: Option<Range<u64>>) -> Result<Vec<u8>, Error> {
         let namespace = name.namespace();
-        let range = range.map(|(start, end)| start..end);
-        let cached = match &self.cache {
-            Some(cache) => cache.policy(namespace).map(|policy| (cache, policy)),
-            None => None,
-        };
-        let Some((cache, policy)) = cached else {
-            return self.fetch(name, range, self.max_object);
-        };
+        let cached = self.cache.as_ref().and_then(|cache| Some((cache, cache.policy(namespace)?)));
+        let Some((cache, policy)) = cached else { return self.fetch(name, range) };
         let path = self.path(Operation::Load, name)?;
         if let Some(bytes) = cache.load(namespace, &path, range.clone()) {
             return Ok(bytes);
         }
-        if range.is_some() && policy.mode == CacheMode::Mirror {
-            return self.fetch(name, range, self.max_object);
-        }
         let limit = policy.max_bytes.map_or(self.max_object, |max| max.min(self.max_object));
-        let whole = match self.fetch(name, None, limit) {
-            Err(error) if matches!(error.reason(), Reason::TooLarge { .. }) => {
-                return self.fetch(name, range, self.max_object);
-            }
-            result => result?,
-        };
-        cache.store(namespace, &path, &Content::Bytes(&whole));
-        match range {
-            None => Ok(whole),
-            Some(range) => {
-                let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-                part.and_then(|(start, end)| whole.get(start..end)).map(<[u8]>::to_vec).ok_or_else(|| {
-                    let reason = Reason::OutOfRange { offset: range.start, size: range.end - range.start };
-                    self.error(Operation::Load, name, reason)
-                })
-            }
+        if range.is_some() && (policy.mode == CacheMode::Mirror || self.info(name)?.size > limit) {
+            return self.fetch(name, range);
         }
+        let whole = self.fetch(name, None)?;
+        cache.store(namespace, &path, &Content::Bytes(&whole));
+        let Some(range) = range else { return Ok(whole) };
+        let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        part.and_then(|(start, end)| whole.get(start..end)).map(<[u8]>::to_vec).ok_or_else(|| {
+            let reason = Reason::OutOfRange { offset: range.start, size: range.end - range.start };
+            self.error(Operation::Load, name, reason)
+        })
     }
 
-    fn fetch(&self, name: &Name, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Error> {
+    fn fetch(&self, name: &Name, range: Option<Range<u64>>) -> Result<Vec<u8>, Error> {
         self.at_levels(Operation::Load, name, |path, _| {
-            let bytes = self.backend.load(path, range.clone(), limit)?;
+            let bytes = self.backend.load(path, range.clone(), self.max_object)?;
             let size = bytes.len() as u64;
             Ok((bytes, size))
         })

@@ -76,6 +76,7 @@ mod items;
 mod load;
 mod local;
 mod name;
+mod net;
 mod objects;
 mod options;
 mod rclone;
@@ -206,10 +207,8 @@ impl Store {
             return Ok(false);
         }
         let failed = |reason| Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason);
-        let random = getrandom::u64().map_err(|error| failed(Reason::permanent(error.to_string())))?;
-        let name = namespace
-            .name(&format!("{random:016x}.probe"))
-            .map_err(|error| failed(Reason::permanent(error)))?;
+        let key = format!("{}.probe", net::random().map_err(failed)?);
+        let name = namespace.name(&key).map_err(|error| failed(Reason::permanent(error)))?;
         self.store_new(&name, b"first")?;
         let second = self.store_new(&name, b"second");
         self.delete(&name)?;

@@ -23,19 +23,15 @@ use opendal::{
     services,
 };
 use opendal_http_transport_reqwest::ReqwestTransport;
-use reqwest::{Client, ClientBuilder};
 use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
+use super::net::{SLOWEST, client, random, runtime, shorten};
 use super::url::{Credentials, S3, WebDav};
 
 const PIECE: usize = 16 << 20;
 const PIECES_AT_ONCE: usize = 4;
-/// The slowest sending that is waited for, in bytes a second.
-pub(super) const SLOWEST: u64 = 64 << 10;
-/// How much of an error's body is shown.
-const SHOWN: usize = 300;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Protocol {
@@ -49,20 +45,6 @@ pub(super) struct Objects {
     protocol: Protocol,
     root: String,
     timeout: Duration,
-}
-
-/// Runs what a backend waits for; it has threads of its own for the connections.
-pub(super) fn runtime() -> Result<Runtime, Reason> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
-}
-
-/// Connections of HTTP, with the one implementation of TLS that is built in.
-pub(super) fn client() -> ClientBuilder {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Lost only against another thread that does the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    Client::builder()
 }
 
 impl Objects {
@@ -199,8 +181,7 @@ impl Objects {
 
     /// Puts the object under a name of nobody, then moves it.
     async fn put_and_move(&self, path: &str, content: &Content<'_>) -> Result<(), Reason> {
-        let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
-        let temporary = format!("{path}.{random:016x}.tmp");
+        let temporary = format!("{path}.{}.tmp", random()?);
         let pieces = content.pieces(PIECE).map(|piece| piece.map(Buffer::from));
         let body: Buffer = pieces.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let size = content.size();
@@ -456,11 +437,6 @@ fn reason(error: Error) -> Reason {
         true => Reason::Denied(refusal),
         false => Reason::Failed { temporary, source: refusal },
     }
-}
-
-pub(super) fn shorten(text: &str) -> String {
-    let shown: String = text.chars().filter(|letter| !letter.is_control()).take(SHOWN).collect();
-    if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }
 
 /// The connections, with the errors that every service should see alike.

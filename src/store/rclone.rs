@@ -38,7 +38,7 @@ use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
-use super::objects::{SLOWEST, client, runtime, shorten};
+use super::net::{SLOWEST, client, random, runtime, shorten};
 
 /// Starts the command that it is given, and ends it at the end of its own input, with whatever that has
 /// started: all are one process group. The error output is left to the command alone, so that its end is
@@ -184,10 +184,7 @@ impl Rclone {
     }
 
     fn start(&self) -> Result<Server, Reason> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| Reason::permanent(error.to_string()))?;
-        let mut password = String::with_capacity(64);
-        crate::digest::write_hex(&mut password, &random).map_err(Reason::permanent)?;
+        let password = [random()?, random()?].concat();
         let seconds = format!("{}s", self.timeout.as_secs().max(1));
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "sh"])
@@ -210,7 +207,7 @@ impl Rclone {
         thread::spawn(move || {
             // To its end: rclone would wait for a reader.
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
+                let line = shorten(&String::from_utf8_lossy(&line));
                 if let Some(endpoint) = address_in(&line) {
                     // Nobody waits for a second one.
                     let _ = send.send(endpoint);
@@ -356,8 +353,7 @@ impl Rclone {
 
     fn upload(&self, server: &Server, path: &str, content: &Content<'_>) -> Result<(), Reason> {
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
-        let boundary = format!("treering-{random:016x}{random:016x}");
+        let boundary = format!("treering-{}{}", random()?, random()?);
         // RFC 7578: the name is quoted, and a quote in it escaped.
         let head = format!(
             "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{}\"\r\n\
@@ -498,8 +494,7 @@ impl Backend for Rclone {
             if server.features.bucket_based {
                 return self.upload(server, path, content);
             }
-            let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
-            let temporary = format!("{path}.{random:016x}.tmp");
+            let temporary = format!("{path}.{}.tmp", random()?);
             let stored = self
                 .upload(server, &temporary, content)
                 .and_then(|()| self.move_file(server, &temporary, path));

@@ -33,7 +33,7 @@ use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
-use super::objects::runtime;
+use super::net::{random, runtime, shorten};
 use super::url;
 use crate::atomic;
 
@@ -338,7 +338,7 @@ async fn listen(mut stderr: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
 
 /// Why ssh did not connect, by what it says.
 fn refusal(said: String) -> Reason {
-    let text = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = shorten(&said);
     let denied = ["Permission denied", "Host key verification failed", "Too many authentication failures"];
     match denied.iter().any(|words| text.contains(words)) {
         true => Reason::Denied(text.into()),
@@ -416,9 +416,8 @@ impl Backend for Ssh {
     }
 
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
-        let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-        let temporary = self.full(&format!("{directory}/{}{random:016x}.tmp", atomic::TEMP_PREFIX));
+        let temporary = self.full(&format!("{directory}/{}{}.tmp", atomic::TEMP_PREFIX, random()?));
         let target = self.full(path);
         self.run(async |sftp| {
             let written = match self.write(sftp, &temporary, content).await {
