@@ -73,6 +73,7 @@ mod cache;
 mod calls;
 mod error;
 mod items;
+mod kept;
 mod load;
 mod local;
 mod name;

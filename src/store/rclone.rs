@@ -7,23 +7,13 @@
 //! users), and a port of its own choice. It is started at the first operation that needs it, and again
 //! when it has died.
 //!
-//! It must not outlive us, not even when we are killed. So it is the child of a shell that reads from a
-//! pipe to which nobody writes: when this process ends, for whatever reason, the pipe ends, and the shell
-//! ends rclone. Both are in a process group of their own, so that an interrupt from the keyboard leaves it
-//! to us to end them.
-//!
 //! A remote made of buckets takes an object whole or not at all. On others it is put under a name that
 //! ends in `.tmp` and moved, and rclone removes what it replaces just before.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Range;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,23 +28,9 @@ use tokio::runtime::Runtime;
 
 use super::backend::{Backend, Content, Entries, Entry, Walk};
 use super::error::Reason;
+use super::kept::Kept;
 use super::net::{SLOWEST, client, random, runtime, shorten};
 
-/// Starts the command that it is given, and ends it at the end of its own input, with whatever that has
-/// started: all are one process group. The error output is left to the command alone, so that its end is
-/// the end of the command.
-const KEEPER: &str = r#"
-exec 3<&0
-"$@" </dev/null 3<&- &
-exec 2>/dev/null
-trap '' HUP INT TERM
-read -r line <&3
-kill -TERM 0
-wait
-"#;
-
-/// Lines of rclone's log that are kept to explain a failure.
-const LOG_LINES: usize = 5;
 const USER: &str = "treering";
 /// Bytes of an upload that are read at a time.
 const PIECE: usize = 1 << 20;
@@ -72,44 +48,7 @@ struct Server {
     endpoint: Url,
     password: String,
     features: Features,
-    log: Arc<Mutex<Log>>,
-    _keeper: Keeper,
-}
-
-struct Keeper(Child);
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        // The end of its input tells it to end rclone and then itself.
-        drop(self.0.stdin.take());
-        // A failure would leave a zombie until we end, no more.
-        let _ = self.0.wait();
-    }
-}
-
-/// What rclone wrote to its error output.
-#[derive(Default)]
-struct Log {
-    lines: VecDeque<String>,
-    count: usize,
-}
-
-impl Log {
-    fn push(&mut self, line: String) {
-        self.count += 1;
-        self.lines.push_back(line);
-        if self.lines.len() > LOG_LINES {
-            self.lines.pop_front();
-        }
-    }
-
-    fn text(&self) -> String {
-        self.lines.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    process: Kept,
 }
 
 /// What the remote can do.
@@ -175,8 +114,12 @@ impl Rclone {
         Ok(Self { runtime: runtime()?, client, program, remote, timeout, server: Mutex::new(None) })
     }
 
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Server>>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn server(&self) -> Result<Arc<Server>, Reason> {
-        let mut server = lock(&self.server);
+        let mut server = self.slot();
         match &*server {
             Some(server) => Ok(server.clone()),
             None => Ok(server.insert(Arc::new(self.start()?)).clone()),
@@ -186,41 +129,20 @@ impl Rclone {
     fn start(&self) -> Result<Server, Reason> {
         let password = [random()?, random()?].concat();
         let seconds = format!("{}s", self.timeout.as_secs().max(1));
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh"])
-            .args(&self.program)
-            .args(["rcd", "--rc-addr", "127.0.0.1:0", "--rc-serve"])
-            .args(["--contimeout", &seconds, "--timeout", &seconds])
-            .env("RCLONE_RC_USER", USER)
-            .env("RCLONE_RC_PASS", &password)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map(Keeper)
-            .map_err(|error| Reason::permanent(format!("sh, which keeps rclone, does not start: {error}")))?;
-        let stderr = keeper.0.stderr.take().ok_or_else(|| Reason::permanent("rclone has no error output"))?;
-        let log = Arc::new(Mutex::new(Log::default()));
-        let (send, address) = mpsc::channel();
-        let reader = log.clone();
-        thread::spawn(move || {
-            // To its end: rclone would wait for a reader.
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = shorten(&String::from_utf8_lossy(&line));
-                if let Some(endpoint) = address_in(&line) {
-                    // Nobody waits for a second one.
-                    let _ = send.send(endpoint);
-                }
-                lock(&reader).push(line);
-            }
-        });
-        let Ok(endpoint) = address.recv_timeout(self.timeout) else {
-            let (said, program) = (lock(&log).text(), self.program.join(" ".as_ref()));
-            let program = program.display();
-            return Err(Reason::permanent(format!("rclone did not start: {said}; is {program} installed?")));
-        };
-        let mut server = Server { endpoint, password, features: Features::default(), log, _keeper: keeper };
+        let rcd = [
+            "rcd",
+            "--rc-addr",
+            "127.0.0.1:0",
+            "--rc-serve",
+            "--contimeout",
+            &seconds,
+            "--timeout",
+            &seconds,
+        ];
+        let arguments: Vec<_> = self.program.iter().cloned().chain(rcd.map(OsString::from)).collect();
+        let environment = [("RCLONE_RC_USER", USER), ("RCLONE_RC_PASS", &password)];
+        let (process, endpoint) = Kept::start(&arguments, &environment, address_in, self.timeout)?;
+        let mut server = Server { endpoint, password, features: Features::default(), process };
         let remote: Remote = self.command(&server, "operations/fsinfo", json!({ "fs": self.remote }))?;
         server.features = remote.features;
         Ok(server)
@@ -230,18 +152,17 @@ impl Rclone {
     /// gone is forgotten, so that the next attempt starts another one.
     fn served<T>(&self, work: impl FnOnce(&Server) -> Result<T, Reason>) -> Result<T, Reason> {
         let server = self.server()?;
-        let before = lock(&server.log).count;
+        let before = server.process.lines();
         work(&server).map_err(|reason| {
             let Reason::Failed { temporary, source } = reason else { return reason };
             let port = server.endpoint.port().unwrap_or_default();
             let gone = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err();
             if gone {
-                lock(&self.server).take_if(|current| Arc::ptr_eq(current, &server));
+                self.slot().take_if(|current| Arc::ptr_eq(current, &server));
             }
-            let log = lock(&server.log);
-            let source = match log.count == before {
+            let source = match server.process.lines() == before {
                 true => source,
-                false => format!("{source}; rclone: {}", log.text()).into(),
+                false => format!("{source}; rclone: {}", server.process.said()).into(),
             };
             Reason::Failed { temporary: temporary || gone, source }
         })
