@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | what they give |
 //! |---|---|---|
-//! | 2 | [`delta`], [`archive`], [`layers`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles |
+//! | 2 | [`delta`], [`archive`], [`layers`], [`store`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles; a key/value store over many backends |
 //! | 3 | [`diff`] | indexes of directories, their differences, patches between them |
 //! | 3 | [`gitkv`] | keys and values in a git repository; transactions over its refs and trees |
 //! | 4 | [`timeline`] | time-indexed blobs in a git repository |
@@ -26,6 +26,7 @@ pub mod progress;
 pub mod relpath;
 pub mod repository;
 pub mod spoken;
+pub mod store;
 pub mod timeline;
 pub mod varint;
 

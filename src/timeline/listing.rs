@@ -113,7 +113,7 @@ impl<'a> Listing<'a> {
 
 impl Directory {
     fn is_day(&self) -> bool {
-        self.date.len() == DIGITS.iter().sum()
+        self.date.len() == DIGITS.iter().sum::<usize>()
     }
 
     /// The beginning of the time that an entry is about, as far as it is known here, in the characters of a [`TimeKey`].

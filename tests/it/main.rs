@@ -12,6 +12,7 @@ mod programs;
 mod python;
 mod recover;
 mod restore;
+mod store;
 mod stored;
 mod timeline;
 mod tree;

@@ -1,0 +1,194 @@
+//! What every backend does for the store, and what they share to do it.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::time::SystemTime;
+
+use super::error::Reason;
+use super::name::MAX_LEVEL;
+
+/// What a store needs from the place where it lies: the contract is in the head of the module.
+///
+/// Paths are those that [`Name::path`](super::name::Name::path) gives: relative, components separated by `/`.
+pub(super) trait Backend: Send + Sync {
+    /// Makes the place, which may exist when it is empty.
+    fn create(&self) -> Result<(), Reason>;
+
+    /// Looks whether the place is there and answers.
+    fn check(&self) -> Result<(), Reason>;
+
+    /// Removes the place and all that is in it.
+    fn destroy(&self) -> Result<(), Reason>;
+
+    /// All files below `directory`, in no promised order. After a temporary error the next call
+    /// tries again what failed; after any other the listing is over.
+    fn list<'a>(&'a self, directory: &str) -> Entries<'a>;
+
+    /// The bytes of `range`, exactly; or the whole object, when it has at most `limit` bytes.
+    fn load(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason>;
+
+    /// Makes `content` the object: whole or not at all. When `new` is set, an object that exists stays,
+    /// and the reason is [`Reason::Exists`].
+    fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason>;
+
+    /// Size and time of an object.
+    fn info(&self, path: &str) -> Result<Entry, Reason>;
+
+    /// Removes an object.
+    fn delete(&self, path: &str) -> Result<(), Reason>;
+
+    /// Gives an object another path; what was there is replaced.
+    fn rename(&self, from: &str, to: &str) -> Result<(), Reason>;
+
+    /// Whether storing with `new` should be one atomic step, also between processes.
+    fn is_exclusive(&self) -> Result<bool, Reason>;
+}
+
+pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry, Reason>> + Send + 'a>;
+
+/// A file that a listing meets.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub path: String,
+    pub size: u64,
+    pub modified: Option<SystemTime>,
+}
+
+/// What is to be stored. It can be read as often as attempts are needed.
+pub(super) enum Content<'a> {
+    Bytes(&'a [u8]),
+    File { file: &'a File, size: u64 },
+}
+
+impl Content<'_> {
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { size, .. } => *size,
+        }
+    }
+
+    /// The pieces in order, each of `length` bytes but the last. An empty content is one empty piece.
+    pub fn pieces(&self, length: usize) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+        let size = self.size();
+        let starts = (0..size.max(1)).step_by(length.max(1));
+        starts.map(move |start| {
+            let end = start.saturating_add(length as u64).min(size);
+            match self {
+                Self::Bytes(bytes) => Ok(bytes[start as usize..end as usize].to_vec()),
+                Self::File { file, .. } => {
+                    let mut piece = vec![0; (end - start) as usize];
+                    file.read_exact_at(&mut piece, start)?;
+                    Ok(piece)
+                }
+            }
+        })
+    }
+
+    /// Whether this is exactly `bytes`.
+    pub fn equals(&self, bytes: &[u8]) -> io::Result<bool> {
+        const PIECE: usize = 1 << 20;
+        if self.size() != bytes.len() as u64 {
+            return Ok(false);
+        }
+        for (own, other) in self.pieces(PIECE).zip(bytes.chunks(PIECE)) {
+            if own? != other {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Lists directory by directory, for backends that list one at a time: `read` gives the files and the
+/// paths of the directories in one. A directory that cannot be read stays next, so that the caller may
+/// try again.
+pub(super) struct Walk<F> {
+    read: F,
+    pending: Vec<String>,
+    ready: std::vec::IntoIter<Entry>,
+}
+
+impl<F: FnMut(&str) -> Result<(Vec<Entry>, Vec<String>), Reason>> Walk<F> {
+    pub fn new(directory: &str, read: F) -> Self {
+        Self { read, pending: vec![directory.to_owned()], ready: Vec::new().into_iter() }
+    }
+}
+
+impl<F: FnMut(&str) -> Result<(Vec<Entry>, Vec<String>), Reason>> Iterator for Walk<F> {
+    type Item = Result<Entry, Reason>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.ready.next() {
+                return Some(Ok(entry));
+            }
+            let directory = self.pending.last()?;
+            match (self.read)(directory) {
+                Ok((files, mut directories)) => {
+                    self.pending.pop();
+                    directories.retain(|path| path.matches('/').count() <= usize::from(MAX_LEVEL));
+                    directories.sort_unstable_by(|a, b| b.cmp(a));
+                    self.pending.append(&mut directories);
+                    self.ready = files.into_iter();
+                }
+                Err(reason) => {
+                    if !reason.is_temporary() {
+                        self.pending.clear();
+                    }
+                    return Some(Err(reason));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pieces_add_up_to_the_content(bytes: Vec<u8>, length in 1..100_usize) {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            for content in [Content::Bytes(&bytes), Content::File { file: &file, size: bytes.len() as u64 }] {
+                let pieces: Vec<Vec<u8>> = content.pieces(length).map(Result::unwrap).collect();
+                prop_assert_eq!(&pieces.concat(), &bytes);
+                prop_assert!(!pieces.is_empty() && pieces.iter().all(|piece| piece.len() <= length));
+                prop_assert!(content.equals(&bytes).unwrap());
+                prop_assert!(!content.equals(&[&bytes[..], b"x"].concat()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_tries_again_what_may_pass_and_ends_with_what_does_not() {
+        let entry = |path: &str| Entry { path: path.into(), size: 0, modified: None };
+        let mut reasons = vec![Reason::NotFound, Reason::temporary("busy")];
+        let mut walk = Walk::new("a", |directory: &str| match directory {
+            "a" => Ok((vec![entry("a/1")], vec!["a/c".into(), "a/b".into()])),
+            "a/b" => match reasons.pop() {
+                Some(reason) => Err(reason),
+                None => Ok((vec![entry("a/b/1")], Vec::new())),
+            },
+            _ => Ok((vec![entry("a/c/1")], Vec::new())),
+        });
+        assert_eq!(walk.next().unwrap().unwrap().path, "a/1");
+        assert!(walk.next().unwrap().unwrap_err().is_temporary());
+        assert!(matches!(walk.next(), Some(Err(Reason::NotFound))));
+        assert!(walk.next().is_none());
+    }
+
+    #[test]
+    fn a_walk_ends_where_no_object_can_lie() {
+        let mut walk = Walk::new("a", |path: &str| Ok((Vec::new(), vec![format!("{path}/a")])));
+        assert!(walk.next().is_none());
+    }
+}

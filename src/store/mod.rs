@@ -1,0 +1,433 @@
+//! A key/value store in a place that others may share: local files, SSH, S3, WebDAV, and what rclone reaches.
+//!
+//! A [`Store`] holds objects, each with a [`Name`] of namespace and key. It is one place with one contract,
+//! whatever the backend ([`StoreUrl`] says which one):
+//!
+//! - **Whole or not at all.** [`store`](Store::store) replaces an object in one step: who loads it
+//!   meanwhile gets the old bytes or the new ones, and an interrupted store leaves the old ones, and
+//!   perhaps a file that is nobody's object. (WebDAV servers and rclone may remove the old ones just
+//!   before, so that there may be nothing in between.)
+//! - **Durable when it returns**, as far as the backend can: local files and the directories that hold
+//!   their names are synced; over SFTP the file is synced when the server can (OpenSSH can); an object
+//!   store answers when it has it.
+//! - **New means new.** [`store_new`](Store::store_new) fails when there is an object already. On local
+//!   files, SFTP and S3 that is one atomic step between any number of clients
+//!   ([`is_exclusive`](Store::is_exclusive) tries it). WebDAV and rclone can only look first.
+//! - **Exact ranges.** [`load_range`](Store::load_range) gives exactly the bytes asked for, or an error.
+//!   A body that ends early is tried again and never returned.
+//! - **A partial listing is an error.** [`list`](Store::list) is lazy and in no promised order, and
+//!   either ends after the last object or with an error. An object that is stored, deleted or moved
+//!   meanwhile may be listed or not. A namespace that nobody has stored to is empty; a store that is not
+//!   there is an error.
+//! - **Not found is said.** [`load`](Store::load), [`info`](Store::info), [`delete`](Store::delete) and
+//!   the moves fail with [`Reason::NotFound`] when there is no such object.
+//! - **Moving** is one step on files; S3 copies and then deletes, so that an interrupted move leaves both
+//!   names. Moves fail when the new name is taken, but look first: two clients that move to one name at
+//!   one time may lose one object.
+//! - **Retries.** What failed for a reason that may pass (no answer in time, a broken connection, the
+//!   codes 429 and 500 to 504) is tried again after growing pauses, [`Retry`] says how often. Whether an
+//!   attempt whose answer was lost had worked is found out: a repeated delete or move does not fail for
+//!   being done, nor a repeated `store_new` for the bytes that it put itself.
+//! - **Errors** name the backend, the object and what to do ([`Error`]). Secrets of the URL are not in them.
+//!
+//! **Levels.** On some backends a directory with very many objects is slow. A namespace can lie at a
+//! nesting level from 0 to [`MAX_LEVEL`]: objects are stored at the level of its [`NamespaceOptions`],
+//! and found there and at the older levels that they list; [`move_to_level`](Store::move_to_level) brings
+//! an object to the current one. Storing removes what an older level holds under the same name.
+//! Interrupted between the two, an object lies at two levels: the current one counts, and a listing shows
+//! it twice.
+//!
+//! **Layout.** An object is a file (or key) `namespace/key`, at level 2 `namespace/ke/y0/key0…`, with the
+//! suffix `.del` when soft-deleted. That is what borgstore writes, and either program reads what the
+//! other wrote.
+//!
+//! The calls block, and may be made from any number of threads; [`Options::at_once`] bounds how many
+//! requests are under way. They must not be made from within an async runtime.
+//!
+//! ```
+//! use treering::store::{Namespace, Options, Store, StoreUrl};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let store = Store::create(&StoreUrl::file(dir.path().join("store"))?, Options::default())?;
+//! let name = Namespace::new("data")?.name("0123abcd")?;
+//! store.store(&name, b"some bytes")?;
+//! assert_eq!(store.load_range(&name, 5, 5)?, b"bytes");
+//!
+//! store.soft_delete(&name)?;
+//! assert!(store.load(&name).unwrap_err().is_not_found());
+//! store.undelete(&name)?;
+//! for item in store.list(name.namespace()) {
+//!     assert_eq!(item?.name, name);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+
+mod backend;
+mod cache;
+mod calls;
+mod error;
+mod items;
+mod kept;
+mod load;
+mod local;
+mod name;
+mod net;
+mod objects;
+mod options;
+mod rclone;
+mod sftp;
+mod statistics;
+mod url;
+
+use backend::{Backend, Content};
+use cache::Cache;
+use calls::Calls;
+use local::Local;
+use name::DELETED;
+use objects::Objects;
+use rclone::Rclone;
+use sftp::Ssh;
+use url::Place;
+
+pub use cache::{CacheMode, CachePolicy};
+pub use calls::{Emulation, Retry};
+pub use error::{Error, Reason};
+pub use items::{Item, Items};
+pub use load::{Algorithm, Span};
+pub use local::{LocalOptions, Permissions, PermissionsError};
+pub use name::{MAX_LEVEL, Name, NameError, Namespace};
+pub use options::{NamespaceOptions, Options};
+pub use statistics::{CacheFigures, Figures, Operation};
+pub use url::{StoreUrl, UrlError};
+
+/// A store that was there when it was opened.
+pub struct Store {
+    url: StoreUrl,
+    backend: Box<dyn Backend>,
+    calls: Calls,
+    namespaces: BTreeMap<Namespace, NamespaceOptions>,
+    max_object: u64,
+    at_once: usize,
+    cache: Option<Cache>,
+}
+
+fn connect(url: &StoreUrl, options: &Options) -> Result<Box<dyn Backend>, Reason> {
+    let local = &options.local;
+    if !matches!(url.place, Place::File(_)) && (local.quota.is_some() || !local.permissions.is_empty()) {
+        return Err(Reason::permanent("quota and permissions exist on local files only; leave them out"));
+    }
+    match &url.place {
+        Place::File(path) => Ok(Box::new(Local::new(path, local.clone()))),
+        Place::S3(place) => Ok(Box::new(Objects::s3(place, options.timeout)?)),
+        Place::WebDav(place) => Ok(Box::new(Objects::webdav(place, options.timeout)?)),
+        Place::Rclone(remote) => Ok(Box::new(Rclone::new(remote, &options.rclone, options.timeout)?)),
+        Place::Sftp(place) => Ok(Box::new(Ssh::new(place, &options.ssh, options.timeout)?)),
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.url).finish()
+    }
+}
+
+impl Store {
+    /// Makes a store at a place where there is nothing, or an empty directory, and opens it.
+    pub fn create(url: &StoreUrl, options: Options) -> Result<Self, Error> {
+        let store = Self::prepare(url, Operation::Create, options)?;
+        store.call(Operation::Create, None, |_| store.backend.create().map(|()| ((), 0)))?;
+        store.opened()
+    }
+
+    /// Opens a store that is there.
+    pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
+        Self::prepare(url, Operation::Open, options)?.opened()
+    }
+
+    fn prepare(url: &StoreUrl, operation: Operation, options: Options) -> Result<Self, Error> {
+        let failed = |url: &StoreUrl, reason| Error::new(url, operation, None, reason);
+        for (namespace, options) in &options.namespaces {
+            if options.older_levels.iter().chain([&options.level]).any(|level| *level > MAX_LEVEL) {
+                let text =
+                    format!("the levels of namespace {namespace} go beyond {MAX_LEVEL}; use smaller ones");
+                return Err(failed(url, Reason::permanent(text)));
+            }
+        }
+        let backend = connect(url, &options).map_err(|reason| failed(url, reason))?;
+        let cache = match &options.cache {
+            None => None,
+            Some(place) => {
+                let policies = options.namespaces.iter().map(|(name, options)| (name.clone(), options.cache));
+                let nearer = Options { local: LocalOptions::default(), ..options.clone() };
+                let cache = connect(place, &nearer).and_then(|backend| Cache::open(backend, policies));
+                Some(cache.map_err(|reason| failed(place, reason))?)
+            }
+        };
+        Ok(Self {
+            url: url.clone(),
+            backend,
+            calls: Calls::new(options.retry, options.emulation, options.at_once),
+            namespaces: options.namespaces,
+            max_object: options.max_object,
+            at_once: options.at_once.max(1),
+            cache,
+        })
+    }
+
+    fn opened(self) -> Result<Self, Error> {
+        self.call(Operation::Open, None, |_| self.backend.check().map(|()| ((), 0)))?;
+        Ok(self)
+    }
+
+    /// Removes the store and everything that lies at its place, soft-deleted objects and foreign files
+    /// included.
+    pub fn destroy(self) -> Result<(), Error> {
+        self.call(Operation::Destroy, None, |attempt| match self.backend.destroy() {
+            Err(Reason::NoStore) if attempt > 1 => Ok(((), 0)),
+            result => result.map(|()| ((), 0)),
+        })
+    }
+
+    /// Where the store is.
+    pub fn url(&self) -> &StoreUrl {
+        &self.url
+    }
+
+    /// Whether [`store_new`](Self::store_new) is one atomic step, also between processes.
+    ///
+    /// Where the backend should be able to, this tries it with an object of its own in `namespace`: there are
+    /// S3 servers that ignore the condition and replace.
+    pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
+        if !self.call(Operation::Open, None, |_| Ok((self.backend.is_exclusive()?, 0)))? {
+            return Ok(false);
+        }
+        let failed = |reason| Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason);
+        let key = format!("{}.probe", net::random().map_err(failed)?);
+        let name = namespace.name(&key).map_err(|error| failed(Reason::permanent(error)))?;
+        self.store_new(&name, b"first")?;
+        let second = self.store_new(&name, b"second");
+        self.delete(&name)?;
+        match second {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_exists() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What `operation` has cost so far.
+    pub fn figures(&self, operation: Operation) -> Figures {
+        self.calls.counters.figures(operation)
+    }
+
+    /// What the cache has done so far.
+    pub fn cache_figures(&self) -> CacheFigures {
+        self.cache.as_ref().map_or_else(CacheFigures::default, |cache| cache.counters().figures())
+    }
+
+    /// The objects of `namespace` that are not deleted, in no promised order.
+    pub fn list(&self, namespace: &Namespace) -> Items<'_> {
+        Items::new(self, namespace, false)
+    }
+
+    /// The objects of `namespace`, soft-deleted ones too.
+    pub fn list_with_deleted(&self, namespace: &Namespace) -> Items<'_> {
+        Items::new(self, namespace, true)
+    }
+
+    /// Stores `bytes`, replacing what the name held.
+    pub fn store(&self, name: &Name, bytes: &[u8]) -> Result<(), Error> {
+        self.put(name, &Content::Bytes(bytes), false)
+    }
+
+    /// Stores `bytes` under a name that no object has.
+    pub fn store_new(&self, name: &Name, bytes: &[u8]) -> Result<(), Error> {
+        self.put(name, &Content::Bytes(bytes), true)
+    }
+
+    /// Stores the content of `file`, replacing what the name held. Memory is bounded by a few pieces of
+    /// 16 MiB, except with WebDAV, which takes the whole content at once.
+    pub fn store_file(&self, name: &Name, file: &File) -> Result<(), Error> {
+        let size = file.metadata().map_err(|error| self.error(Operation::Store, name, error.into()))?.len();
+        self.put(name, &Content::File { file, size }, false)
+    }
+
+    fn put(&self, name: &Name, content: &Content<'_>, new: bool) -> Result<(), Error> {
+        let path = self.path(Operation::Store, name)?;
+        let older = self.older_paths(name);
+        if new {
+            for path in &older {
+                if self.exists(name, path)? {
+                    return Err(self.error(Operation::Store, name, Reason::Exists));
+                }
+            }
+        }
+        let done = ((), content.size());
+        self.call(Operation::Store, Some(name), |attempt| match self.backend.store(&path, content, new) {
+            Ok(()) => Ok(done),
+            Err(Reason::Exists) if attempt > 1 => {
+                // Perhaps the attempt before this one did it, and only its answer was lost.
+                match self.backend.load(&path, None, content.size()) {
+                    Ok(held) if content.equals(&held)? => Ok(done),
+                    Err(reason) if reason.is_temporary() => Err(reason),
+                    _ => Err(Reason::Exists),
+                }
+            }
+            Err(reason) => Err(reason),
+        })?;
+        if let Some(cache) = &self.cache {
+            cache.store(name.namespace(), &path, content);
+        }
+        for path in &older {
+            self.remove(name, path)?;
+        }
+        Ok(())
+    }
+
+    /// Size and time of the object.
+    pub fn info(&self, name: &Name) -> Result<Item, Error> {
+        let entry =
+            self.at_levels(Operation::Info, name, |path, _| self.backend.info(path).map(|entry| (entry, 0)))?;
+        Ok(Item { name: name.clone(), size: entry.size, modified: entry.modified })
+    }
+
+    /// Removes the object at once. [`soft_delete`](Self::soft_delete) is the kind that can be taken back.
+    pub fn delete(&self, name: &Name) -> Result<(), Error> {
+        let mut found = false;
+        for path in self.paths(Operation::Delete, name)? {
+            found |= self.remove(name, &path)?;
+        }
+        if found { Ok(()) } else { Err(self.error(Operation::Delete, name, Reason::NotFound)) }
+    }
+
+    /// Hides the object: it has the same name with the suffix `.del` until it is undeleted, deleted or
+    /// soft-deleted again.
+    pub fn soft_delete(&self, name: &Name) -> Result<(), Error> {
+        self.relocate(&name.live(), |path| Some(format!("{path}{DELETED}")))
+    }
+
+    /// Takes a soft deletion back. Fails when an object of that name was stored since.
+    pub fn undelete(&self, name: &Name) -> Result<(), Error> {
+        self.expect_free(&name.live())?;
+        self.relocate(&name.deleted(), |path| path.strip_suffix(DELETED).map(str::to_owned))
+    }
+
+    /// Gives the object another name, at the current level of its namespace. Fails when the new name is
+    /// taken.
+    pub fn rename(&self, name: &Name, new: &Name) -> Result<(), Error> {
+        let path = self.path(Operation::Move, new)?;
+        self.expect_free(new)?;
+        self.relocate(name, |_| Some(path.clone()))
+    }
+
+    /// Brings the object from an older level to the current one; nothing happens when it is there.
+    pub fn move_to_level(&self, name: &Name) -> Result<(), Error> {
+        let path = self.path(Operation::Move, name)?;
+        if self.exists(name, &path)? {
+            return Ok(());
+        }
+        self.relocate(name, |_| Some(path.clone()))
+    }
+
+    /// Renames the object, from the level where it is found, to what `target` makes of its path.
+    fn relocate(&self, name: &Name, target: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+        self.at_levels(Operation::Move, name, |path, attempt| {
+            let Some(target) = target(path).filter(|target| target != path) else {
+                return Err(Reason::NotFound);
+            };
+            match self.backend.rename(path, &target) {
+                Err(Reason::NotFound) if attempt > 1 && self.backend.info(&target).is_ok() => Ok(((), 0)),
+                result => result.map(|()| ((), 0)),
+            }
+        })?;
+        if let (Some(cache), Ok(path)) = (&self.cache, self.path(Operation::Move, name)) {
+            cache.delete(name.namespace(), &path);
+        }
+        Ok(())
+    }
+
+    /// Whether there was an object at `path` to remove.
+    fn remove(&self, name: &Name, path: &str) -> Result<bool, Error> {
+        if let Some(cache) = &self.cache {
+            cache.delete(name.namespace(), path);
+        }
+        self.call(Operation::Delete, Some(name), |attempt| match self.backend.delete(path) {
+            Ok(()) => Ok((true, 0)),
+            Err(Reason::NotFound) => Ok((attempt > 1, 0)),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    fn exists(&self, name: &Name, path: &str) -> Result<bool, Error> {
+        self.call(Operation::Info, Some(name), |_| match self.backend.info(path) {
+            Ok(_) => Ok((true, 0)),
+            Err(Reason::NotFound) => Ok((false, 0)),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    fn expect_free(&self, name: &Name) -> Result<(), Error> {
+        for path in self.paths(Operation::Move, name)? {
+            if self.exists(name, &path)? {
+                return Err(self.error(Operation::Move, name, Reason::Exists));
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, operation: Operation, name: &Name, reason: Reason) -> Error {
+        Error::new(&self.url, operation, Some(name.to_string()), reason)
+    }
+
+    fn call<T>(
+        &self,
+        operation: Operation,
+        name: Option<&Name>,
+        attempt: impl FnMut(u32) -> Result<(T, u64), Reason>,
+    ) -> Result<T, Error> {
+        self.calls.run(operation, attempt).map_err(|(reason, attempts)| {
+            Error::new(&self.url, operation, name.map(Name::to_string), reason).after(attempts)
+        })
+    }
+
+    /// Makes the call at the current level, and while the object is not found, at the older ones.
+    fn at_levels<T>(
+        &self,
+        operation: Operation,
+        name: &Name,
+        mut attempt: impl FnMut(&str, u32) -> Result<(T, u64), Reason>,
+    ) -> Result<T, Error> {
+        for path in self.paths(operation, name)? {
+            match self.call(operation, Some(name), |number| attempt(&path, number)) {
+                Err(error) if error.is_not_found() => {}
+                result => return result,
+            }
+        }
+        Err(self.error(operation, name, Reason::NotFound))
+    }
+
+    /// Where the object is stored.
+    fn path(&self, operation: Operation, name: &Name) -> Result<String, Error> {
+        let level = self.namespaces.get(name.namespace()).map_or(0, |options| options.level);
+        name.path(level).map_err(|error| self.error(operation, name, Reason::permanent(error)))
+    }
+
+    /// Where else it may lie. A key too short for a level cannot lie there.
+    fn older_paths(&self, name: &Name) -> Vec<String> {
+        let options = self.namespaces.get(name.namespace());
+        let levels = options.map_or(&[][..], |options| &options.older_levels);
+        let current = options.map_or(0, |options| options.level);
+        levels.iter().filter(|&&level| level != current).filter_map(|&level| name.path(level).ok()).collect()
+    }
+
+    fn paths(&self, operation: Operation, name: &Name) -> Result<Vec<String>, Error> {
+        let mut paths = vec![self.path(operation, name)?];
+        paths.append(&mut self.older_paths(name));
+        Ok(paths)
+    }
+}

@@ -1,0 +1,58 @@
+//! What the backends beyond this machine share: where their waiting is done, their connections, and what
+//! they show of the errors that come back.
+
+use reqwest::{Client, ClientBuilder};
+use tokio::runtime::Runtime;
+
+use super::error::Reason;
+
+/// The slowest sending that is waited for, in bytes a second.
+pub(super) const SLOWEST: u64 = 64 << 10;
+/// How much of an error's body is shown.
+const SHOWN: usize = 300;
+
+/// Runs what a backend waits for; it has threads of its own for the connections.
+pub(super) fn runtime() -> Result<Runtime, Reason> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// Connections of HTTP, with the one implementation of TLS that is built in.
+pub(super) fn client() -> ClientBuilder {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Lost only against another thread that does the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    Client::builder()
+}
+
+/// Sixteen hexadecimal digits that nobody else has, for a name.
+pub(super) fn random() -> Result<String, Reason> {
+    let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
+    Ok(format!("{random:016x}"))
+}
+
+/// Text that comes from elsewhere, cut to what can be shown, on one line and without control characters.
+pub(super) fn shorten(text: &str) -> String {
+    let plain = text.trim().replace(char::is_control, " ");
+    match plain.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &plain[..end]),
+        None => plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_server_is_short_and_has_no_control_characters() {
+        assert_eq!(shorten("no\u{1b}[31m\nway"), "no [31m way");
+        assert_eq!(shorten("plain"), "plain");
+        assert!(shorten(&"é".repeat(10_000)).chars().count() <= SHOWN + 1);
+    }
+
+    #[test]
+    fn no_two_random_names_are_equal() {
+        assert_ne!(random().unwrap(), random().unwrap());
+    }
+}

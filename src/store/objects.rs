@@ -1,0 +1,468 @@
+//! S3 and WebDAV, through OpenDAL.
+//!
+//! OpenDAL speaks the protocols and signs. What is done here:
+//!
+//! - Paths get the root of the store here, and lose it here, because OpenDAL's own way to do that panics
+//!   when a server lists a name from elsewhere.
+//! - WebDAV has no atomic put: an object is put under a name that ends in `.tmp` and moved. S3 puts are
+//!   atomic, and larger ones go in parts, several at once.
+//! - Each wait has a limit, on the answer and on each further piece of a body, so that a large object may
+//!   take long but a silent server may not.
+//! - A status that every service should treat alike (401, 429, 5xx, a range answered with the whole)
+//!   becomes an error at the transport.
+
+use std::future::Future;
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+
+use futures_util::{StreamExt, TryStreamExt};
+use http::header::RANGE;
+use http::{Request, Response, StatusCode};
+use opendal::{
+    Buffer, Entry as Listed, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Lister, Operator,
+    services,
+};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use tokio::runtime::Runtime;
+
+use super::backend::{Backend, Content, Entries, Entry, Walk};
+use super::error::Reason;
+use super::net::{SLOWEST, client, random, runtime, shorten};
+use super::url::{Credentials, S3, WebDav};
+
+const PIECE: usize = 16 << 20;
+const PIECES_AT_ONCE: usize = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    S3,
+    WebDav,
+}
+
+pub(super) struct Objects {
+    runtime: Runtime,
+    operator: Operator,
+    protocol: Protocol,
+    root: String,
+    timeout: Duration,
+}
+
+impl Objects {
+    pub fn s3(place: &S3, timeout: Duration) -> Result<Self, Reason> {
+        let mut builder = services::S3::default().bucket(&place.bucket);
+        if let Some(endpoint) = &place.endpoint {
+            builder = builder.endpoint(endpoint);
+        }
+        if let Some(region) = &place.region {
+            builder = builder.region(region);
+        }
+        if place.virtual_host {
+            builder = builder.enable_virtual_host_style();
+        }
+        builder = match &place.credentials {
+            Credentials::Environment => builder,
+            Credentials::Profile(profile) => builder.profile(profile),
+            Credentials::Key { id, secret } => {
+                builder.access_key_id(id).secret_access_key(secret).disable_config_load()
+            }
+        };
+        let operator = Operator::new(builder).map_err(reason)?;
+        Self::new(operator, Protocol::S3, &place.path, timeout)
+    }
+
+    pub fn webdav(place: &WebDav, timeout: Duration) -> Result<Self, Reason> {
+        let mut builder = services::Webdav::default().endpoint(&place.endpoint).disable_create_dir(true);
+        if let Some(user) = &place.user {
+            builder = builder.username(user).password(place.password.as_deref().unwrap_or_default());
+        }
+        let operator = Operator::new(builder).map_err(reason)?;
+        Self::new(operator, Protocol::WebDav, &place.path, timeout)
+    }
+
+    fn new(operator: Operator, protocol: Protocol, root: &str, timeout: Duration) -> Result<Self, Reason> {
+        let client = client().connect_timeout(timeout).build().map_err(Reason::permanent)?;
+        let transport = HttpTransporter::new(Transport(ReqwestTransport::new(client)));
+        let context = operator.context().with_http_transport(transport);
+        let root = root.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        if root.split('/').any(|part| matches!(part, "." | "..")) {
+            return Err(Reason::permanent(
+                "a path with . or .. cannot be the root of a store; write it without",
+            ));
+        }
+        Ok(Self { runtime: runtime()?, operator: operator.with_context(context), protocol, root, timeout })
+    }
+
+    /// The path of an object for the server.
+    fn full(&self, path: &str) -> String {
+        if self.root.is_empty() { path.into() } else { format!("{}/{path}", self.root) }
+    }
+
+    /// The path of a directory for the server; the root of the store when `path` is empty.
+    fn directory(&self, path: &str) -> String {
+        match (self.root.as_str(), path) {
+            ("", "") => "/".into(),
+            (root, "") => format!("{root}/"),
+            _ => format!("{}/", self.full(path)),
+        }
+    }
+
+    /// What the server listed, relative to the root of the store.
+    fn entry(&self, listed: Listed) -> Result<Entry, Reason> {
+        let path = match self.root.as_str() {
+            "" => Some(listed.path()),
+            root => listed.path().strip_prefix(root).and_then(|path| path.strip_prefix('/')),
+        };
+        let Some(path) = path else {
+            let path = listed.path();
+            return Err(Reason::permanent(format!("the server listed {path:?}, which lies elsewhere")));
+        };
+        let metadata = listed.metadata();
+        Ok(Entry {
+            path: path.into(),
+            size: metadata.content_length(),
+            modified: metadata.last_modified().map(SystemTime::from),
+        })
+    }
+
+    fn wait<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Reason> {
+        self.runtime.block_on(within(self.timeout, future))
+    }
+
+    /// As [`wait`](Self::wait), for a request that sends `bytes`.
+    async fn sending<T>(
+        &self,
+        bytes: u64,
+        future: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Reason> {
+        within(self.timeout.saturating_add(Duration::from_secs(bytes / SLOWEST)), future).await
+    }
+
+    async fn read(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason> {
+        let reader = within(self.timeout, self.operator.reader(path)).await?;
+        let mut stream = match range {
+            Some(range) => within(self.timeout, reader.into_stream(range)).await?,
+            None => within(self.timeout, reader.into_stream(..)).await?,
+        };
+        let mut bytes = Vec::new();
+        while let Some(piece) = within(self.timeout, stream.try_next()).await? {
+            if (bytes.len() as u64).saturating_add(piece.len() as u64) > limit {
+                return Err(Reason::TooLarge { limit });
+            }
+            for part in piece {
+                bytes.extend_from_slice(&part);
+            }
+        }
+        Ok(bytes)
+    }
+
+    async fn write(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
+        let mut writer = within(
+            self.timeout,
+            self.operator.writer_with(path).chunk(PIECE).concurrent(PIECES_AT_ONCE).if_not_exists(new),
+        )
+        .await?;
+        let unsent = (PIECE * PIECES_AT_ONCE) as u64;
+        let sent = async {
+            for piece in content.pieces(PIECE) {
+                self.sending(unsent, writer.write(piece?)).await?;
+            }
+            self.sending(unsent, writer.close()).await
+        }
+        .await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(reason) => {
+                // Parts that nobody completes would be kept, and paid for.
+                let _ = within(self.timeout, writer.abort()).await;
+                Err(reason)
+            }
+        }
+    }
+
+    /// Puts the object under a name of nobody, then moves it.
+    async fn put_and_move(&self, path: &str, content: &Content<'_>) -> Result<(), Reason> {
+        let temporary = format!("{path}.{}.tmp", random()?);
+        let pieces = content.pieces(PIECE).map(|piece| piece.map(Buffer::from));
+        let body: Buffer = pieces.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let size = content.size();
+        let stored = async {
+            match self.sending(size, self.operator.write(&temporary, body.clone())).await {
+                // The directory may be missing, for which servers have several codes.
+                Err(reason) if !reason.is_temporary() => {
+                    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+                    within(self.timeout, self.operator.create_dir(&format!("{directory}/"))).await?;
+                    self.sending(size, self.operator.write(&temporary, body)).await?;
+                }
+                result => drop(result?),
+            }
+            within(self.timeout, self.operator.rename(&temporary, path)).await
+        }
+        .await;
+        // A server that does not answer will not answer this, either.
+        if stored.as_ref().is_err_and(|reason| !matches!(reason, Reason::TimedOut(_))) {
+            let _ = within(self.timeout, self.operator.delete(&temporary)).await;
+        }
+        stored
+    }
+
+    fn stat(&self, path: &str) -> Result<Entry, Reason> {
+        let metadata = self.wait(self.operator.stat(&self.full(path)))?;
+        if !metadata.is_file() {
+            return Err(Reason::NotFound);
+        }
+        let modified = metadata.last_modified().map(SystemTime::from);
+        Ok(Entry { path: path.into(), size: metadata.content_length(), modified })
+    }
+
+    /// Up to two things at the root of the store. On WebDAV the first is the directory itself.
+    fn top(&self) -> Result<Vec<Listed>, Reason> {
+        self.wait(async {
+            let lister = self.operator.lister_with(&self.directory("")).limit(2).await?;
+            lister.take(2).try_collect().await
+        })
+    }
+
+    fn read_directory(&self, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
+        let directory = self.directory(path);
+        let listed = self.wait(self.operator.list_with(&directory).into_future())?;
+        if listed.is_empty() {
+            // Nothing, not even the directory itself: that is well only as long as the store is there.
+            self.check()?;
+        }
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        for listed in listed {
+            if listed.path() == directory {
+                continue;
+            }
+            let is_directory = listed.metadata().is_dir();
+            let entry = self.entry(listed)?;
+            let name =
+                entry.path.strip_prefix(path).and_then(|name| name.strip_prefix('/')).unwrap_or_default();
+            if !is_directory {
+                files.push(entry);
+            } else if matches!(name.split_once('/'), Some((name, "")) if !name.is_empty()) {
+                // Only a real child: so no answer can lead back up, and the walk ends.
+                directories.push(entry.path.trim_end_matches('/').to_owned());
+            }
+        }
+        Ok((files, directories))
+    }
+}
+
+impl Backend for Objects {
+    fn create(&self) -> Result<(), Reason> {
+        let (root, top) = (self.directory(""), self.top()?);
+        if !top.iter().all(|listed| listed.path() == root) {
+            return Err(Reason::NotEmpty);
+        }
+        match self.protocol {
+            Protocol::WebDav if top.is_empty() => self.wait(self.operator.create_dir(&root)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check(&self) -> Result<(), Reason> {
+        // An object store has no directories: a store without objects is there when the bucket is.
+        match self.top()?.is_empty() && self.protocol == Protocol::WebDav {
+            true => Err(Reason::NoStore),
+            false => Ok(()),
+        }
+    }
+
+    fn destroy(&self) -> Result<(), Reason> {
+        self.check()?;
+        let root = self.directory("");
+        match self.protocol {
+            Protocol::S3 => self
+                .runtime
+                .block_on(self.operator.delete_with(&root).recursive(true).into_future())
+                .map_err(reason),
+            Protocol::WebDav => self.wait(self.operator.delete(&root)),
+        }
+    }
+
+    fn list<'a>(&'a self, directory: &str) -> Entries<'a> {
+        match self.protocol {
+            Protocol::S3 => Box::new(Keys {
+                objects: self,
+                directory: self.directory(directory),
+                lister: None,
+                last: None,
+            }),
+            Protocol::WebDav => Box::new(Walk::new(directory, |path: &str| self.read_directory(path))),
+        }
+    }
+
+    fn load(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason> {
+        let full = self.full(path);
+        let Some(range) = range else {
+            return self.runtime.block_on(self.read(&full, None, limit));
+        };
+        let (offset, size) = (range.start, range.end - range.start);
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let out_of_range = Reason::OutOfRange { offset, size };
+        match self.runtime.block_on(self.read(&full, Some(range.clone()), size)) {
+            Ok(bytes) if bytes.len() as u64 == size => Ok(bytes),
+            Ok(_) => Err(out_of_range),
+            // Servers differ in how they refuse a range that begins behind the end.
+            Err(Reason::Failed { temporary: false, .. }) if self.stat(path)?.size < range.end => {
+                Err(out_of_range)
+            }
+            Err(reason) => Err(reason),
+        }
+    }
+
+    fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
+        match self.protocol {
+            Protocol::S3 => self.runtime.block_on(self.write(&self.full(path), content, new)),
+            Protocol::WebDav => {
+                if new && !matches!(self.stat(path), Err(Reason::NotFound)) {
+                    self.stat(path)?;
+                    return Err(Reason::Exists);
+                }
+                self.runtime.block_on(self.put_and_move(&self.full(path), content))
+            }
+        }
+    }
+
+    fn info(&self, path: &str) -> Result<Entry, Reason> {
+        self.stat(path)
+    }
+
+    fn delete(&self, path: &str) -> Result<(), Reason> {
+        // To delete what is not there succeeds on the server.
+        self.stat(path)?;
+        self.wait(self.operator.delete(&self.full(path)))
+    }
+
+    fn rename(&self, path: &str, to: &str) -> Result<(), Reason> {
+        let (from, to) = (self.full(path), self.full(to));
+        match self.protocol {
+            Protocol::S3 => {
+                let size = self.stat(path)?.size;
+                self.runtime.block_on(self.sending(size, self.operator.copy(&from, &to)))?;
+                self.wait(self.operator.delete(&from))
+            }
+            Protocol::WebDav => self.wait(self.operator.rename(&from, &to)),
+        }
+    }
+
+    fn is_exclusive(&self) -> Result<bool, Reason> {
+        Ok(self.protocol == Protocol::S3)
+    }
+}
+
+/// All keys below a directory, in the order of S3, which lets a broken listing go on behind the last key.
+struct Keys<'a> {
+    objects: &'a Objects,
+    directory: String,
+    lister: Option<Lister>,
+    last: Option<String>,
+}
+
+impl Keys<'_> {
+    fn step(&mut self) -> Result<Option<Entry>, Reason> {
+        let objects = self.objects;
+        loop {
+            let lister = match &mut self.lister {
+                Some(lister) => lister,
+                none => {
+                    let mut listing = objects.operator.lister_with(&self.directory).recursive(true);
+                    if let Some(last) = &self.last {
+                        listing = listing.start_after(last);
+                    }
+                    none.insert(objects.wait(listing.into_future())?)
+                }
+            };
+            let Some(listed) = objects.wait(lister.try_next())? else {
+                return Ok(None);
+            };
+            self.last = Some(listed.path().to_owned());
+            if listed.metadata().is_file() {
+                return objects.entry(listed).map(Some);
+            }
+        }
+    }
+}
+
+impl Iterator for Keys<'_> {
+    type Item = Result<Entry, Reason>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step();
+        if step.is_err() {
+            self.lister = None;
+        }
+        step.transpose()
+    }
+}
+
+/// Waits for an answer, but not for longer than `limit`.
+async fn within<T>(limit: Duration, future: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Reason> {
+    match tokio::time::timeout(limit, future.into_future()).await {
+        Ok(result) => result.map_err(reason),
+        Err(_) => Err(Reason::TimedOut(limit)),
+    }
+}
+
+/// An error of OpenDAL in few words: its own text repeats all headers.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Refusal {
+    text: String,
+    source: Error,
+}
+
+fn reason(error: Error) -> Reason {
+    match error.kind() {
+        ErrorKind::NotFound => return Reason::NotFound,
+        ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists => return Reason::Exists,
+        ErrorKind::ConfigInvalid if error.message().contains("NoSuchBucket") => return Reason::NoStore,
+        _ => {}
+    }
+    let mut text = match error.message().trim() {
+        "" => error.kind().to_string(),
+        message => shorten(message),
+    };
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    let (denied, temporary) = (error.kind() == ErrorKind::PermissionDenied, error.is_temporary());
+    let refusal = Box::new(Refusal { text, source: error });
+    match denied {
+        true => Reason::Denied(refusal),
+        false => Reason::Failed { temporary, source: refusal },
+    }
+}
+
+/// The connections, with the errors that every service should see alike.
+struct Transport(ReqwestTransport);
+
+impl HttpTransport for Transport {
+    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        let ranged = request.headers().contains_key(RANGE);
+        let response = self.0.fetch(request).await?;
+        let status = response.status();
+        let (kind, temporary) = match status {
+            StatusCode::OK if ranged => {
+                let text = "the server answers a range with the whole object; it cannot be used for a store";
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            StatusCode::UNAUTHORIZED => (ErrorKind::PermissionDenied, false),
+            StatusCode::TOO_MANY_REQUESTS => (ErrorKind::RateLimited, true),
+            StatusCode::NOT_IMPLEMENTED => (ErrorKind::Unsupported, false),
+            _ if status.is_server_error() => (ErrorKind::Unexpected, true),
+            _ => return Ok(response),
+        };
+        // The body may say more, but it is an error without it, too.
+        let body = response.into_body().to_buffer().await.unwrap_or_default();
+        let said = String::from_utf8_lossy(&body.to_vec()).into_owned();
+        let error =
+            Error::new(kind, format!("HTTP status {status} {}", shorten(said.trim())).trim_end().to_owned());
+        Err(if temporary { error.set_temporary() } else { error })
+    }
+}

@@ -1,0 +1,364 @@
+//! Where a store is: the URLs.
+//!
+//! | URL | backend |
+//! |---|---|
+//! | `file:///path` | local files |
+//! | `sftp://[user@]host[:port]/path` | files on an SSH server; `/path` is relative to the home directory, `//path` is absolute |
+//! | `s3:[profile@\|key:secret@][http(s)://host[:port]]/bucket/path[?region=R&style=path\|virtual]` | S3: AWS without a host, else MinIO, Garage, Ceph, … |
+//! | `webdav://[user:password@]host[:port]/path`, `webdavs://…` | WebDAV over HTTP, HTTPS |
+//! | `rclone:remote:path` | whatever the program `rclone` is configured to reach |
+//!
+//! These are borgstore's forms, with the query of `s3:` and `webdav:` added. User names, passwords,
+//! secrets and paths are percent-decoded, except in `rclone:`, which is passed on as it is. Without a
+//! key, S3 credentials come from where AWS tools find theirs (environment, profile, instance). Without a
+//! region it is that of `AWS_REGION` for AWS, and `us-east-1` for others (Garage wants `region=garage`).
+//! `b2:` is another spelling of `s3:`. Printing a [`StoreUrl`] shows no password and no secret.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+
+/// The URL of a store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl {
+    shown: String,
+    pub(super) place: Place,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    File(PathBuf),
+    Sftp(Sftp),
+    S3(S3),
+    WebDav(WebDav),
+    Rclone(String),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Sftp {
+    pub user: Option<String>,
+    pub host: String,
+    pub port: Option<u16>,
+    pub path: String,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct S3 {
+    pub credentials: Credentials,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub virtual_host: bool,
+    pub bucket: String,
+    pub path: String,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Credentials {
+    Environment,
+    Profile(String),
+    Key { id: String, secret: String },
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct WebDav {
+    pub endpoint: String,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub path: String,
+}
+
+/// Why text is not the URL of a store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Not one of the schemes.
+    #[error(
+        "no backend for such a URL; expected file:///PATH, sftp://, s3:, webdav://, webdavs:// or rclone:REMOTE:PATH"
+    )]
+    Scheme,
+    /// The rest is not as the scheme wants it.
+    #[error("expected {0}")]
+    Form(&'static str),
+    /// A port is not a number from 1 to 65535.
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
+    /// Percent-encoding that is not UTF-8, or holds a NUL.
+    #[error("percent-encoding is not text")]
+    Encoding,
+    /// A setting behind `?` that does not exist, or a value that it does not have.
+    #[error("unknown setting {0:?}; an s3: URL takes region=REGION and style=path or style=virtual")]
+    Setting(String),
+}
+
+const SFTP_FORM: &str = "sftp://[USER@]HOST[:PORT]/PATH";
+const S3_FORM: &str =
+    "s3:[PROFILE@|KEY:SECRET@][http(s)://HOST[:PORT]]/BUCKET/PATH[?region=R&style=path|virtual]";
+const WEBDAV_FORM: &str = "webdav(s)://[USER:PASSWORD@]HOST[:PORT]/PATH";
+
+impl StoreUrl {
+    /// The URL of local files below `path`, which must be absolute.
+    pub fn file(path: impl Into<PathBuf>) -> Result<Self, UrlError> {
+        let path = path.into();
+        if !path.is_absolute() {
+            return Err(UrlError::Form("file:///PATH with an absolute path"));
+        }
+        Ok(Self { shown: format!("file://{}", path.display()), place: Place::File(path) })
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let (scheme, rest) = text.split_once(':').ok_or(UrlError::Scheme)?;
+        let authority = |form| rest.strip_prefix("//").ok_or(UrlError::Form(form));
+        match scheme {
+            "file" => Self::file(decode(authority("file:///PATH")?)?),
+            "sftp" => parse_sftp(authority(SFTP_FORM)?),
+            "s3" | "b2" => parse_s3(scheme, rest),
+            "webdav" => parse_webdav(scheme, "http", authority(WEBDAV_FORM)?),
+            "webdavs" => parse_webdav(scheme, "https", authority(WEBDAV_FORM)?),
+            "rclone" if rest.contains(':') => {
+                Ok(Self { shown: text.into(), place: Place::Rclone(rest.into()) })
+            }
+            "rclone" => Err(UrlError::Form("rclone:REMOTE:PATH")),
+            _ => Err(UrlError::Scheme),
+        }
+    }
+}
+
+fn parse_sftp(rest: &str) -> Result<StoreUrl, UrlError> {
+    let (authority, path) = rest.split_once('/').ok_or(UrlError::Form(SFTP_FORM))?;
+    let (user, host) = match authority.rsplit_once('@') {
+        Some((user, host)) => (Some(decode(user)?), host),
+        None => (None, authority),
+    };
+    let (host, port) = split_port(host)?;
+    // ssh takes what begins with a dash for an option.
+    let option = |text: &str| text.is_empty() || text.starts_with('-');
+    if option(&host) || user.as_deref().is_some_and(option) || path.is_empty() {
+        return Err(UrlError::Form(SFTP_FORM));
+    }
+    Ok(StoreUrl {
+        shown: format!("sftp://{rest}"),
+        place: Place::Sftp(Sftp { user, host, port, path: decode(path)? }),
+    })
+}
+
+fn parse_s3(scheme: &str, rest: &str) -> Result<StoreUrl, UrlError> {
+    let form = UrlError::Form(S3_FORM);
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // A secret may hold a slash, and so may the path hold an @: the credentials end at the first @ that
+    // is followed by what can follow them.
+    let at = rest.match_indices('@').map(|(at, _)| at).find(|&at| {
+        ["/", "http://", "https://"].iter().any(|start| rest[at + 1..].starts_with(start))
+            && !rest.starts_with('/')
+    });
+    let (credentials, place) = match at {
+        None => (Credentials::Environment, rest),
+        Some(at) => {
+            let credentials = match rest[..at].split_once(':') {
+                Some((id, secret)) if !id.is_empty() && !secret.is_empty() => {
+                    Credentials::Key { id: decode(id)?, secret: decode(secret)? }
+                }
+                None if at > 0 => Credentials::Profile(rest[..at].into()),
+                _ => return Err(form),
+            };
+            (credentials, &rest[at + 1..])
+        }
+    };
+    let (endpoint, path) = match place.split_once("://") {
+        Some((protocol @ ("http" | "https"), place)) => {
+            let (host, path) = place.split_once('/').ok_or(form.clone())?;
+            let (name, _) = split_port(host)?;
+            if name.is_empty() {
+                return Err(form);
+            }
+            (Some(format!("{protocol}://{host}")), path)
+        }
+        _ => (None, place.strip_prefix('/').ok_or(form.clone())?),
+    };
+    let (bucket, path) = path.split_once('/').ok_or(form.clone())?;
+    let path = decode(path)?;
+    if bucket.is_empty() || path.trim_matches('/').is_empty() {
+        return Err(form);
+    }
+    let mut region = endpoint.is_some().then(|| "us-east-1".to_owned());
+    let mut virtual_host = endpoint.is_none();
+    for setting in query.split('&').filter(|setting| !setting.is_empty()) {
+        match setting.split_once('=') {
+            Some(("region", value)) if !value.is_empty() => region = Some(decode(value)?),
+            Some(("style", "path")) => virtual_host = false,
+            Some(("style", "virtual")) => virtual_host = true,
+            _ => return Err(UrlError::Setting(setting.into())),
+        }
+    }
+    let shown_endpoint = endpoint.as_deref().unwrap_or_default();
+    Ok(StoreUrl {
+        shown: format!("{scheme}:{shown_endpoint}/{bucket}/{path}"),
+        place: Place::S3(S3 { credentials, endpoint, region, virtual_host, bucket: bucket.into(), path }),
+    })
+}
+
+fn parse_webdav(scheme: &str, protocol: &str, rest: &str) -> Result<StoreUrl, UrlError> {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (login, host) = match authority.rsplit_once('@') {
+        Some((login, host)) => (Some(login), host),
+        None => (None, authority),
+    };
+    if split_port(host)?.0.is_empty() {
+        return Err(UrlError::Form(WEBDAV_FORM));
+    }
+    let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+        Some((user, password)) => (Some(decode(user)?), Some(decode(password)?)),
+        None => (None, None),
+    };
+    Ok(StoreUrl {
+        shown: format!("{scheme}://{host}/{path}"),
+        place: Place::WebDav(WebDav {
+            endpoint: format!("{protocol}://{host}"),
+            user,
+            password,
+            path: decode(path)?,
+        }),
+    })
+}
+
+/// The host, and the port when one is given; an IPv6 address is in brackets.
+fn split_port(host: &str) -> Result<(String, Option<u16>), UrlError> {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => (address, None),
+        Some((address, port)) => (address, Some(port.strip_prefix(':').ok_or(UrlError::Port)?)),
+        None => match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, None),
+        },
+    };
+    let port = match port {
+        None => None,
+        Some(port) => Some(port.parse().ok().filter(|&port| port != 0).ok_or(UrlError::Port)?),
+    };
+    Ok((name.into(), port))
+}
+
+fn decode(text: &str) -> Result<String, UrlError> {
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| UrlError::Encoding)?;
+    if text.contains('\0') {
+        return Err(UrlError::Encoding);
+    }
+    Ok(text.into_owned())
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.shown)
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.shown, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn s3(text: &str) -> S3 {
+        match text.parse::<StoreUrl>().unwrap().place {
+            Place::S3(s3) => s3,
+            _ => panic!("{text} is not S3"),
+        }
+    }
+
+    #[test]
+    fn takes_the_forms_of_s3() {
+        let aws = s3("s3:/bucket/some/path");
+        assert!(aws.credentials == Credentials::Environment && aws.endpoint.is_none() && aws.virtual_host);
+        assert_eq!((aws.bucket.as_str(), aws.path.as_str(), aws.region), ("bucket", "some/path", None));
+
+        let key = s3("s3:AK:se%2Fc/r@et@https://minio.example:9000/bucket/p@th?region=garage&style=virtual");
+        assert!(key.credentials == Credentials::Key { id: "AK".into(), secret: "se/c/r@et".into() });
+        assert_eq!(key.endpoint.as_deref(), Some("https://minio.example:9000"));
+        assert_eq!(
+            (key.path.as_str(), key.region.as_deref(), key.virtual_host),
+            ("p@th", Some("garage"), true)
+        );
+
+        let profile = s3("b2:work@http://localhost/bucket/p");
+        assert!(profile.credentials == Credentials::Profile("work".into()) && !profile.virtual_host);
+        assert_eq!(profile.region.as_deref(), Some("us-east-1"));
+    }
+
+    #[test]
+    fn takes_the_forms_of_the_others() {
+        assert!(
+            "sftp://me@host:2222//srv/store".parse::<StoreUrl>().unwrap().place
+                == Place::Sftp(Sftp {
+                    user: Some("me".into()),
+                    host: "host".into(),
+                    port: Some(2222),
+                    path: "/srv/store".into()
+                })
+        );
+        assert!(
+            "webdavs://me:p%40ss@[::1]:8443/dav/x".parse::<StoreUrl>().unwrap().place
+                == Place::WebDav(WebDav {
+                    endpoint: "https://[::1]:8443".into(),
+                    user: Some("me".into()),
+                    password: Some("p@ss".into()),
+                    path: "dav/x".into()
+                })
+        );
+        assert!("file:///a%20b".parse::<StoreUrl>().unwrap().place == Place::File("/a b".into()));
+        assert!("rclone:remote:a/b".parse::<StoreUrl>().unwrap().place == Place::Rclone("remote:a/b".into()));
+    }
+
+    #[test]
+    fn shows_no_secret() {
+        for text in ["s3:AK:hush@https://h/b/p", "webdav://me:hush@h/p", "s3:AK:hush@/b/p?region=x"] {
+            let url: StoreUrl = text.parse().unwrap();
+            assert!(!format!("{url} {url:?}").contains("hush"), "{url}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_url_of_a_store() {
+        for text in [
+            "",
+            "/path",
+            "file:/path",
+            "file://host/path",
+            "ftp://host/path",
+            "sftp://host",
+            "sftp://host/",
+            "sftp://host:0/p",
+            "sftp://host:99999/p",
+            "sftp://-oProxyCommand=x/p",
+            "sftp://-x@host/p",
+            "s3:bucket/path",
+            "s3:/bucket",
+            "s3:/bucket/",
+            "s3::x@/b/p",
+            "s3:http:///b/p",
+            "s3:/b/p?style=odd",
+            "webdav:///p",
+            "rclone:remote",
+            "file:///%ff",
+            "file:///%00",
+        ] {
+            assert!(text.parse::<StoreUrl>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_url_or_an_error(scheme in "(file|sftp|s3|webdav|rclone):(//)?", rest in "[^ ]{0,30}") {
+            let _ = format!("{scheme}{rest}").parse::<StoreUrl>();
+        }
+    }
+}

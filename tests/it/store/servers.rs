@@ -1,0 +1,343 @@
+//! The places: local files, and servers that a test starts and ends.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use treering::store::StoreUrl;
+
+use super::{Place, options};
+
+/// What runs as long as a place is used, and where the files lie in the end.
+pub trait Server {
+    fn files(&self) -> &Path;
+}
+
+/// Whether the program is here. When it is not, that is a failure in CI, and elsewhere a line that says
+/// what was skipped.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<_> = env::split_paths(&path).collect();
+    directories.push("/usr/sbin".into());
+    let found = directories.into_iter().map(|directory| directory.join(program)).find(|path| path.is_file());
+    if found.is_none() {
+        missing(program);
+    }
+    found
+}
+
+/// Says that a test is skipped for want of `what`; fails in CI.
+pub fn missing(what: &str) {
+    assert!(env::var("CI").as_deref() != Ok("true"), "{what} is missing, and CI must have it");
+    eprintln!("SKIPPED: {what} is missing");
+}
+
+pub struct LocalFiles(TempDir, PathBuf);
+
+pub fn local_files() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("a store");
+    Place { url: StoreUrl::file(&root).unwrap(), options: options(), server: Box::new(LocalFiles(dir, root)) }
+}
+
+impl Server for LocalFiles {
+    fn files(&self) -> &Path {
+        debug_assert!(self.1.starts_with(self.0.path()));
+        &self.1
+    }
+}
+
+/// A real S3 protocol server in this process, in front of files.
+pub struct S3Server {
+    _dir: TempDir,
+    root: PathBuf,
+    pub address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+impl S3Server {
+    pub const KEY: &str = "AKTEST";
+    pub const SECRET: &str = "secret/with%and@";
+
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("bucket/some/path");
+        fs::create_dir(dir.path().join("bucket")).unwrap();
+        let files = s3s_fs::FileSystem::new(dir.path()).unwrap();
+        let mut builder = s3s::service::S3ServiceBuilder::new(files);
+        builder.set_auth(s3s::auth::SimpleAuth::from_single(Self::KEY, Self::SECRET));
+        let service = builder.build();
+        let one = Arc::new(tokio::sync::Mutex::new(()));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let socket = tokio::select! {
+                        accepted = listener.accept() => accepted.unwrap().0,
+                        _ = &mut stopped => break,
+                    };
+                    socket.set_nodelay(true).unwrap();
+                    let (service, one) = (service.clone(), one.clone());
+                    let service = service_fn(move |request: http::Request<Incoming>| {
+                        let (service, one) = (service.clone(), one.clone());
+                        async move {
+                            // s3s-fs looks and then writes; S3 does both in one step.
+                            let conditional = request.headers().contains_key("if-none-match");
+                            let _one = if conditional { Some(one.lock().await) } else { None };
+                            service.call(request.map(s3s::Body::from)).await
+                        }
+                    });
+                    tokio::spawn(async move {
+                        let server = auto::Builder::new(TokioExecutor::new());
+                        // A client that goes away is no failure.
+                        let _ = server.serve_connection(TokioIo::new(socket), service).await;
+                    });
+                }
+            });
+        });
+        Self { _dir: dir, root, address, _stop: stop }
+    }
+
+    /// The URL of a store there, for who has `secret`.
+    pub fn url(&self, secret: &str) -> StoreUrl {
+        let secret = secret.replace('%', "%25").replace('@', "%40");
+        format!("s3:{}:{secret}@http://{}/bucket/some/path", Self::KEY, self.address).parse().unwrap()
+    }
+
+    pub fn place() -> Place {
+        let server = Self::start();
+        Place { url: server.url(Self::SECRET), options: options(), server: Box::new(server) }
+    }
+}
+
+impl Server for S3Server {
+    fn files(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// The `local` remote of a real rclone.
+pub struct RcloneRemote {
+    _dir: TempDir,
+    root: PathBuf,
+}
+
+impl RcloneRemote {
+    /// The program, told not to look for anybody's configuration.
+    pub fn program() -> Option<Vec<OsString>> {
+        Some(vec![find("rclone")?.into(), "--config".into(), "/dev/null".into()])
+    }
+
+    pub fn place() -> Option<Place> {
+        let rclone = Self::program()?;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a store");
+        let url = format!("rclone::local:{}", root.display()).parse().unwrap();
+        let options = treering::store::Options { rclone, ..options() };
+        Some(Place { url, options, server: Box::new(Self { _dir: dir, root }) })
+    }
+}
+
+impl Server for RcloneRemote {
+    fn files(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// A process that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Starts a server on a port of its own: again on another one when somebody else took it.
+fn start_on_port(command: impl Fn(u16) -> Command) -> (Running, u16) {
+    for _ in 0..5 {
+        let port = free_port();
+        let mut server = Running(command(port).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        for _ in 0..500 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return (server, port);
+            }
+            if server.0.try_wait().unwrap().is_some() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    panic!("the server does not start; its error output is above");
+}
+
+/// WebDAV, as rclone serves it.
+pub struct WebDavServer {
+    _dir: TempDir,
+    root: PathBuf,
+    _process: Running,
+    pub port: u16,
+}
+
+impl WebDavServer {
+    pub fn start() -> Option<Self> {
+        Self::serve(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// The same over TLS, with a certificate that nobody trusts who was not told to; and the certificate.
+    pub fn start_tls() -> Option<(Self, PathBuf)> {
+        let openssl = find("openssl")?;
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("certificate"), dir.path().join("key"));
+        let made = Command::new(openssl)
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=treering", "-days", "2"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-out")
+            .args([&certificate, Path::new("-keyout"), &key])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let tls = ["--cert".as_ref(), certificate.as_os_str(), "--key".as_ref(), key.as_os_str()];
+        Some((Self::serve(dir, &tls)?, certificate))
+    }
+
+    fn serve(dir: TempDir, more: &[&OsStr]) -> Option<Self> {
+        let rclone = find("rclone")?;
+        let root = dir.path().join("some/path");
+        let (process, port) = start_on_port(|port| {
+            let mut command = Command::new(&rclone);
+            command.args(["--config", "/dev/null", "--dir-cache-time", "0s", "serve", "webdav", "--addr"]);
+            command.arg(format!("127.0.0.1:{port}")).args(["--user", "me", "--pass", "p@ss"]).args(more);
+            command.arg(dir.path()).stderr(Stdio::null());
+            command
+        });
+        Some(Self { _dir: dir, root, _process: process, port })
+    }
+
+    /// The URL of a store there, for who has `password`.
+    pub fn url(&self, password: &str) -> StoreUrl {
+        format!("webdav://me:{password}@127.0.0.1:{}/some/path", self.port).parse().unwrap()
+    }
+
+    pub fn place() -> Option<Place> {
+        let server = Self::start()?;
+        Some(Place { url: server.url("p%40ss"), options: options(), server: Box::new(server) })
+    }
+}
+
+impl Server for WebDavServer {
+    fn files(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// A real sshd, with keys of its own, for whoever runs the test.
+pub struct SshServer {
+    dir: TempDir,
+    root: PathBuf,
+    _process: Running,
+    port: u16,
+}
+
+impl SshServer {
+    pub fn start() -> Option<Self> {
+        let (sshd, keygen) = (find("sshd")?, find("ssh-keygen")?);
+        find("ssh")?;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        for key in ["host", "user", "other"] {
+            let made =
+                Command::new(&keygen).args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status();
+            assert!(made.unwrap().success());
+        }
+        fs::copy(path("user.pub"), path("authorized")).unwrap();
+        if is_root() {
+            // Where it wants to be without privileges; Debian makes it only when the service starts.
+            fs::create_dir_all("/run/sshd").unwrap();
+        }
+        // Without PAM, an account without a password counts as locked; with PAM, sshd must be root.
+        let pam = if is_root() { "yes" } else { "no" };
+        let config = format!(
+            "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM {pam}\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             Subsystem sftp internal-sftp -d {}\n",
+            path("host"),
+            path("authorized"),
+            dir.path().display(),
+        );
+        fs::write(path("sshd_config"), config).unwrap();
+        let (process, port) = start_on_port(|port| {
+            let mut command = Command::new(&sshd);
+            command
+                .args(["-D", "-e", "-f", &path("sshd_config"), "-p", &port.to_string()])
+                .stderr(Stdio::null());
+            command
+        });
+        let host_key = fs::read_to_string(path("host.pub")).unwrap();
+        fs::write(path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        fs::write(path("nobody"), "").unwrap();
+        let root = dir.path().join("some/a store");
+        Some(Self { dir, root, _process: process, port })
+    }
+
+    pub fn url(&self) -> StoreUrl {
+        self.url_of(&self.root.display().to_string().replace(' ', "%20"))
+    }
+
+    /// The URL of a path there; one that is not absolute begins in the directory of the server.
+    pub fn url_of(&self, path: &str) -> StoreUrl {
+        format!("sftp://127.0.0.1:{}/{path}", self.port).parse().unwrap()
+    }
+
+    /// The ssh program, with nobody's configuration, that key and those known hosts.
+    pub fn program(&self, key: &str, known: &str) -> Vec<OsString> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let option = |option: String| ["-o".into(), option.into()];
+        let mut program: Vec<OsString> = vec!["ssh".into(), "-F".into(), "/dev/null".into()];
+        program.extend(option(format!("IdentityFile={}", path(key))));
+        program.extend(option("IdentitiesOnly=yes".into()));
+        program.extend(option("IdentityAgent=none".into()));
+        program.extend(option(format!("UserKnownHostsFile={}", path(known))));
+        program.extend(option("GlobalKnownHostsFile=/dev/null".into()));
+        program
+    }
+
+    pub fn place() -> Option<Place> {
+        let server = Self::start()?;
+        let options = treering::store::Options { ssh: server.program("user", "known_hosts"), ..options() };
+        Some(Place { url: server.url(), options, server: Box::new(server) })
+    }
+}
+
+impl Server for SshServer {
+    fn files(&self) -> &Path {
+        &self.root
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
