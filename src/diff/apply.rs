@@ -162,11 +162,14 @@ const PIECE: u64 = 8 << 20;
 /// Small files are handed out in runs of at most this many.
 const RUN: usize = 64;
 
+/// A file that is being written under a temporary name, or why it is not.
+type Opened<'a> = Result<(Arc<File>, Temp<'a>), ApplyError>;
+
 /// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
 struct LargeFile<'a> {
     entry: &'a Entry,
     content: &'a Content,
-    opened: Mutex<Option<Result<(Arc<File>, Temp<'a>), ApplyError>>>,
+    opened: Mutex<Option<Opened<'a>>>,
     pieces_left: AtomicUsize,
 }
 

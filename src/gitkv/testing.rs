@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::layers::ObjectId;
 
-use super::{Git, Person, TreeEdit};
+use super::{Git, Person, Swept, TreeEdit};
 
 /// A new bare repository, which goes with its directory.
 pub struct Fixture {
@@ -17,6 +17,11 @@ pub struct Fixture {
 
 pub fn who() -> Person {
     Person::new("Ann", "ann@example.org", "2026-11-20T19:55:12Z".parse().unwrap())
+}
+
+/// Sweeps. A process that another test is just starting may still hold a copy of a lock that is given back already; that passes.
+pub fn sweep(git: &Git) -> Swept {
+    std::iter::repeat_with(|| git.sweep().unwrap()).find(|swept| !swept.busy).unwrap()
 }
 
 impl Fixture {

@@ -277,7 +277,7 @@ fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> {
 #[cfg(test)]
 mod tests {
     use super::super::TreeEdit;
-    use super::super::testing::{Fixture, who};
+    use super::super::testing::{Fixture, sweep, who};
     use super::*;
 
     /// Does what a process does that adds a layer and a half and is killed: its locks go, its files stay.
@@ -300,14 +300,14 @@ mod tests {
         die(&git);
         let head = fixture.commit(&git, &[("after/b", "2")]);
         assert_eq!(git.refresh().unwrap().layers().len(), 3);
-        let swept = git.sweep().unwrap();
+        let swept = sweep(&git);
         assert_eq!((swept.busy, swept.layers, swept.files), (false, 1, 1));
         assert!(swept.bytes > 0);
         assert_eq!(git.layers().layers().len(), 2);
         assert_eq!(git.walk(&head, b"").unwrap().count(), 2);
         assert_eq!(fixture.files("objects/pack"), 6);
         assert_eq!(fixture.files("treering"), 2, "the lock files");
-        assert_eq!(git.sweep().unwrap(), Swept::default());
+        assert_eq!(sweep(&git), Swept::default());
         fixture.fsck();
     }
 
@@ -321,7 +321,7 @@ mod tests {
         let is_live = |name: &str| name == layers.locate(&head).unwrap().layer.name();
         let lost = layers.layers().map(|layer| layer.name()).find(|name| !is_live(name)).unwrap();
         fs::remove_file(git.pack_dir().join(format!("{lost}.idx"))).unwrap();
-        let swept = git.sweep().unwrap();
+        let swept = sweep(&git);
         assert_eq!((swept.layers, swept.files), (0, 2));
         assert_eq!(fixture.files("objects/pack"), 3);
     }
@@ -334,7 +334,7 @@ mod tests {
         die(&git);
         fs::write(git.pack_dir().join("pack-0123.keep"), "").unwrap();
         fs::write(git.pack_dir().join("pack-4567.keep"), "git is fetching").unwrap();
-        let swept = git.sweep().unwrap();
+        let swept = sweep(&git);
         assert_eq!((swept.layers, swept.files), (1, 2));
         assert_eq!(fixture.files("objects/pack"), 4);
     }
@@ -355,7 +355,7 @@ mod tests {
         git.begin().unwrap().commit(&who(), "Keep", &edit).unwrap();
         fixture.run(&["tag", "-m", "Tagged", "tag", "main"]);
         fixture.run(&["update-ref", "refs/heads/main", &first.to_string()]);
-        assert_eq!(git.sweep().unwrap(), Swept::default());
+        assert_eq!(sweep(&git), Swept::default());
         assert_eq!(git.read_blob(&kept).unwrap(), b"kept");
     }
 
@@ -366,7 +366,7 @@ mod tests {
         die(&git);
         fixture.commit(&git, &[("a", "lost")]);
         die(&git);
-        let swept = git.sweep().unwrap();
+        let swept = sweep(&git);
         assert_eq!((swept.layers, swept.files), (1, 2), "the layers of the dead have one name");
         assert_eq!(git.layers().layers().len(), 1);
         fixture.fsck();
@@ -381,7 +381,7 @@ mod tests {
         assert!(fixture.open().sweep().unwrap().busy);
         assert_eq!(git.refresh().unwrap().layers().len(), 1);
         drop(transaction);
-        assert_eq!(git.sweep().unwrap().layers, 1);
+        assert_eq!(sweep(&git).layers, 1);
     }
 
     #[test]
@@ -401,7 +401,7 @@ mod tests {
             .unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), loose.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
-        assert_eq!(git.sweep().unwrap().layers, 1);
+        assert_eq!(sweep(&git).layers, 1);
         assert_eq!(git.layers().layers().len(), 2);
     }
 }
