@@ -78,7 +78,7 @@ impl Repository {
         let mut snapshots = self.snapshots()?;
         let found = match selector {
             Selector::Latest(back) => {
-                let at = snapshots.len().checked_sub(back + 1);
+                let at = snapshots.len().checked_sub(back.saturating_add(1));
                 at.map(|at| snapshots.swap_remove(at)).ok_or_else(|| match back {
                     0 => "at all".to_owned(),
                     back => format!("latest~{back}"),
