@@ -5,7 +5,7 @@
 //! told by [`Closed`] and the rest is dropped.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Nobody wants further items: the consumer has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,11 +50,14 @@ pub fn ordered<T: Send, R: Send, E>(
 ) -> Result<(), E> {
     let (work, items) = sync_channel::<(T, SyncSender<R>)>(ahead.max(1));
     let (order, results) = sync_channel(ahead.max(1));
-    let items = Mutex::new(items);
+    // Owned by the mapping threads together, so that a producer does not wait for them once all have panicked.
+    let items = Arc::new(Mutex::new(items));
+    let map = &map;
     std::thread::scope(|scope| {
         scope.spawn(|| produce(Feed { work, order }));
         for _ in 0..threads.max(1) {
-            scope.spawn(|| {
+            let items = items.clone();
+            scope.spawn(move || {
                 let next = || items.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 while let Ok((item, result)) = next() {
                     // Nobody waits for the result once the consumer has failed.
@@ -62,6 +65,7 @@ pub fn ordered<T: Send, R: Send, E>(
                 }
             });
         }
+        drop(items);
         // Moved in, so that a failure here drops it and the producer notices.
         let results: Receiver<Receiver<R>> = results;
         // A result that never comes means that a thread panicked; the scope passes that on.
@@ -103,6 +107,20 @@ mod tests {
         )
         .unwrap();
         assert!(seen.into_iter().eq(0..500));
+    }
+
+    #[test]
+    fn a_panic_of_all_mapping_threads_is_passed_on() {
+        let panicked = std::panic::catch_unwind(|| {
+            ordered(
+                1,
+                2,
+                |feed| while feed.send(()).is_ok() {},
+                |()| panic!("as the test wants it"),
+                |()| Ok::<_, ()>(()),
+            )
+        });
+        assert!(panicked.is_err());
     }
 
     #[test]

@@ -154,27 +154,32 @@ pub fn compare(old: &[Entry], new: &[Entry]) -> Vec<Change> {
 }
 
 /// The first path of each file with several names: which names belong together, whatever the inode numbers are.
-struct Leaders<'a>(HashMap<(u64, u64), &'a RelPath>);
+struct Leaders<'a>(HashMap<(u64, u64), &'a Entry>);
 
 impl<'a> Leaders<'a> {
     fn new(entries: &'a [Entry]) -> Self {
         let mut leaders = HashMap::new();
         for entry in entries {
             if let Some(link) = link_of(entry) {
-                leaders.entry(link).or_insert(&entry.path);
+                leaders.entry(link).or_insert(entry);
             }
         }
         Self(leaders)
     }
 
+    /// A number that was given anew, or a file that changed between the reading of two names, makes no link: contents decide.
     fn of(&self, entry: &'a Entry) -> &'a RelPath {
-        link_of(entry).and_then(|link| self.0.get(&link).copied()).unwrap_or(&entry.path)
+        let leader = link_of(entry).and_then(|link| self.0.get(&link));
+        leader.filter(|leader| leader.same_content(entry)).map_or(&entry.path, |leader| &leader.path)
     }
 }
 
 fn link_of(entry: &Entry) -> Option<(u64, u64)> {
     entry.content()?.link.as_deref().copied()
 }
+
+/// Of so many files with the same beginning that are gone, the likeliest is looked for; with all of a million, that would take days.
+const CANDIDATES: usize = 64;
 
 /// Turns pairs of deleted and created into renamed.
 fn find_renames(changes: &mut Vec<Change>, gone: &[&Entry]) {
@@ -195,7 +200,8 @@ fn find_renames(changes: &mut Vec<Change>, gone: &[&Entry]) {
             let same = old.same_content(entry);
             (same, same && old.meta.inode == entry.meta.inode, old.path.name() == entry.path.name())
         };
-        let Some(best) = (0..candidates.len()).max_by_key(|&at| likeness(&candidates[at])) else { continue };
+        let last = candidates.len().saturating_sub(CANDIDATES)..candidates.len();
+        let Some(best) = last.max_by_key(|&at| likeness(&candidates[at])) else { continue };
         if !candidates[best].same_content(entry) {
             continue;
         }
@@ -218,8 +224,8 @@ fn find_links(changes: &[Change], new: &[Entry]) -> BTreeMap<RelPath, RelPath> {
     let entries = changes.iter().filter_map(Change::with_content);
     entries
         .filter_map(|entry| {
-            let leader = leaders.0.get(&link_of(entry)?)?;
-            (**leader != entry.path).then(|| (entry.path.clone(), RelPath::clone(leader)))
+            let leader = leaders.of(entry);
+            (*leader != entry.path).then(|| (entry.path.clone(), leader.clone()))
         })
         .collect()
 }

@@ -16,6 +16,7 @@ use crate::diff::apply::SegmentSource;
 use crate::diff::bases::Layout;
 use crate::diff::compute::{Change, DiffIndex};
 use crate::diff::entry::{Content, Entry, SegmentRef};
+use crate::diff::read::DataReader;
 use crate::diff::scan::{ScanError, ScanErrorKind};
 use crate::diff::{DiffError, MAX_BASES};
 use crate::digest::Digest;
@@ -188,8 +189,8 @@ impl<'a> Packer<'a> {
         old: Option<&Content>,
         append: &mut impl FnMut(Stored) -> Result<(), DiffError>,
     ) -> Result<Result<(), ScanErrorKind>, DiffError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
+        let file = match DataReader::open(path) {
+            Ok(reader) => reader.into_file(),
             Err(error) => return Ok(Err(error.into())),
         };
         let layout = old.map(Layout::new);
@@ -197,7 +198,7 @@ impl<'a> Packer<'a> {
         for segment in &content.segments {
             let start = offset;
             offset += u64::from(segment.len);
-            if !self.held.insert(segment.digest) {
+            if self.held.contains(&segment.digest) {
                 continue;
             }
             let bytes = match read_data(&file, content, start, segment.len) {
@@ -207,6 +208,7 @@ impl<'a> Packer<'a> {
             if Digest::of(&bytes) != segment.digest {
                 return Ok(Err(ScanErrorKind::Changed));
             }
+            self.held.insert(segment.digest);
             let delta = old.zip(layout.as_ref()).and_then(|(old, layout)| {
                 self.delta(&bytes, old, layout.bases(content.holes(), start, bytes.len())?)
             });

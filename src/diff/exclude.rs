@@ -45,8 +45,10 @@ impl Rules {
     pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, ExcludeError> {
         let mut builder = GitignoreBuilder::new(root);
         for pattern in &excludes.patterns {
+            // Only in a file is it a comment.
+            let comment = if pattern.starts_with('#') { "\\" } else { "" };
             builder
-                .add_line(None, &relative_pattern(root, pattern))
+                .add_line(None, &format!("{comment}{}", relative_pattern(root, pattern)))
                 .map_err(|source| ExcludeError { from: None, source })?;
         }
         for path in &excludes.files {
@@ -139,7 +141,7 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_gitignore() {
-        let rules = rules(&["*.o", "!keep.o", "/top", "cache/", "/data/tree/sub/x"]);
+        let rules = rules(&["*.o", "!keep.o", "/top", "cache/", "/data/tree/sub/x", "#*#", "with space"]);
         let excluded = |path: &str, is_dir| rules.exclude(&Path::new("/data/tree").join(path), is_dir);
         assert!(excluded("a/b.o", false));
         assert!(!excluded("a/keep.o", false));
@@ -149,6 +151,9 @@ mod tests {
         assert!(!excluded("a/cache", false));
         assert!(excluded("sub/x", false));
         assert!(!excluded("other/sub/x", false));
+        assert!(excluded("a/#autosave#", false));
+        assert!(excluded("a/with space", true));
+        assert!(!excluded("a/with", true));
     }
 
     #[test]

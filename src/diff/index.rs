@@ -1,6 +1,6 @@
 //! The state of a directory: every name, with what it held.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -211,7 +211,8 @@ pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, S
 
 /// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them; returns what went wrong.
 ///
-/// Entries whose file cannot be read are removed. Names of one file are read once. `process` runs on several threads, `store` here and in order, both with
+/// Entries whose file cannot be read are removed. Names of one file are read once, by
+/// another name where the first cannot be. `process` runs on several threads, `store` here and in order, both with
 /// the number of the entry. Holes count as bytes in `progress` when their file is done.
 pub fn fill<R: Send, E: From<Interrupted>>(
     entries: &mut Vec<Entry>,
@@ -221,57 +222,65 @@ pub fn fill<R: Send, E: From<Interrupted>>(
     process: impl Fn(usize, Piece) -> R + Sync,
     mut store: impl FnMut(usize, SegmentRef, R) -> Result<(), E>,
 ) -> Result<Vec<ScanError>, E> {
-    let jobs = Jobs::new(entries);
+    let mut jobs = Jobs::new(entries);
     let paths: Vec<RelPath> = entries.iter_mut().map(|entry| std::mem::take(&mut entry.path)).collect();
     let mut problems = Vec::new();
     let mut unread = Vec::new();
     let mut segments = Vec::new();
-    let result: Result<(), E> = read_files(
-        jobs.files.len(),
-        |job| (locate(&paths[jobs.files[job].0]), jobs.files[job].1),
-        options,
-        progress,
-        |piece| process(jobs.files[piece.file].0, piece),
-        |event| {
-            match event {
-                Event::Segment { file, segment, result } => {
-                    segments.push(segment);
-                    progress.bytes.add(segment.len.into());
-                    store(jobs.files[file].0, segment, result)?;
-                }
-                Event::File { file, outcome } => {
-                    let (number, size) = jobs.files[file];
-                    let read = std::mem::take(&mut segments);
-                    progress.files.add(1);
-                    // Holes, and what was cut off meanwhile, are done too.
-                    let counted = read.iter().map(|segment| u64::from(segment.len)).sum();
-                    progress.bytes.add(size.saturating_sub(counted));
-                    let source = match outcome {
-                        Ok(outcome) => {
-                            entries[number].kind = Kind::File(outcome.content(read));
-                            entries[number].meta = outcome.meta;
-                            if !outcome.changed {
-                                return Ok(());
+    let result: Result<(), E> = loop {
+        let mut lost = Vec::new();
+        let read = read_files(
+            jobs.files.len(),
+            |job| (locate(&paths[jobs.files[job].0]), jobs.files[job].1),
+            options,
+            progress,
+            |piece| process(jobs.files[piece.file].0, piece),
+            |event| {
+                match event {
+                    Event::Segment { file, segment, result } => {
+                        segments.push(segment);
+                        progress.bytes.add(segment.len.into());
+                        store(jobs.files[file].0, segment, result)?;
+                    }
+                    Event::File { file, outcome } => {
+                        let (number, size) = jobs.files[file];
+                        let cut = std::mem::take(&mut segments);
+                        progress.files.add(1);
+                        // Holes, and what was cut off meanwhile, are done too.
+                        let counted = cut.iter().map(|segment| u64::from(segment.len)).sum();
+                        progress.bytes.add(size.saturating_sub(counted));
+                        let source = match outcome {
+                            Ok(outcome) => {
+                                entries[number].kind = Kind::File(outcome.content(cut));
+                                entries[number].meta = outcome.meta;
+                                if !outcome.changed {
+                                    return Ok(());
+                                }
+                                ScanErrorKind::Changed
                             }
-                            ScanErrorKind::Changed
-                        }
-                        Err(error) => {
-                            unread.push(number);
-                            ScanErrorKind::Io(error)
-                        }
-                    };
-                    progress.errors.add(1);
-                    problems.push(ScanError { path: locate(&paths[number]), source });
+                            Err(error) => {
+                                lost.push(number);
+                                ScanErrorKind::Io(error)
+                            }
+                        };
+                        progress.errors.add(1);
+                        problems.push(ScanError { path: locate(&paths[number]), source });
+                    }
                 }
-            }
-            Ok(())
-        },
-    );
+                Ok(())
+            },
+        );
+        jobs.retry(&lost);
+        unread.extend(lost);
+        if read.is_err() || jobs.files.is_empty() {
+            break read;
+        }
+    };
     for (entry, path) in entries.iter_mut().zip(paths) {
         entry.path = path;
     }
     result?;
-    jobs.share(entries, &mut unread);
+    jobs.share(entries);
     unread.sort_unstable();
     let mut number = 0;
     entries.retain(|_| {
@@ -311,15 +320,65 @@ impl Jobs {
         jobs
     }
 
-    fn share(&self, entries: &mut [Entry], unread: &mut Vec<usize>) {
-        unread.sort_unstable();
+    /// What to read instead of the files with the numbers in `lost`: other names of them.
+    fn retry(&mut self, lost: &[usize]) {
+        let lost: HashSet<usize> = lost.iter().copied().collect();
+        let mut instead = HashMap::new();
+        let sizes: HashMap<usize, u64> =
+            self.files.drain(..).filter(|(number, _)| lost.contains(number)).collect();
+        self.copies.retain_mut(|(number, original)| {
+            let Some(&size) = sizes.get(original) else { return true };
+            *original = *instead.entry(*original).or_insert_with(|| {
+                self.files.push((*number, size));
+                *number
+            });
+            original != number
+        });
+    }
+
+    fn share(&self, entries: &mut [Entry]) {
         for &(number, original) in &self.copies {
-            if unread.binary_search(&original).is_ok() {
-                unread.push(number);
-                continue;
-            }
             entries[number].kind = entries[original].kind.clone();
             entries[number].meta = entries[original].meta.clone();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_by_another_name_where_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "content").unwrap();
+        for name in ["b", "c"] {
+            std::fs::hard_link(dir.path().join("a"), dir.path().join(name)).unwrap();
+        }
+        let began = SystemTime::now();
+        let mut entries = Vec::new();
+        scan::<ScanError>(dir.path(), &ScanOptions::default(), |found| {
+            let found = found?;
+            let path = dir.path().join(found.path.as_path());
+            entries.push(describe(&path, found, began)?);
+            Ok(())
+        })
+        .unwrap();
+        std::fs::remove_file(dir.path().join("a")).unwrap();
+        let problems = fill(
+            &mut entries,
+            |path| dir.path().join(path.as_path()),
+            &ReadOptions::new(SegmentParams::default(), began),
+            &Progress::new(),
+            |_, _| (),
+            |_, _, ()| Ok::<_, DiffError>(()),
+        )
+        .unwrap();
+        assert_eq!(problems.len(), 1);
+        let read: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.path.to_string(), entry.content().map(Content::data_len)))
+            .collect();
+        assert_eq!(read, [("".into(), None), ("b".into(), Some(7)), ("c".into(), Some(7))]);
     }
 }

@@ -18,6 +18,9 @@ use crate::varint::{Reader, VarintError, put, put_signed};
 /// A page is cut after this many entries even when no path asks for it.
 pub const MAX_ENTRIES: usize = 4096;
 
+/// No segment is longer than this, in bytes: who reads one may allocate as much.
+pub const MAX_SEGMENT_LEN: u32 = 64 << 20;
+
 /// A cut falls after one path in this many, on average.
 const CUT_MASK: u32 = 0xff;
 
@@ -366,6 +369,9 @@ impl<'a> Cursor<'a> {
                 1 => size.checked_sub(hole_bytes).and_then(|len| len.try_into().ok()).ok_or(VarintError)?,
                 _ => self.lens.narrow()?,
             };
+            if len > MAX_SEGMENT_LEN {
+                return Err(VarintError);
+            }
             let digest = self.digests.take(32)?.try_into().map_err(|_| VarintError)?;
             segments.push(SegmentRef { digest: Digest::from_bytes(digest), len });
         }

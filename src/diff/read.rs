@@ -52,6 +52,11 @@ impl DataReader {
         Ok(Self { file, stat: opened, holes, next_hole: 0, at: 0, end: opened.size })
     }
 
+    /// The file, to be read otherwise.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// What `fstat` said when it was opened.
     pub fn stat(&self) -> &Stat {
         &self.stat
@@ -82,6 +87,7 @@ impl DataReader {
             at = hole.end;
         }
         self.end = at + left;
+        self.holes.retain(|hole| hole.end <= self.end);
     }
 
     /// Looks at the file again and says what was read.
@@ -99,8 +105,8 @@ impl Read for DataReader {
             self.at = hole.end;
             self.next_hole += 1;
         }
-        let until = self.holes.get(self.next_hole).map_or(self.end, |hole| hole.start);
-        let len = usize::try_from(until - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let until = self.holes.get(self.next_hole).map_or(self.end, |hole| hole.start.min(self.end));
+        let len = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.file.read_at(&mut buffer[..len], self.at)?;
         if count == 0 && len > 0 {
             self.end = self.at;
@@ -239,6 +245,28 @@ mod tests {
         assert_eq!(holes + data.len() as u64, 3 << 20);
         assert!(data.len() < 1 << 20, "the file system keeps no holes here");
         assert!(!read.changed);
+    }
+
+    #[test]
+    fn a_limit_falls_anywhere_between_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = File::create(&path).unwrap();
+        for at in [0, 1 << 20, 2 << 20] {
+            file.write_all_at(&[7; 8192], at).unwrap();
+        }
+        file.set_len(3 << 20).unwrap();
+        for limit in [0, 1, 8191, 8192, 8193, 16384, 20000, 24576, u64::MAX] {
+            let mut reader = DataReader::open(&path).unwrap();
+            reader.limit_data(limit);
+            let mut data = Vec::new();
+            reader.read_to_end(&mut data).unwrap();
+            let read = reader.finish().unwrap();
+            let holes: u64 = read.holes.iter().map(|hole| hole.end - hole.start).sum();
+            assert_eq!(holes + data.len() as u64, read.size, "limit {limit}");
+            assert!(data.len() as u64 <= limit);
+            assert_eq!(read.changed, data.len() < 24576);
+        }
     }
 
     #[test]

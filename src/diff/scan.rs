@@ -197,11 +197,32 @@ pub fn scan<E: From<ScanError>>(
         for _ in 0..options.threads {
             scope.spawn(|| walk.work());
         }
-        let result = walk.consume(node, &mut visit);
-        lock(&walk.shared.queue).finished = true;
-        walk.shared.changed.notify_all();
-        result
+        let _finish = Finish(&walk.shared);
+        walk.consume(node, &mut visit)
     })
+}
+
+/// Dropped, it sends the helping threads home, after a panic too.
+struct Finish<'a>(&'a Shared);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).finished = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A node that a helping thread lists. Dropped, it hands over what there is, so that nobody waits for a thread that panicked.
+struct Running<'a> {
+    node: &'a Node,
+    listing: Listing,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *lock(&self.node.state) = State::Done(std::mem::take(&mut self.listing));
+        self.node.listed.notify_one();
+    }
 }
 
 impl Walk<'_> {
@@ -277,11 +298,11 @@ impl Walk<'_> {
                 }
                 *state = State::Running;
             }
+            let mut running = Running { node: &node, listing: Listing::default() };
             let listing = self.list(&node);
             lock(&self.shared.queue).waiting_entries += listing.entries.len();
-            self.push(&listing);
-            *lock(&node.state) = State::Done(listing);
-            node.listed.notify_one();
+            running.listing = listing;
+            self.push(&running.listing);
         }
     }
 
@@ -441,6 +462,19 @@ mod tests {
         assert_eq!(paths(&dir.path().join("a/b/c"), &ScanOptions::default()), [""]);
         let missing = scan(&dir.path().join("none"), &ScanOptions::default(), |_| Ok::<_, ScanError>(()));
         assert!(missing.is_err());
+    }
+
+    #[test]
+    fn a_panic_in_the_consumer_does_not_leave_threads_waiting() {
+        let dir = tree();
+        let options = ScanOptions { threads: 2, ..ScanOptions::default() };
+        let panicked = std::panic::catch_unwind(|| {
+            scan::<ScanError>(dir.path(), &options, |found| match found?.path.as_bytes() {
+                b"a-b" => panic!("as the test wants it"),
+                _ => Ok(()),
+            })
+        });
+        assert!(panicked.is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::gitkv::Person;
 use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
-use crate::repository::pages::{PageWriter, Pages};
+use crate::repository::pages::{PageWriter, Pages, write_pages};
 use crate::repository::plan::{Ancestors, Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
 use crate::repository::store::{INDEX_SUFFIX, SNAPSHOT_SUFFIX, kind, person};
@@ -562,41 +562,6 @@ impl Maker<'_> {
         }
         Ok(bytes)
     }
-}
-
-/// Writes the index: pages of the parent in which nothing changed as they are, the others anew.
-fn write_pages(
-    mut writer: PageWriter<'_>,
-    parent: &Pages<'_>,
-    old: &[Entry],
-    new: Vec<Entry>,
-    pages: &[(RelPath, bool)],
-    batch: &mut Batch<'_>,
-) -> Result<(crate::repository::PageList, u64), RepositoryError> {
-    let mut new = new.into_iter().peekable();
-    for (number, (last, dirty)) in pages.iter().enumerate() {
-        let is_last = number + 1 == pages.len();
-        // The last page goes on with what comes after it, unless it ends where a page ends anyway.
-        let goes_on = is_last && !diff::page::ends_after(last, 1) && new.peek().is_some();
-        if !dirty && !goes_on && writer.can_reuse() {
-            writer.reuse(number);
-            continue;
-        }
-        for entry in parent.read(number)? {
-            while let Some(next) = new.next_if(|next| next.path < entry.path) {
-                writer.push(next, batch)?;
-            }
-            if let Some(next) = new.next_if(|next| next.path == entry.path) {
-                writer.push(next, batch)?;
-            } else if old.binary_search_by(|old| old.path.cmp(&entry.path)).is_err() {
-                writer.push(entry, batch)?;
-            }
-        }
-    }
-    for entry in new {
-        writer.push(entry, batch)?;
-    }
-    writer.finish(batch)
 }
 
 /// What is kept of the difference from the parent: paths only, since the pages have the rest.

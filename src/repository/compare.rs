@@ -1,11 +1,12 @@
 //! Looking into snapshots: entries, contents, differences.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::diff::{Change, DirIndex, Entry, Kind, ScanOptions, compare};
+use crate::diff::{Change, DirIndex, Entry, Kind, ScanError, ScanErrorKind, ScanOptions, compare};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -17,7 +18,7 @@ use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
 pub enum Other<'a> {
     /// Another snapshot, as the newer one.
     Snapshot(&'a Snapshot),
-    /// A directory as it is now; it stands for the only directory of the snapshot.
+    /// A directory as it is now. It stands for the only directory of the snapshot; where there are several, it must be one of them.
     Directory(&'a Path),
 }
 
@@ -26,12 +27,21 @@ impl Repository {
     ///
     /// A path is absolute, as on the host that was backed up; in a snapshot of one directory it may also begin there.
     pub fn entries(&self, snapshot: &Snapshot, path: Option<&[u8]>) -> Result<Vec<Entry>, RepositoryError> {
+        Ok(self.entries_below(snapshot, path)?.1)
+    }
+
+    /// The path that `path` is in the index, and the entries at and below it.
+    pub(super) fn entries_below(
+        &self,
+        snapshot: &Snapshot,
+        path: Option<&[u8]>,
+    ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
         let pages = Pages::of(self, &snapshot.record)?;
-        let Some(path) = path else { return pages.within(&RelPath::root()) };
+        let Some(path) = path else { return Ok((RelPath::root(), pages.within(&RelPath::root())?)) };
         for candidate in candidates(snapshot, path)? {
             let entries = pages.within(&candidate)?;
             if !entries.is_empty() {
-                return Ok(entries);
+                return Ok((candidate, entries));
             }
         }
         let path = String::from_utf8_lossy(path).into_owned();
@@ -43,7 +53,7 @@ impl Repository {
         let base = match (snapshot.record.layout, snapshot.record.roots.as_slice()) {
             // A single file lies in the index under its name; the root is then the file itself.
             (Layout::Single, [root]) => {
-                let root = Path::new(std::ffi::OsStr::from_bytes(root));
+                let root = Path::new(OsStr::from_bytes(root));
                 let is_file = root.file_name().is_some_and(|name| name.as_bytes() == path.as_bytes());
                 return match is_file && snapshot.record.statistics.directories == 0 {
                     true => root.to_owned(),
@@ -92,15 +102,47 @@ impl Repository {
         other: Other<'_>,
         progress: &Progress,
     ) -> Result<Vec<Change>, RepositoryError> {
-        let old = self.entries(snapshot, None)?;
-        let new = match other {
-            Other::Snapshot(other) => self.entries(other, None)?,
-            Other::Directory(directory) => {
-                let options = ScanOptions { threads: 1, ..ScanOptions::default() };
-                DirIndex::scan_with(directory, &options, false, SystemTime::UNIX_EPOCH, progress)?.entries
+        match other {
+            Other::Snapshot(other) => {
+                Ok(compare(&self.entries(snapshot, None)?, &self.entries(other, None)?))
             }
+            Other::Directory(directory) => {
+                let old = self.entries_of(snapshot, directory)?;
+                let options = ScanOptions { threads: 1, ..ScanOptions::default() };
+                let new = DirIndex::scan_with(directory, &options, false, SystemTime::UNIX_EPOCH, progress)?;
+                // What is there but cannot be read must not look like it were gone.
+                let unread = |problem: &ScanError| match &problem.source {
+                    ScanErrorKind::Io(error) => error.kind() != io::ErrorKind::NotFound,
+                    ScanErrorKind::Path(_) | ScanErrorKind::Exclude(_) => true,
+                    ScanErrorKind::Changed => false,
+                };
+                if let Some(problem) = new.problems.into_iter().find(unread) {
+                    return Err(problem.into());
+                }
+                Ok(compare(&old, &new.entries))
+            }
+        }
+    }
+
+    /// The entries that `directory` stands for, with paths below it.
+    fn entries_of(&self, snapshot: &Snapshot, directory: &Path) -> Result<Vec<Entry>, RepositoryError> {
+        if snapshot.record.layout == Layout::Single {
+            return self.entries(snapshot, None);
+        }
+        let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
+        let real = absolute.canonicalize().map_err(RepositoryError::io(directory))?;
+        let is_root = |path: &&PathBuf| {
+            snapshot.record.roots.iter().any(|root| Path::new(OsStr::from_bytes(root)) == path.as_path())
         };
-        Ok(compare(&old, &new))
+        let Some(root) = [&absolute, &real].into_iter().find(is_root) else {
+            let path = directory.display().to_string();
+            return Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() });
+        };
+        let (top, mut entries) = self.entries_below(snapshot, Some(root.as_os_str().as_bytes()))?;
+        for entry in &mut entries {
+            entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
+        }
+        Ok(entries)
     }
 }
 
@@ -113,12 +155,8 @@ pub(super) fn candidates(snapshot: &Snapshot, path: &[u8]) -> Result<Vec<RelPath
     }
     let mut candidates = Vec::new();
     for root in &snapshot.record.roots {
-        let root = RelPath::new(trim_slashes(root))?;
-        let below = whole.strip_prefix(&root);
-        // The file itself, when the root is a single file.
-        let parent = root.parent().and_then(|parent| whole.strip_prefix(&parent));
-        candidates.extend(below);
-        candidates.extend(parent);
+        // Where the root is a single file, its index holds nothing else.
+        candidates.extend(whole.strip_prefix(&RelPath::new(trim_slashes(root))?));
     }
     candidates.push(whole);
     Ok(candidates)

@@ -90,6 +90,14 @@ pub enum RepositoryError {
         /// The snapshot.
         snapshot: String,
     },
+    /// A directory that is none of several that were backed up.
+    #[error("{path} is none of the directories in snapshot {snapshot}: compare one of them")]
+    NotRoot {
+        /// The directory.
+        path: String,
+        /// The snapshot.
+        snapshot: String,
+    },
     /// Not a file.
     #[error("{0} is no regular file: `treering ls` shows what it is")]
     NotFile(String),

@@ -7,6 +7,7 @@ use crate::diff::{Entry, page};
 use crate::layers::ObjectId;
 use crate::pipeline;
 use crate::relpath::RelPath;
+use crate::repository::plan::ParentPage;
 use crate::repository::snapshot::{PageList, PageRef, SnapshotRecord};
 use crate::repository::store::{decode_page, kind};
 use crate::repository::{Repository, RepositoryError};
@@ -205,5 +206,155 @@ impl<'a> PageWriter<'a> {
         let pages = self.pages.iter().map(|(path, page)| PageRef { blob: numbers[&**path], ..*page });
         let pages: Vec<_> = pages.collect();
         Ok((PageList::new(self.blobs.iter().map(ToString::to_string).collect(), &pages), self.new))
+    }
+}
+
+/// Writes the index: pages of the parent in which nothing changed as they are, the others anew. Returns what [`PageWriter::finish`] does.
+///
+/// `old` is what of the parent changed or is gone, `new` what is new or changed, both in path order.
+pub(super) fn write_pages(
+    mut writer: PageWriter<'_>,
+    parent: &Pages<'_>,
+    old: &[Entry],
+    new: Vec<Entry>,
+    pages: &[ParentPage],
+    batch: &mut Batch<'_>,
+) -> Result<(PageList, u64), RepositoryError> {
+    let mut new = new.into_iter().peekable();
+    for (at, &ParentPage { number, ref last, dirty }) in pages.iter().enumerate() {
+        let is_last = at + 1 == pages.len();
+        // The last page goes on with what comes after it, unless it ends where a page ends anyway.
+        let goes_on = is_last && !page::ends_after(last, 1) && new.peek().is_some();
+        if !dirty && !goes_on && writer.can_reuse() {
+            writer.reuse(number);
+            continue;
+        }
+        for entry in parent.read(number)? {
+            while let Some(next) = new.next_if(|next| next.path < entry.path) {
+                writer.push(next, batch)?;
+            }
+            if let Some(next) = new.next_if(|next| next.path == entry.path) {
+                writer.push(next, batch)?;
+            } else if old.binary_search_by(|old| old.path.cmp(&entry.path)).is_err() {
+                writer.push(entry, batch)?;
+            }
+        }
+    }
+    for entry in new {
+        writer.push(entry, batch)?;
+    }
+    writer.finish(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::diff::{Kind, Metadata};
+    use crate::repository::InitOptions;
+    use crate::repository::store::person;
+
+    type Tree = BTreeMap<RelPath, u32>;
+
+    fn entries(tree: &Tree) -> Vec<Entry> {
+        let meta = |mode| Metadata { mode, ..Metadata::default() };
+        tree.iter()
+            .map(|(path, mode)| Entry { path: path.clone(), kind: Kind::Fifo, meta: meta(*mode) })
+            .collect()
+    }
+
+    /// What `plan` says of the pages of `pages`, whose entries are `old`, when they become `new`.
+    fn plan(pages: &Pages<'_>, old: &Tree, new: &Tree) -> Vec<ParentPage> {
+        let mut after: Option<RelPath> = None;
+        let page = |number| {
+            let page = pages.read(number).unwrap();
+            let last = page.last().unwrap().path.clone();
+            let within = |tree: &Tree| -> Vec<_> {
+                let above =
+                    |path: &&RelPath| after.as_ref().is_none_or(|after| **path > *after) && **path <= last;
+                tree.iter()
+                    .filter(|(path, _)| above(path))
+                    .map(|(path, mode)| (path.clone(), *mode))
+                    .collect()
+            };
+            let dirty = within(old) != within(new);
+            after = Some(last.clone());
+            ParentPage { number, last, dirty }
+        };
+        (0..pages.len()).map(page).collect()
+    }
+
+    /// Numbers of names, and what they become: a mode, or gone.
+    fn edits() -> impl Strategy<Value = Vec<(u16, Option<u32>)>> {
+        let some = prop::collection::vec((0u16..3000, prop::option::weighted(0.6, 0u32..0o1000)), 0..12);
+        let many = prop::collection::vec((0u16..3000, prop::option::weighted(0.5, 0u32..0o1000)), 500..1500);
+        // Above all names: what is appended.
+        let end = prop::collection::vec((2990u16..3010, Just(Some(1))), 1..4);
+        prop_oneof![4 => some, 1 => many, 1 => end]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn an_index_is_read_as_written_and_shares_its_pages(rounds in prop::collection::vec(edits(), 1..5)) {
+            let dir = tempfile::tempdir().unwrap();
+            let now = Timestamp::now();
+            let repository = Repository::init(&dir.path().join("repo"), &InitOptions::new(now)).unwrap();
+            let start = (0..2000u32).map(|number| (name(number), 0));
+            let mut tree = Tree::new();
+            let mut parent = Pages::none(&repository);
+            for (round, edits) in std::iter::once(None).chain(rounds.into_iter().map(Some)).enumerate() {
+                let old = tree.clone();
+                match edits {
+                    None => tree.extend(start.clone()),
+                    Some(edits) => for (number, mode) in edits {
+                        match mode {
+                            Some(mode) => drop(tree.insert(name(number.into()), mode)),
+                            None => drop(tree.remove(&name(number.into()))),
+                        }
+                    },
+                }
+                let only = |these: &Tree, those: &Tree| -> Vec<Entry> {
+                    let mut entries = entries(these);
+                    entries.retain(|entry| those.get(&entry.path) != Some(&entry.meta.mode));
+                    entries
+                };
+                let planned = plan(&parent, &old, &tree);
+                let clean = planned.iter().filter(|page| !page.dirty).count();
+                let key = repository.timeline.key(now).unwrap();
+                let mut batch = repository.timeline.begin().unwrap();
+                let writer = PageWriter::new(key, &parent);
+                let (list, new) =
+                    write_pages(writer, &parent, &only(&old, &tree), only(&tree, &old), &planned, &mut batch).unwrap();
+                batch.put(kind::DIFFS, &key, "-test", &[], Tier::Metadata).unwrap();
+                batch.commit(&person("a", "b", now), "Test").unwrap();
+
+                let blobs = list.blobs.iter().map(|path| (path.clone(), repository.blob(path).unwrap())).collect();
+                let pages = Pages { repository: &repository, blobs, pages: list.pages().unwrap() };
+                let mut read = Vec::new();
+                for number in 0..pages.len() {
+                    let page = pages.read(number).unwrap();
+                    prop_assert_eq!(page.len(), pages.pages[number].entries as usize);
+                    // Cut as from nothing, so that equal indexes have equal pages.
+                    let last = page.last().unwrap();
+                    prop_assert!(page::ends_after(&last.path, page.len()) || number + 1 == pages.len());
+                    read.extend(page);
+                }
+                prop_assert_eq!(&read, &entries(&tree));
+                let shared = pages.len() as u64 - new;
+                // A page follows the one whose end is gone, and the last one goes on.
+                let gone = planned.iter().filter(|page| !tree.contains_key(&page.last)).count();
+                prop_assert!(shared + gone as u64 + 1 >= clean as u64, "round {}: {} of {}", round, shared, clean);
+                parent = pages;
+            }
+        }
+    }
+
+    fn name(number: u32) -> RelPath {
+        RelPath::new(format!("{:02}/{number:04}", number / 100).into_bytes()).unwrap()
     }
 }

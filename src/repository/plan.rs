@@ -79,6 +79,16 @@ fn clean(path: &Path) -> PathBuf {
     }
 }
 
+/// A page of the parent.
+pub(super) struct ParentPage {
+    /// Which.
+    pub number: usize,
+    /// Its last path.
+    pub last: RelPath,
+    /// Whether anything in it changed, or is new between the page before and its last path.
+    pub dirty: bool,
+}
+
 /// What is to be done.
 #[derive(Default)]
 pub(super) struct Plan {
@@ -86,8 +96,8 @@ pub(super) struct Plan {
     pub old: Vec<Entry>,
     /// What is new or changed; files without their content.
     pub new: Vec<Entry>,
-    /// The last path of each page of the parent, and whether anything in the page changed.
-    pub pages: Vec<(RelPath, bool)>,
+    /// The pages of the parent.
+    pub pages: Vec<ParentPage>,
     /// What could not be looked at.
     pub problems: Vec<ScanError>,
     pub statistics: Statistics,
@@ -145,16 +155,30 @@ pub(super) fn plan(
     })?;
     plan.pages = pages;
     plan.problems = problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if sources.roots.len()
-        == plan.problems.iter().filter(|problem| sources.roots.contains(&problem.path)).count()
-    {
-        // Nothing at all could be looked at: a snapshot of that would only look like one.
-        return Err(plan.problems.swap_remove(0).into());
+    if let Some(problem) = nothing_seen(sources, &plan) {
+        // A snapshot of that would only look like one.
+        return Err(plan.problems.swap_remove(problem).into());
     }
     let files = plan.new.iter().filter_map(Entry::content);
     files.clone().for_each(|content| progress.total_bytes.add(content.size));
     progress.total_files.add(files.count() as u64);
     Ok(plan)
+}
+
+/// The number of the problem to tell where no source could be looked into.
+fn nothing_seen(sources: &Sources, plan: &Plan) -> Option<usize> {
+    let kept = plan.statistics.files + plan.statistics.directories + plan.statistics.others;
+    if kept > sources.roots.len() as u64
+        || plan.new.iter().any(|entry| !sources.prefixes.contains(&entry.path))
+    {
+        return None;
+    }
+    let problem_of = |root: &PathBuf| {
+        let refused = |problem: &ScanError| matches!(problem.source, ScanErrorKind::Io(_));
+        plan.problems.iter().position(|problem| problem.path == *root && refused(problem))
+    };
+    let problems: Option<Vec<usize>> = sources.roots.iter().map(problem_of).collect();
+    problems?.first().copied()
 }
 
 fn walk(
@@ -204,7 +228,7 @@ struct Join<'a> {
     sources: &'a Sources,
     options: &'a PlanOptions<'a>,
     plan: &'a mut Plan,
-    pages: &'a mut Vec<(RelPath, bool)>,
+    pages: &'a mut Vec<ParentPage>,
 }
 
 impl Join<'_> {
@@ -217,7 +241,7 @@ impl Join<'_> {
     ) -> Result<(), RepositoryError> {
         let mut found = found.peekable();
         let mut left = Vec::new();
-        for (_, page) in pages {
+        for (number, page) in pages {
             progress.check()?;
             let Some(last) = page.last().map(|last| last.path.clone()) else { continue };
             let mut dirty = false;
@@ -238,7 +262,7 @@ impl Join<'_> {
                     }
                 }
             }
-            self.pages.push((last, dirty));
+            self.pages.push(ParentPage { number, last, dirty });
         }
         for new in found {
             progress.check()?;

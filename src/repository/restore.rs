@@ -4,6 +4,8 @@
 //! repository. Of the target only those paths are looked at that the snapshot has; with `delete` the directories among them are listed too.
 
 use std::collections::HashSet;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,8 +15,8 @@ use walkdir::WalkDir;
 
 use crate::diff::DiffIndex;
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Found, Kind, ReadOptions, Stat, apply_diff_with,
-    describe, fill,
+    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Failure, Found, Kind, ReadOptions, Stat,
+    apply_diff_with, describe, fill,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -30,9 +32,9 @@ pub struct RestoreOptions {
     pub path: Option<Vec<u8>>,
     /// Patterns, as in `.gitignore`: only what matches one is restored, with the directories above it.
     pub include: Vec<String>,
-    /// Patterns, as in `.gitignore`: what matches one is not restored.
+    /// Patterns, as in `.gitignore`: what matches one is not restored, nor removed.
     pub exclude: Vec<String>,
-    /// Remove what is in the target and not in the snapshot.
+    /// Remove what is in the target and not in the snapshot, if the patterns choose it.
     pub delete: bool,
     /// Change nothing.
     pub dry_run: bool,
@@ -83,13 +85,14 @@ impl Repository {
         options: &RestoreOptions,
         progress: &Progress,
     ) -> Result<RestoreReport, RepositoryError> {
-        let mut entries = self.entries(snapshot, options.path.as_deref())?;
-        if options.path.is_some() {
-            rebase(&mut entries)?;
-        }
-        select(&mut entries, options)?;
+        let (top, mut entries) = self.entries_below(snapshot, options.path.as_deref())?;
+        rebase(&mut entries, &top);
+        let choice = Choice::new(options)?;
+        choice.select(&mut entries);
         let wanted = DirIndex { entries, owners: snapshot.record.owners.clone(), ..DirIndex::default() };
-        let present = self.look_at(&options.target, &wanted.entries, options.delete, progress)?;
+        let mut failures = Vec::new();
+        let extra = options.delete.then_some((&choice, &mut failures));
+        let present = self.look_at(&options.target, &wanted.entries, extra, progress)?;
         let mut diff = DiffIndex::compute(&present, &wanted);
         drop(present);
         if !options.delete {
@@ -104,6 +107,7 @@ impl Repository {
         };
         if options.dry_run {
             report.changes = diff.changes;
+            report.applied.failures = failures;
             return Ok(report);
         }
         let contents = diff.changes.iter().filter_map(Change::with_content).filter_map(Entry::content);
@@ -115,11 +119,12 @@ impl Repository {
         let apply = ApplyOptions { threads: options.threads };
         report.applied = apply_diff_with(&options.target, &diff, &source, apply, progress)
             .map_err(RepositoryError::io(&options.target))?;
+        report.applied.failures.extend(failures);
         progress.check()?;
         if options.verify {
             let failed: HashSet<&RelPath> =
                 report.applied.failures.iter().map(|failure| &failure.path).collect();
-            let now = self.look_at(&options.target, &wanted.entries, false, progress)?;
+            let now = self.look_at(&options.target, &wanted.entries, None, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted.entries);
             wrong.retain(|change| !failed.contains(change.path()) && !is_socket(change));
             report.verified =
@@ -130,32 +135,28 @@ impl Repository {
         Ok(report)
     }
 
-    /// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names of what stands beside them.
+    /// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names of what stands beside them and is
+    /// chosen, and what of that cannot be listed.
     fn look_at(
         &self,
         target: &Path,
         wanted: &[Entry],
-        extra: bool,
+        mut extra: Option<(&Choice, &mut Vec<Failure>)>,
         progress: &Progress,
     ) -> Result<DirIndex, RepositoryError> {
         let mut entries = Vec::new();
-        // The directories above the entry that is looked at, as far as they are there.
-        let mut open: Vec<RelPath> = Vec::new();
+        let mut reach = Reach { target, open: Vec::new(), blocked: None };
         for entry in wanted {
             progress.check()?;
-            open.truncate(open.iter().take_while(|path| entry.path.is_within(path)).count());
-            let parent = entry.path.parent();
-            let reachable =
-                parent.as_ref().is_none_or(|parent| open.last() == Some(parent) || parent.is_root());
-            if !reachable {
+            if entry.path.parent().is_some_and(|parent| !reach.enter(&parent)) {
                 continue;
             }
             let path = target.join(entry.path.as_path());
-            let Some(stat) = lstat(&path)? else { continue };
+            let Some(stat) = lstat(&path) else { continue };
             if stat.file_type() == FileType::Directory {
-                open.push(entry.path.clone());
-                if extra {
-                    list_extra(&path, &entry.path, wanted, &mut entries)?;
+                reach.open.push(entry.path.clone());
+                if let Some((choice, failures)) = &mut extra {
+                    list_extra(&path, &entry.path, wanted, choice, &mut entries, failures)?;
                 }
             }
             let found = Found { path: entry.path.clone(), stat };
@@ -170,9 +171,43 @@ impl Repository {
             &read,
             &Progress::new(),
             |_, _| (),
-            |_, _, ()| Ok::<_, RepositoryError>(()),
+            |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
         )?;
         Ok(DirIndex { entries, ..DirIndex::default() })
+    }
+}
+
+/// Which directories of the target can be reached without following a link, asked for in path order.
+struct Reach<'a> {
+    target: &'a Path,
+    /// The directories above the one that was asked for last, each below the one before.
+    open: Vec<RelPath>,
+    /// The last one that is not there or is no directory.
+    blocked: Option<RelPath>,
+}
+
+impl Reach<'_> {
+    fn enter(&mut self, directory: &RelPath) -> bool {
+        if self.blocked.as_ref().is_some_and(|blocked| directory.is_within(blocked)) {
+            return false;
+        }
+        self.open.truncate(self.open.iter().take_while(|path| directory.is_within(path)).count());
+        let mut below = Vec::new();
+        let mut path = directory.clone();
+        while !path.is_root() && self.open.last() != Some(&path) {
+            let parent = path.parent().unwrap_or_default();
+            below.push(path);
+            path = parent;
+        }
+        while let Some(path) = below.pop() {
+            let stat = lstat(&self.target.join(path.as_path()));
+            if stat.is_none_or(|stat| stat.file_type() != FileType::Directory) {
+                self.blocked = Some(path);
+                return false;
+            }
+            self.open.push(path);
+        }
+        true
     }
 }
 
@@ -185,41 +220,49 @@ fn unchanged(entries: &[Entry], changes: &[Change]) -> u64 {
     (entries.len() - changed.min(entries.len())) as u64
 }
 
-/// Makes the first entry the root; a single file keeps its name.
-fn rebase(entries: &mut [Entry]) -> Result<(), RepositoryError> {
-    let Some(first) = entries.first() else { return Ok(()) };
-    let top = match first.kind {
-        Kind::Directory => first.path.clone(),
-        _ => first.path.parent().unwrap_or_default(),
-    };
+/// Makes `top` the root; where it is no directory it keeps its name.
+fn rebase(entries: &mut [Entry], top: &RelPath) {
+    let is_below =
+        entries.first().is_some_and(|first| first.path == *top && !matches!(first.kind, Kind::Directory));
+    let root = if is_below { top.parent().unwrap_or_default() } else { top.clone() };
     for entry in entries {
-        entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
+        entry.path = entry.path.strip_prefix(&root).unwrap_or_default();
     }
-    Ok(())
 }
 
-/// Leaves what the patterns ask for, and the directories above it.
-fn select(entries: &mut Vec<Entry>, options: &RestoreOptions) -> Result<(), RepositoryError> {
-    let (include, exclude) = (patterns(&options.include)?, patterns(&options.exclude)?);
-    let matches = |patterns: &Gitignore, entry: &Entry| {
-        let is_dir = matches!(entry.kind, Kind::Directory);
-        patterns.matched_path_or_any_parents(entry.path.as_path(), is_dir).is_ignore()
-    };
-    if !exclude.is_empty() {
-        entries.retain(|entry| entry.path.is_root() || !matches(&exclude, entry));
+/// What the patterns ask for.
+struct Choice {
+    include: Gitignore,
+    exclude: Gitignore,
+}
+
+impl Choice {
+    fn new(options: &RestoreOptions) -> Result<Self, RepositoryError> {
+        Ok(Self { include: patterns(&options.include)?, exclude: patterns(&options.exclude)? })
     }
-    if include.is_empty() {
-        return Ok(());
+
+    fn has(&self, path: &RelPath, is_dir: bool) -> bool {
+        let matches =
+            |patterns: &Gitignore| patterns.matched_path_or_any_parents(path.as_path(), is_dir).is_ignore();
+        path.is_root() || (!matches(&self.exclude) && (self.include.is_empty() || matches(&self.include)))
     }
-    let mut kept: HashSet<RelPath> = HashSet::new();
-    for entry in entries.iter().filter(|entry| !entry.path.is_root() && matches(&include, entry)) {
-        let mut path = Some(entry.path.clone());
-        while let Some(above) = path.filter(|path| kept.insert(path.clone())) {
-            path = above.parent();
+
+    /// Leaves what the patterns ask for, and the directories above it.
+    fn select(&self, entries: &mut Vec<Entry>) {
+        let has = |entry: &Entry| self.has(&entry.path, matches!(entry.kind, Kind::Directory));
+        if self.include.is_empty() {
+            entries.retain(has);
+            return;
         }
+        let mut kept: HashSet<RelPath> = HashSet::new();
+        for entry in entries.iter().filter(|entry| !entry.path.is_root() && has(entry)) {
+            let mut path = Some(entry.path.clone());
+            while let Some(above) = path.filter(|path| kept.insert(path.clone())) {
+                path = above.parent();
+            }
+        }
+        entries.retain(|entry| kept.contains(&entry.path));
     }
-    entries.retain(|entry| kept.contains(&entry.path));
-    Ok(())
 }
 
 fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
@@ -231,39 +274,55 @@ fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
     builder.build().map_err(unusable)
 }
 
-/// Adds what stands in a directory and is not wanted, and all below it, with nothing but its kind.
+/// Adds what stands in a directory and is chosen but not wanted, and all below it, with nothing but its kind. A directory that holds something
+/// else stays.
 fn list_extra(
     directory: &Path,
     below: &RelPath,
     wanted: &[Entry],
+    choice: &Choice,
     entries: &mut Vec<Entry>,
+    failures: &mut Vec<Failure>,
 ) -> Result<(), RepositoryError> {
-    use std::os::unix::ffi::OsStrExt;
-    for name in directory.read_dir().map_err(RepositoryError::io(directory))? {
-        let name = name.map_err(RepositoryError::io(directory))?.file_name();
-        let top = below.join(name.as_bytes())?;
-        if wanted.binary_search_by(|entry| entry.path.cmp(&top)).is_ok() {
-            continue;
+    let path_of =
+        |path: &Path| below.join(path.strip_prefix(directory).unwrap_or(path).as_os_str().as_bytes());
+    let mut listed = Vec::new();
+    let mut walk = WalkDir::new(directory).min_depth(1).into_iter();
+    while let Some(found) = walk.next() {
+        let (path, found) = match found {
+            Ok(found) => (path_of(found.path())?, Ok(found.file_type().is_dir())),
+            Err(error) => (path_of(error.path().unwrap_or(directory))?, Err(io::Error::from(error))),
+        };
+        let is_wanted = wanted.binary_search_by(|entry| entry.path.cmp(&path)).is_ok();
+        if is_wanted && matches!(found, Ok(true)) {
+            // Listed when that is looked at.
+            walk.skip_current_dir();
         }
-        let top_path = directory.join(&name);
-        for found in WalkDir::new(&top_path).follow_root_links(false) {
-            let found = found.map_err(|error| RepositoryError::io(&top_path)(error.into()))?;
-            let rest = found.path().strip_prefix(&top_path).unwrap_or(found.path());
-            let kind = if found.file_type().is_dir() { Kind::Directory } else { Kind::Fifo };
-            entries.push(Entry {
-                path: top.join(rest.as_os_str().as_bytes())?,
-                kind,
-                meta: Default::default(),
-            });
+        listed.push((path, is_wanted, found));
+    }
+    let mut kept: Option<RelPath> = None;
+    // Backwards, so that what a directory holds comes before it.
+    for (path, is_wanted, found) in listed.into_iter().rev() {
+        match found {
+            Ok(is_dir)
+                if !is_wanted
+                    && choice.has(&path, is_dir)
+                    && !kept.as_ref().is_some_and(|kept| kept.is_within(&path)) =>
+            {
+                let kind = if is_dir { Kind::Directory } else { Kind::Fifo };
+                entries.push(Entry { path, kind, meta: Default::default() });
+            }
+            Ok(_) => kept = Some(path),
+            Err(error) => {
+                kept = Some(path.clone());
+                failures.push(Failure { path, source: error.into() });
+            }
         }
     }
     Ok(())
 }
 
-fn lstat(path: &Path) -> Result<Option<Stat>, RepositoryError> {
-    match rustix::fs::lstat(path) {
-        Ok(stat) => Ok(Some(stat.into())),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(RepositoryError::io(path)(error.into())),
-    }
+/// What stands at `path`. What cannot be looked at is as good as not there: putting something there tells what is wrong.
+fn lstat(path: &Path) -> Option<Stat> {
+    rustix::fs::lstat(path).ok().map(Stat::from)
 }

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use treering::repository::RestoreOptions;
+use treering::progress::Progress;
+use treering::repository::{BackupOptions, Other, RestoreOptions};
 
 use crate::lab::Lab;
 use crate::tree::{assert_same, everything, noise, unlock};
@@ -131,4 +133,80 @@ fn a_dry_run_tells_and_writes_nothing() {
         lab.restore_with(&snapshot, &RestoreOptions { dry_run: true, ..RestoreOptions::new(&target) });
     assert_eq!(report.changes.len(), 2);
     assert!(!target.exists());
+}
+
+#[test]
+fn what_is_excluded_is_not_deleted() {
+    let mut lab = Lab::new();
+    lab.write("a/file", "file");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    for path in ["a/keep.cache", "a/extra", "more/deep/keep.cache", "more/extra", "gone/extra"] {
+        fs::create_dir_all(target.join(path).parent().unwrap()).unwrap();
+        fs::write(target.join(path), "").unwrap();
+    }
+    let options = |include: &[&str], exclude: &[&str]| RestoreOptions {
+        include: include.iter().map(ToString::to_string).collect(),
+        exclude: exclude.iter().map(ToString::to_string).collect(),
+        delete: true,
+        ..RestoreOptions::new(&target)
+    };
+    lab.restore_with(&snapshot, &options(&["file", "gone"], &[]));
+    assert!(!target.join("gone").exists() && target.join("a/extra").exists());
+    let report = lab.restore_with(&snapshot, &options(&[], &["*.cache"]));
+    assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+    assert!(target.join("a/keep.cache").exists() && target.join("more/deep/keep.cache").exists());
+    assert!(!target.join("a/extra").exists() && !target.join("more/extra").exists());
+}
+
+#[test]
+fn several_roots_are_restored_compared_and_verified() {
+    let lab = Lab::new();
+    for name in ["one/a", "two/b", "two/deep/c", "three/d"] {
+        lab.write(name, name);
+    }
+    let source = lab.source();
+    let sources = ["one", "two", "three"].map(|name| source.join(name)).to_vec();
+    let options = BackupOptions { sources, ..lab.options() };
+    let snapshot = lab.repository.backup(&options, &Progress::new()).unwrap().snapshot.unwrap();
+
+    let target = lab.path("whole");
+    let whole = RestoreOptions { verify: true, ..RestoreOptions::new(&target) };
+    let report = lab.restore_with(&snapshot, &whole);
+    assert_eq!((report.verified, report.mismatches), (Some(4), vec![]));
+    let below = target.join(source.strip_prefix("/").unwrap());
+    fs::write(below.join("two/extra"), "").unwrap();
+    fs::write(below.join("beside"), "").unwrap();
+    let report = lab.restore_with(&snapshot, &RestoreOptions { delete: true, ..whole });
+    assert_eq!((report.applied.files, report.applied.deleted), (0, 1));
+    assert!(below.join("beside").exists());
+
+    // A path above several roots is no entry itself.
+    let above = source.as_os_str().as_encoded_bytes().to_vec();
+    let report = lab.restore_with(
+        &snapshot,
+        &RestoreOptions { path: Some(above), ..RestoreOptions::new(lab.path("above")) },
+    );
+    assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+    for name in ["one/a", "two/b", "two/deep/c", "three/d"] {
+        assert_eq!(fs::read_to_string(lab.path("above").join(name)).unwrap(), name);
+    }
+
+    fs::write(source.join("two/b"), "another").unwrap();
+    let compare = |directory: &Path| {
+        let changes = lab.repository.compare(&snapshot, Other::Directory(directory), &Progress::new());
+        changes.map(|changes| changes.iter().map(|change| change.path().to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(compare(&source.join("two")).unwrap(), ["b"]);
+    let error = compare(&source).unwrap_err().to_string();
+    assert!(error.contains("none of the directories"), "{error}");
+}
+
+#[test]
+fn a_path_beside_the_root_is_not_taken_for_one_below_it() {
+    let mut lab = Lab::new();
+    lab.write("file", "inside");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let beside = lab.path("file");
+    assert!(lab.repository.entries(&snapshot, Some(beside.as_os_str().as_encoded_bytes())).is_err());
 }
