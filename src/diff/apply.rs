@@ -1,9 +1,11 @@
 //! Bringing a directory from one state to another.
 //!
-//! The order: directories are made; content is written beside its place by several threads, checked, and renamed in; links and special files
-//! follow; what is gone is removed; files whose old content others might still need take their place; at last directories get their metadata, the
-//! deepest first. A file that replaces another is synced before it is renamed; a new one is not, since nothing is lost with it.
-//! What fails is told and leaves the old file; the rest goes on. Where anything failed, no old file whose content was wanted is removed.
+//! The order: directories are made; content is written beside its place by several threads, checked, and renamed in; special files follow; what is
+//! gone is removed; files whose old content others might still need, and special files, take their place; then links; at last directories get their
+//! metadata, the deepest first. A file that replaces another is synced before it is renamed; a new one is not, since nothing is lost with it.
+//!
+//! What fails is told and leaves the old file; the rest goes on. Where anything failed, no old file whose content was wanted is removed, nor anything
+//! that lies where the failed thing should stand. Metadata that cannot be set is told, and keeps no content from its place.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -162,16 +164,16 @@ const PIECE: u64 = 8 << 20;
 /// Small files are handed out in runs of at most this many.
 const RUN: usize = 64;
 
-/// A file that is being written under a temporary name, or why it is not.
-type Opened<'a> = Result<(Arc<File>, Temp<'a>), ApplyError>;
-
 /// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
 struct LargeFile<'a> {
     entry: &'a Entry,
     content: &'a Content,
-    opened: Mutex<Option<Opened<'a>>>,
+    opened: Mutex<Option<Result<Opened<'a>, ApplyError>>>,
     pieces_left: AtomicUsize,
 }
+
+/// A file being written, and its temporary name.
+type Opened<'a> = (Arc<File>, Temp<'a>);
 
 /// Something for one thread to do.
 enum Task<'a> {

@@ -373,3 +373,44 @@ fn decode_pages(pages: &[ByteBuf]) -> Result<Vec<Entry>, DiffError> {
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::entry::SegmentRef;
+
+    fn file(path: &str, text: &str, inode: u64, link: Option<(u64, u64)>) -> Entry {
+        let segment = SegmentRef { digest: Digest::of(text.as_bytes()), len: text.len() as u32 };
+        let content = Content {
+            size: text.len() as u64,
+            segments: [segment].into(),
+            link: link.map(Box::new),
+            ..Content::default()
+        };
+        Entry {
+            path: RelPath::new(path.as_bytes()).unwrap(),
+            kind: Kind::File(content),
+            meta: Metadata { inode, ..Metadata::default() },
+        }
+    }
+
+    #[test]
+    fn names_with_other_content_are_no_links_whatever_their_numbers_say() {
+        let new = [file("a", "one", 1, Some((5, 1))), file("b", "two", 1, Some((5, 1)))];
+        assert!(find_links(&compare(&[], &new), &new).is_empty());
+        let new = [file("a", "one", 1, Some((5, 1))), file("b", "one", 1, Some((5, 1)))];
+        assert_eq!(find_links(&compare(&[], &new), &new).len(), 1);
+    }
+
+    #[test]
+    fn of_like_files_that_moved_the_same_inode_is_followed() {
+        let old = [file("a", "same", 1, None), file("b", "same", 2, None)];
+        let new = [file("c", "same", 2, None), file("d", "same", 1, None)];
+        let changes = compare(&old, &new);
+        let moves = changes.iter().map(|change| match change {
+            Change::Renamed { from, entry } => format!("{from} to {}", entry.path),
+            other => format!("{other:?}"),
+        });
+        assert_eq!(moves.collect::<Vec<_>>(), ["b to c", "a to d"]);
+    }
+}

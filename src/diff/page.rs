@@ -514,6 +514,14 @@ pub(crate) mod tests {
         };
         let swapped = encode(&[entry("b", 0), entry("a", 0)]).unwrap();
         assert!(matches!(decode(&swapped), Err(PageError::Order(_))));
+        let mut long = entry("a", u64::from(MAX_SEGMENT_LEN) + 1);
+        let segment = SegmentRef { digest: Digest::of(b""), len: MAX_SEGMENT_LEN + 1 };
+        long.kind = Kind::File(Content {
+            size: segment.len.into(),
+            segments: [segment].into(),
+            ..Content::default()
+        });
+        assert!(matches!(decode(&encode(&[long]).unwrap()), Err(PageError::Column(_))));
         let short = encode(&[entry("a", 1)]).unwrap();
         assert!(matches!(decode(&short), Err(PageError::Content(_))));
     }

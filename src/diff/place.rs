@@ -321,11 +321,7 @@ impl Target {
 
     /// Sets extended attributes, and removes those that are not wanted. What only root may set is left to root.
     fn set_xattrs(&self, opened: &OwnedFd, path: &Path, is_link: bool, meta: &Metadata) -> io::Result<()> {
-        let may = |name: &OsStr| {
-            let privileged =
-                [&b"security."[..], b"trusted."].iter().any(|space| name.as_bytes().starts_with(space));
-            !privileged || self.ids.is_some()
-        };
+        let may = |name: &OsStr| self.ids.is_some() || !is_privileged(name.as_bytes());
         let wanted = meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
         let wanted: BTreeMap<&OsStr, &[u8]> = wanted
             .map(|(name, value)| (OsStr::from_bytes(name), value.as_slice()))
@@ -375,6 +371,30 @@ impl Target {
     }
 }
 
+/// Makes of `entries` what can be set here, so that they compare with what is there: for root with the numbers that `owners` have here; for
+/// others without owners, and without the attributes that only root may set.
+pub fn settable(entries: &mut [Entry], owners: &Owners) {
+    if rustix::process::geteuid().is_root() {
+        let ids = Ids::new(owners);
+        for Entry { meta, .. } in entries {
+            (meta.uid, meta.gid) = ids.numbers(meta);
+        }
+        return;
+    }
+    for Entry { meta, .. } in entries {
+        (meta.uid, meta.gid) = (0, 0);
+        if let Some(xattrs) = &mut meta.xattrs {
+            xattrs.retain(|(name, _)| !is_privileged(name));
+        }
+        meta.xattrs.take_if(|xattrs| xattrs.is_empty());
+    }
+}
+
+/// Whether only root may set an extended attribute of that name.
+fn is_privileged(name: &[u8]) -> bool {
+    [&b"security."[..], b"trusted."].iter().any(|space| name.starts_with(space))
+}
+
 /// By way of `/proc`, since `fchmod` does not take an `O_PATH` descriptor.
 fn chmod(opened: &OwnedFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::chmod(proc_path(opened), Mode::from_raw_mode(mode & 0o7777))?)
@@ -401,13 +421,80 @@ impl Ids {
         Self { users: users.collect(), groups: groups.collect() }
     }
 
-    fn local(&self, meta: &Metadata) -> io::Result<(Uid, Gid)> {
+    fn numbers(&self, meta: &Metadata) -> (u32, u32) {
         let uid = self.users.get(&meta.uid).copied().unwrap_or(meta.uid);
         let gid = self.groups.get(&meta.gid).copied().unwrap_or(meta.gid);
+        (uid, gid)
+    }
+
+    fn local(&self, meta: &Metadata) -> io::Result<(Uid, Gid)> {
+        let (uid, gid) = self.numbers(meta);
         // To the system this number means "leave it as it is".
         if uid == u32::MAX || gid == u32::MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let meta = Metadata { mode: 0o600, uid, gid, ..Metadata::default() };
+        Entry { path: RelPath::new(path.as_bytes()).unwrap(), kind, meta }
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_not_compared() {
+        let mut entries = [entry("file", Kind::Fifo)];
+        entries[0].meta.uid = 54_321;
+        let attribute = |name: &str| (name.as_bytes().to_vec(), b"value".to_vec());
+        entries[0].meta.xattrs = Some(Box::new(vec![attribute("security.x"), attribute("trusted.y")]));
+        let owners = Owners { users: [(54_321, "root".into())].into(), ..Owners::default() };
+        settable(&mut entries, &owners);
+        assert_eq!(entries[0].meta.uid, 0);
+        assert_eq!(entries[0].meta.xattrs.is_some(), rustix::process::geteuid().is_root());
+    }
+
+    #[test]
+    fn metadata_that_cannot_be_set_does_not_keep_the_rest_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::open(dir.path(), &Owners::default()).unwrap();
+        let mut wanted = entry("file", Kind::File(Default::default()));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        wanted.meta.mode = 0o640;
+        wanted.meta.mtime = FileTime { seconds: 1_000_000, nanos: 5 };
+        wanted.meta.xattrs = Some(Box::new(vec![(b"nonsense.name".to_vec(), b"value".to_vec())]));
+        assert!(target.set_metadata(&wanted).is_err());
+        let stat = target.look(&wanted.path).unwrap().unwrap();
+        assert_eq!((stat.mode & 0o7777, stat.mtime), (0o640, wanted.meta.mtime));
+    }
+
+    #[test]
+    fn no_number_means_to_keep_the_owner() {
+        let ids = Ids::new(&Owners::default());
+        assert!(ids.local(&Metadata { uid: u32::MAX, ..Metadata::default() }).is_err());
+        assert!(ids.local(&Metadata::default()).is_ok());
+    }
+
+    #[test]
+    fn deep_paths_need_no_stack() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::open(dir.path(), &Owners::default()).unwrap();
+        let deep = RelPath::new(["a"; 1000].join("/").into_bytes()).unwrap();
+        let made = std::thread::Builder::new()
+            .stack_size(128 << 10)
+            .spawn({
+                let deep = deep.clone();
+                move || {
+                    target.make_directories(&deep).unwrap();
+                    target.look(&deep).unwrap().is_some()
+                }
+            })
+            .unwrap();
+        assert!(made.join().unwrap());
     }
 }

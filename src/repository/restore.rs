@@ -15,8 +15,8 @@ use walkdir::WalkDir;
 
 use crate::diff::DiffIndex;
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Failure, Found, Kind, ReadOptions, Stat,
-    apply_diff_with, describe, fill,
+    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Failure, Found, Kind, Owners, ReadOptions, Stat,
+    apply_diff_with, describe, fill, settable,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -89,7 +89,9 @@ impl Repository {
         rebase(&mut entries, &top);
         let choice = Choice::new(options)?;
         choice.select(&mut entries);
-        let wanted = DirIndex { entries, owners: snapshot.record.owners.clone(), ..DirIndex::default() };
+        // With the numbers of the owners here, which therefore need no names any more.
+        settable(&mut entries, &snapshot.record.owners);
+        let wanted = DirIndex { entries, ..DirIndex::default() };
         let mut failures = Vec::new();
         let extra = options.delete.then_some((&choice, &mut failures));
         let present = self.look_at(&options.target, &wanted.entries, extra, progress)?;
@@ -173,6 +175,7 @@ impl Repository {
             |_, _| (),
             |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
         )?;
+        settable(&mut entries, &Owners::default());
         Ok(DirIndex { entries, ..DirIndex::default() })
     }
 }

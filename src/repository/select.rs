@@ -123,6 +123,7 @@ mod tests {
         assert_eq!(parse("2026-11-01"), at(time("2026-11-01T00:00:00Z"), None));
         assert_eq!(parse("2026-11-01 14:00"), at(time("2026-11-01T14:00:00Z"), None));
         assert_eq!(parse("2026-11-01 14:00:/etc"), at(time("2026-11-01T14:00:00Z"), Some("/etc")));
+        assert_eq!(parse("latest~18446744073709551615"), at(Selector::Latest(usize::MAX), None));
         assert_eq!(parse("latest:"), at(Selector::Latest(0), Some("")));
     }
 }

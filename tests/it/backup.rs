@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use treering::diff::Excludes;
 use treering::progress::Progress;
 use treering::repository::{BackupOptions, Other, Repository, Selector};
 
@@ -160,6 +161,7 @@ fn snapshots_are_found_and_compared() {
     assert_eq!(repository.find(&Selector::Id(first.short_id())).unwrap().key, first.key);
     assert_eq!(repository.find(&Selector::Before(second.time())).unwrap().id, second.id);
     assert!(repository.find(&Selector::Latest(2)).is_err());
+    assert!(repository.find(&Selector::Latest(usize::MAX)).is_err());
     let changes = repository.compare(&first, Other::Snapshot(&second), &Progress::new()).unwrap();
     let seen: Vec<_> = changes
         .iter()
@@ -169,4 +171,19 @@ fn snapshots_are_found_and_compared() {
     assert_eq!(paths, ["", "grows", "moves", "moves/to", "new"], "{seen:?}");
     let now = repository.compare(&second, Other::Directory(&lab.source()), &Progress::new()).unwrap();
     assert!(now.is_empty(), "{now:?}");
+}
+
+#[test]
+fn a_bad_pattern_file_in_a_source_is_reported_and_the_rest_is_saved() {
+    let lab = Lab::new();
+    lab.write(".skip", "[z-a]\n*.o\n");
+    lab.write("file", "content");
+    lab.write("file.o", "left out");
+    let excludes = Excludes { ignore_file: Some(".skip".into()), ..Excludes::default() };
+    let options = BackupOptions { excludes, ..lab.options() };
+    let report = lab.repository.backup(&options, &Progress::new()).unwrap();
+    assert_eq!(report.problems.len(), 1);
+    let restored = lab.restore(&report.snapshot.unwrap(), "restored");
+    assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
+    assert!(!restored.join("file.o").exists());
 }
