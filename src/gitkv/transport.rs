@@ -24,6 +24,13 @@ pub struct GitRemote {
     pub url: String,
 }
 
+impl GitRemote {
+    /// Whether a remote can be called `name`.
+    pub fn is_name(name: &str) -> bool {
+        git2::Remote::is_valid_name(name) && !name.starts_with('-')
+    }
+}
+
 impl Git {
     /// The remotes that git's configuration names.
     pub fn remotes(&self) -> Result<Vec<GitRemote>, GitError> {
@@ -45,6 +52,12 @@ impl Git {
     pub fn add_remote(&self, name: &str, url: &str) -> Result<(), GitError> {
         let added = self.libgit2().remote(name, url).map(drop);
         added.map_err(GitError::git("add the remote"))
+    }
+
+    /// Removes a remote, and the references that follow its branches.
+    pub fn remove_remote(&self, name: &str) -> Result<(), GitError> {
+        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        self.libgit2().remote_delete(name).map_err(GitError::git("remove the remote"))
     }
 
     /// The full name of the reference by which this repository knows where its branch is in a remote.
@@ -101,6 +114,8 @@ pub(super) fn git_program() -> Command {
     {
         command.env_remove(name);
     }
+    // What it says is looked at, so it says it in one language.
+    command.env("LC_ALL", "C");
     command
 }
 

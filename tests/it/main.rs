@@ -10,6 +10,7 @@ mod patch;
 mod programs;
 mod python;
 mod recover;
+mod remote;
 mod restore;
 mod stored;
 mod timeline;
