@@ -93,7 +93,6 @@ fn a_clone_restores_and_goes_on_incrementally() {
 fn layers_travel_as_they_are() {
     let mut lab = Lab::new();
     let hub = hub(&lab);
-    run(Command::new("git").arg("-C").arg(&hub).args(["config", "receive.unpackLimit", "1"]));
     for seed in 1..4 {
         lab.write(&format!("file{seed}"), noise(700_000, seed));
         lab.backup();
