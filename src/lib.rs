@@ -9,6 +9,7 @@
 //! | 3 | [`gitkv`] | keys and values in a git repository; transactions over its refs and trees |
 //! | 4 | [`timeline`] | time-indexed blobs in a git repository |
 //! | 5 | [`repository`] | snapshots of directories: backup, restore, check |
+//! | 5 | [`remote`] | clones of a repository: push, pull, and the merge of what each added |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -24,6 +25,7 @@ pub mod layers;
 pub mod pipeline;
 pub mod progress;
 pub mod relpath;
+pub mod remote;
 pub mod repository;
 pub mod spoken;
 pub mod store;

@@ -50,6 +50,11 @@ pub enum Command {
     Cat(CatArguments),
     Restore(RestoreArguments),
     Check(CheckArguments),
+    Clone(CloneArguments),
+    #[command(subcommand)]
+    Remote(RemoteCommand),
+    Push(PushArguments),
+    Pull(PullArguments),
     #[command(subcommand)]
     Dir(DirCommand),
     Completions(CompletionsArguments),
@@ -91,6 +96,9 @@ pub struct BackupArguments {
     /// Read every file again, even where nothing seems to have changed
     #[arg(short, long)]
     pub force: bool,
+    /// Then push to a remote: this one, or the one that `push` alone would choose
+    #[arg(long, value_name = "REMOTE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
+    pub push: Option<Option<String>>,
     /// Save nothing; tell what would be saved
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -193,6 +201,75 @@ pub struct CheckArguments {
     /// Read and check all data, not only what describes it
     #[arg(long)]
     pub read_data: bool,
+}
+
+/// Make a copy of a repository that stays in touch with it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The clone is a repository like any other; the one it came from is its remote `origin`.
+
+Example:
+  treering clone backup@example.org:rings.git /srv/rings")]
+pub struct CloneArguments {
+    /// Where the repository is: a path, or any URL that git takes
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// The directory to make
+    #[arg(value_name = "REPO", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+}
+
+/// Say where else the repository lies
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Example:
+  git init --bare /mnt/disk/rings.git
+  treering remote add origin /mnt/disk/rings.git
+  treering push")]
+pub enum RemoteCommand {
+    Add(RemoteAddArguments),
+    /// List the remotes
+    List,
+    Remove(RemoteRemoveArguments),
+}
+
+/// Add a remote
+#[derive(Debug, Args)]
+pub struct RemoteAddArguments {
+    /// What it is called here
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where it is: a path, or any URL that git takes
+    #[arg(value_name = "URL")]
+    pub url: String,
+}
+
+/// Forget a remote; what lies there stays
+#[derive(Debug, Args)]
+pub struct RemoteRemoveArguments {
+    /// What it is called here
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// Send snapshots to a remote
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What others have pushed there meanwhile is merged first. A push that was interrupted is made again with the same command.")]
+pub struct PushArguments {
+    /// The remote; where none is given, `origin` or the only one
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Get snapshots from a remote
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What either side added since they last met is there afterwards, and what either removed is gone.")]
+pub struct PullArguments {
+    /// The remote; where none is given, `origin` or the only one
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// Index, compare and patch directories, with no repository
@@ -327,10 +404,11 @@ Exit status:
   130  interrupted";
 
 /// The commands by what they are for; [`Command`] cannot say so itself.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check"]),
+    ("Keep it elsewhere too", &["remote", "push", "pull", "clone"]),
     ("Without a repository", &["dir", "completions"]),
 ];
 

@@ -12,6 +12,7 @@ use crate::cli::Session;
 use crate::cli::args::BackupArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
+use crate::cli::remote;
 use crate::cli::report::{count, duration, local_time, plural, print, size, totals};
 
 /// Takes a snapshot.
@@ -31,18 +32,20 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             (false, false) => write(out, session, &report, start.elapsed()),
         }
     })?;
+    if let Some(remote) = &arguments.push {
+        remote::push_snapshot(session, &repository, remote.as_deref())?;
+    }
     Ok(if report.problems.is_empty() { Exit::Done } else { Exit::Partial })
 }
 
 fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptions, CliError> {
     let now = session.now.timestamp();
     let time = arguments.time.as_deref().map(|time| spoken::parse(time, &session.now)).transpose()?;
-    let user = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());
     let defaults = BackupOptions::new(arguments.sources.clone(), now);
     Ok(BackupOptions {
         time: time.unwrap_or(now),
         host: arguments.host.clone().unwrap_or_else(host_name),
-        user: user.unwrap_or_else(|| uzers::get_current_uid().to_string()),
+        user: user_name(),
         tags: arguments.tag.clone(),
         excludes: arguments.scan.excludes(),
         one_file_system: arguments.scan.one_file_system,
@@ -52,7 +55,14 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
     })
 }
 
-fn host_name() -> String {
+/// The name of whoever runs the program, or a number that has none.
+pub fn user_name() -> String {
+    let name = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| uzers::get_current_uid().to_string())
+}
+
+/// The name of the machine.
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

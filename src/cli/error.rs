@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use treering::diff::DiffError;
+use treering::gitkv::GitError;
 use treering::progress::Interrupted;
+use treering::remote::RemoteError;
 use treering::repository::RepositoryError;
 use treering::spoken::SpokenError;
 
@@ -44,6 +46,10 @@ pub enum CliError {
     PathNotGiven,
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error("the snapshot is saved here, but not pushed")]
+    NotPushed(#[source] RemoteError),
     /// A building block, which says itself what it could not use.
     #[error(transparent)]
     Diff(DiffError),
@@ -72,7 +78,10 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
-            Self::Repository(RepositoryError::Locked(_)) => Exit::Locked,
+            Self::Repository(RepositoryError::Locked(_))
+            | Self::Remote(RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })) => {
+                Exit::Locked
+            }
             Self::Interrupted(_)
             | Self::Repository(
                 RepositoryError::Interrupted(_) | RepositoryError::Diff(DiffError::Interrupted(_)),
@@ -86,7 +95,6 @@ impl CliError {
 #[cfg(test)]
 mod tests {
     use treering::causes::chain;
-    use treering::gitkv::GitError;
 
     use super::*;
 

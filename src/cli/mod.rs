@@ -12,6 +12,7 @@ mod dir;
 mod error;
 mod json;
 mod ls;
+mod remote;
 mod report;
 mod restore;
 mod snapshots;
@@ -55,6 +56,10 @@ pub fn run() -> ExitCode {
         Command::Cat(arguments) => ls::cat(&session, arguments),
         Command::Restore(arguments) => restore::run(&session, arguments),
         Command::Check(arguments) => check::run(&session, arguments),
+        Command::Clone(arguments) => remote::clone(&session, arguments),
+        Command::Remote(command) => remote::run(&session, command),
+        Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),
+        Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
         Command::Dir(command) => dir::run(&session, command),
         Command::Completions(arguments) => {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)

@@ -101,6 +101,11 @@ impl Git {
         Ok(true)
     }
 
+    /// Whether the commit `descendant` is `ancestor` or follows it, over however many commits.
+    pub fn descends(&self, descendant: &ObjectId, ancestor: &ObjectId) -> Result<bool, GitError> {
+        Ok(descendant == ancestor || self.merge_base(descendant, ancestor)?.as_ref() == Some(ancestor))
+    }
+
     /// The best common ancestor of two commits, if they have one.
     pub fn merge_base(&self, one: &ObjectId, other: &ObjectId) -> Result<Option<ObjectId>, GitError> {
         let oid =

@@ -19,10 +19,18 @@ use super::{GitError, shown};
 /// The branch of repositories that are made here.
 const BRANCH: &str = "refs/heads/main";
 
-/// How a repository made here is set up: git syncs what it writes, never repacks by itself, and looks for no deltas when it sends
-/// layers, which hold compressed data and travel as they are.
-const SETTINGS: [(&str, &str); 4] =
-    [("core.fsync", "all"), ("gc.auto", "0"), ("maintenance.auto", "false"), ("pack.window", "0")];
+/// How a repository made here is set up: git syncs what it writes, never repacks by itself, looks for no deltas when it sends
+/// layers, which hold compressed data and travel as they are, and keeps what it receives in packs, however little it is.
+const SETTINGS: [(&str, &str); 7] = [
+    ("core.fsync", "all"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("pack.window", "0"),
+    ("transfer.unpackLimit", "1"),
+    // A person's own configuration may have set these, which count more than the one above.
+    ("fetch.unpackLimit", "1"),
+    ("receive.unpackLimit", "1"),
+];
 
 /// A bare git repository. Any number of threads may use one.
 pub struct Git {

@@ -197,7 +197,7 @@ impl GitError {
 
 /// Sleeps before attempt number `attempt` (from 1) at something that others are doing too: up to 4 ms at first, doubled each time
 /// up to 256 ms, and random, so that two who collide do not collide again.
-fn pause(attempt: u32) -> Result<(), GitError> {
+pub(crate) fn pause(attempt: u32) -> Result<(), GitError> {
     let longest = 4000u64 << attempt.saturating_sub(1).min(6);
     thread::sleep(Duration::from_micros(getrandom::u64()? % longest));
     Ok(())

@@ -60,6 +60,18 @@ impl Git {
         Ok(())
     }
 
+    /// Removes the reference of that full name, if there is one.
+    pub fn remove_reference(&self, name: &str) -> Result<(), GitError> {
+        let _turn = lock(&self.private_dir()?.join(TURN), File::try_lock)?;
+        let repository = self.libgit2();
+        match repository.find_reference(name).and_then(|mut reference| reference.delete()) {
+            Err(error) if error.code() != git2::ErrorCode::NotFound => {
+                Err(GitError::git("remove a reference")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The directory of what is not git's.
     pub(super) fn private_dir(&self) -> Result<PathBuf, GitError> {
         let private = self.path().join(PRIVATE);

@@ -15,6 +15,10 @@ use super::{Git, GitError};
 /// The file whose `flock` gives the turn to move the references that follow remotes.
 const TURN: &str = "remotes.lock";
 
+/// The git that serves a remote on this machine, whatever its configuration: what arrives stays as it is and in a pack, and
+/// nothing is searched for deltas or packed anew.
+const LOCAL: &str = "git -c receive.unpackLimit=1 -c core.fsync=all -c receive.autogc=false -c pack.window=0";
+
 /// Another repository that this one exchanges commits with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitRemote {
@@ -22,6 +26,13 @@ pub struct GitRemote {
     pub name: String,
     /// Where it is.
     pub url: String,
+}
+
+impl GitRemote {
+    /// Whether a remote can be called `name`.
+    pub fn is_name(name: &str) -> bool {
+        git2::Remote::is_valid_name(name) && !name.starts_with('-')
+    }
 }
 
 impl Git {
@@ -47,6 +58,12 @@ impl Git {
         added.map_err(GitError::git("add the remote"))
     }
 
+    /// Removes a remote, and the references that follow its branches.
+    pub fn remove_remote(&self, name: &str) -> Result<(), GitError> {
+        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        self.libgit2().remote_delete(name).map_err(GitError::git("remove the remote"))
+    }
+
     /// The full name of the reference by which this repository knows where its branch is in a remote.
     pub fn tracking(&self, remote: &str) -> String {
         let branch = self.branch().strip_prefix("refs/heads/").unwrap_or(self.branch());
@@ -58,8 +75,12 @@ impl Git {
         let _turn = turn(&self.private_dir()?.join(TURN))?;
         let _keep = self.keep_layers()?;
         let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
-        let options = ["fetch", "--quiet", "--no-tags", "--prune", "--"];
-        run("fetch from the remote", self.program().args(options).args([remote, &refspec]))
+        let mut command = self.program();
+        command.args(["fetch", "--quiet", "--no-tags", "--prune"]);
+        if self.is_local(remote)? {
+            command.arg(format!("--upload-pack={LOCAL} upload-pack"));
+        }
+        run("fetch from the remote", command.args(["--", remote, &refspec]))
     }
 
     /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has. `known` is where it is known to be.
@@ -72,12 +93,24 @@ impl Git {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN))?;
-        run("push to the remote", self.program().args(["push", "--quiet", "--", remote, &refspec]))?;
+        let mut command = self.program();
+        command.args(["push", "--quiet"]);
+        if self.is_local(remote)? {
+            command.arg(format!("--receive-pack={LOCAL} receive-pack"));
+        }
+        run("push to the remote", command.args(["--", remote, &refspec]))?;
         match self.compare_and_set(&self.tracking(remote), known, commit) {
             // Whoever moved it has seen what the remote has by now.
             Err(GitError::Moved { .. }) => Ok(()),
             moved => moved,
         }
+    }
+
+    /// Whether the remote is on this machine, so that git serves it with the settings it is started with.
+    fn is_local(&self, remote: &str) -> Result<bool, GitError> {
+        let remotes = self.remotes()?;
+        let url = remotes.iter().find(|each| each.name == remote).map(|each| each.url.as_str());
+        Ok(url.is_some_and(|url| url.starts_with("file://") || Path::new(url).is_dir()))
     }
 
     fn program(&self) -> Command {
@@ -101,6 +134,8 @@ pub(super) fn git_program() -> Command {
     {
         command.env_remove(name);
     }
+    // What it says is looked at, so it says it in one language.
+    command.env("LC_ALL", "C");
     command
 }
 

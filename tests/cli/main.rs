@@ -4,5 +4,6 @@ mod commands;
 mod directories;
 mod json;
 mod lab;
+mod remotes;
 mod status;
 mod terminal;

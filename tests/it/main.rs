@@ -11,6 +11,7 @@ mod patch;
 mod programs;
 mod python;
 mod recover;
+mod remote;
 mod restore;
 mod store;
 mod stored;

@@ -1,0 +1,177 @@
+//! `remote`, `push`, `pull` and `clone`: the repository in other places.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::json;
+use treering::gitkv::{GitRemote, Person};
+use treering::remote::{Pushed, RemoteError, Remotes, SnapshotCount};
+use treering::repository::{FORMAT_VERSION, Repository};
+
+use crate::cli::Session;
+use crate::cli::args::{CloneArguments, RemoteCommand};
+use crate::cli::backup::{host_name, user_name};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json::{self, Name};
+use crate::cli::report::{self, Align, duration, plural, print, text};
+
+/// Changes or lists the remotes.
+pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError> {
+    let remotes = open(&session.open()?)?;
+    match command {
+        RemoteCommand::Add(arguments) => remotes.add(&arguments.name, &arguments.url)?,
+        RemoteCommand::Remove(arguments) => remotes.remove(&arguments.name)?,
+        RemoteCommand::List => list(session, &remotes.list()?)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn list(session: &Session, remotes: &[GitRemote]) -> Result<(), CliError> {
+    print(|out| {
+        if session.json {
+            let object = |remote: &GitRemote| json!({ "name": remote.name, "url": remote.url });
+            return json::line(out, &remotes.iter().map(object).collect::<Vec<_>>());
+        }
+        let rows: Vec<_> = remotes.iter().map(|remote| vec![text(&remote.name), text(&remote.url)]).collect();
+        report::table(out, &[Align::Left, Align::Left], &rows)
+    })
+}
+
+/// Pushes to a remote.
+pub fn push(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
+    push_to(session, &session.open()?, name)?;
+    Ok(Exit::Done)
+}
+
+/// Pushes to a remote after a backup.
+pub fn push_snapshot(session: &Session, repository: &Repository, name: Option<&str>) -> Result<(), CliError> {
+    push_to(session, repository, name).map_err(|error| match error {
+        CliError::Remote(error) => CliError::NotPushed(error),
+        other => other,
+    })
+}
+
+fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Result<(), CliError> {
+    let start = Instant::now();
+    let remotes = open(repository)?;
+    let name = named(&remotes, name)?;
+    let Pushed { there, here } = remotes.push(&name, &who(session))?;
+    print(|out| {
+        if session.json {
+            let summary = json!({
+                "remote": name,
+                "sent": document(there),
+                "received": document(here),
+                "total_duration": start.elapsed().as_secs_f64(),
+            });
+            return json::message(out, "push", &summary);
+        }
+        if session.quiet {
+            return Ok(());
+        }
+        writeln!(out, "Pushed to {}: {} in {}", text(&name), sentence(there), duration(start.elapsed()))?;
+        if here.is_zero() { Ok(()) } else { writeln!(out, "  received {}", sentence(here)) }
+    })
+}
+
+/// Pulls from a remote.
+pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
+    let start = Instant::now();
+    let remotes = open(&session.open()?)?;
+    let name = named(&remotes, name)?;
+    let here = remotes.pull(&name, &who(session))?;
+    print(|out| {
+        if session.json {
+            let summary = json!({
+                "remote": name,
+                "received": document(here),
+                "total_duration": start.elapsed().as_secs_f64(),
+            });
+            return json::message(out, "pull", &summary);
+        }
+        if session.quiet {
+            return Ok(());
+        }
+        writeln!(out, "Pulled from {}: {} in {}", text(&name), sentence(here), duration(start.elapsed()))
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Makes a clone.
+pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliError> {
+    let start = Instant::now();
+    Remotes::clone_from(&arguments.url, &arguments.path, FORMAT_VERSION)?;
+    let repository = Repository::open(&arguments.path)?;
+    let snapshots = repository.snapshots()?.len() as u64;
+    let path = arguments.path.as_os_str().as_encoded_bytes();
+    print(|out| {
+        if session.json {
+            let cloned = Cloned {
+                repository: Name { key: "repository", bytes: path },
+                id: &repository.config().id,
+                snapshots,
+                total_duration: start.elapsed().as_secs_f64(),
+            };
+            return json::message(out, "cloned", &cloned);
+        }
+        if session.quiet {
+            return Ok(());
+        }
+        let (path, took) = (report::name(path), duration(start.elapsed()));
+        writeln!(out, "Cloned {} to {path} in {took}", plural(snapshots, "snapshot"))
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The line that `clone --json` prints.
+#[derive(Serialize)]
+struct Cloned<'a> {
+    #[serde(flatten)]
+    repository: Name<'a>,
+    id: &'a str,
+    snapshots: u64,
+    total_duration: f64,
+}
+
+fn open(repository: &Repository) -> Result<Remotes, RemoteError> {
+    Remotes::open(repository.path(), FORMAT_VERSION)
+}
+
+fn named(remotes: &Remotes, name: Option<&str>) -> Result<String, RemoteError> {
+    name.map_or_else(|| remotes.default_name(), |name| Ok(name.to_owned()))
+}
+
+/// Who merges.
+fn who(session: &Session) -> Person {
+    let user = user_name();
+    Person::new(&user, &format!("{user}@{}", host_name()), session.now.timestamp())
+}
+
+fn sentence(count: SnapshotCount) -> String {
+    match count {
+        SnapshotCount { added: 0, removed: 0 } => "nothing new".to_owned(),
+        SnapshotCount { added, removed: 0 } => plural(added, "snapshot"),
+        SnapshotCount { added: 0, removed } => format!("{} removed", plural(removed, "snapshot")),
+        SnapshotCount { added, removed } => {
+            format!("{}, {} removed", plural(added, "snapshot"), report::count(removed))
+        }
+    }
+}
+
+fn document(count: SnapshotCount) -> serde_json::Value {
+    json!({ "snapshots_added": count.added, "snapshots_removed": count.removed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moved_is_one_short_sentence() {
+        let said = |added, removed| sentence(SnapshotCount { added, removed });
+        assert_eq!(said(0, 0), "nothing new");
+        assert_eq!(said(1, 0), "1 snapshot");
+        assert_eq!(said(0, 2), "2 snapshots removed");
+        assert_eq!(said(3, 2), "3 snapshots, 2 removed");
+    }
+}

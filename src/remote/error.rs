@@ -1,0 +1,250 @@
+//! Why a repository could not be exchanged with another.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::gitkv::GitError;
+
+/// Why a repository could not be exchanged with another.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// No remote has that name.
+    #[error("there is no remote {0}: `treering remote list` shows what there is")]
+    Unknown(String),
+    /// A remote of that name is there already.
+    #[error("there is a remote {0} already: choose another name, or remove it first")]
+    Exists(String),
+    /// A name that git does not take.
+    #[error("{0:?} cannot be the name of a remote: use letters, digits and dashes")]
+    Name(String),
+    /// No remote was named, and none goes without saying.
+    #[error(
+        "no remote is called origin: name one, as `treering remote list` shows them, or add one with `treering remote add`"
+    )]
+    NotNamed,
+    /// The remote cannot be reached.
+    #[error(
+        "cannot reach the remote {remote}: check its address and the network, and try again; nothing is lost"
+    )]
+    Unreachable {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// Nothing is where the remote should be.
+    #[error(
+        "there is no git repository where the remote {remote} should be: check its address, or make one with `git init --bare`"
+    )]
+    NotFound {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// The remote does not let this person in.
+    #[error(
+        "the remote {remote} does not let you in: set up an ssh key or a credential helper, so that `git ls-remote` works without asking"
+    )]
+    Credentials {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// The remote was reached, and takes nothing.
+    #[error(
+        "the remote {remote} refused the push; everything is still in this repository, so push again when the cause is removed"
+    )]
+    Refused {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// Git failed at something else.
+    #[error(
+        "cannot exchange with the remote {remote}; nothing is lost, so try again when the cause is removed"
+    )]
+    Failed {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// Others push there all the time.
+    #[error("others pushed to the remote {remote} {tries} times in a row: try again when they are done")]
+    Contended {
+        /// Its name.
+        remote: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// The remote holds something else.
+    #[error(
+        "the remote {0} holds something that is not a treering repository: give it an address of its own"
+    )]
+    NotTreering(String),
+    /// The remote holds other snapshots.
+    #[error(
+        "the remote {0} is of another repository: give each repository an address of its own, or clone that one"
+    )]
+    OtherRepository(String),
+    /// A later version of this program has pushed to the remote.
+    #[error(
+        "the remote {remote} has format {found}, and this program reads up to {newest}: use a newer treering"
+    )]
+    Version {
+        /// Its name.
+        remote: String,
+        /// The format of the repository there.
+        found: u32,
+        /// The newest format that is known here.
+        newest: u32,
+    },
+    /// Nothing to clone.
+    #[error("{0} is empty: make a repository with `treering init`, add that as a remote, and push")]
+    Empty(String),
+    /// Something is in the place of a new clone.
+    #[error("{} exists already and is not empty: choose another path", .0.display())]
+    Occupied(PathBuf),
+    /// Both sides changed a file that nobody may change.
+    #[error(
+        "{path:?} is not the same here and in the remote {remote}: one is damaged, so run `treering check` on both"
+    )]
+    Conflict {
+        /// Its name.
+        remote: String,
+        /// The file, in the tree.
+        path: String,
+    },
+    /// The git repository could not be read or changed.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// What git and ssh say, in the C locale, when they were not let in; in lower case.
+const NOT_LET_IN: [&str; 9] = [
+    "authentication failed",
+    "permission denied (",
+    "could not read username",
+    "could not read password",
+    "terminal prompts disabled",
+    "host key verification failed",
+    "invalid username",
+    "returned error: 401",
+    "returned error: 403",
+];
+
+/// What they say when they reached somebody who does not have the repository.
+const NOT_FOUND: [&str; 4] = [
+    "does not appear to be a git repository",
+    "does not exist",
+    "repository not found",
+    "returned error: 404",
+];
+
+/// What they say when they reached nobody.
+const NOT_REACHED: [&str; 10] = [
+    "could not resolve",
+    "connection refused",
+    "connection timed out",
+    "connection reset",
+    "connection closed",
+    "no route to host",
+    "network is unreachable",
+    "unable to access",
+    "unexpectedly",
+    "could not read from remote repository",
+];
+
+/// What the other side says of a push that it does not take.
+const REFUSED: [&str; 2] = ["[remote rejected]", "protected branch"];
+
+/// What it says when another push is just going on.
+const RACES: [&str; 4] =
+    ["cannot lock ref", "failed to update ref", "incorrect old value", "reference already exists"];
+
+impl RemoteError {
+    /// What it means that git failed at exchanging with `remote`.
+    pub(super) fn of(remote: &str) -> impl Fn(GitError) -> Self {
+        let remote = remote.to_owned();
+        move |source| {
+            let GitError::Remote { said, .. } = &source else { return Self::Git(source) };
+            let said = said.to_lowercase();
+            let remote = remote.clone();
+            if says(&said, &REFUSED) {
+                Self::Refused { remote, source }
+            } else if says(&said, &NOT_LET_IN) {
+                Self::Credentials { remote, source }
+            } else if says(&said, &NOT_FOUND) {
+                Self::NotFound { remote, source }
+            } else if says(&said, &NOT_REACHED) {
+                Self::Unreachable { remote, source }
+            } else {
+                Self::Failed { remote, source }
+            }
+        }
+    }
+
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// Whether a push failed because another one was just going on.
+pub(super) fn is_race(error: &GitError) -> bool {
+    matches!(error, GitError::Remote { said, .. } if says(&said.to_lowercase(), &RACES))
+}
+
+fn says(said: &str, any: &[&str]) -> bool {
+    any.iter().any(|words| said.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(said: &str) -> RemoteError {
+        RemoteError::of("origin")(GitError::Remote { action: "push", said: said.to_owned() })
+    }
+
+    #[test]
+    fn what_git_says_is_understood() {
+        let denied =
+            "git@example.org: Permission denied (publickey).\nfatal: Could not read from remote repository.";
+        assert!(matches!(of(denied), RemoteError::Credentials { .. }));
+        let prompt = "fatal: could not read Username for 'https://example.org': terminal prompts disabled";
+        assert!(matches!(of(prompt), RemoteError::Credentials { .. }));
+        let hook =
+            " ! [remote rejected] main -> main (pre-receive hook declined)\nerror: failed to push some refs";
+        assert!(matches!(of(hook), RemoteError::Refused { .. }));
+        let nowhere = "fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.";
+        assert!(matches!(of(nowhere), RemoteError::NotFound { .. }));
+        let closed = "ssh: connect to host x port 22: Connection refused\nfatal: Could not read from remote repository.";
+        assert!(matches!(of(closed), RemoteError::Unreachable { .. }));
+        let unresolved = "fatal: unable to access 'https://x/': Could not resolve host: x";
+        assert!(matches!(of(unresolved), RemoteError::Unreachable { .. }));
+        assert!(matches!(of("fatal: out of memory"), RemoteError::Failed { .. }));
+    }
+
+    #[test]
+    fn a_push_beside_another_is_told_from_a_refused_one() {
+        let said =
+            "! [remote rejected] main -> main (cannot lock ref 'refs/heads/main': File exists)".to_owned();
+        assert!(is_race(&GitError::Remote { action: "push", said }));
+        let said = "! [remote rejected] main -> main (pre-receive hook declined)".to_owned();
+        assert!(!is_race(&GitError::Remote { action: "push", said }));
+        assert!(!is_race(&GitError::NoProgram));
+    }
+}

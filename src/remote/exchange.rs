@@ -1,0 +1,481 @@
+//! Pulling and pushing.
+
+use serde::Deserialize;
+
+use crate::cbor;
+use crate::gitkv::{GitError, Onto, Person, TreeEdit, pause};
+use crate::layers::ObjectId;
+
+use super::error::is_race;
+use super::merge::{CONFIG, Changes, MergeError, SnapshotCount, changes, merge};
+use super::{RemoteError, Remotes, seen};
+
+/// How often a merge or a push is made anew when others move the same branch.
+const TRIES: u32 = 12;
+
+/// What a push did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pushed {
+    /// What changed in the remote.
+    pub there: SnapshotCount,
+    /// What changed in this repository, where the remote had something new.
+    pub here: SnapshotCount,
+}
+
+/// What has to agree in the configurations of two clones. The rest is for others to read.
+#[derive(Debug, Deserialize)]
+struct Identity {
+    version: u32,
+    id: String,
+}
+
+impl Remotes {
+    /// Fetches from a remote and merges its branch into this repository's. What changed in this repository.
+    pub fn pull(&self, remote: &str, who: &Person) -> Result<SnapshotCount, RemoteError> {
+        self.expect(remote)?;
+        let before = self.git.head()?;
+        self.fetch_and_join(remote, who)?;
+        self.count(before.as_ref(), self.git.head()?.as_ref())
+    }
+
+    /// Pushes this repository's branch to a remote, merging what others have pushed there.
+    ///
+    /// It may be interrupted and made again at any time: what has arrived with a whole commit is not sent again.
+    pub fn push(&self, remote: &str, who: &Person) -> Result<Pushed, RemoteError> {
+        self.expect(remote)?;
+        let before = self.git.head()?;
+        let tracking = self.git.tracking(remote);
+        // Where nothing was seen to be of this repository, it must be known what is there before anything goes there.
+        let known = self.git.reference(&tracking)?;
+        if known.is_none() || known != self.git.reference(&seen(remote))? {
+            self.fetch_and_join(remote, who)?;
+        }
+        let mut there_before = self.git.reference(&tracking)?;
+        for attempt in 1..=TRIES {
+            let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
+            let known = self.git.reference(&tracking)?;
+            match self.push_in_steps(remote, known, head) {
+                Ok(()) => {
+                    return Ok(Pushed {
+                        there: self.count(there_before.as_ref(), Some(&head))?,
+                        here: self.count(before.as_ref(), Some(&head))?,
+                    });
+                }
+                Err(error) => {
+                    let known = self.git.reference(&tracking)?;
+                    self.fetch_and_join(remote, who)?;
+                    let now = self.git.reference(&tracking)?;
+                    let is_new = now != known || self.git.head()? != Some(head);
+                    if !is_new && !is_race(&error) {
+                        return Err(RemoteError::of(remote)(error));
+                    }
+                    there_before = now;
+                }
+            }
+            pause(attempt)?;
+        }
+        Err(RemoteError::Contended { remote: remote.to_owned(), tries: TRIES })
+    }
+
+    /// Fetches from a remote and takes its branch for this repository's, which has none yet. Whether there was one.
+    pub(super) fn adopt(&self, remote: &str) -> Result<bool, RemoteError> {
+        self.git.fetch(remote).map_err(RemoteError::of(remote))?;
+        let Some(theirs) = self.theirs(remote)? else { return Ok(false) };
+        self.git.compare_and_set(self.git.branch(), None, &theirs)?;
+        self.see(remote, None, &theirs)?;
+        Ok(true)
+    }
+
+    fn fetch_and_join(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
+        self.git.fetch(remote).map_err(RemoteError::of(remote))?;
+        for attempt in 1..=TRIES {
+            match self.join(remote, who) {
+                Err(RemoteError::Git(GitError::Moved { .. })) => pause(attempt)?,
+                joined => return joined,
+            }
+        }
+        Err(GitError::Contended { reference: self.git.branch().to_owned(), tries: TRIES }.into())
+    }
+
+    /// Merges what was fetched from a remote into the branch.
+    fn join(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
+        // Read first: whoever saw more has moved the branch before, so the branch holds at least what this says.
+        let seen_before = self.git.reference(&seen(remote))?;
+        let (Some(theirs), Some(ours)) = (self.theirs(remote)?, self.git.head()?) else { return Ok(()) };
+        if !self.git.descends(&ours, &theirs)? {
+            let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
+            let (our_tree, their_tree) = (tree(&ours)?, tree(&theirs)?);
+            if self.git.descends(&theirs, &ours)? {
+                self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?;
+            } else {
+                let base = seen_before.as_ref().map(tree).transpose()?;
+                let edit = self.merged(remote, base.as_ref(), &our_tree, &their_tree)?;
+                let onto = Onto { expected: Some(ours), parents: vec![ours, theirs], base: Some(our_tree) };
+                self.git.begin()?.commit_onto(who, &format!("Merge {remote}"), onto, &edit)?;
+            }
+        }
+        self.see(remote, seen_before.as_ref(), &theirs)
+    }
+
+    /// What is to be done to our tree to have in it what they did since `base`.
+    fn merged(
+        &self,
+        remote: &str,
+        base: Option<&ObjectId>,
+        ours: &ObjectId,
+        theirs: &ObjectId,
+    ) -> Result<TreeEdit, RemoteError> {
+        let since = |side| changes(&self.git, base, Some(side));
+        let (ours, theirs): (Changes, Changes) = (since(ours)?, since(theirs)?);
+        // Who upgrades or sets up anew is followed, and of two who did it at one time the one who pushed first.
+        let version = |changes: &Changes| -> Result<Option<u32>, RemoteError> {
+            let node = changes.get(CONFIG.as_bytes()).and_then(|change| change.new);
+            node.map(|node| Ok(self.identity(remote, &node.id)?.version)).transpose()
+        };
+        let take_theirs = version(&theirs)? >= version(&ours)?;
+        merge(&ours, &theirs, take_theirs).map_err(|error| match error {
+            MergeError::Git(error) => error.into(),
+            MergeError::Conflict(path) => RemoteError::Conflict {
+                remote: remote.to_owned(),
+                path: String::from_utf8_lossy(&path).into_owned(),
+            },
+        })
+    }
+
+    /// The commit that the remote's branch was at when it was fetched, if it has any; found to be of this repository and known format.
+    fn theirs(&self, remote: &str) -> Result<Option<ObjectId>, RemoteError> {
+        let not_treering = || RemoteError::NotTreering(remote.to_owned());
+        let Some(theirs) = self.git.reference(&self.git.tracking(remote))? else {
+            let prefix = format!("refs/remotes/{remote}/");
+            let has_other = self.git.references()?.iter().any(|(name, _)| name.starts_with(&prefix));
+            return if has_other { Err(not_treering()) } else { Ok(None) };
+        };
+        let config = self.git.find(&theirs, CONFIG.as_bytes())?.ok_or_else(not_treering)?;
+        let identity = self.identity(remote, &config.id)?;
+        if identity.version > self.newest_format {
+            let (remote, newest) = (remote.to_owned(), self.newest_format);
+            return Err(RemoteError::Version { remote, found: identity.version, newest });
+        }
+        if let Some(ours) = self.git.head()?
+            && let Some(own) = self.git.find(&ours, CONFIG.as_bytes())?
+            && self.identity(remote, &own.id)?.id != identity.id
+        {
+            return Err(RemoteError::OtherRepository(remote.to_owned()));
+        }
+        Ok(Some(theirs))
+    }
+
+    fn identity(&self, remote: &str, config: &ObjectId) -> Result<Identity, RemoteError> {
+        let not_treering = || RemoteError::NotTreering(remote.to_owned());
+        if self.git.blob_size(config)? > MAX_CONFIG {
+            return Err(not_treering());
+        }
+        cbor::from_slice(&self.git.read_blob(config)?).map_err(|_| not_treering())
+    }
+
+    /// Remembers that `theirs` was seen, if nobody saw anything since `before` was remembered.
+    fn see(&self, remote: &str, before: Option<&ObjectId>, theirs: &ObjectId) -> Result<(), RemoteError> {
+        if before == Some(theirs) {
+            return Ok(());
+        }
+        match self.git.compare_and_set(&seen(remote), before, theirs) {
+            Err(GitError::Moved { .. }) => Ok(()),
+            set => Ok(set?),
+        }
+    }
+
+    /// Pushes `head` by way of earlier commits, so that an interrupted push goes on where it was.
+    fn push_in_steps(
+        &self,
+        remote: &str,
+        mut known: Option<ObjectId>,
+        head: ObjectId,
+    ) -> Result<(), GitError> {
+        for commit in self.steps(known, head)? {
+            let seen_before = self.git.reference(&seen(remote))?;
+            self.git.push_commit(remote, known.as_ref(), &commit)?;
+            match self.git.compare_and_set(&seen(remote), seen_before.as_ref(), &commit) {
+                Err(GitError::Moved { .. }) => {}
+                set => set?,
+            }
+            known = Some(commit);
+        }
+        Ok(())
+    }
+
+    /// Commits to push one after the other to a remote that is at `known`: each follows the one before, and adds about a step of
+    /// data. The last one is `head`.
+    fn steps(&self, known: Option<ObjectId>, head: ObjectId) -> Result<Vec<ObjectId>, GitError> {
+        let mut line = Vec::new();
+        let mut next = Some(head);
+        let mut is_reached = known.is_none();
+        while let Some(id) = next {
+            if Some(id) == known {
+                is_reached = true;
+                break;
+            }
+            let commit = self.git.read_commit(&id)?;
+            line.push((id, commit.tree));
+            if known.is_some_and(|known| commit.parents.contains(&known)) {
+                is_reached = true;
+                break;
+            }
+            next = commit.parents.first().copied();
+        }
+        if !is_reached {
+            return Ok(vec![head]);
+        }
+        let mut steps = Vec::new();
+        let mut before = known.map(|known| self.git.read_commit(&known)).transpose()?.map(|known| known.tree);
+        let mut bytes = 0;
+        for &(commit, tree) in line.iter().rev() {
+            for node in
+                changes(&self.git, before.as_ref(), Some(&tree))?.values().filter_map(|change| change.new)
+            {
+                bytes += self.git.blob_size(&node.id)?;
+            }
+            if bytes >= self.step || commit == head {
+                steps.push(commit);
+                bytes = 0;
+            }
+            before = Some(tree);
+        }
+        if steps.is_empty() {
+            steps.push(head);
+        }
+        Ok(steps)
+    }
+
+    /// How snapshots differ between two commits.
+    fn count(&self, old: Option<&ObjectId>, new: Option<&ObjectId>) -> Result<SnapshotCount, RemoteError> {
+        let tree = |commit: Option<&ObjectId>| {
+            commit.map(|commit| self.git.read_commit(commit).map(|commit| commit.tree)).transpose()
+        };
+        Ok(SnapshotCount::of(&changes(&self.git, tree(old)?.as_ref(), tree(new)?.as_ref())?))
+    }
+}
+
+/// Bytes that a configuration has at most.
+const MAX_CONFIG: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gitkv::Git;
+    use crate::timeline::{Tier, Timeline};
+
+    fn who() -> Person {
+        Person::new("Ann", "ann@example.org", "2026-11-20T19:55:12Z".parse().unwrap())
+    }
+
+    /// A repository at `path` with a configuration of this id and version.
+    fn make(path: &Path, id: &str, version: u32) -> Remotes {
+        let timeline = Timeline::create(path).unwrap();
+        configure(&timeline, id, version);
+        Remotes::open(path, 1).unwrap()
+    }
+
+    fn configure(timeline: &Timeline, id: &str, version: u32) {
+        #[derive(serde::Serialize)]
+        struct Config<'a> {
+            version: u32,
+            id: &'a str,
+            setting: u8,
+        }
+        let mut batch = timeline.begin().unwrap();
+        batch.set(CONFIG, &cbor::to_vec(&Config { version, id, setting: 7 }).unwrap()).unwrap();
+        batch.commit(&who(), "Configure").unwrap();
+    }
+
+    /// Adds a snapshot with a volume of `len` bytes in one commit, and returns its path.
+    fn add(remotes: &Remotes, len: usize) -> String {
+        let timeline = Timeline::open(remotes.git.path()).unwrap();
+        let key = timeline.key("2026-11-20T19:55:12Z".parse().unwrap()).unwrap();
+        let mut batch = timeline.begin().unwrap();
+        batch.put("archives", &key, "-0.tar.gz", &vec![7; len], Tier::Data).unwrap();
+        let path = batch.put("snapshots", &key, ".cbor", key.to_string().as_bytes(), Tier::Metadata).unwrap();
+        batch.commit(&who(), "Add").unwrap();
+        path
+    }
+
+    fn paths(git: &Git) -> Vec<String> {
+        let head = git.head().unwrap().unwrap();
+        let files = git.walk(&head, b"snapshots").unwrap();
+        files.map(|file| String::from_utf8(file.unwrap().0).unwrap()).collect()
+    }
+
+    /// An empty hub, and a repository with one snapshot that has it as its remote.
+    fn pair(dir: &Path) -> (Git, Remotes) {
+        let hub = Git::init(&dir.join("hub"), &[]).unwrap();
+        let repo = make(&dir.join("repo"), "one", 1);
+        repo.add("hub", hub.path().to_str().unwrap()).unwrap();
+        add(&repo, 10);
+        (hub, repo)
+    }
+
+    /// Makes the branch a new root, which holds what it held but for `gone`.
+    fn prune(remotes: &Remotes, gone: &[&str]) {
+        let git = &remotes.git;
+        let head = git.head().unwrap().unwrap();
+        let mut edit = TreeEdit::new();
+        gone.iter().for_each(|path| edit.remove(path.as_bytes()).unwrap());
+        let base = Some(git.read_commit(&head).unwrap().tree);
+        let onto = Onto { expected: Some(head), parents: Vec::new(), base };
+        git.begin().unwrap().commit_onto(&who(), "Prune", onto, &edit).unwrap();
+    }
+
+    #[test]
+    fn what_was_pruned_stays_pruned_without_a_common_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        let old = paths(&a.git);
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        prune(&a, &[&old[0]]);
+        let (of_a, of_b) = (add(&a, 10), add(&b, 10));
+        let pushed = b.push("origin", &who()).unwrap();
+        assert_eq!(pushed.there, SnapshotCount { added: 1, removed: 0 });
+        let pushed = a.push("hub", &who()).unwrap();
+        assert_eq!(pushed.there, SnapshotCount { added: 1, removed: 1 });
+        assert_eq!(pushed.here, SnapshotCount { added: 1, removed: 0 });
+        assert_eq!(b.pull("origin", &who()).unwrap(), SnapshotCount { added: 1, removed: 1 });
+        let mut expected = [of_a, of_b];
+        expected.sort();
+        assert_eq!((paths(&a.git), paths(&b.git)), (expected.to_vec(), expected.to_vec()));
+        assert!(a.pull("hub", &who()).unwrap().is_zero());
+        assert_eq!(a.git.head().unwrap(), b.git.head().unwrap());
+    }
+
+    #[test]
+    fn a_merge_that_was_not_remembered_is_made_again_to_the_same_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        let of_b = add(&b, 10);
+        b.push("origin", &who()).unwrap();
+        add(&a, 10);
+        let before = a.git.reference(&seen("hub")).unwrap().unwrap();
+        a.pull("hub", &who()).unwrap();
+        let after = a.git.reference(&seen("hub")).unwrap().unwrap();
+        a.git.compare_and_set(&seen("hub"), Some(&after), &before).unwrap();
+        let mut edit = TreeEdit::new();
+        edit.remove(of_b.as_bytes()).unwrap();
+        a.git.begin().unwrap().commit(&who(), "Remove", &edit).unwrap();
+        assert!(a.pull("hub", &who()).unwrap().is_zero());
+        assert!(!paths(&a.git).contains(&of_b));
+    }
+
+    #[test]
+    fn a_remote_that_was_set_back_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        a.push("hub", &who()).unwrap();
+        let early = hub.head().unwrap().unwrap();
+        add(&a, 10);
+        a.push("hub", &who()).unwrap();
+        let late = hub.head().unwrap().unwrap();
+        hub.compare_and_set(hub.branch(), Some(&late), &early).unwrap();
+        assert!(a.pull("hub", &who()).unwrap().is_zero());
+        hub.remove_reference(hub.branch()).unwrap();
+        assert!(a.pull("hub", &who()).unwrap().is_zero());
+        a.push("hub", &who()).unwrap();
+        assert_eq!(hub.head().unwrap(), Some(late));
+    }
+
+    #[test]
+    fn what_is_not_this_repository_is_told_apart_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        let before = a.git.head().unwrap();
+        let fails = |wanted: fn(&RemoteError) -> bool| {
+            for error in [a.push("hub", &who()).unwrap_err(), a.pull("hub", &who()).unwrap_err()] {
+                assert!(wanted(&error), "{error}");
+            }
+            assert_eq!(a.git.head().unwrap(), before);
+        };
+        let timeline = Timeline::open(hub.path()).unwrap();
+        let mut batch = timeline.begin().unwrap();
+        batch.set("README", b"a project").unwrap();
+        batch.commit(&who(), "Begin").unwrap();
+        let project = hub.head().unwrap().unwrap();
+        fails(|error| matches!(error, RemoteError::NotTreering(_)));
+        let mut batch = timeline.begin().unwrap();
+        batch.set(CONFIG, b"no CBOR").unwrap();
+        batch.commit(&who(), "Configure").unwrap();
+        fails(|error| matches!(error, RemoteError::NotTreering(_)));
+        configure(&timeline, "other", 1);
+        fails(|error| matches!(error, RemoteError::OtherRepository(_)));
+        configure(&timeline, "one", 2);
+        fails(|error| matches!(error, RemoteError::Version { found: 2, newest: 1, .. }));
+        hub.compare_and_set("refs/heads/master", None, &project).unwrap();
+        hub.remove_reference(hub.branch()).unwrap();
+        fails(|error| matches!(error, RemoteError::NotTreering(_)));
+        assert!(matches!(a.pull("nobody", &who()), Err(RemoteError::Unknown(_))));
+        a.remove("hub").unwrap();
+        a.add("hub", dir.path().join("nowhere").to_str().unwrap()).unwrap();
+        fails(|error| matches!(error, RemoteError::NotFound { .. }));
+        a.remove("hub").unwrap();
+        a.add("hub", "git://127.0.0.1:1/rings").unwrap();
+        fails(|error| matches!(error, RemoteError::Unreachable { .. }));
+    }
+
+    #[test]
+    fn a_configuration_that_was_changed_travels() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 2).unwrap();
+        configure(&Timeline::open(b.git.path()).unwrap(), "one", 2);
+        b.push("origin", &who()).unwrap();
+        let old = a.git.head().unwrap();
+        assert!(matches!(a.pull("hub", &who()), Err(RemoteError::Version { .. })));
+        assert_eq!(a.git.head().unwrap(), old);
+        let a = Remotes::open(a.git.path(), 2).unwrap();
+        add(&a, 10);
+        a.pull("hub", &who()).unwrap();
+        let config = |git: &Git| git.find(&git.head().unwrap().unwrap(), CONFIG.as_bytes()).unwrap();
+        assert_eq!(config(&a.git), config(&b.git));
+    }
+
+    #[test]
+    fn a_push_goes_in_steps_and_on_from_where_it_was_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, mut a) = pair(dir.path());
+        a.step = 1000;
+        for len in [600, 600, 100, 2000, 10] {
+            add(&a, len);
+        }
+        let head = a.git.head().unwrap().unwrap();
+        let steps = a.steps(None, head).unwrap();
+        assert_eq!(steps.len(), 3);
+        assert_eq!(steps[2], head);
+        a.git.fetch("hub").unwrap();
+        a.git.push_commit("hub", None, &steps[0]).unwrap();
+        assert_eq!(a.steps(Some(steps[0]), head).unwrap(), steps[1..]);
+        assert_eq!(a.push("hub", &who()).unwrap().there, SnapshotCount { added: 3, removed: 0 });
+        assert_eq!(hub.head().unwrap(), Some(head));
+        assert_eq!(a.steps(Some(head), head).unwrap(), [head], "what the remote has is for git to say");
+        prune(&a, &[]);
+        let root = a.git.head().unwrap().unwrap();
+        assert_eq!(a.steps(Some(head), root).unwrap(), [root]);
+    }
+
+    #[test]
+    fn a_clone_takes_no_place_that_is_taken_and_leaves_nothing_when_it_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        let url = hub.path().to_str().unwrap();
+        let clone = |url: &str, name: &str| Remotes::clone_from(url, &dir.path().join(name), 1).map(drop);
+        assert!(matches!(clone(url, "b"), Err(RemoteError::Empty(_))));
+        assert!(matches!(clone("/nowhere", "b"), Err(RemoteError::NotFound { .. })));
+        assert!(matches!(clone(url, "repo"), Err(RemoteError::Occupied(_))));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        a.push("hub", &who()).unwrap();
+        std::fs::create_dir(dir.path().join("b")).unwrap();
+        clone(url, "b").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+}

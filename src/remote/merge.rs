@@ -1,0 +1,293 @@
+//! What two clones of a repository make of each other's trees.
+//!
+//! Each path counts for itself. With `base`, the tree that this clone last saw of the other one: what either added since then is there, and what
+//! either removed is gone.
+//!
+//! One thing is kept although somebody removed it. Who prunes removes pages, volumes and signatures that no snapshot of theirs needs; a snapshot that
+//! somebody else made meanwhile may rest on them. So where one side added snapshots, what the other removed beside snapshots
+//! stays, until the next pruning looks at all snapshots together. Pruned snapshots stay pruned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::gitkv::{Git, GitError, Mode, Node, Tree, TreeEdit};
+use crate::layers::ObjectId;
+
+/// Where the configuration lies, the only file that is ever replaced.
+pub(super) const CONFIG: &str = "config.cbor";
+
+/// Where snapshots lie, and what only tells about them.
+const SNAPSHOTS: &[u8] = b"snapshots/";
+const DIFFERENCES: &[u8] = b"diffs/";
+
+/// Directories above the deepest file; the format has four.
+const MAX_DEPTH: usize = 16;
+
+/// Paths that may differ between two trees. It bounds the memory that trees made by an enemy take; each is some 200 bytes.
+const MAX_CHANGES: usize = 1 << 22;
+
+/// What a path was and is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Change {
+    pub old: Option<Node>,
+    pub new: Option<Node>,
+}
+
+/// The files that differ between two trees, by path.
+pub(super) type Changes = BTreeMap<Vec<u8>, Change>;
+
+/// How many snapshots came and went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotCount {
+    /// Snapshots that are there now and were not before.
+    pub added: u64,
+    /// Snapshots that were there before.
+    pub removed: u64,
+}
+
+impl SnapshotCount {
+    pub(super) fn of(changes: &Changes) -> Self {
+        let count = |wanted: fn(&Change) -> bool| {
+            let snapshots =
+                changes.iter().filter(|(path, change)| path.starts_with(SNAPSHOTS) && wanted(change));
+            snapshots.count() as u64
+        };
+        Self { added: count(|change| change.old.is_none()), removed: count(|change| change.new.is_none()) }
+    }
+
+    /// Whether nothing changed.
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Why trees could not be merged.
+#[derive(Debug)]
+pub(super) enum MergeError {
+    Git(GitError),
+    /// Both changed the file at this path, each in its own way.
+    Conflict(Vec<u8>),
+}
+
+impl From<GitError> for MergeError {
+    fn from(error: GitError) -> Self {
+        Self::Git(error)
+    }
+}
+
+/// The files that differ between the trees `old` and `new`. `None` is the empty tree. Only directories that differ are read.
+pub(super) fn changes(
+    git: &Git,
+    old: Option<&ObjectId>,
+    new: Option<&ObjectId>,
+) -> Result<Changes, GitError> {
+    let root = |id: Option<&ObjectId>| id.map(|&id| Node { mode: Mode::Directory, id });
+    let mut found = Changes::new();
+    let mut to_do = vec![(Vec::new(), Change { old: root(old), new: root(new) }, 0)];
+    while let Some((path, change, depth)) = to_do.pop() {
+        if change.old == change.new {
+            continue;
+        }
+        let fault = |fault| GitError::Path { path: String::from_utf8_lossy(&path).into_owned(), fault };
+        if depth > MAX_DEPTH {
+            return Err(fault("it is too deep for a treering repository"));
+        }
+        let file = |node: Option<Node>| node.filter(|node| node.mode != Mode::Directory);
+        let files = Change { old: file(change.old), new: file(change.new) };
+        let directory = |node: Option<Node>| match node {
+            Some(Node { mode: Mode::Directory, id }) => git.read_tree(&id).map(Some),
+            _ => Ok(None),
+        };
+        let (old, new) = (directory(change.old)?, directory(change.new)?);
+        let names: BTreeSet<&[u8]> = [&old, &new]
+            .into_iter()
+            .flatten()
+            .flat_map(|tree| tree.entries().map(|entry| entry.name))
+            .collect();
+        for name in names {
+            let lookup = |tree: &Option<Arc<Tree>>| {
+                tree.as_ref().and_then(|tree| tree.lookup(name)).map(|entry| entry.node())
+            };
+            let mut below = path.clone();
+            if depth > 0 {
+                below.push(b'/');
+            }
+            below.extend_from_slice(name);
+            to_do.push((below, Change { old: lookup(&old), new: lookup(&new) }, depth + 1));
+        }
+        if found.len() + to_do.len() > MAX_CHANGES {
+            return Err(fault("too many files differ there"));
+        }
+        if files.old != files.new {
+            found.insert(path, files);
+        }
+    }
+    Ok(found)
+}
+
+/// What is to be done to our tree, given what each side changed since the base.
+///
+/// Where both changed the configuration, `take_theirs` decides.
+pub(super) fn merge(ours: &Changes, theirs: &Changes, take_theirs: bool) -> Result<TreeEdit, MergeError> {
+    let mut edit = TreeEdit::new();
+    let (ours_new, theirs_new) = (adds_snapshots(ours), adds_snapshots(theirs));
+    for (path, change) in theirs {
+        let is_settled = match ours.get(path) {
+            Some(own) if own.new == change.new => true,
+            Some(_) if path == CONFIG.as_bytes() => !take_theirs,
+            Some(_) => return Err(MergeError::Conflict(path.clone())),
+            None => change.new.is_none() && ours_new && may_be_needed(path),
+        };
+        match change.new {
+            _ if is_settled => {}
+            Some(node) => edit.set(path, node.id)?,
+            None => edit.remove(path)?,
+        }
+    }
+    for (path, own) in ours {
+        if let Change { old: Some(node), new: None } = own
+            && theirs_new
+            && may_be_needed(path)
+            && !theirs.contains_key(path)
+        {
+            edit.set(path, node.id)?;
+        }
+    }
+    Ok(edit)
+}
+
+fn adds_snapshots(changes: &Changes) -> bool {
+    !changes.is_empty() && SnapshotCount::of(changes).added > 0
+}
+
+/// Whether snapshots may rest on what lies at `path`.
+fn may_be_needed(path: &[u8]) -> bool {
+    ![SNAPSHOTS, DIFFERENCES, CONFIG.as_bytes()].iter().any(|kind| path.starts_with(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gitkv::Person;
+    use crate::layers::LayerWriter;
+
+    fn node(number: u8) -> Node {
+        Node { mode: Mode::File, id: ObjectId::from_bytes([number; 20]) }
+    }
+
+    fn git(dir: &Path) -> Git {
+        Git::init(&dir.join("repo.git"), &[]).unwrap()
+    }
+
+    /// A tree with these files.
+    fn tree(git: &Git, files: &[(&str, u8)]) -> ObjectId {
+        let mut edit = TreeEdit::new();
+        files.iter().for_each(|(path, number)| edit.set(path.as_bytes(), node(*number).id).unwrap());
+        let mut layer = LayerWriter::create(&git.pack_dir()).unwrap();
+        let tree = edit.write(git, None, &mut layer).unwrap();
+        layer.finish().unwrap();
+        tree
+    }
+
+    /// What merging makes of our tree.
+    fn merged(
+        git: &Git,
+        [base, ours, theirs]: [&[(&str, u8)]; 3],
+        take_theirs: bool,
+    ) -> Result<Vec<(String, u8)>, MergeError> {
+        let [base, ours, theirs] = [base, ours, theirs].map(|files| tree(git, files));
+        let since = |side| changes(git, Some(&base), Some(side)).unwrap();
+        let edit = merge(&since(&ours), &since(&theirs), take_theirs)?;
+        let mut layer = LayerWriter::create(&git.pack_dir()).unwrap();
+        let merged = edit.write(git, Some(&ours), &mut layer).unwrap();
+        layer.finish().unwrap();
+        let files = git.walk(&merged, b"").unwrap().map(Result::unwrap);
+        Ok(files.map(|(path, node)| (String::from_utf8(path).unwrap(), node.id.as_bytes()[0])).collect())
+    }
+
+    fn owned(files: &[(&str, u8)]) -> Vec<(String, u8)> {
+        files.iter().map(|&(path, number)| (path.to_owned(), number)).collect()
+    }
+
+    #[test]
+    fn what_either_added_is_there_and_what_either_removed_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let base = [("snapshots/1", 1), ("snapshots/2", 2), ("snapshots/3", 3)];
+        let ours = [("snapshots/1", 1), ("snapshots/2", 2), ("snapshots/4", 4)];
+        let theirs = [("snapshots/2", 2), ("snapshots/3", 3), ("snapshots/5", 5)];
+        let expected = owned(&[("snapshots/2", 2), ("snapshots/4", 4), ("snapshots/5", 5)]);
+        assert_eq!(merged(&git, [&base, &ours, &theirs], false).unwrap(), expected);
+        assert_eq!(merged(&git, [&base, &theirs, &ours], false).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_a_new_snapshot_may_rest_on_stays_whoever_removed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let base = [("archives/1", 1), ("diffs/1", 1), ("index/1", 1), ("snapshots/1", 1)];
+        let pruned = [("archives/9", 9)];
+        let added = [&base[..], &[("snapshots/2", 2)]].concat();
+        let expected = owned(&[("archives/1", 1), ("archives/9", 9), ("index/1", 1), ("snapshots/2", 2)]);
+        assert_eq!(merged(&git, [&base, &pruned, &added], false).unwrap(), expected);
+        assert_eq!(merged(&git, [&base, &added, &pruned], false).unwrap(), expected);
+        assert_eq!(merged(&git, [&base, &base, &pruned], false).unwrap(), owned(&pruned));
+        assert_eq!(merged(&git, [&base, &pruned, &base], false).unwrap(), owned(&pruned));
+    }
+
+    #[test]
+    fn of_two_new_configurations_one_is_taken_and_of_anything_else_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let sides = |path| [1, 2, 3].map(|number| [(path, number)]);
+        let [base, ours, theirs] = &sides(CONFIG);
+        assert_eq!(merged(&git, [base, ours, theirs], false).unwrap(), owned(ours));
+        assert_eq!(merged(&git, [base, ours, theirs], true).unwrap(), owned(theirs));
+        assert_eq!(merged(&git, [base, base, theirs], false).unwrap(), owned(theirs));
+        let [base, ours, theirs] = &sides("snapshots/1");
+        let conflict = merged(&git, [base, ours, theirs], true);
+        assert!(matches!(conflict, Err(MergeError::Conflict(path)) if path == b"snapshots/1"));
+    }
+
+    #[test]
+    fn a_file_that_became_a_directory_is_both_removed_and_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let (old, new) = (tree(&git, &[("a", 1)]), tree(&git, &[("a/b", 2)]));
+        let found = changes(&git, Some(&old), Some(&new)).unwrap();
+        let expected = [
+            (b"a".to_vec(), Change { old: Some(node(1)), new: None }),
+            (b"a/b".to_vec(), Change { old: None, new: Some(node(2)) }),
+        ];
+        assert!(found.into_iter().eq(expected));
+    }
+
+    #[test]
+    fn trees_deeper_than_any_repository_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let deep = tree(&git, &[("a/".repeat(40).trim_end_matches('/'), 1)]);
+        assert!(matches!(changes(&git, None, Some(&deep)), Err(GitError::Path { .. })));
+    }
+
+    #[test]
+    fn reads_only_directories_that_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let paths: Vec<String> = (0..50).map(|number| format!("{}/{number}/file", number % 5)).collect();
+        let mut transaction = git.begin().unwrap();
+        let (mut all, mut one) = (TreeEdit::new(), TreeEdit::new());
+        let blob = transaction.blob(b"x").unwrap();
+        paths.iter().for_each(|path| all.set(path.as_bytes(), blob).unwrap());
+        let who = Person::new("A", "a", "2026-11-20T19:55:12Z".parse().unwrap());
+        let old = transaction.commit(&who, "All", &all).unwrap().unwrap().tree;
+        let mut transaction = git.begin().unwrap();
+        one.set(b"3/13/other", transaction.blob(b"y").unwrap()).unwrap();
+        let new = transaction.commit(&who, "One", &one).unwrap().unwrap().tree;
+        let git = Git::open(git.path()).unwrap();
+        assert_eq!(changes(&git, Some(&old), Some(&new)).unwrap().len(), 1);
+        assert_eq!(git.trees_read(), 2 * 3);
+    }
+}

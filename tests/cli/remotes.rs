@@ -1,0 +1,111 @@
+//! The repository in other places.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, contents};
+
+/// A repository with a snapshot, and an empty hub that it does not know of.
+fn with_hub() -> Lab {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    let hub = Command::new("git").args(["init", "-q", "--bare"]).arg(lab.path("hub.git")).status();
+    assert!(hub.expect("the program git is installed").success());
+    lab
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(' ')
+}
+
+#[test]
+fn snapshots_go_to_a_hub_and_to_a_clone_and_back() {
+    let lab = with_hub();
+    assert_eq!(lab.ok(words("remote list")), "");
+    assert_eq!(lab.ok(words("remote add origin hub.git")), "");
+    let hub = lab.path("hub.git");
+    assert_eq!(lab.ok(words("remote list")), format!("origin  {}\n", hub.display()));
+    assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
+    assert!(lab.ok(["push"]).starts_with("Pushed to origin: nothing new in "));
+    let out = lab.ok(words("clone hub.git clone"));
+    assert!(out.starts_with("Cloned 1 snapshot to clone in "), "{out}");
+    lab.ok(words("-r clone restore latest -t restored -q"));
+    assert_eq!(contents(&lab.path("restored")), contents(&lab.path("tree")));
+
+    lab.write("tree/notes", "other");
+    let out = lab.ok(words("-r clone backup tree --push"));
+    assert!(
+        out.starts_with("Saved snapshot ") && out.contains("\nPushed to origin: 1 snapshot in "),
+        "{out}"
+    );
+    lab.ok(words("backup tree -q"));
+    let out = lab.ok(words("push origin"));
+    assert!(out.starts_with("Pushed to origin: 1 snapshot in "), "{out}");
+    assert!(out.contains("\n  received 1 snapshot\n"), "{out}");
+    assert!(lab.ok(words("-r clone pull")).starts_with("Pulled from origin: 1 snapshot in "));
+    assert_eq!(lab.ok(words("-r clone snapshots")), lab.ok(["snapshots"]));
+    lab.ok(words("-r clone check --read-data"));
+    assert_eq!(lab.ok(words("remote remove origin")), "");
+}
+
+#[test]
+fn programs_get_json() {
+    let lab = with_hub();
+    let json = |line: &str| serde_json::from_str::<Value>(&lab.ok(words(line))).unwrap();
+    assert_eq!(json("remote list --json"), Value::Array(Vec::new()));
+    lab.ok(words("remote add disk hub.git --json"));
+    assert_eq!(json("remote list --json")[0]["name"], "disk");
+    let push = json("push --json");
+    assert_eq!((&push["message_type"], &push["remote"]), (&"push".into(), &"disk".into()));
+    assert_eq!(push["sent"]["snapshots_added"], 1);
+    assert_eq!(push["received"]["snapshots_added"], 0);
+    let clone = json("clone hub.git clone --json");
+    assert_eq!((&clone["message_type"], &clone["snapshots"]), (&"cloned".into(), &1.into()));
+    let pull = json("-r clone pull --json");
+    assert_eq!((&pull["message_type"], &pull["received"]["snapshots_removed"]), (&"pull".into(), &0.into()));
+}
+
+#[test]
+fn what_goes_wrong_is_one_line_that_says_what_to_do() {
+    let lab = with_hub();
+    let fails = |line: &str, message: &str| {
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        assert!(outcome.err.contains(message), "{line}: {}", outcome.err);
+        assert_eq!(outcome.err.lines().count(), 1, "{line}: {}", outcome.err);
+    };
+    fails("push", "treering remote add");
+    fails("pull nobody", "treering remote list");
+    fails("remote add -- -x hub.git", "cannot be the name of a remote");
+    fails("clone hub.git repo", "choose another path");
+    fails("clone hub.git other", "add that as a remote, and push");
+    lab.ok(words("remote add origin nowhere.git"));
+    fails("remote add origin hub.git", "choose another name");
+    fails("push", "check its address");
+    fails("backup tree -q --push=origin", "the snapshot is saved here, but not pushed");
+    lab.ok(words("-r other init -q"));
+    lab.ok(words("remote add other other"));
+    fails("push other", "is of another repository");
+    assert!(!lab.path("clone").exists());
+}
+
+#[test]
+fn two_backups_at_one_time_both_land() {
+    let lab = Lab::new();
+    let roots = ["one", "two"];
+    for root in roots {
+        (0..50).for_each(|number| lab.write(&format!("{root}/{number}"), &format!("{root} {number}")));
+    }
+    let children: Vec<_> = roots.map(|root| lab.command(["backup", "-q", root]).spawn().unwrap()).into();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let snapshots: Value = serde_json::from_str(&lab.ok(words("snapshots --json"))).unwrap();
+    let mut saved: Vec<_> = snapshots.as_array().unwrap().iter().map(|one| one["paths"][0].clone()).collect();
+    saved.sort_by_key(Value::to_string);
+    let expected = roots.map(|root| fs::canonicalize(lab.path(root)).unwrap());
+    assert_eq!(saved, expected.map(|path| Value::from(path.to_str().unwrap())));
+    lab.ok(words("check --read-data -q"));
+}

@@ -1,0 +1,245 @@
+//! Repositories that exchange snapshots: clones of real repositories, with git between them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+use treering::gitkv::{Git, Person};
+use treering::layers::LayerSet;
+use treering::progress::Progress;
+use treering::remote::{RemoteError, Remotes};
+use treering::repository::{
+    BackupOptions, CheckOptions, FORMAT_VERSION, Repository, RestoreOptions, Selector,
+};
+use treering::timeline::{Timeline, path};
+
+use crate::lab::{Lab, run};
+
+fn who() -> Person {
+    Person::new("Ann", "ann@example.org", Timestamp::now())
+}
+
+/// A bare repository as anybody makes one, with nothing of treering in its configuration.
+fn hub(lab: &Lab) -> PathBuf {
+    let hub = lab.path("hub.git");
+    run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&hub));
+    hub
+}
+
+fn remotes(path: &Path) -> Remotes {
+    Remotes::open(path, FORMAT_VERSION).unwrap()
+}
+
+/// Pushes the lab's repository to the hub, and clones that.
+fn push_and_clone(lab: &Lab, hub: &Path, name: &str) -> PathBuf {
+    let url = hub.to_str().unwrap();
+    let here = remotes(&lab.path("repo"));
+    if here.list().unwrap().is_empty() {
+        here.add("origin", url).unwrap();
+    }
+    here.push("origin", &who()).unwrap();
+    let clone = lab.path(name);
+    Remotes::clone_from(url, &clone, FORMAT_VERSION).unwrap();
+    clone
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize, mut seed: u64) -> Vec<u8> {
+    let step = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 32) as u8
+    };
+    std::iter::repeat_with(step).take(len).collect()
+}
+
+fn check(path: &Path) {
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    let report = Repository::open(path).unwrap().check(&options, &Progress::new()).unwrap();
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
+}
+
+#[test]
+fn a_clone_restores_and_goes_on_incrementally() {
+    let mut lab = Lab::new();
+    lab.write("large", noise(900_000, 1));
+    lab.write("small", "small");
+    lab.backup();
+    let clone = push_and_clone(&lab, &hub(&lab), "clone");
+    let repository = Repository::open(&clone).unwrap();
+    let snapshot = repository.find(&Selector::Latest(0)).unwrap();
+    let restored = lab.path("restored");
+    repository.restore(&snapshot, &RestoreOptions::new(&restored), &Progress::new()).unwrap();
+    assert_eq!(fs::read(restored.join("large")).unwrap(), noise(900_000, 1));
+    check(&clone);
+
+    lab.write("small", "changed");
+    let report = repository.backup(&lab.options(), &Progress::new()).unwrap();
+    assert_eq!(report.parent, Some(snapshot.key.to_string()));
+    assert_eq!((report.statistics.files_read, report.statistics.bytes_read), (1, 7));
+    remotes(&clone).push("origin", &who()).unwrap();
+    assert_eq!(remotes(&lab.path("repo")).pull("origin", &who()).unwrap().added, 1);
+    assert_eq!(Repository::open(&lab.path("repo")).unwrap().snapshots().unwrap().len(), 2);
+    lab.check();
+}
+
+#[test]
+fn layers_travel_as_they_are() {
+    let mut lab = Lab::new();
+    let hub = hub(&lab);
+    for seed in 1..4 {
+        lab.write(&format!("file{seed}"), noise(700_000, seed));
+        lab.backup();
+        let here = remotes(&lab.path("repo"));
+        if seed == 1 {
+            here.add("origin", hub.to_str().unwrap()).unwrap();
+        }
+        here.push("origin", &who()).unwrap();
+    }
+    let clone = Git::open(&push_and_clone(&lab, &hub, "clone")).unwrap();
+    let head = clone.head().unwrap().unwrap();
+    let (layers, mut volumes) = (clone.layers(), 0);
+    let original = Git::open(&lab.path("repo")).unwrap();
+    for file in clone.walk(&head, b"archives").unwrap() {
+        let (path, node) = file.unwrap();
+        if path.ends_with(b".idx") {
+            continue;
+        }
+        volumes += 1;
+        let range = layers.read_range(&node.id, 300_000, 70_000).unwrap().expect("it is in a layer");
+        assert_eq!(range, original.read_blob_range(&node.id, 300_000, 70_000).unwrap());
+        // The entry in the pack is the very same, so that a range of the blob is a range of the file.
+        let entry = |layers: &LayerSet, pack_dir: &Path| {
+            let location = layers.locate(&node.id).unwrap();
+            let name = format!("{}.pack", location.layer.name());
+            let pack = fs::read(pack_dir.join(name)).unwrap();
+            pack[location.offset as usize..][..700_000].to_vec()
+        };
+        assert!(entry(&layers, &clone.pack_dir()) == entry(&original.layers(), &original.pack_dir()));
+    }
+    assert_eq!(volumes, 3);
+}
+
+#[test]
+fn a_refused_push_says_why_and_is_made_again() {
+    let mut lab = Lab::new();
+    let hub = hub(&lab);
+    lab.write("file", "1");
+    lab.backup();
+    let hook = hub.join("hooks/pre-receive");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, "#!/bin/sh\necho 'the disk is full' >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let here = remotes(&lab.path("repo"));
+    here.add("origin", hub.to_str().unwrap()).unwrap();
+    let before = lab.git(&["rev-parse", "main"]);
+    let error = here.push("origin", &who()).unwrap_err();
+    assert!(matches!(error, RemoteError::Refused { .. }), "{error}");
+    assert!(treering::causes::chain(&error).contains("the disk is full"));
+    assert_eq!(lab.git(&["rev-parse", "main"]), before);
+    fs::remove_file(hook).unwrap();
+    assert_eq!(here.push("origin", &who()).unwrap().there.added, 1);
+    assert!(here.push("origin", &who()).unwrap().there.is_zero());
+}
+
+/// What is done to one of the clones.
+#[derive(Debug, Clone)]
+enum Deed {
+    Backup(usize),
+    /// Of the snapshots that the clone has, the one at this place, counted round and round.
+    Remove(usize, usize),
+    Push(usize),
+    Pull(usize),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let clone = 0..3usize;
+    let deed = prop_oneof![
+        3 => clone.clone().prop_map(Deed::Backup),
+        2 => (clone.clone(), 0..10usize).prop_map(|(clone, at)| Deed::Remove(clone, at)),
+        2 => clone.clone().prop_map(Deed::Push),
+        2 => clone.prop_map(Deed::Pull),
+    ];
+    proptest::collection::vec(deed, 8..14)
+}
+
+/// Three clones of one repository, and what must become of their snapshots.
+struct Clones {
+    lab: Lab,
+    paths: Vec<PathBuf>,
+    added: BTreeSet<String>,
+    removed: BTreeSet<String>,
+}
+
+impl Clones {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let hub = hub(&lab);
+        let paths = ["a", "b", "c"].map(|name| push_and_clone(&lab, &hub, name)).to_vec();
+        Self { lab, paths, added: BTreeSet::new(), removed: BTreeSet::new() }
+    }
+
+    fn snapshots(&self, clone: usize) -> Vec<String> {
+        let repository = Repository::open(&self.paths[clone]).unwrap();
+        repository.snapshots().unwrap().iter().map(|snapshot| snapshot.key.to_string()).collect()
+    }
+
+    fn act(&mut self, number: usize, deed: &Deed) {
+        match *deed {
+            Deed::Backup(clone) => {
+                self.lab.write(&format!("file{number}"), number.to_string());
+                let time = Timestamp::now() + SignedDuration::from_secs(10);
+                let options = BackupOptions::new(vec![self.lab.source()], time);
+                let repository = Repository::open(&self.paths[clone]).unwrap();
+                let report = repository.backup(&options, &Progress::new()).unwrap();
+                self.added.insert(report.snapshot.unwrap().key.to_string());
+            }
+            Deed::Remove(clone, at) => {
+                let snapshots = self.snapshots(clone);
+                let Some(gone) = snapshots.get(at % snapshots.len().max(1)) else { return };
+                let timeline = Timeline::open(&self.paths[clone]).unwrap();
+                let mut batch = timeline.begin().unwrap();
+                batch.remove(&path("snapshots", &gone.parse().unwrap(), ".cbor")).unwrap();
+                batch.commit(&who(), "Forget").unwrap().unwrap();
+                self.removed.insert(gone.clone());
+            }
+            Deed::Push(clone) => drop(remotes(&self.paths[clone]).push("origin", &who()).unwrap()),
+            Deed::Pull(clone) => drop(remotes(&self.paths[clone]).pull("origin", &who()).unwrap()),
+        }
+    }
+
+    fn converge(&self, deeds: &[Deed]) -> Result<(), TestCaseError> {
+        for path in self.paths.iter().chain(&self.paths) {
+            remotes(path).push("origin", &who()).unwrap();
+        }
+        let mut trees = BTreeSet::new();
+        for path in &self.paths {
+            remotes(path).pull("origin", &who()).unwrap();
+            let git = Git::open(path).unwrap();
+            trees.insert(git.read_commit(&git.head().unwrap().unwrap()).unwrap().tree);
+        }
+        prop_assert_eq!(trees.len(), 1, "{:?}", deeds);
+        let expected: Vec<_> = self.added.difference(&self.removed).cloned().collect();
+        prop_assert_eq!(self.snapshots(0), expected, "{:?}", deeds);
+        check(&self.paths[2]);
+        Ok(())
+    }
+}
+
+#[test]
+fn clones_that_add_and_remove_converge_and_lose_nothing() {
+    let mut runner = TestRunner::new(ProptestConfig { cases: 3, max_shrink_iters: 8, ..Default::default() });
+    runner
+        .run(&deeds(), |deeds| {
+            let mut clones = Clones::new();
+            deeds.iter().enumerate().for_each(|(number, deed)| clones.act(number, deed));
+            clones.converge(&deeds)
+        })
+        .unwrap();
+}
