@@ -91,7 +91,7 @@ pub struct BackupArguments {
     /// Read every file again, even where nothing seems to have changed
     #[arg(short, long)]
     pub force: bool,
-    /// Save nothing; tell what would be saved
+    /// Save nothing; sum up what would be saved, and with -v name every change
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }

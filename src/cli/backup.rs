@@ -21,7 +21,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     let repository = session.open()?;
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
     print(|out| {
-        session.list_changes(out, &report.changes, options.dry_run)?;
+        session.list_changes(out, &report.changes, false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
         }

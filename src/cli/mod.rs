@@ -127,9 +127,9 @@ impl Session {
         Ok(())
     }
 
-    /// Prints `changes` where they are wanted: always for a dry run, else with `--verbose`.
-    fn list_changes(&self, out: &mut dyn Write, changes: &[Change], dry_run: bool) -> std::io::Result<()> {
-        match (self.verbose || (dry_run && !self.quiet), self.json) {
+    /// Prints `changes` with `--verbose`, and where they are `wanted` also without it.
+    fn list_changes(&self, out: &mut dyn Write, changes: &[Change], wanted: bool) -> std::io::Result<()> {
+        match (self.verbose || (wanted && !self.quiet), self.json) {
             (false, _) => Ok(()),
             (true, true) => json::changes(out, changes),
             (true, false) => report::changes(out, changes),
