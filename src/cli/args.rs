@@ -11,6 +11,9 @@ use clap_complete::Shell;
 use treering::archive::Codec;
 use treering::diff::Excludes;
 
+use crate::cli::blob_args::BlobCommand;
+use crate::cli::kv_args::KvCommand;
+
 /// Back up directories into a plain git repository, and get them back
 #[derive(Debug, Parser)]
 #[command(name = "treering", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
@@ -50,6 +53,10 @@ pub enum Command {
     Cat(CatArguments),
     Restore(RestoreArguments),
     Check(CheckArguments),
+    #[command(subcommand)]
+    Blob(BlobCommand),
+    #[command(subcommand)]
+    Kv(KvCommand),
     #[command(subcommand)]
     Dir(DirCommand),
     Completions(CompletionsArguments),
@@ -327,11 +334,12 @@ Exit status:
   130  interrupted";
 
 /// The commands by what they are for; [`Command`] cannot say so itself.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check"]),
-    ("Without a repository", &["dir", "completions"]),
+    ("Building blocks", &["blob", "kv", "dir"]),
+    ("Beside", &["completions"]),
 ];
 
 impl Arguments {

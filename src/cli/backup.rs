@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use treering::repository::{BackupOptions, BackupReport, Totals};
-use treering::spoken;
 use treering::timeline::TimeKey;
 
-use crate::cli::Session;
 use crate::cli::args::BackupArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::report::{count, duration, local_time, plural, print, size, totals};
+use crate::cli::{Session, host_name, user_name};
 
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
@@ -36,13 +35,11 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
 
 fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptions, CliError> {
     let now = session.now.timestamp();
-    let time = arguments.time.as_deref().map(|time| spoken::parse(time, &session.now)).transpose()?;
-    let user = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());
     let defaults = BackupOptions::new(arguments.sources.clone(), now);
     Ok(BackupOptions {
-        time: time.unwrap_or(now),
+        time: session.time("--time", arguments.time.as_deref())?.unwrap_or(now),
         host: arguments.host.clone().unwrap_or_else(host_name),
-        user: user.unwrap_or_else(|| uzers::get_current_uid().to_string()),
+        user: user_name(),
         tags: arguments.tag.clone(),
         excludes: arguments.scan.excludes(),
         one_file_system: arguments.scan.one_file_system,
@@ -50,10 +47,6 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
         dry_run: arguments.dry_run,
         ..defaults
     })
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Duration) -> io::Result<()> {
