@@ -41,11 +41,8 @@ fn init(session: &Session) -> Result<Exit, CliError> {
     let path = session.repository_path()?;
     Blobs::create(path, Codec::default())?;
     let path = path.as_os_str().as_encoded_bytes();
-    print(|out| match (session.json, session.quiet) {
-        (true, _) => json::message(out, "initialized", &Name { key: "repository", bytes: path }),
-        (false, true) => Ok(()),
-        (false, false) => writeln!(out, "Made the repository {}", report::name(path)),
-    })?;
+    let made = format!("Made the repository {}", report::name(path));
+    session.say("initialized", &Name { key: "repository", bytes: path }, &made)?;
     Ok(Exit::Done)
 }
 
@@ -60,11 +57,11 @@ fn make_key(session: &Session, arguments: &BlobKeyArguments) -> Result<Exit, Cli
     };
     write().map_err(CliError::file("make the key", path))?;
     let path = path.as_os_str().as_encoded_bytes();
-    print(|out| match (session.json, session.quiet) {
-        (true, _) => json::message(out, "key", &Name { key: "file", bytes: path }),
-        (false, true) => Ok(()),
-        (false, false) => writeln!(out, "Made the key {}", report::name(path)),
-    })?;
+    session.say(
+        "key",
+        &Name { key: "file", bytes: path },
+        &format!("Made the key {}", report::name(path)),
+    )?;
     Ok(Exit::Done)
 }
 
@@ -161,20 +158,11 @@ fn get_range(session: &Session, arguments: &BlobGetArguments, directory: &Path) 
         }
     }
     let path = session.repository_path()?;
-    print(|out| {
-        for fault in &faults {
-            session.tell(out, "get", path, fault)?;
-        }
-        let summary = json!({ "blobs": written, "bytes": bytes, "error_count": faults.len() });
-        match (session.json, session.quiet) {
-            (true, _) => json::message(out, "summary", &summary),
-            (false, true) => Ok(()),
-            (false, false) => {
-                let directory = report::name(directory.as_os_str().as_encoded_bytes());
-                writeln!(out, "Wrote {}, {}, to {directory}", plural(written, "blob"), size(bytes))
-            }
-        }
-    })?;
+    print(|out| faults.iter().try_for_each(|fault| session.tell(out, "get", path, fault)))?;
+    let summary = json!({ "blobs": written, "bytes": bytes, "error_count": faults.len() });
+    let shown = report::name(directory.as_os_str().as_encoded_bytes());
+    let text = format!("Wrote {}, {}, to {shown}", plural(written, "blob"), size(bytes));
+    session.say("summary", &summary, &text)?;
     Ok(if faults.is_empty() { Exit::Done } else { Exit::Partial })
 }
 
@@ -191,23 +179,16 @@ fn write(target: &Path, content: &[u8]) -> io::Result<()> {
 fn push(session: &Session, arguments: &BlobRemoteArguments) -> Result<Exit, CliError> {
     let (blobs, remote) = remote(session, arguments)?;
     blobs.push(remote, &session.who())?;
-    print(|out| match (session.json, session.quiet) {
-        (true, _) => json::message(out, "pushed", &json!({ "remote": remote })),
-        (false, true) => Ok(()),
-        (false, false) => writeln!(out, "Pushed to {}", report::text(remote)),
-    })?;
+    session.say("pushed", &json!({ "remote": remote }), &format!("Pushed to {}", report::text(remote)))?;
     Ok(Exit::Done)
 }
 
 fn pull(session: &Session, arguments: &BlobRemoteArguments) -> Result<Exit, CliError> {
     let (blobs, remote) = remote(session, arguments)?;
     let changed = blobs.pull(remote, &session.who())?;
-    print(|out| match (session.json, session.quiet) {
-        (true, _) => json::message(out, "pulled", &json!({ "remote": remote, "changed": changed })),
-        (false, true) => Ok(()),
-        (false, false) if changed => writeln!(out, "Pulled from {}", report::text(remote)),
-        (false, false) => writeln!(out, "{} has nothing new", report::text(remote)),
-    })?;
+    let shown = report::text(remote);
+    let text = if changed { format!("Pulled from {shown}") } else { format!("{shown} has nothing new") };
+    session.say("pulled", &json!({ "remote": remote, "changed": changed }), &text)?;
     Ok(Exit::Done)
 }
 

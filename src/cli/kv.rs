@@ -219,12 +219,11 @@ fn no_key(key: &OsStr) -> GitError {
 
 /// Says which commit was made; `None` where nothing was to change.
 fn tell_commit(session: &Session, commit: Option<ObjectId>) -> Result<Exit, CliError> {
-    print(|out| match (session.json, session.quiet, &commit) {
-        (true, ..) => json::message(out, "committed", &json!({ "commit": commit.map(|id| id.to_string()) })),
-        (false, true, _) => Ok(()),
-        (false, false, Some(id)) => writeln!(out, "Committed {}", short(id)),
-        (false, false, None) => writeln!(out, "Nothing changed"),
-    })?;
+    let text = match &commit {
+        Some(id) => format!("Committed {}", short(id)),
+        None => "Nothing changed".to_owned(),
+    };
+    session.say("committed", &json!({ "commit": commit.map(|id| id.to_string()) }), &text)?;
     Ok(Exit::Done)
 }
 

@@ -149,6 +149,20 @@ impl Session {
         Ok(())
     }
 
+    /// Prints the one thing that there is to say: `value` as JSON, or `text` unless it is to be quiet.
+    fn say(
+        &self,
+        message_type: &'static str,
+        value: &impl serde::Serialize,
+        text: &str,
+    ) -> Result<(), CliError> {
+        report::print(|out| match (self.json, self.quiet) {
+            (true, _) => json::message(out, message_type, value),
+            (false, true) => Ok(()),
+            (false, false) => writeln!(out, "{text}"),
+        })
+    }
+
     /// Prints `changes` with `--verbose`, and where they are `wanted` also without it.
     fn list_changes(&self, out: &mut dyn Write, changes: &[Change], wanted: bool) -> io::Result<()> {
         match (self.verbose || (wanted && !self.quiet), self.json) {

@@ -197,19 +197,19 @@ gitblobts.Store(clone + '.first', compression='bz2', key=open(key, 'rb').read().
     if python::run("gitblobts", first, &arguments).is_none() {
         return;
     }
-    let run = |line: &str| {
-        let flags = "-r blobs.git --compression bz2 --key-file secret";
-        lab.ok(["blob"].into_iter().chain(line.split(' ')).chain(flags.split(' ')))
+    let run = |command: &str, line: &str| {
+        let flags = format!("blob {command} -r blobs.git --compression bz2 --key-file secret {line}");
+        lab.ok(flags.split(' '))
     };
-    run("add tree/notes --time @2.5");
+    run("add", "tree/notes --time @2.5");
     let seen = python::run("gitblobts", GITBLOBTS, &arguments).unwrap();
     assert_eq!(seen, "1.0=first 2.5=notes\n");
-    run("get --output out --from @1.5");
+    run("get", "--output out --from @1.5");
     let mut found: Vec<_> = contents(&lab.path("out")).into_iter().map(|(_, content)| content).collect();
     found.sort();
     assert_eq!(found, ["from python", "notes\n"]);
     let listed = lab.ok(["-r", "blobs.git", "blob", "list", "--from", "@1800000000"]);
     let key = listed.trim().rsplit(' ').next().unwrap();
     assert!(listed.starts_with("2027-01-15 08:00:00.500000000  "), "{listed}");
-    assert_eq!(run(&format!("get -- {key}")), "from python");
+    assert_eq!(run("get", &format!("-- {key}")), "from python");
 }
