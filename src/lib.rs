@@ -34,3 +34,8 @@ pub mod varint;
 
 pub use diff::{DiffData, DiffIndex, DirIndex, apply_diff};
 pub use repository::Repository;
+
+/// Makes the examples of the page tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/building-blocks.md")]
+struct BuildingBlocks;

@@ -11,6 +11,9 @@ use clap_complete::Shell;
 use treering::archive::Codec;
 use treering::diff::Excludes;
 
+use crate::cli::blob_args::BlobCommand;
+use crate::cli::kv_args::KvCommand;
+
 /// Back up directories into a plain git repository, and get them back
 #[derive(Debug, Parser)]
 #[command(name = "treering", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
@@ -56,6 +59,10 @@ pub enum Command {
     Push(PushArguments),
     Pull(PullArguments),
     #[command(subcommand)]
+    Blob(BlobCommand),
+    #[command(subcommand)]
+    Kv(KvCommand),
+    #[command(subcommand)]
     Dir(DirCommand),
     Completions(CompletionsArguments),
 }
@@ -99,7 +106,7 @@ pub struct BackupArguments {
     /// Then push to a remote: this one, or the one that `push` alone would choose
     #[arg(long, value_name = "REMOTE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
     pub push: Option<Option<String>>,
-    /// Save nothing; tell what would be saved
+    /// Save nothing; sum up what would be saved, and with -v name every change
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
@@ -404,12 +411,13 @@ Exit status:
   130  interrupted";
 
 /// The commands by what they are for; [`Command`] cannot say so itself.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check"]),
     ("Keep it elsewhere too", &["remote", "push", "pull", "clone"]),
-    ("Without a repository", &["dir", "completions"]),
+    ("Building blocks", &["blob", "kv", "dir"]),
+    ("Beside", &["completions"]),
 ];
 
 impl Arguments {

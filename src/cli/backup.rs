@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use treering::repository::{BackupOptions, BackupReport, Totals};
-use treering::spoken;
 use treering::timeline::TimeKey;
 
-use crate::cli::Session;
 use crate::cli::args::BackupArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::remote;
 use crate::cli::report::{count, duration, local_time, plural, print, size, totals};
+use crate::cli::{Session, host_name, user_name};
 
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
@@ -22,7 +21,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     let repository = session.open()?;
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
     print(|out| {
-        session.list_changes(out, &report.changes, options.dry_run)?;
+        session.list_changes(out, &report.changes, false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
         }
@@ -40,10 +39,9 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
 
 fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptions, CliError> {
     let now = session.now.timestamp();
-    let time = arguments.time.as_deref().map(|time| spoken::parse(time, &session.now)).transpose()?;
     let defaults = BackupOptions::new(arguments.sources.clone(), now);
     Ok(BackupOptions {
-        time: time.unwrap_or(now),
+        time: session.time("--time", arguments.time.as_deref())?.unwrap_or(now),
         host: arguments.host.clone().unwrap_or_else(host_name),
         user: user_name(),
         tags: arguments.tag.clone(),
@@ -53,17 +51,6 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
         dry_run: arguments.dry_run,
         ..defaults
     })
-}
-
-/// The name of whoever runs the program, or a number that has none.
-pub fn user_name() -> String {
-    let name = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());
-    name.unwrap_or_else(|| uzers::get_current_uid().to_string())
-}
-
-/// The name of the machine.
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Duration) -> io::Result<()> {

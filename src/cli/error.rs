@@ -1,7 +1,8 @@
 //! How a command ends: with what status, and with what to tell of a failure.
 
+use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use treering::diff::DiffError;
@@ -10,6 +11,7 @@ use treering::progress::Interrupted;
 use treering::remote::RemoteError;
 use treering::repository::RepositoryError;
 use treering::spoken::SpokenError;
+use treering::timeline::{CodecError, TimelineError};
 
 /// The exit statuses, as restic's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +58,30 @@ pub enum CliError {
     /// A building block, which says only why.
     #[error("cannot use {}", .path.display())]
     Directory { path: PathBuf, source: Box<DiffError> },
-    #[error("--time cannot be used")]
-    Time(#[from] SpokenError),
+    #[error(transparent)]
+    Timeline(#[from] TimelineError),
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("cannot {action} {}", .path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot use the key in {}", .path.display())]
+    Key { path: PathBuf, source: CodecError },
+    #[error("get needs the KEY of a blob, or --output DIR for the blobs of a range of time")]
+    KeyNotGiven,
+    #[error("there is no blob {0}: `treering blob list` names those that are there")]
+    NoBlob(String),
+    #[error("there is no remote {name}: add it with `git --git-dir {} remote add {name} URL`", .repository.display())]
+    NoRemote { name: String, repository: PathBuf },
+    #[error("{commit} is no commit that changed {key}: `treering kv log` names those")]
+    NoCommit { commit: String, key: String },
+    #[error("there is no directory for clones: set XDG_CACHE_HOME or HOME")]
+    NoCache,
+    #[error("the editor {0:?} failed, and nothing was saved: set VISUAL or EDITOR to one that works")]
+    Editor(OsString),
+    #[error("cannot save what you wrote; it is kept in {}", .path.display())]
+    Unsaved { path: PathBuf, source: GitError },
+    #[error("{option} cannot be used")]
+    Time { option: &'static str, source: SpokenError },
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
     #[error(transparent)]
@@ -74,9 +98,18 @@ impl CliError {
         }
     }
 
+    /// For `map_err`: the operating system refused to `action` on `path`.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { action, path: path.to_owned(), source }
+    }
+
     /// The status that tells it.
     pub fn exit(&self) -> Exit {
         match self {
+            Self::Git(GitError::NotRepository(_))
+            | Self::Timeline(TimelineError::Git(GitError::NotRepository(_))) => Exit::NoRepository,
+            Self::Git(GitError::Locked { .. })
+            | Self::Timeline(TimelineError::Git(GitError::Locked { .. })) => Exit::Locked,
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
             Self::Repository(RepositoryError::Locked(_))
             | Self::Remote(RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })) => {
@@ -117,5 +150,8 @@ mod tests {
         assert_eq!(exit(RepositoryError::from(Interrupted)), Exit::Interrupted);
         assert_eq!(CliError::of("tree")(DiffError::from(Interrupted)).exit(), Exit::Interrupted);
         assert_eq!(exit(RepositoryError::NoSources), Exit::Failed);
+        assert_eq!(CliError::from(GitError::NotRepository("kv".into())).exit(), Exit::NoRepository);
+        let locked = TimelineError::from(GitError::Locked { path: "main.lock".into(), hint: "" });
+        assert_eq!(CliError::from(locked).exit(), Exit::Locked);
     }
 }

@@ -6,11 +6,15 @@
 mod args;
 mod backup;
 mod bar;
+mod blob;
+mod blob_args;
 mod check;
 mod diff;
 mod dir;
 mod error;
 mod json;
+mod kv;
+mod kv_args;
 mod ls;
 mod remote;
 mod report;
@@ -18,16 +22,20 @@ mod restore;
 mod snapshots;
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use tracing_subscriber::EnvFilter;
 use treering::causes::chain;
 use treering::diff::Change;
+use treering::gitkv::Person;
 use treering::progress::Progress;
 use treering::repository::{Repository, Snapshot, SnapshotPath};
+use treering::spoken;
+use treering::timeline::MAX_CONTENT;
 
 use args::{Arguments, Command, Global};
 use bar::Show;
@@ -45,7 +53,7 @@ pub fn run() -> ExitCode {
         }
     };
     let filter = EnvFilter::try_from_env("TREERING_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
     let session = Session::new(arguments.global);
     let result = match &arguments.command {
         Command::Init(arguments) => snapshots::init(&session, arguments),
@@ -60,6 +68,8 @@ pub fn run() -> ExitCode {
         Command::Remote(command) => remote::run(&session, command),
         Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),
         Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
+        Command::Blob(command) => blob::run(&session, command),
+        Command::Kv(command) => kv::run(&session, command),
         Command::Dir(command) => dir::run(&session, command),
         Command::Completions(arguments) => {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
@@ -107,6 +117,18 @@ impl Session {
         Ok((repository, snapshot, path))
     }
 
+    /// The time that `text`, the value of `option`, means if it is given.
+    fn time(&self, option: &'static str, text: Option<&str>) -> Result<Option<Timestamp>, CliError> {
+        let time = text.map(|text| spoken::parse(text, &self.now)).transpose();
+        time.map_err(|source| CliError::Time { option, source })
+    }
+
+    /// Who commits.
+    fn who(&self) -> Person {
+        let user = user_name();
+        Person::new(&user, &format!("{user}@{}", host_name()), self.now.timestamp())
+    }
+
     /// Runs `work` with a progress that is shown on a terminal.
     fn watch<R>(&self, work: impl FnOnce(&Progress) -> R) -> R {
         bar::watch(if self.quiet { Show::Nothing } else { Show::Bar }, work)
@@ -124,7 +146,7 @@ impl Session {
         during: &'static str,
         path: &Path,
         error: &dyn std::error::Error,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         if self.json {
             return json::error(out, during, path, error);
         }
@@ -132,12 +154,51 @@ impl Session {
         Ok(())
     }
 
-    /// Prints `changes` where they are wanted: always for a dry run, else with `--verbose`.
-    fn list_changes(&self, out: &mut dyn Write, changes: &[Change], dry_run: bool) -> std::io::Result<()> {
-        match (self.verbose || (dry_run && !self.quiet), self.json) {
+    /// Prints the one thing that there is to say: `value` as JSON, or `text` unless it is to be quiet.
+    fn say(
+        &self,
+        message_type: &'static str,
+        value: &impl serde::Serialize,
+        text: &str,
+    ) -> Result<(), CliError> {
+        report::print(|out| match (self.json, self.quiet) {
+            (true, _) => json::message(out, message_type, value),
+            (false, true) => Ok(()),
+            (false, false) => writeln!(out, "{text}"),
+        })
+    }
+
+    /// Prints `changes` with `--verbose`, and where they are `wanted` also without it.
+    fn list_changes(&self, out: &mut dyn Write, changes: &[Change], wanted: bool) -> io::Result<()> {
+        match (self.verbose || (wanted && !self.quiet), self.json) {
             (false, _) => Ok(()),
             (true, true) => json::changes(out, changes),
             (true, false) => report::changes(out, changes),
         }
     }
+}
+
+fn user_name() -> String {
+    let name = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| uzers::get_current_uid().to_string())
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The content of a file, or of standard input for `-`; as much as can be a blob or a value.
+fn read_input(path: &Path) -> Result<Vec<u8>, CliError> {
+    let mut content = Vec::new();
+    let mut read =
+        |source: &mut dyn Read| match source.take(MAX_CONTENT + 1).read_to_end(&mut content)? as u64 {
+            ..=MAX_CONTENT => Ok(()),
+            _ => Err(io::Error::from(ErrorKind::FileTooLarge)),
+        };
+    let read = match path == Path::new("-") {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(path).and_then(|mut file| read(&mut file)),
+    };
+    read.map_err(CliError::file("read", path))?;
+    Ok(content)
 }

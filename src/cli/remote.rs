@@ -4,13 +4,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::gitkv::{GitRemote, Person};
+use treering::gitkv::GitRemote;
 use treering::remote::{Pushed, RemoteError, Remotes, SnapshotCount};
 use treering::repository::{FORMAT_VERSION, Repository};
 
 use crate::cli::Session;
 use crate::cli::args::{CloneArguments, RemoteCommand};
-use crate::cli::backup::{host_name, user_name};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, Align, duration, plural, print, text};
@@ -55,7 +54,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let start = Instant::now();
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
-    let Pushed { there, here } = remotes.push(&name, &who(session))?;
+    let Pushed { there, here } = remotes.push(&name, &session.who())?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -79,7 +78,7 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let start = Instant::now();
     let remotes = open(&session.open()?)?;
     let name = named(&remotes, name)?;
-    let here = remotes.pull(&name, &who(session))?;
+    let here = remotes.pull(&name, &session.who())?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -139,12 +138,6 @@ fn open(repository: &Repository) -> Result<Remotes, RemoteError> {
 
 fn named(remotes: &Remotes, name: Option<&str>) -> Result<String, RemoteError> {
     name.map_or_else(|| remotes.default_name(), |name| Ok(name.to_owned()))
-}
-
-/// Who merges.
-fn who(session: &Session) -> Person {
-    let user = user_name();
-    Person::new(&user, &format!("{user}@{}", host_name()), session.now.timestamp())
 }
 
 fn sentence(count: SnapshotCount) -> String {

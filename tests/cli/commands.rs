@@ -46,11 +46,13 @@ fn backup_sums_up_what_it_did() {
 }
 
 #[test]
-fn a_dry_run_lists_what_would_be_done_and_saves_nothing() {
+fn a_dry_run_sums_up_what_would_be_done_and_saves_nothing() {
     let lab = Lab::new();
     let out = lab.ok(["backup", "tree", "-n"]);
+    assert!(out.starts_with("Would save a snapshot: 3 files, 33 B\n"), "{out}");
+    assert!(out.contains("changes  5 created\n"), "{out}");
+    let out = lab.ok(["backup", "tree", "-n", "-v"]);
     assert!(out.contains("+  letters/one\n"), "{out}");
-    assert!(out.contains("Would save a snapshot: 3 files, 33 B\n"), "{out}");
     assert!(lab.ok(["snapshots"]).starts_with("There are no snapshots"));
 }
 

@@ -1,9 +1,13 @@
 //! The program tried as people and scripts use it: one module a kind of use.
 
+mod blob;
 mod commands;
 mod directories;
 mod json;
+mod kv;
 mod lab;
+#[path = "../it/python.rs"]
+mod python;
 mod remotes;
 mod status;
 mod terminal;

@@ -1,0 +1,228 @@
+//! `blob`: files kept by their time.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+use treering::atomic;
+use treering::timeline::{Blobs, Codec, Key, TimeKey};
+
+use crate::cli::blob_args::{
+    BlobAddArguments, BlobCommand, BlobGetArguments, BlobKeyArguments, BlobListArguments,
+    BlobRemoteArguments, CodecArguments, RangeArguments,
+};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json::{self, Name};
+use crate::cli::report::{self, plural, print, size};
+use crate::cli::{Session, read_input};
+
+/// Does one of the `blob` commands.
+pub fn run(session: &Session, command: &BlobCommand) -> Result<Exit, CliError> {
+    match command {
+        BlobCommand::Init => init(session),
+        BlobCommand::Key(arguments) => make_key(session, arguments),
+        BlobCommand::Add(arguments) => add(session, arguments),
+        BlobCommand::List(arguments) => list(session, arguments),
+        BlobCommand::Get(arguments) => match (&arguments.key, &arguments.output) {
+            (Some(key), _) => get(session, arguments, key),
+            (None, Some(directory)) => get_range(session, arguments, directory),
+            (None, None) => Err(CliError::KeyNotGiven),
+        },
+        BlobCommand::Push(arguments) => push(session, arguments),
+        BlobCommand::Pull(arguments) => pull(session, arguments),
+    }
+}
+
+fn init(session: &Session) -> Result<Exit, CliError> {
+    let path = session.repository_path()?;
+    Blobs::create(path, Codec::default())?;
+    let path = path.as_os_str().as_encoded_bytes();
+    let made = format!("Made the repository {}", report::name(path));
+    session.say("initialized", &Name { key: "repository", bytes: path }, &made)?;
+    Ok(Exit::Done)
+}
+
+fn make_key(session: &Session, arguments: &BlobKeyArguments) -> Result<Exit, CliError> {
+    let path = &arguments.file;
+    let key = Key::generate().map_err(|source| CliError::Key { path: path.clone(), source })?;
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        writeln!(file, "{}", key.expose())?;
+        file.sync_all()?;
+        atomic::sync_dir(atomic::parent(path))
+    };
+    write().map_err(CliError::file("make the key", path))?;
+    let path = path.as_os_str().as_encoded_bytes();
+    session.say(
+        "key",
+        &Name { key: "file", bytes: path },
+        &format!("Made the key {}", report::name(path)),
+    )?;
+    Ok(Exit::Done)
+}
+
+fn add(session: &Session, arguments: &BlobAddArguments) -> Result<Exit, CliError> {
+    let time = session.time("--time", arguments.time.as_deref())?;
+    let time = time.unwrap_or_else(|| session.now.timestamp());
+    let blobs = open(session, &arguments.codec)?;
+    let files = match arguments.files.as_slice() {
+        [] => &[PathBuf::from("-")],
+        files => files,
+    };
+    let contents = files.iter().map(|file| read_input(file)).collect::<Result<Vec<_>, _>>()?;
+    blobs.timeline().sweep()?;
+    let names = blobs.add_many(contents.iter().map(|content| (time, content)), &session.who())?;
+    print(|out| {
+        for ((name, content), file) in names.iter().zip(&contents).zip(files) {
+            if !session.json {
+                writeln!(out, "{}", key(name))?;
+                continue;
+            }
+            let added = Added {
+                key: key(name),
+                time: time.to_string(),
+                size: content.len(),
+                file: Name { key: "file", bytes: file.as_os_str().as_encoded_bytes() },
+            };
+            json::message(out, "added", &added)?;
+        }
+        Ok(())
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The line that `blob add --json` prints for each file.
+#[derive(Serialize)]
+struct Added<'a> {
+    key: &'a str,
+    time: String,
+    size: usize,
+    #[serde(flatten)]
+    file: Name<'a>,
+}
+
+fn list(session: &Session, arguments: &BlobListArguments) -> Result<Exit, CliError> {
+    let (from, to) = range(session, &arguments.range)?;
+    let path = session.repository_path()?;
+    let blobs = Blobs::open(path, Codec::default())?;
+    let names = blobs.list(from, to)?;
+    let mut exit = Exit::Done;
+    print(|out| {
+        for blob in names {
+            match blob {
+                Ok(blob) if session.json => json::message(
+                    out,
+                    "blob",
+                    &json!({ "key": key(&blob.name), "name": blob.name, "time": blob.time.to_string() }),
+                )?,
+                Ok(blob) => {
+                    let time = blob.time.to_zoned(session.now.time_zone().clone());
+                    writeln!(out, "{}  {}", time.strftime("%Y-%m-%d %H:%M:%S%.9f"), key(&blob.name))?;
+                }
+                Err(error) => {
+                    session.tell(out, "list", path, &error)?;
+                    exit = Exit::Partial;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(exit)
+}
+
+fn get(session: &Session, arguments: &BlobGetArguments, key: &str) -> Result<Exit, CliError> {
+    let blobs = open(session, &arguments.codec)?;
+    let blob = blobs.get(key)?.ok_or_else(|| CliError::NoBlob(key.to_owned()))?;
+    print(|out| out.write_all(&blob.content))?;
+    Ok(Exit::Done)
+}
+
+fn get_range(session: &Session, arguments: &BlobGetArguments, directory: &Path) -> Result<Exit, CliError> {
+    let (from, to) = range(session, &arguments.range)?;
+    let blobs = open(session, &arguments.codec)?;
+    fs::create_dir_all(directory).map_err(CliError::file("make", directory))?;
+    let (mut written, mut bytes, mut faults) = (0, 0, Vec::new());
+    for blob in blobs.range(from, to)? {
+        match blob {
+            Ok(blob) => {
+                let target = directory.join(key(&blob.name));
+                write(&target, &blob.content).map_err(CliError::file("write", &target))?;
+                written += 1;
+                bytes += blob.content.len() as u64;
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let path = session.repository_path()?;
+    print(|out| faults.iter().try_for_each(|fault| session.tell(out, "get", path, fault)))?;
+    let summary = json!({ "blobs": written, "bytes": bytes, "error_count": faults.len() });
+    let shown = report::name(directory.as_os_str().as_encoded_bytes());
+    let text = format!("Wrote {}, {}, to {shown}", plural(written, "blob"), size(bytes));
+    session.say("summary", &summary, &text)?;
+    Ok(if faults.is_empty() { Exit::Done } else { Exit::Partial })
+}
+
+/// Makes `content` that of the file at `target`, which is never seen half written.
+fn write(target: &Path, content: &[u8]) -> io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    // The umask applies, as it does to every new file.
+    let builder = builder.prefix(atomic::TEMP_PREFIX).permissions(Permissions::from_mode(0o666));
+    let mut file = builder.tempfile_in(atomic::parent(target))?;
+    file.write_all(content)?;
+    file.persist(target).map(drop).map_err(|error| error.error)
+}
+
+fn push(session: &Session, arguments: &BlobRemoteArguments) -> Result<Exit, CliError> {
+    let (blobs, remote) = remote(session, arguments)?;
+    blobs.push(remote, &session.who())?;
+    session.say("pushed", &json!({ "remote": remote }), &format!("Pushed to {}", report::text(remote)))?;
+    Ok(Exit::Done)
+}
+
+fn pull(session: &Session, arguments: &BlobRemoteArguments) -> Result<Exit, CliError> {
+    let (blobs, remote) = remote(session, arguments)?;
+    let changed = blobs.pull(remote, &session.who())?;
+    let shown = report::text(remote);
+    let text = if changed { format!("Pulled from {shown}") } else { format!("{shown} has nothing new") };
+    session.say("pulled", &json!({ "remote": remote, "changed": changed }), &text)?;
+    Ok(Exit::Done)
+}
+
+fn open(session: &Session, arguments: &CodecArguments) -> Result<Blobs, CliError> {
+    let read = |path: &PathBuf| {
+        let text = fs::read_to_string(path).map_err(CliError::file("read", path))?;
+        text.parse::<Key>().map_err(|source| CliError::Key { path: path.clone(), source })
+    };
+    let key = arguments.key_file.as_ref().map(read).transpose()?;
+    Ok(Blobs::open(session.repository_path()?, Codec { compression: arguments.compression, key })?)
+}
+
+/// The repository, and its remote of the name that was given.
+fn remote<'a>(session: &Session, arguments: &'a BlobRemoteArguments) -> Result<(Blobs, &'a str), CliError> {
+    let repository = session.repository_path()?;
+    let blobs = Blobs::open(repository, Codec::default())?;
+    let name = &arguments.remote;
+    match blobs.timeline().git().remotes()?.iter().any(|remote| remote.name == *name) {
+        true => Ok((blobs, name)),
+        false => Err(CliError::NoRemote { name: name.clone(), repository: repository.clone() }),
+    }
+}
+
+/// From when to when.
+fn range(session: &Session, arguments: &RangeArguments) -> Result<(Timestamp, Timestamp), CliError> {
+    let from = session.time("--from", arguments.from.as_deref())?;
+    let to = session.time("--to", arguments.to.as_deref())?;
+    Ok((from.unwrap_or(Timestamp::MIN), to.unwrap_or(Timestamp::MAX)))
+}
+
+/// What a person calls a blob: its name without what tells how it is stored.
+fn key(name: &str) -> &str {
+    match name.split_at_checked(TimeKey::LEN) {
+        Some((key, _)) if key.parse::<TimeKey>().is_ok() => key,
+        _ => name,
+    }
+}

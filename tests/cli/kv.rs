@@ -1,0 +1,201 @@
+//! A git repository as a store of keys and values: `treering kv`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::lab::{Lab, Outcome};
+use crate::python;
+
+/// With an empty bare repository `kv.git` on the branch that gitkv pushes to.
+fn lab() -> Lab {
+    let lab = Lab::bare();
+    let init = ["init", "-q", "--bare", "-b", "master"];
+    assert!(Command::new("git").args(init).arg(lab.path("kv.git")).status().expect("git runs").success());
+    lab
+}
+
+fn url(lab: &Lab) -> String {
+    format!("file://{}", lab.path("kv.git").display())
+}
+
+/// Runs `treering kv`, with the cache in the lab.
+fn command(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = lab.command(["kv"].iter().chain(arguments));
+    command.env("XDG_CACHE_HOME", lab.path("cache")).env_remove("VISUAL").env_remove("EDITOR");
+    command
+}
+
+fn run(lab: &Lab, arguments: &[&str]) -> Outcome {
+    let output = command(lab, arguments).output().unwrap();
+    Outcome {
+        status: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[track_caller]
+fn ok(lab: &Lab, arguments: &[&str]) -> String {
+    let outcome = run(lab, arguments);
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{arguments:?}: {}", outcome.out);
+    outcome.out
+}
+
+/// Runs `kv edit` with an editor that is this line of shell, where `$1` is the file.
+fn edit(lab: &Lab, url: &str, key: &str, script: &str) -> Outcome {
+    lab.write("editor", script);
+    let editor = format!("sh '{}'", lab.path("editor").display());
+    let output = command(lab, &["edit", url, key]).env("EDITOR", editor).output().unwrap();
+    Outcome {
+        status: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn a_path_and_a_url_show_what_the_other_wrote() {
+    let lab = lab();
+    let url = url(&lab);
+    assert!(ok(&lab, &["put", "kv.git", "letters/one", "tree/letters/one"]).starts_with("Committed "));
+    assert_eq!(ok(&lab, &["get", &url, "letters/one"]), "first letter\n");
+    ok(&lab, &["put", &url, "notes", "tree/notes", "-m", "Take notes"]);
+    assert_eq!(ok(&lab, &["put", &url, "notes", "tree/notes"]), "Nothing changed\n");
+    assert_eq!(ok(&lab, &["list", "kv.git"]), "letters/one\nnotes\n");
+    assert_eq!(ok(&lab, &["list", &url, "letters"]), "letters/one\n");
+    assert_eq!(ok(&lab, &["list", &url, "let"]), "");
+    assert!(lab.path("cache/treering").is_dir(), "the clone is kept");
+}
+
+#[test]
+fn standard_input_is_a_value_and_need_not_be_text() {
+    let lab = lab();
+    let mut child = command(&lab, &["put", "kv.git", "bytes", "-q"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"\xff\0\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(command(&lab, &["get", "kv.git", "bytes"]).output().unwrap().stdout, b"\xff\0\n");
+}
+
+#[test]
+fn the_log_leads_back_to_what_was() {
+    let lab = lab();
+    ok(&lab, &["put", "kv.git", "key", "tree/notes"]);
+    ok(&lab, &["put", "kv.git", "key", "tree/letters/one", "-m", "Write\n\nat length"]);
+    ok(&lab, &["rm", "kv.git", "key"]);
+    let log = ok(&lab, &["log", "kv.git", "key"]);
+    let messages: Vec<_> = log.lines().map(|line| line.split("  ").last().unwrap()).collect();
+    assert_eq!(messages, ["Remove key", "Write", "Set key"], "{log}");
+    let commits: Vec<_> = log.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(ok(&lab, &["show", "kv.git", "key", commits[2]]), "notes\n");
+    assert_eq!(ok(&lab, &["show", "kv.git", "key", commits[1]]), "first letter\n");
+    assert!(run(&lab, &["show", "kv.git", "key", commits[0]]).err.contains("there is no \"key\""));
+    let json = ok(&lab, &["log", "kv.git", "key", "--json"]);
+    let whole: Value = serde_json::from_str(json.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(whole["message"].as_str().unwrap().trim_end(), "Write\n\nat length");
+    assert_eq!(ok(&lab, &["show", "kv.git", "key", whole["id"].as_str().unwrap()]), "first letter\n");
+}
+
+#[test]
+fn keys_are_removed_together_or_not_at_all() {
+    let lab = lab();
+    for key in ["a", "b", "c"] {
+        ok(&lab, &["put", "kv.git", key, "tree/notes"]);
+    }
+    let outcome = run(&lab, &["rm", "kv.git", "a", "nothing"]);
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(1), "treering: there is no \"nothing\"\n"));
+    assert_eq!(ok(&lab, &["list", "kv.git"]), "a\nb\nc\n");
+    ok(&lab, &["rm", "kv.git", "a", "b", "-m", "Tidy up"]);
+    assert_eq!(ok(&lab, &["list", "kv.git"]), "c\n");
+}
+
+#[test]
+fn an_editor_changes_a_value() {
+    let lab = lab();
+    let url = url(&lab);
+    let outcome = edit(&lab, &url, "dir/todo.txt", "case $1 in */todo.txt) echo one > \"$1\";; esac");
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""));
+    assert_eq!(ok(&lab, &["get", "kv.git", "dir/todo.txt"]), "one\n");
+    edit(&lab, "kv.git", "dir/todo.txt", "echo two >> \"$1\"");
+    assert_eq!(ok(&lab, &["get", &url, "dir/todo.txt"]), "one\ntwo\n");
+    assert_eq!(edit(&lab, &url, "dir/todo.txt", ":").out, "Nothing changed\n");
+    let outcome = edit(&lab, &url, "dir/todo.txt", "echo lost > \"$1\"; exit 1");
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.contains("nothing was saved: set VISUAL or EDITOR"), "{}", outcome.err);
+    assert_eq!(ok(&lab, &["get", &url, "dir/todo.txt"]), "one\ntwo\n");
+}
+
+#[test]
+fn what_somebody_writes_during_an_edit_is_merged_or_neither_side_is_lost() {
+    let lab = lab();
+    let url = url(&lab);
+    lab.write("lines", "1\n2\n3\n4\n5\n");
+    lab.write("last", "1\n2\n3\n4\nlast\n");
+    ok(&lab, &["put", "kv.git", "key", "lines"]);
+    let meanwhile = |then: &str| {
+        let program = env!("CARGO_BIN_EXE_treering");
+        format!("'{program}' kv put kv.git key last -q && {then}")
+    };
+    let outcome = edit(&lab, &url, "key", &meanwhile("sed -i s/1/first/ \"$1\""));
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""));
+    assert_eq!(ok(&lab, &["get", &url, "key"]), "first\n2\n3\n4\nlast\n");
+
+    ok(&lab, &["put", "kv.git", "key", "lines"]);
+    let outcome = edit(&lab, &url, "key", &meanwhile("sed -i s/5/end/ \"$1\""));
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.contains("\"key\" was changed by somebody else"), "{}", outcome.err);
+    let (_, rest) = outcome.err.split_once("it is kept in ").unwrap();
+    let (kept, _) = rest.split_once(": ").unwrap();
+    assert_eq!(fs::read_to_string(kept).unwrap(), "1\n2\n3\n4\nend\n");
+    fs::remove_dir_all(std::path::Path::new(kept).parent().unwrap()).unwrap();
+    assert_eq!(ok(&lab, &["get", &url, "key"]), "1\n2\n3\n4\nlast\n");
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    let lab = lab();
+    ok(&lab, &["put", "kv.git", "a/b", "tree/notes"]);
+    let refused = |arguments: &[&str], status: i32, message: &str| {
+        let outcome = run(&lab, arguments);
+        assert_eq!((outcome.status, outcome.out.as_str()), (Some(status), ""), "{arguments:?}: {outcome:?}");
+        assert!(outcome.err.starts_with("treering: ") && outcome.err.contains(message), "{}", outcome.err);
+    };
+    for key in ["", "..", "a/../b", "/etc/passwd", ".git/config", "a\nb", "a//b"] {
+        refused(&["put", "kv.git", key, "tree/notes"], 1, &format!("the path {key:?} is not allowed"));
+        refused(&["edit", "kv.git", key], 1, &format!("the path {key:?} is not allowed"));
+    }
+    refused(&["put", "kv.git", "a", "tree/notes"], 1, "\"a\" is both a file and a directory");
+    refused(&["get", "kv.git", "a"], 1, "there is no \"a\"");
+    refused(&["log", "kv.git", "c"], 1, "there is no \"c\"");
+    refused(&["show", "kv.git", "a/b", "zz"], 1, "zz is no commit that changed a/b");
+    refused(&["get", "tree", "a"], 10, "tree is not a git repository");
+    refused(&["get", &format!("{}.not", url(&lab)), "a"], 1, "git says: ");
+    let mut command = command(&lab, &["get", &url(&lab), "a/b"]);
+    let output = command.env_remove("XDG_CACHE_HOME").env("HOME", lab.path("")).output().unwrap();
+    assert_eq!(output.stdout, b"notes\n");
+    assert!(lab.path(".cache/treering").is_dir());
+}
+
+const GITKV: &str = "
+import gitkv, sys
+url = sys.argv[1]
+with gitkv.open(url, 'ours') as f:
+    print(f.read(), end='')
+with gitkv.open(url, 'theirs', 'w') as f:
+    f.write('from python\\n')
+";
+
+#[test]
+fn gitkv_and_the_program_see_what_the_other_wrote() {
+    let lab = lab();
+    ok(&lab, &["put", "kv.git", "ours", "tree/notes"]);
+    let Some(seen) = python::run("gitkv", GITKV, &[OsStr::new(&url(&lab))]) else { return };
+    assert_eq!(seen, "notes\n");
+    for url in ["kv.git", &url(&lab)] {
+        assert_eq!(ok(&lab, &["get", url, "theirs"]), "from python\n");
+    }
+    assert!(ok(&lab, &["log", "kv.git", "theirs"]).contains("GitKV: theirs"));
+}
