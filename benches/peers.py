@@ -99,17 +99,26 @@ def peers(treering):
     ]
 
 
+# Runs its arguments as a command and prints what that took. A process of its own, since the peak memory that the system tells of a
+# child is at least that of the parent, and this script reads whole files.
+LAUNCHER = """
+import os, subprocess, sys, time
+begin = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+print(process.returncode, time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+"""
+
+
 def measure(command, env):
     """Wall seconds, CPU seconds and peak memory in MiB of a command that must succeed."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    complaint = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1 if command[0] == "borg" else 0):
-        sys.exit(f"{' '.join(command)} failed with {process.returncode}: {complaint.decode(errors='replace')[-500:]}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], env=env, capture_output=True, text=True)
+    code, *figures = done.stdout.split()
+    # Borg says 1 for a warning.
+    if code != "0" and not (code == "1" and command[0] == "borg"):
+        sys.exit(f"{' '.join(command)} failed with {code}: {done.stderr[-500:]}")
+    return tuple(map(float, figures))
 
 
 def size_of(path):

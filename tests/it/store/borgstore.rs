@@ -1,6 +1,6 @@
 //! The real borgstore and this crate on one directory: either reads what the other wrote.
 //!
-//! The interpreter is `BORGSTORE_PYTHON`, else `python3`; it must be able to import borgstore, which is
+//! The interpreter is `TREERING_PYTHON`, else `python3`; it must be able to import borgstore, which is
 //! on PyPI.
 
 use std::collections::BTreeMap;
@@ -18,10 +18,10 @@ use super::servers::missing;
 /// Runs `code` with `store` open on `root`: `flat` at level 0, `nested` at level 2, `moved` from level 1
 /// to 3.
 fn borgstore(root: &Path, code: &str) -> Option<String> {
-    let python = env::var_os("BORGSTORE_PYTHON").unwrap_or_else(|| "python3".into());
+    let python = env::var_os("TREERING_PYTHON").unwrap_or_else(|| "python3".into());
     let has = Command::new(&python).args(["-c", "import borgstore"]).output();
     if !has.is_ok_and(|output| output.status.success()) {
-        missing("borgstore (set BORGSTORE_PYTHON to an interpreter that can import it)");
+        missing("borgstore (set TREERING_PYTHON to an interpreter that can import it)");
         return None;
     }
     let prelude = "import sys
