@@ -1,8 +1,8 @@
 //! CBOR (RFC 8949), the only place that knows the crate that does it.
 //!
 //! Structs are maps with text keys; unknown keys are skipped, so that a later minor version may add some.
-//! Reading refuses bytes after the value. The decoder allocates no more than the input is long for one string, and its
-//! nesting is limited, so hostile input costs at most a small multiple of its own length.
+//! Reading refuses bytes after the value. The decoder allocates no more than the input is long for one
+//! string, and its nesting is limited, so hostile input costs at most a small multiple of its own length.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

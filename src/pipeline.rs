@@ -1,8 +1,8 @@
 //! Work spread over threads whose results come back in order.
 //!
-//! One thread produces, several map, the caller's consumes, in the order of production. At most `ahead` items are between
-//! production and consumption at any time, which bounds memory whatever one item costs. When the consumer fails, the producer is
-//! told by [`Closed`] and the rest is dropped.
+//! One thread produces, several map, the caller's consumes, in the order of production. At most `ahead` items
+//! are between production and consumption at any time, which bounds memory whatever one item costs. When the
+//! consumer fails, the producer is told by [`Closed`] and the rest is dropped.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,8 @@ impl<T, R> Feed<T, R> {
     }
 }
 
-/// Runs `produce` on a thread, `map` on `threads` threads (at least one), and `consume` here, until all is consumed or `consume` fails.
+/// Runs `produce` on a thread, `map` on `threads` threads (at least one), and `consume` here, until all is
+/// consumed or `consume` fails.
 ///
 /// ```
 /// let mut squares = Vec::new();

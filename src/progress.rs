@@ -1,7 +1,7 @@
 //! What a long operation tells about itself while it runs, and how it is asked to stop.
 //!
-//! The operation counts up in a [`Progress`] that someone else may read from another thread at any time. Reading is
-//! never exact to the instant, and nothing in an operation depends on being watched.
+//! The operation counts up in a [`Progress`] that someone else may read from another thread at any time.
+//! Reading is never exact to the instant, and nothing in an operation depends on being watched.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 

@@ -1,8 +1,9 @@
 //! Times as people say them.
 //!
-//! [`parse`] is a pure function of the text and of "now", which carries the time zone: a day begins and a clock
-//! shows what it does there. Every form that works is in [`FORMS`], which the error repeats. A clock time that the
-//! zone skips or repeats (daylight saving) is resolved as RFC 5545 does: the earlier of two, the later side of a gap.
+//! [`parse`] is a pure function of the text and of "now", which carries the time zone: a day begins and a
+//! clock shows what it does there. Every form that works is in [`FORMS`], which the error repeats. A clock
+//! time that the zone skips or repeats (daylight saving) is resolved as RFC 5545 does: the earlier of two,
+//! the later side of a gap.
 //!
 //! ```
 //! let now: jiff::Zoned = "2026-11-20T19:55:12+01:00[+01:00]".parse()?;
@@ -40,8 +41,8 @@ pub enum SpokenError {
 
 /// The instant that `text` means when it is said at `now`; to the nanosecond, letter case and spacing aside.
 ///
-/// A day alone means its first instant; a clock time alone means today's; a bare weekday is the latest one, today
-/// included, and `last tuesday` the latest before today.
+/// A day alone means its first instant; a clock time alone means today's; a bare weekday is the latest one,
+/// today included, and `last tuesday` the latest before today.
 pub fn parse(text: &str, now: &Zoned) -> Result<Timestamp, SpokenError> {
     let words = text.trim();
     if let Ok(time) = words.parse::<Timestamp>() {
@@ -184,7 +185,8 @@ fn time_of_day(word: &str) -> Option<Clock> {
     format!("{hour:02}:{rest}").parse().ok().map(Clock::At)
 }
 
-/// A date and a time joined by `t`. What has an offset came earlier if it was valid; `jiff` would ignore it here.
+/// A date and a time joined by `t`. What has an offset came earlier if it was valid; `jiff` would ignore it
+/// here.
 fn date_time(words: &str) -> Option<DateTime> {
     let (date, time) = words.split_once('t')?;
     let is_plain = date.contains('-') && time.contains(':') && !time.contains(['+', '-', '[', 'z']);

@@ -1,7 +1,7 @@
 //! Columns of numbers in the fewest bytes: LEB128, with zig-zag and differences for what is signed or grows.
 //!
-//! Unsigned LEB128 as in the DWARF standard (section 7.6) and WebAssembly; zig-zag as in Protocol Buffers. A reader never
-//! reads past its column and refuses a number that does not fit 64 bits.
+//! Unsigned LEB128 as in the DWARF standard (section 7.6) and WebAssembly; zig-zag as in Protocol Buffers. A
+//! reader never reads past its column and refuses a number that does not fit 64 bits.
 
 /// A column that ends too early, holds more than 64 bits in a number, or has bytes left over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

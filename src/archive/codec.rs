@@ -114,8 +114,8 @@ impl Codec {
 
     /// Compresses `plain` into one member that can be read alone and may be followed by others.
     ///
-    /// With gzip, what looks incompressible is stored and costs little more than its checksum. The bytes depend on
-    /// `plain` and the codec only.
+    /// With gzip, what looks incompressible is stored and costs little more than its checksum. The bytes
+    /// depend on `plain` and the codec only.
     pub fn compress_member(self, plain: &[u8]) -> Result<Vec<u8>, ArchiveError> {
         match self {
             Self::Gzip { level } if is_incompressible(plain, level)? => Ok(store_gzip(plain)),
@@ -127,8 +127,8 @@ impl Codec {
 
     /// Restores a member of exactly `expected_len` bytes.
     ///
-    /// Allocates `expected_len` bytes and, with gzip, only when `member` is long enough to hold that many. Checksums
-    /// are checked.
+    /// Allocates `expected_len` bytes and, with gzip, only when `member` is long enough to hold that many.
+    /// Checksums are checked.
     pub fn decompress_member(self, member: &[u8], expected_len: usize) -> Result<Vec<u8>, ArchiveError> {
         match self {
             Self::Gzip { .. } => inflate(member, expected_len),
@@ -163,8 +163,8 @@ pub fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, ArchiveError> {
 
 /// Whether a sample says that deflate would gain nothing on `bytes`, in a few microseconds.
 ///
-/// Looks at how often each byte occurs, so repetition of random bytes escapes it: enough to decide where a member
-/// begins, not how it is written.
+/// Looks at how often each byte occurs, so repetition of random bytes escapes it: enough to decide where a
+/// member begins, not how it is written.
 pub(super) fn has_high_entropy(bytes: &[u8]) -> bool {
     const RUNS: usize = 16;
     const RUN_LEN: usize = 256;
@@ -265,8 +265,8 @@ fn store_gzip(plain: &[u8]) -> Vec<u8> {
 
 /// The length that a gzip stream declares for its content when it certainly is one member.
 ///
-/// libdeflate does not say where a member ends, so a stream that might hold a second one (the magic occurs again)
-/// is left to the streaming decoder.
+/// libdeflate does not say where a member ends, so a stream that might hold a second one (the magic occurs
+/// again) is left to the streaming decoder.
 fn single_member_len(bytes: &[u8]) -> Option<usize> {
     let second = bytes.get(1..)?.windows(3).any(|window| window == &GZIP_HEADER[..3]);
     let len = u32::from_le_bytes(*bytes.last_chunk()?);

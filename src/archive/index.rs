@@ -19,8 +19,8 @@ const MAX_MEMBER_LEN: u64 = 2 * MAX_SEGMENT_LEN as u64;
 /// The version of the encoding that is written.
 const VERSION: u8 = 1;
 
-/// How much longer than the encoding its columns may be: each entry adds a digest to the encoding, so an honest one
-/// stays far below.
+/// How much longer than the encoding its columns may be: each entry adds a digest to the encoding, so an
+/// honest one stays far below.
 const MAX_EXPANSION: usize = 256;
 
 /// The members and the entries of one volume.
@@ -209,8 +209,8 @@ impl VolumeIndex {
         Some(MemberLocation { packed: start.packed..end.packed, plain: start.plain..end.plain })
     }
 
-    /// The members that must be inflated to read all of the payload of `entry`; none when it is empty or there is no
-    /// such entry.
+    /// The members that must be inflated to read all of the payload of `entry`; none when it is empty or
+    /// there is no such entry.
     pub fn members_of(&self, entry: usize) -> Range<usize> {
         match (self.offsets.get(entry), self.payload_lens.get(entry)) {
             (Some(&offset), Some(&len)) => self.members_covering(offset..offset + u64::from(len)),
@@ -457,8 +457,8 @@ const UNEQUAL_COLUMNS: &str = "its columns do not belong together";
 const OUT_OF_BOUNDS: &str = "an entry lies outside of the tar stream or on another";
 const NO_ENTRY: &str = "it speaks of an entry that it does not have";
 
-/// The encoding: a CBOR map. Digests stand beside the other columns, since they do not compress and gzip would only
-/// take its time with them.
+/// The encoding: a CBOR map. Digests stand beside the other columns, since they do not compress and gzip
+/// would only take its time with them.
 #[derive(Serialize, Deserialize)]
 struct Encoded {
     version: u8,
@@ -470,7 +470,8 @@ struct Encoded {
     bases: ByteBuf,
 }
 
-/// Lists of numbers, each in LEB128 except for `delta_depths` and `delta_base_counts`, which have one byte each.
+/// Lists of numbers, each in LEB128 except for `delta_depths` and `delta_base_counts`, which have one byte
+/// each.
 #[derive(Default, Serialize, Deserialize)]
 struct Columns {
     codec: Option<Codec>,

@@ -1,14 +1,16 @@
 //! Seekable `tar.gz` volumes of segments.
 //!
-//! A volume is a tar stream cut into members that are compressed each by itself: concatenated gzip is gzip, so
-//! `tar xzf` reads a volume, while we inflate only the members that hold what we want. Entry `created/<sha256>` is a whole
-//! segment; entry `updated/<sha256>` is a librsync delta whose result is that segment, and PAX records before it name
-//! its bases (`TREERING.bases`: digests, separated by commas) and say the segment's length, the depth and the bytes of
-//! its chain (`TREERING.delta`: three numbers, separated by commas).
+//! A volume is a tar stream cut into members that are compressed each by itself: concatenated gzip is gzip,
+//! so `tar xzf` reads a volume, while we inflate only the members that hold what we want. Entry
+//! `created/<sha256>` is a whole segment; entry `updated/<sha256>` is a librsync delta whose result is that
+//! segment, and PAX records before it name its bases (`TREERING.bases`: digests, separated by commas) and say
+//! the segment's length, the depth and the bytes of its chain (`TREERING.delta`: three numbers, separated by
+//! commas).
 //!
-//! Guarantees: a volume's bytes depend on the segments, their order and the options, never on the number of threads; readers
-//! and decoders take hostile bytes and answer with an error, and check every bound before they allocate. Does not: know
-//! whether a payload has the digest that its entry is named by (who restores checks that), apply deltas, or write files.
+//! Guarantees: a volume's bytes depend on the segments, their order and the options, never on the number of
+//! threads; readers and decoders take hostile bytes and answer with an error, and check every bound before
+//! they allocate. Does not: know whether a payload has the digest that its entry is named by (who restores
+//! checks that), apply deltas, or write files.
 //!
 //! ```
 //! use treering::archive::{ArchiveError, MemberCache, Stored, VolumeOptions, VolumeReader, VolumeWriter, gather};

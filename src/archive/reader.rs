@@ -12,8 +12,8 @@ use crate::progress::Counter;
 
 /// Something that gives ranges of its bytes.
 ///
-/// `read_at` returns exactly `len` bytes or an error; it must not allocate more than there is to read. It may be called
-/// from several threads at once.
+/// `read_at` returns exactly `len` bytes or an error; it must not allocate more than there is to read. It may
+/// be called from several threads at once.
 pub trait ReadAt {
     /// The `len` bytes at `offset`.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
@@ -91,8 +91,8 @@ impl<'a, R: ReadAt + ?Sized> VolumeReader<'a, R> {
         Ok(bytes)
     }
 
-    /// Reads neighbouring members that hold nothing but one entry: by one read, and past the cache, where they would only
-    /// push out what others need.
+    /// Reads neighbouring members that hold nothing but one entry: by one read, and past the cache, where
+    /// they would only push out what others need.
     fn append_own(
         &self,
         bytes: &mut Vec<u8>,
@@ -138,8 +138,8 @@ type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 
 /// Inflated members, the least recently used forgotten first, for any number of volumes and threads.
 ///
-/// Holds at most the given number of bytes, beside members that readers are still using. Several threads that want one
-/// member inflate it once.
+/// Holds at most the given number of bytes, beside members that readers are still using. Several threads that
+/// want one member inflate it once.
 #[derive(Debug)]
 pub struct MemberCache {
     limit: usize,

@@ -1,7 +1,7 @@
 //! The tar entries of a volume: what is written for a segment, and how it is read back.
 //!
-//! POSIX.1-2017 `ustar` and `pax`. All fields but name, size and checksum are constant, so that a header costs little
-//! more than the digest in its name once it is compressed.
+//! POSIX.1-2017 `ustar` and `pax`. All fields but name, size and checksum are constant, so that a header
+//! costs little more than the digest in its name once it is compressed.
 
 use tar::{EntryType, Header, PaxExtensions};
 
@@ -17,8 +17,8 @@ pub(super) const END: [u8; 2 * BLOCK_LEN] = [0; 2 * BLOCK_LEN];
 /// Most segments that a delta may copy from.
 pub const MAX_BASES: usize = 3;
 
-/// Longest segment and longest payload, in bytes: a bound for what a hostile index can ask for, far above what the
-/// segmenter makes.
+/// Longest segment and longest payload, in bytes: a bound for what a hostile index can ask for, far above
+/// what the segmenter makes.
 pub const MAX_SEGMENT_LEN: u32 = 64 * 1024 * 1024;
 
 const CREATED: &[u8] = b"created/";

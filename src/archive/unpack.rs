@@ -1,7 +1,7 @@
 //! Archives that come without their index, or compressed again by another program.
 //!
-//! Where the members of such an archive begin cannot be known without inflating all that stands before, so it is unpacked
-//! once, in one pass, into a file of the caller; after that every entry is one read away.
+//! Where the members of such an archive begin cannot be known without inflating all that stands before, so it
+//! is unpacked once, in one pass, into a file of the caller; after that every entry is one read away.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
@@ -34,12 +34,14 @@ const MAX_WINDOW_LOG: u32 = 27;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// Writes the tar stream of `archive` (gzip or zstd in any number of members, or not compressed) to `unpacked`, and returns
-/// an index with which a [`VolumeReader`](super::VolumeReader) serves its entries from there.
+/// Writes the tar stream of `archive` (gzip or zstd in any number of members, or not compressed) to
+/// `unpacked`, and returns an index with which a [`VolumeReader`](super::VolumeReader) serves its entries
+/// from there.
 ///
-/// Accepts only what a volume can hold: regular files named `created/<sha256>` or `updated/<sha256>`, the latter with
-/// its PAX records, up to the end of the tar stream. The bytes of `created/` entries are checked against their
-/// names, a delta's result cannot be before it is applied. In memory are the index, a buffer, and with zstd a window of at most 128 MiB.
+/// Accepts only what a volume can hold: regular files named `created/<sha256>` or `updated/<sha256>`, the
+/// latter with its PAX records, up to the end of the tar stream. The bytes of `created/` entries are checked
+/// against their names, a delta's result cannot be before it is applied. In memory are the index, a buffer,
+/// and with zstd a window of at most 128 MiB.
 pub fn unpack(
     archive: impl Read,
     unpacked: impl Write,

@@ -1,10 +1,10 @@
 //! Segments in, compressed members out, in order.
 //!
-//! The loop: an entry is appended to the tar stream; when the member that is being filled is long enough it goes to a
-//! worker; finished members come back in order and are gathered until they end with an entry (a *run*); a run goes into
-//! the open volume, or ends it first when the volume would grow too long. Every volume ends with a member of its own for
-//! the two zero blocks, so the bytes of a member never depend on where volumes are split, and nothing depends on the
-//! number of workers.
+//! The loop: an entry is appended to the tar stream; when the member that is being filled is long enough it
+//! goes to a worker; finished members come back in order and are gathered until they end with an entry (a
+//! *run*); a run goes into the open volume, or ends it first when the volume would grow too long. Every
+//! volume ends with a member of its own for the two zero blocks, so the bytes of a member never depend on
+//! where volumes are split, and nothing depends on the number of workers.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -22,7 +22,8 @@ use super::{ArchiveError, Codec, Payload, Stored, VolumeIndex};
 pub struct VolumeOptions {
     /// How members are compressed.
     pub codec: Codec,
-    /// Bytes of the tar stream after which a member is cut; rounded to tar blocks and held between 64 KiB and 16 MiB.
+    /// Bytes of the tar stream after which a member is cut; rounded to tar blocks and held between 64 KiB and
+    /// 16 MiB.
     pub member_len: usize,
     /// Bytes that a volume may have. One segment that is longer by itself still makes a volume of its own.
     pub volume_len: u64,
@@ -38,8 +39,8 @@ impl Default for VolumeOptions {
 
 const MEMBER_LENS: RangeInclusive<usize> = 64 * 1024..=16 * 1024 * 1024;
 
-/// An incompressible payload of this many bytes begins a member and ends it, so that its neighbours stay compressible
-/// and it can be stored.
+/// An incompressible payload of this many bytes begins a member and ends it, so that its neighbours stay
+/// compressible and it can be stored.
 const MIN_ALONE_LEN: usize = 64 * 1024;
 
 /// What a [`VolumeWriter`] hands to its sink.
@@ -60,7 +61,8 @@ pub struct Volume {
     pub index: VolumeIndex,
 }
 
-/// A sink for a [`VolumeWriter`] that gathers the pieces and hands on whole volumes, except one without any entry.
+/// A sink for a [`VolumeWriter`] that gathers the pieces and hands on whole volumes, except one without any
+/// entry.
 pub fn gather<E>(mut sink: impl FnMut(Volume) -> Result<(), E>) -> impl FnMut(Piece) -> Result<(), E> {
     let mut bytes = Vec::new();
     move |piece| match piece {
@@ -90,9 +92,10 @@ pub struct Written {
 
 /// Writes segments into volumes.
 ///
-/// The sink runs on the thread that calls [`append`](Self::append) and [`finish`](Self::finish), which return its errors;
-/// after any error the writer refuses every further use. At most `2 * threads + 1` members are in memory before they
-/// are compressed, beside the compressed members of one segment. No thread outlives the writer.
+/// The sink runs on the thread that calls [`append`](Self::append) and [`finish`](Self::finish), which return
+/// its errors; after any error the writer refuses every further use. At most `2 * threads + 1` members are in
+/// memory before they are compressed, beside the compressed members of one segment. No thread outlives the
+/// writer.
 pub struct VolumeWriter<S> {
     sink: S,
     codec: Codec,
@@ -154,8 +157,8 @@ where
         self.guarded(|writer| writer.append_entry(stored))
     }
 
-    /// Ends the last volume. The sink sees at least one [`Piece::End`], so a writer without entries makes an empty
-    /// archive.
+    /// Ends the last volume. The sink sees at least one [`Piece::End`], so a writer without entries makes an
+    /// empty archive.
     pub fn finish(mut self) -> Result<Written, E> {
         self.guarded(|writer| {
             writer.cut(true)?;
@@ -212,8 +215,8 @@ where
         Ok(())
     }
 
-    /// Sends the member that is being filled to the workers, waiting while they are busy. `ends_run` when it ends with
-    /// an entry.
+    /// Sends the member that is being filled to the workers, waiting while they are busy. `ends_run` when it
+    /// ends with an entry.
     fn cut(&mut self, ends_run: bool) -> Result<(), E> {
         if self.stream.is_empty() {
             return Ok(());

@@ -161,7 +161,8 @@ pub struct DiffArguments {
     /// The snapshot to begin with
     #[arg(value_name = "SNAP")]
     pub old: String,
-    /// The snapshot or directory to compare it with; a directory that could be taken for a snapshot is written ./DIR
+    /// The snapshot or directory to compare it with; a directory that could be taken for a snapshot is
+    /// written ./DIR
     #[arg(value_name = "SNAP|DIR")]
     pub new: OsString,
 }

@@ -1,8 +1,9 @@
 //! Showing how far an operation is, and stopping it when the person asks.
 //!
-//! A thread looks at the counters while the operation runs. On a terminal it draws a bar on standard error once the operation has taken a
-//! second; as JSON it prints a line each second, and one at the end. The first Ctrl-C asks the operation to stop; the second ends the
-//! program at once, which loses nothing that was durable.
+//! A thread looks at the counters while the operation runs. On a terminal it draws a bar on standard error
+//! once the operation has taken a second; as JSON it prints a line each second, and one at the end. The first
+//! Ctrl-C asks the operation to stop; the second ends the program at once, which loses nothing that was
+//! durable.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};

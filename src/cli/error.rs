@@ -28,8 +28,8 @@ pub enum Exit {
     Locked = 11,
     /// The person stopped it.
     Interrupted = 130,
-    /// Nobody reads the output any more. What SIGPIPE makes of a program that does not ignore it, so that `set -o pipefail` sees the
-    /// usual.
+    /// Nobody reads the output any more. What SIGPIPE makes of a program that does not ignore it, so that
+    /// `set -o pipefail` sees the usual.
     Pipe = 141,
 }
 

@@ -1,7 +1,8 @@
 //! Output for programs: what each command prints with `--json`.
 //!
-//! Listings of snapshots and what they hold are one document; everything else prints lines, each an object that says its `message_type`. Times are RFC 3339 in UTC. A name
-//! that is not UTF-8 stands there with replacement characters, and beside it in base64 under its key with `_base64` after it. Keys are restic's
+//! Listings of snapshots and what they hold are one document; everything else prints lines, each an object
+//! that says its `message_type`. Times are RFC 3339 in UTC. A name that is not UTF-8 stands there with
+//! replacement characters, and beside it in base64 under its key with `_base64` after it. Keys are restic's
 //! where it has them.
 
 use std::error::Error;

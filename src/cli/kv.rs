@@ -58,7 +58,8 @@ fn put(session: &Session, arguments: &PutArguments) -> Result<Exit, CliError> {
 fn edit(session: &Session, arguments: &EditArguments) -> Result<Exit, CliError> {
     let KvKeyArguments { repository, key } = &arguments.key;
     let kv = open(repository)?;
-    // In this order: what somebody writes between the two is merged, where it would be overwritten in the other.
+    // In this order: what somebody writes between the two is merged, where it would be overwritten in the
+    // other.
     let mut file = kv.file(key.as_bytes(), OpenMode::Write)?;
     let before = kv.get(key.as_bytes())?.unwrap_or_default();
 

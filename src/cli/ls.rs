@@ -48,7 +48,8 @@ struct Listing<'a> {
     entries: Vec<EntryObject<'a>>,
 }
 
-/// The columns of a long listing. Widths come first and rows are written one by one, since a listing can be long.
+/// The columns of a long listing. Widths come first and rows are written one by one, since a listing can be
+/// long.
 struct Columns<'a> {
     session: &'a Session,
     owners: &'a Owners,

@@ -1,7 +1,8 @@
 //! The program: what is written on the command line, done by the library, told to a person or a program.
 //!
-//! A command reads its arguments, calls the library once, and prints what comes back; how things are done is none of its business. Results go
-//! to standard output, progress and complaints to standard error, and the exit status ([`error::Exit`]) tells how it went.
+//! A command reads its arguments, calls the library once, and prints what comes back; how things are done is
+//! none of its business. Results go to standard output, progress and complaints to standard error, and the
+//! exit status ([`error::Exit`]) tells how it went.
 
 mod args;
 mod backup;

@@ -23,7 +23,8 @@ pub fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "treering: {}", text(message));
 }
 
-/// A name as it can be printed: what a terminal could obey is written as an escape, as are bytes that are not UTF-8.
+/// A name as it can be printed: what a terminal could obey is written as an escape, as are bytes that are not
+/// UTF-8.
 pub fn name(bytes: &[u8]) -> String {
     let mut name = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

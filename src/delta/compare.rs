@@ -1,8 +1,10 @@
-//! Deltas against the signatures of old segments: first the blocks that should be where they were, then a search.
+//! Deltas against the signatures of old segments: first the blocks that should be where they were, then a
+//! search.
 //!
-//! The first pass hashes each range of the new bytes in which a base block is expected, and compares. An edit in place
-//! costs no more than that. The second pass looks for base blocks at every offset of what is then still unknown. A
-//! block found there is followed in both directions through the base, which also finds short heads and tails.
+//! The first pass hashes each range of the new bytes in which a base block is expected, and compares. An edit
+//! in place costs no more than that. The second pass looks for base blocks at every offset of what is then
+//! still unknown. A block found there is followed in both directions through the base, which also finds short
+//! heads and tails.
 
 use std::ops::Range;
 
@@ -19,12 +21,13 @@ pub struct Expected {
     pub base: usize,
 }
 
-/// Writes `new` as a delta against the concatenation of the segments that `bases` describe (three of them at most, as
-/// this crate uses it; there is no limit).
+/// Writes `new` as a delta against the concatenation of the segments that `bases` describe (three of them at
+/// most, as this crate uses it; there is no limit).
 ///
-/// `expected` is a hint: it costs time where it is wrong, and never correctness. A block is copied only where `new` has
-/// its keyed BLAKE3, so the signatures must have been made with `key`. The work is bounded for hostile content too: a
-/// block whose rolling sum keeps matching other bytes is given up. It takes about 75 bytes of memory for each base block.
+/// `expected` is a hint: it costs time where it is wrong, and never correctness. A block is copied only where
+/// `new` has its keyed BLAKE3, so the signatures must have been made with `key`. The work is bounded for
+/// hostile content too: a block whose rolling sum keeps matching other bytes is given up. It takes about 75
+/// bytes of memory for each base block.
 pub fn from_signatures(
     new: &[u8],
     bases: &[&BlockSignature],
@@ -278,7 +281,8 @@ mod tests {
         let options = SignatureOptions::new(64, 1).unwrap();
         let old = noise(64 * 4, 10);
         let signature = sign(&old, 0, options);
-        // Adding 1, -2, 1 to neighbours keeps the rolling sum; one in 256 of such blocks has the same byte of MD4.
+        // Adding 1, -2, 1 to neighbours keeps the rolling sum; one in 256 of such blocks has the same byte of
+        // MD4.
         let forged = (1..1_000_000u32).find_map(|seed| {
             let mut block = old[64..128].to_vec();
             for (at, _) in (0..21).map(|at| at * 3).enumerate().filter(|(at, _)| seed >> at & 1 == 1) {

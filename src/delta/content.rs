@@ -1,9 +1,9 @@
 //! Deltas against old content that is at hand: for small files, in which single lines change.
 //!
-//! The common beginning and end come off first. The base is indexed by a hash of the 16 bytes at every 8th offset, and
-//! every offset of the new content is looked up. What is found is compared with the base itself and extended bytewise
-//! both ways, so a match begins and ends exactly where the contents part. Every common run of
-//! 23 bytes or more holds an indexed window.
+//! The common beginning and end come off first. The base is indexed by a hash of the 16 bytes at every 8th
+//! offset, and every offset of the new content is looked up. What is found is compared with the base itself
+//! and extended bytewise both ways, so a match begins and ends exactly where the contents part. Every common
+//! run of 23 bytes or more holds an indexed window.
 
 use super::encoding::{Delta, Match, encode};
 
@@ -12,8 +12,9 @@ const WINDOW: usize = 16;
 /// Distance of the indexed offsets of the base.
 const STEP: usize = 8;
 
-/// The shortest match that is used. Deltas are compressed: a copy takes about six bytes then, since offsets do not
-/// compress, and text about a third of its length. Between releases of source trees 20 and 28 gave larger archives.
+/// The shortest match that is used. Deltas are compressed: a copy takes about six bytes then, since offsets
+/// do not compress, and text about a third of its length. Between releases of source trees 20 and 28 gave
+/// larger archives.
 const MIN_MATCH: usize = 24;
 
 /// How many places with one hash are compared for a look-up.
@@ -58,8 +59,8 @@ impl<'a> WindowIndex<'a> {
             first: vec![0; buckets],
             next: vec![0; windows],
         };
-        // From the end to the beginning, so that the first of equal windows is the first in its bucket. In a run of equal
-        // windows one is enough: a match is extended over the run anyway.
+        // From the end to the beginning, so that the first of equal windows is the first in its bucket. In a
+        // run of equal windows one is enough: a match is extended over the run anyway.
         for (at, window) in base.windows(WINDOW).step_by(STEP).enumerate().rev() {
             let start = at * STEP;
             let repeats = start >= STEP && base[start - STEP..].starts_with(window);

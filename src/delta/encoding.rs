@@ -1,8 +1,8 @@
 //! The delta format of librsync: writing it from a list of matches, and applying it.
 //!
-//! A delta is a magic number, commands, and an end command. A command is a literal (its length and its bytes) or a copy
-//! (offset and length in the base); numbers are big-endian in the shortest of 1, 2, 4 or 8 bytes. `rdiff patch` and
-//! `fast_rsync::apply` read it. The format is given by librsync's `prototab.h`.
+//! A delta is a magic number, commands, and an end command. A command is a literal (its length and its bytes)
+//! or a copy (offset and length in the base); numbers are big-endian in the shortest of 1, 2, 4 or 8 bytes.
+//! `rdiff patch` and `fast_rsync::apply` read it. The format is given by librsync's `prototab.h`.
 
 use fast_rsync::ApplyError;
 
@@ -43,8 +43,8 @@ impl Match {
 
 /// Encodes `new` as `matches` and literals.
 ///
-/// The matches lie within `new`, in order and without overlap. Those that go on from each other become one copy; a
-/// copy that is not shorter than the literal it saves is written as a literal.
+/// The matches lie within `new`, in order and without overlap. Those that go on from each other become one
+/// copy; a copy that is not shorter than the literal it saves is written as a literal.
 pub(super) fn encode(new: &[u8], matches: &[Match]) -> Delta {
     let mut writer = Writer { new, written: 0, bytes: MAGIC.to_be_bytes().to_vec(), literal: 0 };
     let mut rest = matches.iter().copied();
@@ -123,7 +123,8 @@ impl Writer<'_> {
 /// Why a delta cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// It is not a well-formed delta, refers to bytes that the base does not have, or makes more than was expected.
+    /// It is not a well-formed delta, refers to bytes that the base does not have, or makes more than was
+    /// expected.
     #[error("the delta does not fit its base: one of the two is damaged")]
     Apply(#[source] ApplyError),
     /// It makes fewer bytes than was expected.
@@ -138,9 +139,9 @@ pub enum PatchError {
 
 /// Applies `delta`, as `rdiff patch` does, to `base`, and returns exactly `expected_len` bytes.
 ///
-/// Where the delta was made against several segments, `base` is their concatenation. Hostile deltas are refused with an
-/// error; one buffer of at most `expected_len` bytes is allocated, so the caller bounds that number. Whether the result
-/// is the right content is for the caller to check, by its SHA-256.
+/// Where the delta was made against several segments, `base` is their concatenation. Hostile deltas are
+/// refused with an error; one buffer of at most `expected_len` bytes is allocated, so the caller bounds that
+/// number. Whether the result is the right content is for the caller to check, by its SHA-256.
 pub fn patch(base: &[u8], delta: &[u8], expected_len: usize) -> Result<Vec<u8>, PatchError> {
     let mut new = Vec::with_capacity(expected_len);
     fast_rsync::apply_limited(base, delta, &mut new, expected_len).map_err(PatchError::Apply)?;

@@ -1,18 +1,19 @@
 //! Segments, their signatures, and rsync deltas between them.
 //!
-//! A stream is cut into content-defined segments by a [`Segmenter`]. A segment that is new is written as a delta:
-//! [`from_signatures`] makes it against the [`BlockSignature`]s of old segments whose bytes are not at hand,
-//! [`from_content`] against old bytes that are, at finer grain. [`patch`] goes back. A [`SignaturePatch`] is a signature
-//! written against those of its bases, so that both delta and signature cost what changed.
+//! A stream is cut into content-defined segments by a [`Segmenter`]. A segment that is new is written as a
+//! delta: [`from_signatures`] makes it against the [`BlockSignature`]s of old segments whose bytes are not at
+//! hand, [`from_content`] against old bytes that are, at finer grain. [`patch`] goes back. A
+//! [`SignaturePatch`] is a signature written against those of its bases, so that both delta and signature
+//! cost what changed.
 //!
-//! Everything works on bytes in memory; nothing here knows files or archives. Deltas and signatures are those of
-//! librsync: `rdiff patch` applies the deltas, and `rdiff delta` reads [`BlockSignature::as_librsync`].
+//! Everything works on bytes in memory; nothing here knows files or archives. Deltas and signatures are those
+//! of librsync: `rdiff patch` applies the deltas, and `rdiff delta` reads [`BlockSignature::as_librsync`].
 //!
-//! Guaranteed: a block is copied only where its keyed BLAKE3 (128 bits of it) or the base itself says that it is the same;
-//! MD4 and rolling sums are written and searched, never believed. Decoding hostile bytes ends in an error or in a value
-//! that is consistent in itself, and allocates in proportion to its input or to a length that the caller gave. Not
-//! guaranteed: that a delta is the smallest, or that a patched segment is the right one where delta or base were
-//! changed since; its SHA-256 tells.
+//! Guaranteed: a block is copied only where its keyed BLAKE3 (128 bits of it) or the base itself says that it
+//! is the same; MD4 and rolling sums are written and searched, never believed. Decoding hostile bytes ends in
+//! an error or in a value that is consistent in itself, and allocates in proportion to its input or to a
+//! length that the caller gave. Not guaranteed: that a delta is the smallest, or that a patched segment is
+//! the right one where delta or base were changed since; its SHA-256 tells.
 //!
 //! ```
 //! use treering::delta::{BlockSignature, ConfirmKey, Expected, SignatureOptions, from_signatures, patch};

@@ -1,9 +1,9 @@
 //! The rolling search: which base block, if any, stands at some offset of the new content.
 //!
-//! The sum is librsync's original one (`rollsum.h`): two 16-bit halves, `s1` the sum of the bytes plus 31 each, `s2` the
-//! sum of all `s1` on the way. It rolls by one byte with a few additions. A bitmap of 32 KiB over a hash of the sum,
-//! which stays in the first-level cache, turns nearly every offset away; then a sorted table of the sums; then the keyed
-//! BLAKE3 decides.
+//! The sum is librsync's original one (`rollsum.h`): two 16-bit halves, `s1` the sum of the bytes plus 31
+//! each, `s2` the sum of all `s1` on the way. It rolls by one byte with a few additions. A bitmap of 32 KiB
+//! over a hash of the sum, which stays in the first-level cache, turns nearly every offset away; then a
+//! sorted table of the sums; then the keyed BLAKE3 decides.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,8 +12,8 @@ use super::signature::{Block, Confirm, ConfirmKey};
 
 const CHAR_OFFSET: u32 = 31;
 
-/// How often a rolling sum may match bytes that turn out to be others before it is no longer looked for. This bounds
-/// the hashing that prepared content can cause to this many times the length of the bases.
+/// How often a rolling sum may match bytes that turn out to be others before it is no longer looked for. This
+/// bounds the hashing that prepared content can cause to this many times the length of the bases.
 const MAX_FAILURES: u32 = 32;
 
 /// The whole blocks of one length, found by their rolling sum.
@@ -93,7 +93,8 @@ impl BlockIndex {
         Self { block_len, filter, entries, failures: HashMap::new() }
     }
 
-    /// The first offset in `gap` of `new` at which a whole block stands within the gap, and which block that is.
+    /// The first offset in `gap` of `new` at which a whole block stands within the gap, and which block that
+    /// is.
     pub fn find(&mut self, new: &[u8], gap: Range<usize>, key: &ConfirmKey) -> Option<(usize, usize)> {
         let gap_start = gap.start;
         let new = &new[gap];
@@ -142,7 +143,8 @@ impl Filter {
         self.0[mix / 64] |= 1 << (mix % 64);
     }
 
-    /// Rolls `sum`, that of the first `len` bytes of `new`, until the filter has it; by how much, and the sum there.
+    /// Rolls `sum`, that of the first `len` bytes of `new`, until the filter has it; by how much, and the sum
+    /// there.
     #[inline]
     fn first_hit(&self, mut sum: RollSum, new: &[u8], len: usize) -> Option<(usize, RollSum)> {
         if self.has(sum.mix()) {

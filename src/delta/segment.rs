@@ -1,7 +1,7 @@
 //! Cutting a stream into content-defined segments.
 //!
-//! The cut points are those of FastCDC (Xia et al., 2020) as the crate `fastcdc` computes them in its module `v2020`
-//! with normalization level 1. They depend on the bytes alone, not on how the reader hands them out.
+//! The cut points are those of FastCDC (Xia et al., 2020) as the crate `fastcdc` computes them in its module
+//! `v2020` with normalization level 1. They depend on the bytes alone, not on how the reader hands them out.
 
 use std::io::{self, Read};
 
@@ -106,8 +106,8 @@ impl From<SegmentParams> for Lengths {
 
 /// Cuts what a reader gives into segments.
 ///
-/// It holds one buffer of at most `max` bytes, which grows with what is read, so that a small file costs a small one.
-/// The reader may hand out any number of bytes at a time; interrupted reads are repeated.
+/// It holds one buffer of at most `max` bytes, which grows with what is read, so that a small file costs a
+/// small one. The reader may hand out any number of bytes at a time; interrupted reads are repeated.
 pub struct Segmenter<R> {
     reader: R,
     params: SegmentParams,

@@ -1,13 +1,15 @@
-//! Block signatures: what is kept of a segment so that a later one can be written as a delta without reading it.
+//! Block signatures: what is kept of a segment so that a later one can be written as a delta without reading
+//! it.
 //!
-//! A segment that begins at a stream offset that is no multiple of the block length begins with a short *head* that
-//! ends at the next multiple, so that blocks stay aligned with the pages of the file wherever segments are cut. Whole
-//! blocks follow, and perhaps a short *tail*. The signature holds a keyed BLAKE3 of each of them. The blocks after the
-//! head also have their weak sum and MD4 in the format of `rdiff signature`.
+//! A segment that begins at a stream offset that is no multiple of the block length begins with a short
+//! *head* that ends at the next multiple, so that blocks stay aligned with the pages of the file wherever
+//! segments are cut. Whole blocks follow, and perhaps a short *tail*. The signature holds a keyed BLAKE3 of
+//! each of them. The blocks after the head also have their weak sum and MD4 in the format of `rdiff
+//! signature`.
 //!
-//! The serialized form is a CBOR map: `phase`, `len`, `librsync` (the bytes of a signature file, which begin with magic
-//! number, block length and strong length) and `confirm` (the concatenated BLAKE3 values). Decoding refuses anything
-//! whose parts do not fit together.
+//! The serialized form is a CBOR map: `phase`, `len`, `librsync` (the bytes of a signature file, which begin
+//! with magic number, block length and strong length) and `confirm` (the concatenated BLAKE3 values).
+//! Decoding refuses anything whose parts do not fit together.
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -27,8 +29,8 @@ pub(super) type Confirm = [u8; CONFIRM_LEN];
 
 /// The key of the BLAKE3 values that confirm block matches.
 ///
-/// Who does not know the key cannot prepare two blocks that a delta would take for one another. Signatures made with
-/// different keys do not match each other's content.
+/// Who does not know the key cannot prepare two blocks that a delta would take for one another. Signatures
+/// made with different keys do not match each other's content.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ConfirmKey(#[serde(with = "serde_bytes")] pub [u8; 32]);
@@ -71,7 +73,8 @@ pub enum SignatureError {
 }
 
 impl SignatureOptions {
-    /// The strong length that [`for_segment`](Self::for_segment) uses: 8 bytes, since MD4 confirms nothing here.
+    /// The strong length that [`for_segment`](Self::for_segment) uses: 8 bytes, since MD4 confirms nothing
+    /// here.
     pub const STRONG_LEN: usize = 8;
 
     /// Checks the length of a block (a power of two, 64 to 65536) and of the MD4 values (1 to 16), in bytes.
@@ -85,8 +88,8 @@ impl SignatureOptions {
         Ok(Self { block_len, strong_len })
     }
 
-    /// What suits a segment of `len` bytes: blocks of 4096 from 256 KiB on, 1024 from 32 KiB on, 256 below; 28 bytes
-    /// a block, so 0.7 %, 2.7 % and 11 % of the segment.
+    /// What suits a segment of `len` bytes: blocks of 4096 from 256 KiB on, 1024 from 32 KiB on, 256 below;
+    /// 28 bytes a block, so 0.7 %, 2.7 % and 11 % of the segment.
     pub fn for_segment(len: usize) -> Self {
         let block_len = match len {
             0..0x8000 => 256,
@@ -222,8 +225,8 @@ impl BlockSignature {
         self.layout.options
     }
 
-    /// The librsync signature of what follows the head: of the whole segment where the phase is 0. `rdiff delta`
-    /// reads it.
+    /// The librsync signature of what follows the head: of the whole segment where the phase is 0. `rdiff
+    /// delta` reads it.
     pub fn as_librsync(&self) -> &[u8] {
         &self.librsync
     }

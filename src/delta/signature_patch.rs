@@ -1,8 +1,9 @@
 //! A signature written against the signatures of the segments that its own segment is a delta of.
 //!
-//! The *rows* of a signature are what it keeps of each block: 16 bytes of BLAKE3 for the head, then for every further
-//! block its weak sum, MD4 and BLAKE3. A patch is a librsync delta from the concatenated rows of the bases to the rows of
-//! the new signature, cut at rows. So it costs what the changed blocks cost and about six bytes for each run.
+//! The *rows* of a signature are what it keeps of each block: 16 bytes of BLAKE3 for the head, then for every
+//! further block its weak sum, MD4 and BLAKE3. A patch is a librsync delta from the concatenated rows of the
+//! bases to the rows of the new signature, cut at rows. So it costs what the changed blocks cost and about
+//! six bytes for each run.
 //!
 //! The serialized form is a CBOR map: `block_len`, `strong_len`, `phase`, `len`, `delta`.
 
@@ -45,8 +46,8 @@ struct Wire {
 impl BlockSignature {
     /// Writes this signature against `bases`.
     ///
-    /// Rows are found wherever they stand in bases of the same block length and strong length. Against others it costs
-    /// what the signature itself costs.
+    /// Rows are found wherever they stand in bases of the same block length and strong length. Against others
+    /// it costs what the signature itself costs.
     pub fn diff(&self, bases: &[&BlockSignature]) -> SignaturePatch {
         let base_rows = concatenated_rows(bases);
         let mut offsets = HashMap::new();
@@ -83,8 +84,8 @@ impl BlockSignature {
 impl SignaturePatch {
     /// Rebuilds the signature; `bases` are those it was written against, in the same order.
     ///
-    /// A patch that is damaged, or is given other bases, is refused or makes another signature, never one of other
-    /// lengths than the patch says. It allocates what the bases and the signature take.
+    /// A patch that is damaged, or is given other bases, is refused or makes another signature, never one of
+    /// other lengths than the patch says. It allocates what the bases and the signature take.
     pub fn apply(&self, bases: &[&BlockSignature]) -> Result<BlockSignature, SignaturePatchError> {
         let rows = patch(&concatenated_rows(bases), &self.delta, self.layout.rows_len())?;
         Ok(BlockSignature::from_rows(self.layout, &rows)?)

@@ -36,7 +36,8 @@ pub fn sign(data: &[u8], offset: u64, options: SignatureOptions) -> BlockSignatu
     BlockSignature::compute(data, offset, options, &KEY).unwrap()
 }
 
-/// Runs `rdiff` with `args`, then files that hold `inputs`, then the name of a file for its result, which is returned.
+/// Runs `rdiff` with `args`, then files that hold `inputs`, then the name of a file for its result, which is
+/// returned.
 ///
 /// Without the program this fails where `CI` is `true`, and else says so and returns nothing.
 pub fn rdiff(args: &[&str], inputs: &[&[u8]]) -> Option<Vec<u8>> {

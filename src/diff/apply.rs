@@ -1,11 +1,14 @@
 //! Bringing a directory from one state to another.
 //!
-//! The order: directories are made; content is written beside its place by several threads, checked, and renamed in; special files follow; what is
-//! gone is removed; files whose old content others might still need, and special files, take their place; then links; at last directories get their
-//! metadata, the deepest first. A file that replaces another is synced before it is renamed; a new one is not, since nothing is lost with it.
+//! The order: directories are made; content is written beside its place by several threads, checked, and
+//! renamed in; special files follow; what is gone is removed; files whose old content others might still
+//! need, and special files, take their place; then links; at last directories get their metadata, the deepest
+//! first. A file that replaces another is synced before it is renamed; a new one is not, since nothing is
+//! lost with it.
 //!
-//! What fails is told and leaves the old file; the rest goes on. Where anything failed, no old file whose content was wanted is removed, nor anything
-//! that lies where the failed thing should stand. Metadata that cannot be set is told, and keeps no content from its place.
+//! What fails is told and leaves the old file; the rest goes on. Where anything failed, no old file whose
+//! content was wanted is removed, nor anything that lies where the failed thing should stand. Metadata that
+//! cannot be set is told, and keeps no content from its place.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -126,7 +129,8 @@ pub fn apply_diff(
     apply_diff_with(base.as_ref(), diff, source, ApplyOptions::default(), &Progress::new())
 }
 
-/// As [`apply_diff`], with options and a progress to watch. When asked to stop, files not yet begun are failures.
+/// As [`apply_diff`], with options and a progress to watch. When asked to stop, files not yet begun are
+/// failures.
 pub fn apply_diff_with(
     base: &Path,
     diff: &DiffIndex,
@@ -193,7 +197,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         self.set_metadata();
     }
 
-    /// Makes the directories; what stands in their way is moved aside until the end, since others may be made of it.
+    /// Makes the directories; what stands in their way is moved aside until the end, since others may be made
+    /// of it.
     fn make_directories(&self) -> Vec<(&'a RelPath, Temp<'a>)> {
         let mut aside = Vec::new();
         let mut checked = None;
@@ -346,7 +351,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         self.finish(file.entry, file.content, &opened, temp)
     }
 
-    /// Writes segments into `file`, which is to stand at `path`, the first of them at `offset` of the data stream.
+    /// Writes segments into `file`, which is to stand at `path`, the first of them at `offset` of the data
+    /// stream.
     fn write_segments(
         &self,
         file: &File,
@@ -391,7 +397,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         Ok(())
     }
 
-    /// Puts a file that is complete in its place, or leaves that for later where the old one may be needed or is a directory.
+    /// Puts a file that is complete in its place, or leaves that for later where the old one may be needed or
+    /// is a directory.
     fn finish(
         &self,
         entry: &'a Entry,
@@ -481,7 +488,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         }
     }
 
-    /// Removes what is gone, what lies in a directory before the directory. What a failure would have needed or replaced stays.
+    /// Removes what is gone, what lies in a directory before the directory. What a failure would have needed
+    /// or replaced stays.
     fn delete(&self) {
         let failed = self.failed();
         let mut gone: Vec<(&RelPath, bool)> = Vec::new();
@@ -636,7 +644,8 @@ impl<'a> BaseSegments<'a> {
     }
 }
 
-/// The bytes of a segment at `offset` of the data stream of the file at `path`; `None` where others stand there.
+/// The bytes of a segment at `offset` of the data stream of the file at `path`; `None` where others stand
+/// there.
 fn read_old(
     target: &Target,
     path: &RelPath,

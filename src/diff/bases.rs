@@ -1,7 +1,7 @@
 //! Which old segments a new one is compared with.
 //!
-//! What stood at the same place of the file before is found by position in the *file*, not in the data stream, so that a hole that was
-//! filled does not shift everything behind it.
+//! What stood at the same place of the file before is found by position in the *file*, not in the data
+//! stream, so that a hole that was filled does not shift everything behind it.
 
 use std::ops::Range;
 
@@ -48,8 +48,8 @@ impl Layout {
         Self { starts, ranges }
     }
 
-    /// The old segments that stood where `len` bytes at `offset` of the data stream of a new file with these `holes` stand now; where
-    /// there were none, the one before. `None` when the old file was empty.
+    /// The old segments that stood where `len` bytes at `offset` of the data stream of a new file with these
+    /// `holes` stand now; where there were none, the one before. `None` when the old file was empty.
     pub fn bases(&self, holes: &[Range<u64>], offset: u64, len: usize) -> Option<Bases> {
         if self.starts.len() < 2 {
             return None;

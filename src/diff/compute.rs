@@ -74,7 +74,8 @@ impl Change {
     }
 }
 
-/// Everything that differs between two states of a directory, and where the old state holds what the new one needs.
+/// Everything that differs between two states of a directory, and where the old state holds what the new one
+/// needs.
 #[derive(Debug, Clone, Default)]
 pub struct DiffIndex {
     /// The differences, in path order.
@@ -95,8 +96,8 @@ pub struct DiffIndex {
 impl DiffIndex {
     /// Compares two states of a directory.
     ///
-    /// A file is renamed where a path is gone whose content stands at a new one; between several such, the same inode, then
-    /// the same name, is preferred.
+    /// A file is renamed where a path is gone whose content stands at a new one; between several such, the
+    /// same inode, then the same name, is preferred.
     pub fn compute(old: &DirIndex, new: &DirIndex) -> Self {
         let changes = compare(&old.entries, &new.entries);
         let base = find_base(&changes, &old.entries);
@@ -113,7 +114,8 @@ impl DiffIndex {
 }
 
 impl DiffIndex {
-    /// Takes out every removal: what is in the old state only stays, and what was renamed is made anew at its new path.
+    /// Takes out every removal: what is in the old state only stays, and what was renamed is made anew at its
+    /// new path.
     pub fn keep_extra(&mut self) {
         self.changes.retain(|change| !matches!(change, Change::Deleted { .. }));
         for change in &mut self.changes {
@@ -167,7 +169,8 @@ impl<'a> Leaders<'a> {
         Self(leaders)
     }
 
-    /// A number that was given anew, or a file that changed between the reading of two names, makes no link: contents decide.
+    /// A number that was given anew, or a file that changed between the reading of two names, makes no link:
+    /// contents decide.
     fn of(&self, entry: &'a Entry) -> &'a RelPath {
         let leader = link_of(entry).and_then(|link| self.0.get(&link));
         leader.filter(|leader| leader.same_content(entry)).map_or(&entry.path, |leader| &leader.path)
@@ -178,7 +181,8 @@ fn link_of(entry: &Entry) -> Option<(u64, u64)> {
     entry.content()?.link.as_deref().copied()
 }
 
-/// Of so many files with the same beginning that are gone, the likeliest is looked for; with all of a million, that would take days.
+/// Of so many files with the same beginning that are gone, the likeliest is looked for; with all of a
+/// million, that would take days.
 const CANDIDATES: usize = 64;
 
 /// Turns pairs of deleted and created into renamed.

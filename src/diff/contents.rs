@@ -1,8 +1,9 @@
 //! Many files read, cut and hashed at once, in order.
 //!
-//! The loop: files up to the smallest segment go to the workers in batches and are opened there; a larger one is read and cut here,
-//! and its segments go to the workers one by one. Whatever a worker makes of a segment comes back in order: the segments of a file,
-//! then the file itself, then the next file. Memory is bounded by [`ReadOptions::ahead`] segments or batches, never by the size of a file.
+//! The loop: files up to the smallest segment go to the workers in batches and are opened there; a larger one
+//! is read and cut here, and its segments go to the workers one by one. Whatever a worker makes of a segment
+//! comes back in order: the segments of a file, then the file itself, then the next file. Memory is bounded
+//! by [`ReadOptions::ahead`] segments or batches, never by the size of a file.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -110,7 +111,8 @@ enum Work {
 
 /// Reads `count` files; `locate` says where the file of a number is and how long the scan found it.
 ///
-/// `process` runs on the workers, `consume` here. When `progress` is asked to stop, reading ends early and [`Interrupted`] is returned.
+/// `process` runs on the workers, `consume` here. When `progress` is asked to stop, reading ends early and
+/// [`Interrupted`] is returned.
 pub fn read_files<R: Send, E: From<Interrupted>>(
     count: usize,
     locate: impl Fn(usize) -> (PathBuf, u64) + Sync,
@@ -207,7 +209,8 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
         events
     }
 
-    /// Reads at most `limit` bytes of data, giving each segment with its offset to `take`; what is wrong with the file is the inner result.
+    /// Reads at most `limit` bytes of data, giving each segment with its offset to `take`; what is wrong with
+    /// the file is the inner result.
     fn read<E>(
         &self,
         path: &Path,

@@ -29,8 +29,8 @@ const LIMITS: UnpackLimits = UnpackLimits { stream_len: 16 << 40, entries: 100_0
 
 /// An archive of segments: `created/<sha256>` whole, `updated/<sha256>` as a delta of old segments.
 ///
-/// Its index lies beside it, in a file of the same name with `.idx` after it; where that is missing, or the archive was compressed
-/// again, the archive is unpacked into a temporary file once.
+/// Its index lies beside it, in a file of the same name with `.idx` after it; where that is missing, or the
+/// archive was compressed again, the archive is unpacked into a temporary file once.
 pub struct DiffData {
     file: File,
     index: VolumeIndex,
@@ -58,8 +58,8 @@ enum DataError {
 impl DiffData {
     /// Writes what `diff` brings into a new archive at `path`, durably, and its index beside it.
     ///
-    /// `diff` must come from [`DiffIndex::compute`], with the new state still where it was scanned. A segment becomes a delta where the old
-    /// index has signatures and the delta is smaller.
+    /// `diff` must come from [`DiffIndex::compute`], with the new state still where it was scanned. A segment
+    /// becomes a delta where the old index has signatures and the delta is smaller.
     pub fn create_archive(path: impl AsRef<Path>, diff: &DiffIndex) -> Result<Self, DiffError> {
         let path = path.as_ref();
         let mut file = atomic::temporary(atomic::parent(path))?;

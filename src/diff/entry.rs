@@ -37,7 +37,8 @@ pub enum Kind {
     BlockDevice(u64),
 }
 
-/// A moment of a file system: seconds since 1970-01-01 UTC, and nanoseconds (0 to 999,999,999) after that second.
+/// A moment of a file system: seconds since 1970-01-01 UTC, and nanoseconds (0 to 999,999,999) after that
+/// second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct FileTime {
     /// Whole seconds, negative before 1970.
@@ -57,8 +58,8 @@ pub struct Metadata {
     pub gid: u32,
     /// When the content last changed.
     pub mtime: FileTime,
-    /// When the inode last changed. Zero where it could still change within the resolution of the clock after it was
-    /// read: such an entry never counts as unchanged.
+    /// When the inode last changed. Zero where it could still change within the resolution of the clock after
+    /// it was read: such an entry never counts as unchanged.
     pub ctime: FileTime,
     /// Inode number, to recognise a file that was renamed.
     pub inode: u64,
@@ -80,8 +81,8 @@ pub struct Content {
     pub segments: Box<[SegmentRef]>,
     /// Ranges of the file that hold nothing, ascending and apart. Boxed because few files have any.
     pub holes: Option<Box<Vec<Range<u64>>>>,
-    /// Which file this is another name of: device and inode number, alike for all names of one file. `None` for a file
-    /// with one name.
+    /// Which file this is another name of: device and inode number, alike for all names of one file. `None`
+    /// for a file with one name.
     pub link: Option<Box<(u64, u64)>>,
 }
 
@@ -111,7 +112,8 @@ impl Entry {
         }
     }
 
-    /// Whether both would look the same once restored, hard links aside: what `chmod`, `chown`, `touch` and `setfattr` can set.
+    /// Whether both would look the same once restored, hard links aside: what `chmod`, `chown`, `touch` and
+    /// `setfattr` can set.
     pub fn same_metadata(&self, other: &Self) -> bool {
         let (a, b) = (&self.meta, &other.meta);
         let symlink = matches!(self.kind, Kind::Symlink(_));

@@ -1,8 +1,9 @@
 //! Which names a scan leaves out.
 //!
-//! Patterns are those of `.gitignore`, through the crate `ignore`: a pattern without a slash matches a name at any depth, one
-//! with a slash is anchored at the root, `!` takes back, the last match wins. An absolute pattern that lies below the root
-//! being scanned is taken relative to it, so that `--exclude /home/me/cache` means what it says.
+//! Patterns are those of `.gitignore`, through the crate `ignore`: a pattern without a slash matches a name
+//! at any depth, one with a slash is anchored at the root, `!` takes back, the last match wins. An absolute
+//! pattern that lies below the root being scanned is taken relative to it, so that `--exclude /home/me/cache`
+//! means what it says.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,8 +73,8 @@ impl Rules {
 
     /// The rules for what stands in `directory`, and whether that is a cache of which only the tag is kept.
     ///
-    /// A pattern file in the tree that cannot be used is an error of that directory; its patterns that can be used are in
-    /// force all the same.
+    /// A pattern file in the tree that cannot be used is an error of that directory; its patterns that can be
+    /// used are in force all the same.
     pub(super) fn enter(&self, directory: &Path) -> (Self, Option<ExcludeError>) {
         let mut rules = self.clone();
         let Some(name) = &self.ignore_file else { return (rules, None) };

@@ -21,7 +21,8 @@ use crate::digest::Digest;
 use crate::progress::{Interrupted, Progress};
 use crate::{atomic, relpath::RelPath};
 
-/// No page of a sound index is larger than this before compression: [`page::MAX_ENTRIES`] names and the segments of a file of 8 TiB.
+/// No page of a sound index is larger than this before compression: [`page::MAX_ENTRIES`] names and the
+/// segments of a file of 8 TiB.
 pub const MAX_PAGE: usize = 512 << 20;
 
 /// Names of the users and groups that own something, by number.
@@ -80,13 +81,15 @@ const FORMAT: &str = "treering directory index";
 impl DirIndex {
     /// Scans `directory` and reads every file in it, with a signature of each.
     ///
-    /// What cannot be read is in [`problems`](Self::problems); it fails only where the directory itself cannot be read.
+    /// What cannot be read is in [`problems`](Self::problems); it fails only where the directory itself
+    /// cannot be read.
     pub fn scan(directory: impl AsRef<Path>) -> Result<Self, DiffError> {
         let options = ScanOptions { threads: 1, ..ScanOptions::default() };
         Self::scan_with(directory.as_ref(), &options, true, SystemTime::now(), &Progress::new())
     }
 
-    /// As [`scan`](Self::scan), leaving out what `options` says; `sign` says whether signatures are wanted, `began` what time it is.
+    /// As [`scan`](Self::scan), leaving out what `options` says; `sign` says whether signatures are wanted,
+    /// `began` what time it is.
     pub fn scan_with(
         directory: &Path,
         options: &ScanOptions,
@@ -192,7 +195,8 @@ pub fn pages_of(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
     })
 }
 
-/// The entry of something found at `path`; of a regular file all but its content and extended attributes, which [`fill`] reads.
+/// The entry of something found at `path`; of a regular file all but its content and extended attributes,
+/// which [`fill`] reads.
 pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, ScanError> {
     let stat = &found.stat;
     let read = || match stat.file_type() {
@@ -209,11 +213,12 @@ pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, S
     }
 }
 
-/// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them; returns what went wrong.
+/// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them;
+/// returns what went wrong.
 ///
-/// Entries whose file cannot be read are removed. Names of one file are read once, by
-/// another name where the first cannot be. `process` runs on several threads, `store` here and in order, both with
-/// the number of the entry. Holes count as bytes in `progress` when their file is done.
+/// Entries whose file cannot be read are removed. Names of one file are read once, by another name where the
+/// first cannot be. `process` runs on several threads, `store` here and in order, both with the number of the
+/// entry. Holes count as bytes in `progress` when their file is done.
 pub fn fill<R: Send, E: From<Interrupted>>(
     entries: &mut Vec<Entry>,
     locate: impl Fn(&RelPath) -> PathBuf + Sync,

@@ -1,9 +1,10 @@
 //! Directories as indexes, their differences, and patches between them.
 //!
-//! The loop: [`DirIndex::scan`] reads a directory; [`DiffIndex::compute`] compares two states of it; [`DiffData`] writes what is new into a
-//! `tar.gz`; [`apply_diff`] brings a directory from the old state to the new one. What is put in place has the SHA-256 that the index
-//! promises, or the old file stays. A patch that is interrupted leaves files that are old or new, never mixed, and perhaps temporary files
-//! whose names begin with [`atomic::TEMP_PREFIX`](crate::atomic::TEMP_PREFIX); applying it again completes it.
+//! The loop: [`DirIndex::scan`] reads a directory; [`DiffIndex::compute`] compares two states of it;
+//! [`DiffData`] writes what is new into a `tar.gz`; [`apply_diff`] brings a directory from the old state to
+//! the new one. What is put in place has the SHA-256 that the index promises, or the old file stays. A patch
+//! that is interrupted leaves files that are old or new, never mixed, and perhaps temporary files whose names
+//! begin with [`atomic::TEMP_PREFIX`](crate::atomic::TEMP_PREFIX); applying it again completes it.
 //!
 //! ```
 //! use treering::{DiffData, DiffIndex, DirIndex, apply_diff};

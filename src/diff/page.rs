@@ -1,8 +1,9 @@
 //! Pages: runs of entries in path order, as columns.
 //!
-//! An index is cut into pages after every entry whose path has a CRC-32 that ends in eight zero bits, and at the latest after
-//! [`MAX_ENTRIES`] entries. So the cut depends on the paths around it alone, and one changed file makes one new page. The
-//! columns are described in `docs/format.md`. Decoding checks everything: order, lengths, that content adds up.
+//! An index is cut into pages after every entry whose path has a CRC-32 that ends in eight zero bits, and at
+//! the latest after [`MAX_ENTRIES`] entries. So the cut depends on the paths around it alone, and one changed
+//! file makes one new page. The columns are described in `docs/format.md`. Decoding checks everything: order,
+//! lengths, that content adds up.
 
 use std::ops::Range;
 

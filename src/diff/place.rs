@@ -1,8 +1,9 @@
 //! Putting things below a directory without ever following a symbolic link.
 //!
-//! Every directory is opened component by component, refusing links, and what is done is done relative to that descriptor. Things are
-//! made under a temporary name beside their place and renamed. The first time a directory is changed, its mode and times are noted,
-//! and it is made writable if it was not; [`Target::settle`] brings them back.
+//! Every directory is opened component by component, refusing links, and what is done is done relative to
+//! that descriptor. Things are made under a temporary name beside their place and renamed. The first time a
+//! directory is changed, its mode and times are noted, and it is made writable if it was not;
+//! [`Target::settle`] brings them back.
 //!
 //! Linux only: it needs `O_PATH` descriptors and `/proc`.
 
@@ -87,8 +88,8 @@ impl Temp<'_> {
 const PATH_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Target {
-    /// Opens `root`, making it where it is missing. Owners are set where this runs as root: by name where the name is known
-    /// here, else by number.
+    /// Opens `root`, making it where it is missing. Owners are set where this runs as root: by name where the
+    /// name is known here, else by number.
     pub(super) fn open(root: &Path, owners: &Owners) -> io::Result<Self> {
         std::fs::create_dir_all(root)?;
         let opened =
@@ -184,7 +185,8 @@ impl Target {
         missing.iter().rev().try_for_each(|path| self.make_directory(path))
     }
 
-    /// Makes the directory at `path`, open to us alone until [`set_metadata`](Self::set_metadata); one that is there is kept.
+    /// Makes the directory at `path`, open to us alone until [`set_metadata`](Self::set_metadata); one that
+    /// is there is kept.
     pub(super) fn make_directory(&self, path: &RelPath) -> io::Result<()> {
         if self.look(path)?.is_some() {
             return Ok(());
@@ -202,7 +204,8 @@ impl Target {
         Ok((file.into(), temp))
     }
 
-    /// Makes the thing that `entry` is, which is no file and no directory, under a temporary name beside its path.
+    /// Makes the thing that `entry` is, which is no file and no directory, under a temporary name beside its
+    /// path.
     pub(super) fn temporary_special(&self, entry: &Entry) -> io::Result<Temp<'_>> {
         let node = |file_type, device| {
             move |directory: &OwnedFd, name: &str| {
@@ -306,7 +309,8 @@ impl Target {
         let owned = self.set_owner(opened, meta);
         let path = proc_path(directory).join(OsStr::from_bytes(name));
         let attributed = self.set_xattrs(opened, &path, is_link, meta);
-        // After the attributes, since a read-only file takes none. Only the owner that was meant may get set-user-id.
+        // After the attributes, since a read-only file takes none. Only the owner that was meant may get
+        // set-user-id.
         let mode = if owned.is_ok() { meta.mode } else { meta.mode & 0o1777 };
         let permitted = if is_link { Ok(()) } else { chmod(opened, mode) };
         let timed = set_times(directory, name, meta.mtime);
@@ -349,7 +353,8 @@ impl Target {
         result
     }
 
-    /// Gives the directories that were changed the mode and time they had; those of `entries` have got theirs already.
+    /// Gives the directories that were changed the mode and time they had; those of `entries` have got theirs
+    /// already.
     pub(super) fn settle(&self, is_set: impl Fn(&RelPath) -> bool) -> Vec<(RelPath, io::Error)> {
         let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
         let settle = |path: &RelPath, stat: &Stat| {
@@ -371,8 +376,9 @@ impl Target {
     }
 }
 
-/// Makes of `entries` what can be set here, so that they compare with what is there: for root with the numbers that `owners` have here; for
-/// others without owners, and without the attributes that only root may set.
+/// Makes of `entries` what can be set here, so that they compare with what is there: for root with the
+/// numbers that `owners` have here; for others without owners, and without the attributes that only root may
+/// set.
 pub fn settable(entries: &mut [Entry], owners: &Owners) {
     if rustix::process::geteuid().is_root() {
         let ids = Ids::new(owners);

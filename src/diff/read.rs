@@ -1,7 +1,8 @@
 //! Reading what a scan found: content, link targets, extended attributes.
 //!
-//! A file is read through one descriptor, its holes are skipped, and it is looked at again after the last byte: what changed in
-//! between is told, so that the caller can report it and keep the rest. Nothing is opened that is not a regular file.
+//! A file is read through one descriptor, its holes are skipped, and it is looked at again after the last
+//! byte: what changed in between is told, so that the caller can report it and keep the rest. Nothing is
+//! opened that is not a regular file.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -72,7 +73,8 @@ impl DataReader {
         &self.holes
     }
 
-    /// Reads no more than about `limit` bytes of data: what lies after them counts as not there, and the file as changed.
+    /// Reads no more than about `limit` bytes of data: what lies after them counts as not there, and the file
+    /// as changed.
     pub fn limit_data(&mut self, limit: u64) {
         if self.data_len() <= limit {
             return;
@@ -174,7 +176,8 @@ pub fn stat_metadata(stat: &Stat, began: SystemTime) -> Metadata {
     }
 }
 
-/// Whether any later change to the file would show in its time stamps: it last changed long enough before `began`.
+/// Whether any later change to the file would show in its time stamps: it last changed long enough before
+/// `began`.
 fn is_settled(stat: &Stat, began: SystemTime) -> bool {
     let limit = FileTime::from(began.checked_sub(CLOCK_LAG).unwrap_or(SystemTime::UNIX_EPOCH));
     // A content time far in the future was set by hand; the inode's time still tells of changes then.

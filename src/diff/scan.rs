@@ -1,9 +1,10 @@
 //! Walking a tree: names and `stat`, in path order, without opening any file.
 //!
-//! Directories are listed by several threads ahead of the one who consumes; what is handed out is in path order all the
-//! same. Listings that wait are bounded to [`AHEAD`] entries, and the consumer lists for itself what no thread has begun, so it
-//! never waits for one that has not started. A directory that cannot be listed, or a name that cannot be looked
-//! at, is reported and left out, and the walk goes on. Symbolic links are never followed.
+//! Directories are listed by several threads ahead of the one who consumes; what is handed out is in path
+//! order all the same. Listings that wait are bounded to [`AHEAD`] entries, and the consumer lists for itself
+//! what no thread has begun, so it never waits for one that has not started. A directory that cannot be
+//! listed, or a name that cannot be looked at, is reported and left out, and the walk goes on. Symbolic links
+//! are never followed.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr};
@@ -174,10 +175,11 @@ struct Walk<'a> {
     shared: Shared,
 }
 
-/// Walks the tree at `root`, handing everything found to `visit` in path order, the root itself first, and what could not be
-/// read as an error where it is noticed. `visit` ends the walk by an error of its own.
+/// Walks the tree at `root`, handing everything found to `visit` in path order, the root itself first, and
+/// what could not be read as an error where it is noticed. `visit` ends the walk by an error of its own.
 ///
-/// A root that is not a directory is the only thing found. Fails itself only where the root cannot be looked at.
+/// A root that is not a directory is the only thing found. Fails itself only where the root cannot be looked
+/// at.
 pub fn scan<E: From<ScanError>>(
     root: &Path,
     options: &ScanOptions,
@@ -212,7 +214,8 @@ impl Drop for Finish<'_> {
     }
 }
 
-/// A node that a helping thread lists. Dropped, it hands over what there is, so that nobody waits for a thread that panicked.
+/// A node that a helping thread lists. Dropped, it hands over what there is, so that nobody waits for a
+/// thread that panicked.
 struct Running<'a> {
     node: &'a Node,
     listing: Listing,

@@ -28,8 +28,8 @@ pub struct Commit {
 }
 
 impl Person {
-    /// Someone who acts at `time`. What git cannot record in a name is dropped: angle brackets and control characters,
-    /// the part of the time below a second, and times before 1970, which count as 1970.
+    /// Someone who acts at `time`. What git cannot record in a name is dropped: angle brackets and control
+    /// characters, the part of the time below a second, and times before 1970, which count as 1970.
     pub fn new(name: &str, mail: &str, time: Timestamp) -> Self {
         let clean = |text: &str| {
             let usable = |c: &char| !matches!(c, '<' | '>') && !c.is_control();

@@ -50,7 +50,8 @@ impl TreeEdit {
         self.changes.is_empty()
     }
 
-    /// Makes the blob `id` the file at `path`, in place of the file that may be there; an executable one stays executable.
+    /// Makes the blob `id` the file at `path`, in place of the file that may be there; an executable one
+    /// stays executable.
     pub fn set(&mut self, path: &[u8], id: ObjectId) -> Result<(), GitError> {
         self.put(path, id, Rule::File)
     }
@@ -311,7 +312,8 @@ mod tests {
                 }
             }
             let mut layer = LayerWriter::create(&git.pack_dir()).unwrap();
-            // What would be a file and a directory is refused, now or when it is written; the model does not tell.
+            // What would be a file and a directory is refused, now or when it is written; the model does not
+            // tell.
             if let Ok(written) = edit.write(git, tree.as_ref(), &mut layer)
                 && !is_refused
             {

@@ -1,7 +1,8 @@
 //! Joining the branches of two repositories, tree by tree.
 //!
-//! Clones that add files of different names never conflict: what results is what either added since the tree that both had, less what either
-//! removed. A path that both changed, each in its own way, is a conflict; nobody's lines are mixed here.
+//! Clones that add files of different names never conflict: what results is what either added since the tree
+//! that both had, less what either removed. A path that both changed, each in its own way, is a conflict;
+//! nobody's lines are mixed here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ pub struct TreeMerge {
 }
 
 impl Git {
-    /// What happened between the trees `base` and `theirs`, to be done to the tree `ours`. `None` is the empty tree.
+    /// What happened between the trees `base` and `theirs`, to be done to the tree `ours`. `None` is the
+    /// empty tree.
     ///
     /// Only trees that differ between `base` and `theirs` are read. New files come as plain ones.
     pub fn merge_trees(
@@ -45,7 +47,8 @@ impl Git {
         Ok(merge.merged)
     }
 
-    /// Fetches from a remote and joins its branch into this repository's. Whether that changed this repository's branch.
+    /// Fetches from a remote and joins its branch into this repository's. Whether that changed this
+    /// repository's branch.
     ///
     /// A path that both changed is [`GitError::Conflict`]; then the branch stays where it was.
     pub fn pull(&self, remote: &str, who: &Person) -> Result<bool, GitError> {

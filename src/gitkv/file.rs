@@ -45,7 +45,8 @@ impl FromStr for OpenMode {
     }
 }
 
-/// A value held in memory; made by [`GitKv::file`]. Dropped without a [`commit`](Self::commit), it has changed nothing.
+/// A value held in memory; made by [`GitKv::file`]. Dropped without a [`commit`](Self::commit), it has
+/// changed nothing.
 pub struct KvFile<'a> {
     kv: &'a GitKv,
     key: Vec<u8>,
@@ -78,9 +79,9 @@ impl<'a> KvFile<'a> {
 
     /// Commits what was written, and returns the commit; `None` when the value is that already.
     ///
-    /// If somebody changed the value meanwhile, what was appended goes behind theirs; other changes are merged with
-    /// theirs by lines, as git does. Where both changed the same lines it is [`GitError::Conflict`]: theirs stays, and this still holds what
-    /// was written.
+    /// If somebody changed the value meanwhile, what was appended goes behind theirs; other changes are
+    /// merged with theirs by lines, as git does. Where both changed the same lines it is
+    /// [`GitError::Conflict`]: theirs stays, and this still holds what was written.
     pub fn commit(&mut self, who: &Person) -> Result<Option<ObjectId>, GitError> {
         if self.mode == OpenMode::Read {
             return Ok(None);
@@ -132,7 +133,8 @@ impl<'a> KvFile<'a> {
     }
 }
 
-/// Merges two successors of `base` by lines. `None` when both changed the same ones, or when there are no lines but binary data.
+/// Merges two successors of `base` by lines. `None` when both changed the same ones, or when there are no
+/// lines but binary data.
 fn merge_lines(base: &[u8], ours: &[u8], theirs: &[u8]) -> Result<Option<Vec<u8>>, GitError> {
     if ours == theirs {
         return Ok(Some(ours.to_owned()));

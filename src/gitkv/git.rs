@@ -19,8 +19,9 @@ use super::{GitError, shown};
 /// The branch of repositories that are made here.
 const BRANCH: &str = "refs/heads/main";
 
-/// How a repository made here is set up: git syncs what it writes, never repacks by itself, looks for no deltas when it sends
-/// layers, which hold compressed data and travel as they are, and keeps what it receives in packs, however little it is.
+/// How a repository made here is set up: git syncs what it writes, never repacks by itself, looks for no
+/// deltas when it sends layers, which hold compressed data and travel as they are, and keeps what it receives
+/// in packs, however little it is.
 const SETTINGS: [(&str, &str); 7] = [
     ("core.fsync", "all"),
     ("gc.auto", "0"),
@@ -53,8 +54,8 @@ struct TreeCache {
 const CACHE_WEIGHT: usize = 32 << 20;
 
 impl Git {
-    /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is `main`; `settings` are
-    /// pairs of git configuration beside this crate's own.
+    /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is
+    /// `main`; `settings` are pairs of git configuration beside this crate's own.
     pub fn init(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
         match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
             Ok(true) => {}
@@ -128,7 +129,8 @@ impl Git {
         Ok(now)
     }
 
-    /// How many trees were read so far, not counting those that were still in memory: the work that lookups took.
+    /// How many trees were read so far, not counting those that were still in memory: the work that lookups
+    /// took.
     pub fn trees_read(&self) -> u64 {
         self.trees_read.get()
     }
@@ -175,7 +177,8 @@ impl Git {
         self.read(id, ObjectKind::Blob)
     }
 
-    /// At most `len` bytes from `offset` on of a blob, fewer where it ends. A range from a layer is not checked against any hash.
+    /// At most `len` bytes from `offset` on of a blob, fewer where it ends. A range from a layer is not
+    /// checked against any hash.
     pub fn read_blob_range(&self, id: &ObjectId, offset: u64, len: u64) -> Result<Vec<u8>, GitError> {
         match self.in_layers(|layers| layers.read_range(id, offset, len))? {
             Some(bytes) => Ok(bytes),
@@ -230,8 +233,8 @@ impl Git {
         Ok(None)
     }
 
-    /// The files at and below `prefix` (empty: all) in the tree of the commit or tree `root`, with their paths, in git's order.
-    /// A tree is read when the walk comes to it.
+    /// The files at and below `prefix` (empty: all) in the tree of the commit or tree `root`, with their
+    /// paths, in git's order. A tree is read when the walk comes to it.
     pub fn walk(&self, root: &ObjectId, prefix: &[u8]) -> Result<Walk<'_>, GitError> {
         let mut walk = Walk { git: self, file: None, open: Vec::new(), path: prefix.to_owned() };
         if prefix.is_empty() {
@@ -270,8 +273,8 @@ impl Git {
         }
     }
 
-    /// Does `read` with the layers, and again if it fails and there are other layers by now: a process beside this one may have added,
-    /// merged or removed some. `None` when the object is not in a layer as a whole.
+    /// Does `read` with the layers, and again if it fails and there are other layers by now: a process beside
+    /// this one may have added, merged or removed some. `None` when the object is not in a layer as a whole.
     fn in_layers<T>(
         &self,
         read: impl Fn(&LayerSet) -> Result<Option<T>, LayerError>,
@@ -327,7 +330,8 @@ pub struct Walk<'a> {
     git: &'a Git,
     /// The one file that the walk began at.
     file: Option<Node>,
-    /// The directories that are being walked: the position of the next entry of each, and the length of its path.
+    /// The directories that are being walked: the position of the next entry of each, and the length of its
+    /// path.
     open: Vec<(Arc<Tree>, usize, usize)>,
     path: Vec<u8>,
 }

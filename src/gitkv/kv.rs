@@ -16,12 +16,13 @@ use super::{Git, GitError, Walk, shown};
 
 /// The files of the branch of a bare git repository, as a store of keys and values.
 ///
-/// Keys are paths as git has them: bytes, names separated by `/`. Every change is a commit. A value is looked up in the branch's tree;
-/// nothing is checked out.
+/// Keys are paths as git has them: bytes, names separated by `/`. Every change is a commit. A value is looked
+/// up in the branch's tree; nothing is checked out.
 ///
-/// In a clone, the branch is the one of the repository that it came from (`origin`). Each change is made on what that has
-/// now and pushed, so a commit is there when the call returns, or nothing has changed; what only the clone's own branch has is
-/// not seen. Reading shows what the origin had when it was last asked: by opening, by a commit or by [`refresh`](GitKv::refresh).
+/// In a clone, the branch is the one of the repository that it came from (`origin`). Each change is made on
+/// what that has now and pushed, so a commit is there when the call returns, or nothing has changed; what
+/// only the clone's own branch has is not seen. Reading shows what the origin had when it was last asked: by
+/// opening, by a commit or by [`refresh`](GitKv::refresh).
 ///
 /// ```
 /// use std::io::Write;
@@ -63,8 +64,8 @@ impl GitKv {
         Ok(kv)
     }
 
-    /// Opens the repository at any URL that git accepts, by a clone in the directory `cache` that is made once and fetched to from then
-    /// on.
+    /// Opens the repository at any URL that git accepts, by a clone in the directory `cache` that is made
+    /// once and fetched to from then on.
     pub fn open_url(url: &str, cache: &Path) -> Result<Self, GitError> {
         Self::open(&cached_clone(url, cache)?)
     }
@@ -128,8 +129,9 @@ impl GitKv {
 
     /// Makes all changes of `change` in one commit, and returns it; `None` when it changes nothing.
     ///
-    /// Everything that `change` reads is of one commit. If the branch moves before its changes are committed, it is called again with
-    /// what is there then; so what it does beside the keys happens again too. An error of its own leaves everything as it was.
+    /// Everything that `change` reads is of one commit. If the branch moves before its changes are committed,
+    /// it is called again with what is there then; so what it does beside the keys happens again too. An
+    /// error of its own leaves everything as it was.
     pub fn transaction<E: From<GitError>>(
         &self,
         who: &Person,
@@ -163,7 +165,8 @@ impl GitKv {
 
     /// The commits that changed the value of `key`, or removed it, the latest first.
     ///
-    /// Of a history with merges the sides that left the value as it became are not followed further, as `git log` does.
+    /// Of a history with merges the sides that left the value as it became are not followed further, as `git
+    /// log` does.
     pub fn log(&self, key: impl AsRef<[u8]>) -> Result<KvLog<'_>, GitError> {
         let mut log = KvLog {
             git: &self.git,
@@ -282,7 +285,8 @@ impl KvTransaction<'_> {
 
     fn into_edit(self, layer: &mut LayerWriter) -> Result<TreeEdit, GitError> {
         let mut edit = TreeEdit::new();
-        // Removals come first, so that a file can take the place of the directory of those that go, and the reverse.
+        // Removals come first, so that a file can take the place of the directory of those that go, and the
+        // reverse.
         for (key, _) in self.changes.iter().filter(|(_, value)| value.is_none()) {
             if self.before.find(key)?.is_some() {
                 edit.remove(key)?;

@@ -1,20 +1,23 @@
 //! Transactions over the refs and trees of a bare git repository.
 //!
-//! [`GitKv`] is the simple thing: keys and values, opened like files, changed in transactions. What follows is what it stands on.
+//! [`GitKv`] is the simple thing: keys and values, opened like files, changed in transactions. What follows
+//! is what it stands on.
 //!
-//! [`Git`] reads objects from [layers](crate::layers), and whatever else git may have put there through libgit2. A
-//! [`Transaction`] changes the tree of the repository's branch:
+//! [`Git`] reads objects from [layers](crate::layers), and whatever else git may have put there through
+//! libgit2. A [`Transaction`] changes the tree of the repository's branch:
 //!
 //! 1. Blobs go into layers of the transaction, which nobody sees.
-//! 2. [`Transaction::commit`] writes the trees that a [`TreeEdit`] changes and a commit, and makes the layers durable.
+//! 2. [`Transaction::commit`] writes the trees that a [`TreeEdit`] changes and a commit, and makes the layers
+//!    durable.
 //! 3. Only then the branch moves, if it is still where it was; and the move is durable when `commit` returns.
 //! 4. If somebody else moved it, the edit is applied to what they left, a bounded number of times.
 //!
-//! A process that dies on the way leaves the branch where it was, and a marker by which [`Git::sweep`] knows that there may be
-//! layers and temporary files to remove. Locks that outlive their process do not exist: writers exclude the sweep, and each
-//! other while a branch moves, by `flock`, which ends with the process. The branch's `.lock` file, by which git programs
-//! and this one exclude each other, is recognised and removed when a dead process of this program left it. One that git left
-//! cannot be told from one in use; it is an error that names the file.
+//! A process that dies on the way leaves the branch where it was, and a marker by which [`Git::sweep`] knows
+//! that there may be layers and temporary files to remove. Locks that outlive their process do not exist:
+//! writers exclude the sweep, and each other while a branch moves, by `flock`, which ends with the process.
+//! The branch's `.lock` file, by which git programs and this one exclude each other, is recognised and
+//! removed when a dead process of this program left it. One that git left cannot be told from one in use; it
+//! is an error that names the file.
 //!
 //! ```
 //! use treering::gitkv::{Git, Person, TreeEdit};
@@ -195,8 +198,8 @@ impl GitError {
     }
 }
 
-/// Sleeps before attempt number `attempt` (from 1) at something that others are doing too: up to 4 ms at first, doubled each time
-/// up to 256 ms, and random, so that two who collide do not collide again.
+/// Sleeps before attempt number `attempt` (from 1) at something that others are doing too: up to 4 ms at
+/// first, doubled each time up to 256 ms, and random, so that two who collide do not collide again.
 pub(crate) fn pause(attempt: u32) -> Result<(), GitError> {
     let longest = 4000u64 << attempt.saturating_sub(1).min(6);
     thread::sleep(Duration::from_micros(getrandom::u64()? % longest));

@@ -1,6 +1,7 @@
 //! The repository that this one is a clone of.
 //!
-//! A change is made on what the origin has now and pushed; when somebody else was faster, it is made again on what they left.
+//! A change is made on what the origin has now and pushed; when somebody else was faster, it is made again on
+//! what they left.
 
 use std::fs;
 use std::io;
@@ -20,7 +21,8 @@ const ORIGIN: &str = "origin";
 /// How often a change is made anew when others push at the same time.
 const TRIES: u32 = 12;
 
-/// How a cached clone is set up: what comes and goes stays in packs and on the disk, and git never repacks by itself.
+/// How a cached clone is set up: what comes and goes stays in packs and on the disk, and git never repacks by
+/// itself.
 const SETTINGS: [&str; 5] =
     ["core.fsync=all", "gc.auto=0", "maintenance.auto=false", "fetch.unpackLimit=1", "pack.window=0"];
 

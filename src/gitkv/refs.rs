@@ -1,9 +1,10 @@
 //! Moving a branch, by compare-and-swap.
 //!
-//! The protocol is git's: whoever creates `<reference>.lock` may write the new value into it and rename it over
-//! the reference. On top of it, the processes of this program take turns by `flock` on [`TURN`], so that a `.lock` file that one of
-//! them meets and that one of them made was left by a dead one. To know that it was, the `.lock` is made as a hard link
-//! to a temporary file in the directory of this program: they are one file as long as the process has not finished.
+//! The protocol is git's: whoever creates `<reference>.lock` may write the new value into it and rename it
+//! over the reference. On top of it, the processes of this program take turns by `flock` on [`TURN`], so that
+//! a `.lock` file that one of them meets and that one of them made was left by a dead one. To know that it
+//! was, the `.lock` is made as a hard link to a temporary file in the directory of this program: they are one
+//! file as long as the process has not finished.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -30,7 +31,8 @@ const MODE: u32 = 0o644;
 const LOCK_TRIES: u32 = 80;
 
 impl Git {
-    /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to `new`, durably.
+    /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to
+    /// `new`, durably.
     ///
     /// [`GitError::Moved`] when it is not at `expected`. What `new` names must be durable already.
     pub fn compare_and_set(
@@ -105,7 +107,8 @@ pub(super) fn open_lock(path: &Path) -> Result<File, GitError> {
     File::options().append(true).create(true).open(path).map_err(GitError::io("open", path))
 }
 
-/// Who has the turn calls this: every temporary file is then one that a dead process left, and so is a lock that is one of them.
+/// Who has the turn calls this: every temporary file is then one that a dead process left, and so is a lock
+/// that is one of them.
 fn remove_own_leftovers(private: &Path, lock: &Path) -> io::Result<()> {
     let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let locked = fs::symlink_metadata(lock).ok().map(inode);
@@ -177,8 +180,8 @@ impl Drop for RefLock {
     }
 }
 
-/// Gives the file `from` the new name `to`. Where the file system has no hard links, `to` is a copy, which nobody recognises if
-/// the process dies before it is renamed.
+/// Gives the file `from` the new name `to`. Where the file system has no hard links, `to` is a copy, which
+/// nobody recognises if the process dies before it is renamed.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Err(error)

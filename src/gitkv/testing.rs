@@ -19,7 +19,8 @@ pub fn who() -> Person {
     Person::new("Ann", "ann@example.org", "2026-11-20T19:55:12Z".parse().unwrap())
 }
 
-/// Sweeps. A process that another test is just starting may still hold a copy of a lock that is given back already; that passes.
+/// Sweeps. A process that another test is just starting may still hold a copy of a lock that is given back
+/// already; that passes.
 pub fn sweep(git: &Git) -> Swept {
     std::iter::repeat_with(|| git.sweep().unwrap()).find(|swept| !swept.busy).unwrap()
 }
@@ -50,7 +51,8 @@ impl Fixture {
         transaction.commit(&who(), "Set", &edit).unwrap().expect("something changes").commit
     }
 
-    /// What `git` with `arguments` prints, in the repository. Git is what this module is about: without it the test fails.
+    /// What `git` with `arguments` prints, in the repository. Git is what this module is about: without it
+    /// the test fails.
     pub fn run(&self, arguments: &[&str]) -> String {
         self.run_at("1800000000 +0000", arguments)
     }

@@ -7,8 +7,8 @@ use super::edit::TreeEdit;
 use super::writers::Writing;
 use super::{Git, GitError, pause};
 
-/// How often a commit is made on what others left before it is given up. With pauses that grow to a quarter of a second this is several
-/// seconds in which somebody else succeeded each time.
+/// How often a commit is made on what others left before it is given up. With pauses that grow to a quarter
+/// of a second this is several seconds in which somebody else succeeded each time.
 pub(super) const TRIES: u32 = 40;
 
 /// Objects on their way into a repository. Dropped without a commit, it has changed nothing that anybody sees.
@@ -32,7 +32,8 @@ pub struct Committed {
     pub layers: Vec<LayerInfo>,
 }
 
-/// Where a commit goes when it is not simply the next one of the branch: a merge, or the new root that pruning writes.
+/// Where a commit goes when it is not simply the next one of the branch: a merge, or the new root that
+/// pruning writes.
 #[derive(Debug, Clone, Default)]
 pub struct Onto {
     /// Where the branch must be.
@@ -68,14 +69,16 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Commits `edit` on the branch, wherever it is by now. `None` when the edit changes nothing there: then nothing is kept.
+    /// Commits `edit` on the branch, wherever it is by now. `None` when the edit changes nothing there: then
+    /// nothing is kept.
     pub fn commit(self, who: &Person, message: &str, edit: &TreeEdit) -> Result<Option<Committed>, GitError> {
         self.commit_with(who, message, |_, _| Ok(edit.clone()))
     }
 
     /// As [`commit`](Self::commit), with an edit that depends on what is there.
     ///
-    /// `edit` gets the tip of the branch and the layer to write blobs to. It is called again when the branch has moved meanwhile.
+    /// `edit` gets the tip of the branch and the layer to write blobs to. It is called again when the branch
+    /// has moved meanwhile.
     pub fn commit_with<E: From<GitError>>(
         mut self,
         who: &Person,
@@ -107,7 +110,8 @@ impl Transaction<'_> {
         self.publish(who, message, onto.expected, onto.parents, tree)
     }
 
-    /// Writes the commit, makes all layers durable and moves the branch. After [`GitError::Moved`] it can be called again.
+    /// Writes the commit, makes all layers durable and moves the branch. After [`GitError::Moved`] it can be
+    /// called again.
     fn publish(
         &mut self,
         who: &Person,

@@ -1,6 +1,7 @@
 //! Other repositories, reached by the `git` program.
 //!
-//! The program brings the person's own ssh configuration, credential helpers and proxies, and every kind of URL.
+//! The program brings the person's own ssh configuration, credential helpers and proxies, and every kind of
+//! URL.
 
 use std::fs::File;
 use std::io;
@@ -15,8 +16,8 @@ use super::{Git, GitError};
 /// The file whose `flock` gives the turn to move the references that follow remotes.
 const TURN: &str = "remotes.lock";
 
-/// The git that serves a remote on this machine, whatever its configuration: what arrives stays as it is and in a pack, and
-/// nothing is searched for deltas or packed anew.
+/// The git that serves a remote on this machine, whatever its configuration: what arrives stays as it is and
+/// in a pack, and nothing is searched for deltas or packed anew.
 const LOCAL: &str = "git -c receive.unpackLimit=1 -c core.fsync=all -c receive.autogc=false -c pack.window=0";
 
 /// Another repository that this one exchanges commits with.
@@ -70,7 +71,8 @@ impl Git {
         format!("refs/remotes/{remote}/{branch}")
     }
 
-    /// Fetches the branches of a remote, and what they need. Afterwards [`tracking`](Self::tracking) references are where they are.
+    /// Fetches the branches of a remote, and what they need. Afterwards [`tracking`](Self::tracking)
+    /// references are where they are.
     pub fn fetch(&self, remote: &str) -> Result<(), GitError> {
         let _turn = turn(&self.private_dir()?.join(TURN))?;
         let _keep = self.keep_layers()?;
@@ -83,7 +85,8 @@ impl Git {
         run("fetch from the remote", command.args(["--", remote, &refspec]))
     }
 
-    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has. `known` is where it is known to be.
+    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has. `known`
+    /// is where it is known to be.
     pub fn push_commit(
         &self,
         remote: &str,
@@ -120,7 +123,8 @@ impl Git {
     }
 }
 
-/// Waits until no other process is at what the lock file at `path` stands for. One fetch fails when another moves its references.
+/// Waits until no other process is at what the lock file at `path` stands for. One fetch fails when another
+/// moves its references.
 pub(super) fn turn(path: &Path) -> Result<File, GitError> {
     let file = open_lock(path)?;
     file.lock().map_err(GitError::io("lock", path))?;

@@ -129,7 +129,8 @@ impl Tree {
         self.slots.get(position).map(|slot| self.entry(slot))
     }
 
-    /// The position of the first entry that `is_before` does not hold for, if it holds for those before and for none after.
+    /// The position of the first entry that `is_before` does not hold for, if it holds for those before and
+    /// for none after.
     pub fn partition_point(&self, is_before: impl Fn(&TreeEntry<'_>) -> bool) -> usize {
         self.slots.partition_point(|slot| is_before(&self.entry(slot)))
     }
@@ -206,8 +207,8 @@ pub(super) fn encode(entries: &[TreeEntry<'_>]) -> Vec<u8> {
 
 /// Why `path` must not be written to a tree, if so.
 ///
-/// Beside what cannot be a path, these are the names that git takes for its own directory on some file system (CVE-2014-9390
-/// and after), which every git host refuses, and control characters.
+/// Beside what cannot be a path, these are the names that git takes for its own directory on some file system
+/// (CVE-2014-9390 and after), which every git host refuses, and control characters.
 pub(super) fn path_fault(path: &[u8]) -> Option<&'static str> {
     if path.len() > relpath::MAX_LEN || path.split(|&byte| byte == b'/').count() > MAX_DEPTH {
         return Some("it is too long");
@@ -228,8 +229,8 @@ fn name_fault(name: &[u8]) -> Option<&'static str> {
     name.split(|&byte| byte == b'\\').any(is_dot_git).then_some("git keeps that name for itself")
 }
 
-/// Whether some file system takes `name` for `.git`: NTFS drops trailing dots, spaces and streams and has short names, HFS+ drops invisible
-/// characters, both ignore case.
+/// Whether some file system takes `name` for `.git`: NTFS drops trailing dots, spaces and streams and has
+/// short names, HFS+ drops invisible characters, both ignore case.
 fn is_dot_git(name: &[u8]) -> bool {
     let name = String::from_utf8_lossy(name).to_lowercase();
     let visible = |&c: &char| !matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');

@@ -1,8 +1,9 @@
 //! Who is writing, and what those left who died while they did.
 //!
-//! A writer holds a shared `flock` and has a marker file from before its first layer is there until a commit names its
-//! layers. A marker whose writer holds no lock is one of a dead writer. So the sweep costs a listing of one small directory
-//! unless somebody died, and it takes the lock exclusively, so that it never sees the layers of a living writer.
+//! A writer holds a shared `flock` and has a marker file from before its first layer is there until a commit
+//! names its layers. A marker whose writer holds no lock is one of a dead writer. So the sweep costs a
+//! listing of one small directory unless somebody died, and it takes the lock exclusively, so that it never
+//! sees the layers of a living writer.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -56,7 +57,8 @@ impl Writing {
     pub fn begin(git: &Git) -> Result<Self, GitError> {
         let keep = git.keep_layers()?;
         let marker = git.private_dir()?.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
-        // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer that nothing names.
+        // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer
+        // that nothing names.
         File::create_new(&marker).map_err(GitError::io("make", &marker))?;
         Ok(Self { _keep: keep, marker, loose_ends: false })
     }
@@ -83,17 +85,20 @@ impl Drop for Writing {
 }
 
 impl Git {
-    /// Keeps every sweep from the layers for a while. To be held around whatever makes a reference reach objects that are there already:
-    /// a fetch takes an object that a dead writer left for one that it need not get.
+    /// Keeps every sweep from the layers for a while. To be held around whatever makes a reference reach
+    /// objects that are there already: a fetch takes an object that a dead writer left for one that it need
+    /// not get.
     pub fn keep_layers(&self) -> Result<KeepLayers, GitError> {
         let lock = lock(&self.private_dir()?.join(WRITERS), File::try_lock_shared)?;
         Ok(KeepLayers { _lock: lock })
     }
 
-    /// Removes what writers who died left: unfinished files, and layers without which nothing that a reference reaches is missing.
+    /// Removes what writers who died left: unfinished files, and layers without which nothing that a
+    /// reference reaches is missing.
     ///
-    /// Does nothing while somebody writes, and next to nothing when nobody died. Only layers made by this crate and no older
-    /// than the oldest marker of a dead writer are looked at; a clock that was set back can hide one, never remove one in use.
+    /// Does nothing while somebody writes, and next to nothing when nobody died. Only layers made by this
+    /// crate and no older than the oldest marker of a dead writer are looked at; a clock that was set back
+    /// can hide one, never remove one in use.
     pub fn sweep(&self) -> Result<Swept, GitError> {
         let private = self.private_dir()?;
         if markers(&private).map_err(GitError::io("list", &private))?.is_empty() {
@@ -158,7 +163,8 @@ impl Git {
         Ok(swept)
     }
 
-    /// Those of the layers called `candidates` without which an object that a reference reaches would be missing.
+    /// Those of the layers called `candidates` without which an object that a reference reaches would be
+    /// missing.
     fn needed_layers<'a>(
         &self,
         layers: &'a LayerSet,

@@ -1,4 +1,5 @@
-//! The bytes of a pack: a header, entries, a checksum. An entry is a header of type and size, then a zlib stream.
+//! The bytes of a pack: a header, entries, a checksum. An entry is a header of type and size, then a zlib
+//! stream.
 
 use libdeflater::{Compressor, Decompressor};
 
@@ -13,7 +14,8 @@ pub(super) const PACK_HEADER: usize = PACK_MAGIC.len() + 4;
 /// The SHA-1 that a pack ends in.
 pub(super) const CHECKSUM: usize = 20;
 
-/// What the longest header of an entry takes: four bits of a 64-bit size in the first byte, seven in each that follows.
+/// What the longest header of an entry takes: four bits of a 64-bit size in the first byte, seven in each
+/// that follows.
 pub(super) const MAX_HEADER: usize = 10;
 
 /// The most that one stored block of deflate holds (RFC 1951, 3.2.4).
@@ -112,7 +114,8 @@ pub(super) fn stored_len(size: usize) -> usize {
     ZLIB_HEADER + size + BLOCK_HEADER * size.div_ceil(STORED_BLOCK).max(1) + ZLIB_TRAILER
 }
 
-/// The most bytes worth reading for a zlib stream of `size` bytes: somewhat more than the worst that zlib writes.
+/// The most bytes worth reading for a zlib stream of `size` bytes: somewhat more than the worst that zlib
+/// writes.
 pub(super) fn stream_bound(size: u64) -> u64 {
     size.saturating_add(size / 16).saturating_add(64)
 }
@@ -128,7 +131,8 @@ pub(super) fn deflate_smaller<'a>(
     out.get(..len)
 }
 
-/// Inflates the zlib stream that `stream` begins with, which must give exactly `size` bytes, and checks its Adler-32.
+/// Inflates the zlib stream that `stream` begins with, which must give exactly `size` bytes, and checks its
+/// Adler-32.
 pub(super) fn inflate(stream: &[u8], size: usize) -> Result<Vec<u8>, &'static str> {
     if size as u64 > (stream.len() as u64).saturating_mul(MAX_RATIO) {
         return Err("its size is more than its bytes can give");

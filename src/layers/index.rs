@@ -1,7 +1,8 @@
 //! The `.idx` of a pack, version 2: which objects it holds, and where.
 //!
-//! A fan-out of 256 counts, then a table each of ids in order, of CRC-32s of the entries, of 31-bit offsets, and of the
-//! 64-bit offsets that the former refer to; then the pack's SHA-1 and the SHA-1 of all that (`gitformat-pack(5)`).
+//! A fan-out of 256 counts, then a table each of ids in order, of CRC-32s of the entries, of 31-bit offsets,
+//! and of the 64-bit offsets that the former refer to; then the pack's SHA-1 and the SHA-1 of all that
+//! (`gitformat-pack(5)`).
 
 use sha1::{Digest as _, Sha1};
 
@@ -25,7 +26,8 @@ pub(super) struct IndexEntry {
     pub crc: u32,
 }
 
-/// The bytes of an index for `entries`, which are in the order of their ids, and the pack that ends in `pack_checksum`.
+/// The bytes of an index for `entries`, which are in the order of their ids, and the pack that ends in
+/// `pack_checksum`.
 pub(super) fn encode(entries: &[IndexEntry], pack_checksum: &[u8; SHA1_LEN]) -> Vec<u8> {
     let mut out = Vec::with_capacity(TABLES + 28 * entries.len() + 2 * SHA1_LEN);
     out.extend(MAGIC);

@@ -26,7 +26,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Loads the index of the layer `name`, unless `known` is the same layer. `None` when there is no such index.
+    /// Loads the index of the layer `name`, unless `known` is the same layer. `None` when there is no such
+    /// index.
     pub(super) fn load(
         pack_dir: &Path,
         name: &str,
@@ -177,7 +178,8 @@ impl OpenEntry<'_> {
         content.map_err(|fault| self.damaged(fault))
     }
 
-    /// Bytes `begin..end` of the object, which must not be none, if its zlib stream is one of full stored blocks.
+    /// Bytes `begin..end` of the object, which must not be none, if its zlib stream is one of full stored
+    /// blocks.
     ///
     /// A stream that is not is told from one that is by the headers of its first block and of every block that
     /// the range touches.

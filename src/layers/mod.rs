@@ -1,22 +1,25 @@
 //! Git packfiles ("layers"), written and read directly.
 //!
-//! A layer is one packfile of version 2 with its `.idx` of version 2, as `gitformat-pack(5)` gives them; git and libgit2
-//! read it as it is. The module knows packs and objects. It opens no git repository and knows no refs.
+//! A layer is one packfile of version 2 with its `.idx` of version 2, as `gitformat-pack(5)` gives them; git
+//! and libgit2 read it as it is. The module knows packs and objects. It opens no git repository and knows no
+//! refs.
 //!
-//! **Writing.** A [`LayerWriter`] appends objects to a temporary file. A small object is deflated when that makes
-//! it smaller; everything else goes in as *stored* deflate, whose offsets can be computed, so that a range of
-//! an object is a range of the file. [`LayerWriter::finish`] makes durable, in this order: an empty
-//! `.keep` and the `.pack`, the names of both, the `.idx`, its name. Git and [`LayerSet`] take a layer as existing by its `.idx`, so
-//! nobody meets half of one. A process that dies on the way leaves a temporary file that begins with
-//! [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX), or a `.keep`, perhaps with a `.pack`, but no `.idx`, which nobody reads.
+//! **Writing.** A [`LayerWriter`] appends objects to a temporary file. A small object is deflated when that
+//! makes it smaller; everything else goes in as *stored* deflate, whose offsets can be computed, so that a
+//! range of an object is a range of the file. [`LayerWriter::finish`] makes durable, in this order: an empty
+//! `.keep` and the `.pack`, the names of both, the `.idx`, its name. Git and [`LayerSet`] take a layer as
+//! existing by its `.idx`, so nobody meets half of one. A process that dies on the way leaves a temporary
+//! file that begins with [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX), or a `.keep`, perhaps with a `.pack`,
+//! but no `.idx`, which nobody reads.
 //!
-//! **Reading.** A [`LayerSet`] is a look-up table over all layers of a directory, shared by many readers without a
-//! lock. [`LayerSet::read`] returns only bytes that hash to the id that was asked for. [`LayerSet::read_range`] reads only
-//! the bytes asked for and therefore checks no hash: its caller must. [`Layer::verify`] checks a whole layer.
+//! **Reading.** A [`LayerSet`] is a look-up table over all layers of a directory, shared by many readers
+//! without a lock. [`LayerSet::read`] returns only bytes that hash to the id that was asked for.
+//! [`LayerSet::read_range`] reads only the bytes asked for and therefore checks no hash: its caller must.
+//! [`Layer::verify`] checks a whole layer.
 //!
-//! Deltas between objects are neither written nor resolved: a git host that repacked may have made some, and reading one is
-//! [`LayerError::Delta`]. Hashes are plain SHA-1 without git's detection of collisions; what is stored here must not
-//! rest on SHA-1 alone.
+//! Deltas between objects are neither written nor resolved: a git host that repacked may have made some, and
+//! reading one is [`LayerError::Delta`]. Hashes are plain SHA-1 without git's detection of collisions; what
+//! is stored here must not rest on SHA-1 alone.
 //!
 //! ```
 //! use treering::layers::{LayerSet, LayerWriter, ObjectKind};

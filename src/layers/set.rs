@@ -40,7 +40,8 @@ impl LayerSet {
         Self::load(pack_dir, &[])
     }
 
-    /// The layers that are there now. What was loaded already is shared, not read again; the table is built anew.
+    /// The layers that are there now. What was loaded already is shared, not read again; the table is built
+    /// anew.
     pub fn reopen(&self) -> Result<Self, LayerError> {
         Self::load(&self.0.pack_dir, &self.0.layers)
     }
@@ -125,9 +126,9 @@ fn names(pack_dir: &Path) -> io::Result<Vec<String>> {
 
 /// Every object of every layer, in buckets of one or two by the first bits of its id.
 ///
-/// Ids are hashes, so buckets are even (forged ones would make look-up slow, not wrong), and a table is built by
-/// counting, without sorting. An object is known by a
-/// number: its position in its layer, and the objects of all layers before.
+/// Ids are hashes, so buckets are even (forged ones would make look-up slow, not wrong), and a table is built
+/// by counting, without sorting. An object is known by a number: its position in its layer, and the objects
+/// of all layers before.
 struct Table {
     shift: u32,
     /// For each bucket, where it begins in `objects`; at the end, where the last one ends.
@@ -158,7 +159,8 @@ impl Table {
             end += *begin;
             *begin = end;
         }
-        // Each bucket's number is where it ends now. Filling from the last object to the first, it becomes where it begins.
+        // Each bucket's number is where it ends now. Filling from the last object to the first, it becomes
+        // where it begins.
         let mut objects = vec![0; count as usize].into_boxed_slice();
         for (layer, &first) in layers.iter().zip(&firsts).rev() {
             for (position, id) in layer.index.ids().iter().enumerate().rev() {

@@ -24,8 +24,9 @@ pub struct LayerCheck {
 }
 
 impl Layer {
-    /// Reads the pack once from its beginning to its end and checks its count and checksum, and of each object the
-    /// entry's CRC-32, the Adler-32 and the id. Takes 32 bytes of memory for each object, whatever its size. The index was checked when it was loaded.
+    /// Reads the pack once from its beginning to its end and checks its count and checksum, and of each
+    /// object the entry's CRC-32, the Adler-32 and the id. Takes 32 bytes of memory for each object, whatever
+    /// its size. The index was checked when it was loaded.
     ///
     /// Damage is no error here; that the pack cannot be read or is not here, is.
     pub fn verify(&self) -> Result<LayerCheck, LayerError> {

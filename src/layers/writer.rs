@@ -18,7 +18,8 @@ use super::entry::{self, CHECKSUM, Header, PACK_HEADER, PACK_MAGIC, STORED_BLOCK
 use super::index::{self, IndexEntry};
 use super::{LayerError, ObjectId, ObjectKind, object_id};
 
-/// The largest object that is worth an attempt to deflate it. Larger ones are archives, compressed already, from which ranges are read.
+/// The largest object that is worth an attempt to deflate it. Larger ones are archives, compressed already,
+/// from which ranges are read.
 const DEFLATE_LIMIT: usize = STORED_BLOCK;
 
 /// What is written and hashed at a time; it stays in the processor's cache.
@@ -32,8 +33,8 @@ const MODE: u32 = 0o444;
 
 /// Writes one layer into a pack directory. See the [module](super) for what is promised when.
 ///
-/// After an error every later use is [`LayerError::Failed`]. Dropping the writer removes what it wrote. It takes
-/// about 100 bytes of memory for each object, and a buffer.
+/// After an error every later use is [`LayerError::Failed`]. Dropping the writer removes what it wrote. It
+/// takes about 100 bytes of memory for each object, and a buffer.
 pub struct LayerWriter {
     pack_dir: PathBuf,
     file: BufWriter<NamedTempFile>,
@@ -200,9 +201,9 @@ impl LayerWriter {
 
 /// Writes the count into the header of a pack of `len` bytes, and behind them their SHA-1, which it returns.
 ///
-/// The count stands in the first block that SHA-1 takes and is known last, so the pack has to be hashed from its
-/// beginning now. Its pages are still in the cache; reading them costs a small part of what hashing does. Of a
-/// large pack they go to the disk meanwhile.
+/// The count stands in the first block that SHA-1 takes and is known last, so the pack has to be hashed from
+/// its beginning now. Its pages are still in the cache; reading them costs a small part of what hashing does.
+/// Of a large pack they go to the disk meanwhile.
 fn seal(file: &File, len: u64, objects: u32) -> io::Result<[u8; 20]> {
     file.write_all_at(&objects.to_be_bytes(), PACK_MAGIC.len() as u64)?;
     let mut synced = Ok(());

@@ -40,12 +40,14 @@ impl Remotes {
 
     /// Pushes this repository's branch to a remote, merging what others have pushed there.
     ///
-    /// It may be interrupted and made again at any time: what has arrived with a whole commit is not sent again.
+    /// It may be interrupted and made again at any time: what has arrived with a whole commit is not sent
+    /// again.
     pub fn push(&self, remote: &str, who: &Person) -> Result<Pushed, RemoteError> {
         self.expect(remote)?;
         let before = self.git.head()?;
         let tracking = self.git.tracking(remote);
-        // Where nothing was seen to be of this repository, it must be known what is there before anything goes there.
+        // Where nothing was seen to be of this repository, it must be known what is there before anything
+        // goes there.
         let known = self.git.reference(&tracking)?;
         if known.is_none() || known != self.git.reference(&seen(remote))? {
             self.fetch_and_join(remote, who)?;
@@ -77,7 +79,8 @@ impl Remotes {
         Err(RemoteError::Contended { remote: remote.to_owned(), tries: TRIES })
     }
 
-    /// Fetches from a remote and takes its branch for this repository's, which has none yet. Whether there was one.
+    /// Fetches from a remote and takes its branch for this repository's, which has none yet. Whether there
+    /// was one.
     pub(super) fn adopt(&self, remote: &str) -> Result<bool, RemoteError> {
         self.git.fetch(remote).map_err(RemoteError::of(remote))?;
         let Some(theirs) = self.theirs(remote)? else { return Ok(false) };
@@ -99,7 +102,8 @@ impl Remotes {
 
     /// Merges what was fetched from a remote into the branch.
     fn join(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
-        // Read first: whoever saw more has moved the branch before, so the branch holds at least what this says.
+        // Read first: whoever saw more has moved the branch before, so the branch holds at least what this
+        // says.
         let seen_before = self.git.reference(&seen(remote))?;
         let (Some(theirs), Some(ours)) = (self.theirs(remote)?, self.git.head()?) else { return Ok(()) };
         if !self.git.descends(&ours, &theirs)? {
@@ -142,7 +146,8 @@ impl Remotes {
         })
     }
 
-    /// The commit that the remote's branch was at when it was fetched, if it has any; found to be of this repository and known format.
+    /// The commit that the remote's branch was at when it was fetched, if it has any; found to be of this
+    /// repository and known format.
     fn theirs(&self, remote: &str) -> Result<Option<ObjectId>, RemoteError> {
         let not_treering = || RemoteError::NotTreering(remote.to_owned());
         let Some(theirs) = self.git.reference(&self.git.tracking(remote))? else {
@@ -203,8 +208,8 @@ impl Remotes {
         Ok(())
     }
 
-    /// Commits to push one after the other to a remote that is at `known`: each follows the one before, and adds about a step of
-    /// data. The last one is `head`.
+    /// Commits to push one after the other to a remote that is at `known`: each follows the one before, and
+    /// adds about a step of data. The last one is `head`.
     fn steps(&self, known: Option<ObjectId>, head: ObjectId) -> Result<Vec<ObjectId>, GitError> {
         let mut line = Vec::new();
         let mut next = Some(head);

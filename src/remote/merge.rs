@@ -1,11 +1,12 @@
 //! What two clones of a repository make of each other's trees.
 //!
-//! Each path counts for itself. With `base`, the tree that this clone last saw of the other one: what either added since then is there, and what
-//! either removed is gone.
+//! Each path counts for itself. With `base`, the tree that this clone last saw of the other one: what either
+//! added since then is there, and what either removed is gone.
 //!
-//! One thing is kept although somebody removed it. Who prunes removes pages, volumes and signatures that no snapshot of theirs needs; a snapshot that
-//! somebody else made meanwhile may rest on them. So where one side added snapshots, what the other removed beside snapshots
-//! stays, until the next pruning looks at all snapshots together. Pruned snapshots stay pruned.
+//! One thing is kept although somebody removed it. Who prunes removes pages, volumes and signatures that no
+//! snapshot of theirs needs; a snapshot that somebody else made meanwhile may rest on them. So where one side
+//! added snapshots, what the other removed beside snapshots stays, until the next pruning looks at all
+//! snapshots together. Pruned snapshots stay pruned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +24,8 @@ const DIFFERENCES: &[u8] = b"diffs/";
 /// Directories above the deepest file; the format has four.
 const MAX_DEPTH: usize = 16;
 
-/// Paths that may differ between two trees. It bounds the memory that trees made by an enemy take; each is some 200 bytes.
+/// Paths that may differ between two trees. It bounds the memory that trees made by an enemy take; each is
+/// some 200 bytes.
 const MAX_CHANGES: usize = 1 << 22;
 
 /// What a path was and is.
@@ -75,7 +77,8 @@ impl From<GitError> for MergeError {
     }
 }
 
-/// The files that differ between the trees `old` and `new`. `None` is the empty tree. Only directories that differ are read.
+/// The files that differ between the trees `old` and `new`. `None` is the empty tree. Only directories that
+/// differ are read.
 pub(super) fn changes(
     git: &Git,
     old: Option<&ObjectId>,

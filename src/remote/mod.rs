@@ -1,22 +1,27 @@
 //! Clones of a repository: push, pull, and the merge of what each added.
 //!
-//! [`Remotes`] are the other places where a repository lies, which git reaches. The `git` program moves the data, so any URL that git takes will do,
-//! with the person's own ssh configuration and credential helpers. What is added here is how two branches become one:
+//! [`Remotes`] are the other places where a repository lies, which git reaches. The `git` program moves the
+//! data, so any URL that git takes will do, with the person's own ssh configuration and credential helpers.
+//! What is added here is how two branches become one:
 //!
 //! 1. Fetch, and see that what is there is the same repository, in a format that is known.
-//! 2. Merge by tree: what either added since this clone last saw the other's tree, less what either removed. The commit seen last
-//!    is kept in the reference `refs/treering/seen/<remote>`.
+//! 2. Merge by tree: what either added since this clone last saw the other's tree, less what either removed.
+//!    The commit seen last is kept in the reference `refs/treering/seen/<remote>`.
 //! 3. Move this repository's branch, if it is still where it was; otherwise merge again.
-//! 4. Remember the commit as seen, or push. When somebody else was faster at that, begin again, a bounded number of times.
+//! 4. Remember the commit as seen, or push. When somebody else was faster at that, begin again, a bounded
+//!    number of times.
 //!
-//! History counts for one thing only: a commit that another one descends from has been seen by whoever made that. So a remote that was set back to an
-//! older state takes nothing away. Trees without a common history, as after pruning, are merged by what was seen alone.
+//! History counts for one thing only: a commit that another one descends from has been seen by whoever made
+//! that. So a remote that was set back to an older state takes nothing away. Trees without a common history,
+//! as after pruning, are merged by what was seen alone.
 //!
-//! Interrupted at any instant, the repository is as it was or has the merged branch. Between merging and remembering the commit that was
-//! merged there is an instant, and after it the merge is made again, to the same result. Pushes only add commits, so a remote that refuses anything
-//! else (`receive.denyNonFastForwards`) is enough; and what one side pruned stays in the remote's history.
+//! Interrupted at any instant, the repository is as it was or has the merged branch. Between merging and
+//! remembering the commit that was merged there is an instant, and after it the merge is made again, to the
+//! same result. Pushes only add commits, so a remote that refuses anything else
+//! (`receive.denyNonFastForwards`) is enough; and what one side pruned stays in the remote's history.
 //!
-//! Not done here: locking the remote, encrypting, and looking at the content of what is fetched beyond its configuration.
+//! Not done here: locking the remote, encrypting, and looking at the content of what is fetched beyond its
+//! configuration.
 //!
 //! ```
 //! use treering::gitkv::{Git, Person};
@@ -58,7 +63,8 @@ pub use merge::SnapshotCount;
 /// The remote that goes without saying, and that a clone came from.
 pub const ORIGIN: &str = "origin";
 
-/// How many bytes of blobs are pushed at once, where commits allow it: what an interrupted push has to do again.
+/// How many bytes of blobs are pushed at once, where commits allow it: what an interrupted push has to do
+/// again.
 const STEP: u64 = 1 << 30;
 
 /// A repository, and the remotes that it exchanges snapshots with.
@@ -74,10 +80,11 @@ impl Remotes {
         Ok(Self { git: Git::open(path)?, newest_format, step: STEP })
     }
 
-    /// Makes a clone of the repository at `url` at `path`, where nothing or an empty directory may be. Its remote is [`ORIGIN`].
+    /// Makes a clone of the repository at `url` at `path`, where nothing or an empty directory may be. Its
+    /// remote is [`ORIGIN`].
     ///
-    /// It appears when it is complete. A process that is killed leaves a directory beside it whose name begins with
-    /// [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX).
+    /// It appears when it is complete. A process that is killed leaves a directory beside it whose name
+    /// begins with [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX).
     pub fn clone_from(url: &str, path: &Path, newest_format: u32) -> Result<Self, RemoteError> {
         let is_free = match fs::read_dir(path) {
             Ok(mut entries) => entries.next().is_none(),
@@ -152,7 +159,8 @@ fn seen(remote: &str) -> String {
     format!("refs/treering/seen/{remote}")
 }
 
-/// A URL that means the same in every directory. As git has it, whatever has no scheme and no colon before the first slash is a path.
+/// A URL that means the same in every directory. As git has it, whatever has no scheme and no colon before
+/// the first slash is a path.
 fn absolute(url: &str) -> Result<String, RemoteError> {
     let is_path = !url.contains("://") && !url.split('/').next().is_some_and(|first| first.contains(':'));
     if !is_path {

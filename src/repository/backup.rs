@@ -1,8 +1,9 @@
 //! Taking a snapshot.
 //!
-//! Three threads beside the workers: one reads files and cuts them; this one takes what the workers made of the segments, in order, and appends what
-//! is new to the volume; one writes finished volumes into layers. Each waits for the next when that is behind, so memory is bounded by the
-//! segments on the way (see [`ReadOptions`]) and three volumes.
+//! Three threads beside the workers: one reads files and cuts them; this one takes what the workers made of
+//! the segments, in order, and appends what is new to the volume; one writes finished volumes into layers.
+//! Each waits for the next when that is behind, so memory is bounded by the segments on the way (see
+//! [`ReadOptions`]) and three volumes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -104,8 +105,8 @@ pub struct BackupReport {
 impl Repository {
     /// Takes a snapshot.
     ///
-    /// What cannot be read is in the report and missing from the snapshot. When `progress` is asked to stop, what was stored so far is
-    /// committed without a snapshot, for the next backup to use.
+    /// What cannot be read is in the report and missing from the snapshot. When `progress` is asked to stop,
+    /// what was stored so far is committed without a snapshot, for the next backup to use.
     pub fn backup(
         &self,
         options: &BackupOptions,
@@ -152,7 +153,8 @@ impl Repository {
         Ok((pages, plan))
     }
 
-    /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any one directory of that host.
+    /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any
+    /// one directory of that host.
     fn parent(
         &self,
         sources: &Sources,

@@ -1,8 +1,9 @@
 //! Whether everything that snapshots need is there and sound.
 //!
-//! Without reading data: every record, page and volume index can be read, every volume is as long as its index says, its signatures are there, every
-//! segment that a page names is in a volume, and so is every base of a delta. With it: every layer matches its checksums, every signature can be read,
-//! and every segment that a snapshot needs has its SHA-256.
+//! Without reading data: every record, page and volume index can be read, every volume is as long as its
+//! index says, its signatures are there, every segment that a page names is in a volume, and so is every base
+//! of a delta. With it: every layer matches its checksums, every signature can be read, and every segment
+//! that a snapshot needs has its SHA-256.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -58,7 +59,8 @@ pub struct CheckReport {
 pub struct Fault {
     /// What is wrong.
     pub what: String,
-    /// Some of the files that cannot be restored for it, each as the short id of a snapshot, a colon and a path.
+    /// Some of the files that cannot be restored for it, each as the short id of a snapshot, a colon and a
+    /// path.
     pub affects: Vec<String>,
 }
 
@@ -78,7 +80,8 @@ impl std::error::Error for Fault {}
 const AFFECTED: usize = 5;
 
 impl Repository {
-    /// Checks the repository. What is wrong is in the report; it fails itself only where nothing can be looked at.
+    /// Checks the repository. What is wrong is in the report; it fails itself only where nothing can be
+    /// looked at.
     pub fn check(&self, options: &CheckOptions, progress: &Progress) -> Result<CheckReport, RepositoryError> {
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
@@ -137,7 +140,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Checks that all wanted segments and the bases of their deltas are in volumes; adds those bases to what is wanted.
+    /// Checks that all wanted segments and the bases of their deltas are in volumes; adds those bases to what
+    /// is wanted.
     fn check_volumes(
         &self,
         segments: &Segments,

@@ -18,14 +18,17 @@ use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
 pub enum Other<'a> {
     /// Another snapshot, as the newer one.
     Snapshot(&'a Snapshot),
-    /// A directory as it is now. It stands for the only directory of the snapshot; where there are several, it must be one of them.
+    /// A directory as it is now. It stands for the only directory of the snapshot; where there are several,
+    /// it must be one of them.
     Directory(&'a Path),
 }
 
 impl Repository {
-    /// The entries at and below `path`, in path order, with the paths that they have in the snapshot; all of them without a `path`.
+    /// The entries at and below `path`, in path order, with the paths that they have in the snapshot; all of
+    /// them without a `path`.
     ///
-    /// A path is absolute, as on the host that was backed up; in a snapshot of one directory it may also begin there.
+    /// A path is absolute, as on the host that was backed up; in a snapshot of one directory it may also
+    /// begin there.
     pub fn entries(&self, snapshot: &Snapshot, path: Option<&[u8]>) -> Result<Vec<Entry>, RepositoryError> {
         Ok(self.entries_below(snapshot, path)?.1)
     }
@@ -66,7 +69,8 @@ impl Repository {
         base.join(path.as_path())
     }
 
-    /// Writes the content of the file at `path` to `out`, each segment checked before it is written. Returns how many bytes.
+    /// Writes the content of the file at `path` to `out`, each segment checked before it is written. Returns
+    /// how many bytes.
     pub fn cat(&self, snapshot: &Snapshot, path: &[u8], out: &mut dyn Write) -> Result<u64, RepositoryError> {
         let shown = || String::from_utf8_lossy(path).into_owned();
         let entries = self.entries(snapshot, Some(path))?;

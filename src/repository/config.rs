@@ -19,7 +19,8 @@ pub struct Config {
     pub id: String,
     /// Where files are cut.
     pub segments: SegmentParams,
-    /// How volumes are compressed, as in [`Codec`]'s text form. Volumes say what they are, so this can change at any time.
+    /// How volumes are compressed, as in [`Codec`]'s text form. Volumes say what they are, so this can change
+    /// at any time.
     pub compression: String,
     /// Key of the BLAKE3 values that confirm blocks.
     pub confirm_key: ConfirmKey,

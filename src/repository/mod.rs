@@ -1,11 +1,14 @@
 //! Repositories of snapshots.
 //!
-//! A backup goes through four steps. It *scans* the sources and compares them with the parent's index, so that what has not changed is not
-//! opened. It *reads* the rest, and stores each segment that the repository does not hold, as a delta where that is smaller. It *writes* the pages
-//! of the index that changed. And it *commits*: first everything that the snapshot names is durable, then the snapshot is visible. Killed at
-//! any instant, it leaves every earlier snapshot as it was; what was stored up to the last checkpoint is used by the next backup.
+//! A backup goes through four steps. It *scans* the sources and compares them with the parent's index, so
+//! that what has not changed is not opened. It *reads* the rest, and stores each segment that the repository
+//! does not hold, as a delta where that is smaller. It *writes* the pages of the index that changed. And it
+//! *commits*: first everything that the snapshot names is durable, then the snapshot is visible. Killed at
+//! any instant, it leaves every earlier snapshot as it was; what was stored up to the last checkpoint is used
+//! by the next backup.
 //!
-//! Nothing here prints, reads the clock or the environment: those come in as options, and what happened goes out as reports.
+//! Nothing here prints, reads the clock or the environment: those come in as options, and what happened goes
+//! out as reports.
 //!
 //! ```
 //! use treering::progress::Progress;

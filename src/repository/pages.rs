@@ -209,7 +209,8 @@ impl<'a> PageWriter<'a> {
     }
 }
 
-/// Writes the index: pages of the parent in which nothing changed as they are, the others anew. Returns what [`PageWriter::finish`] does.
+/// Writes the index: pages of the parent in which nothing changed as they are, the others anew. Returns what
+/// [`PageWriter::finish`] does.
 ///
 /// `old` is what of the parent changed or is gone, `new` what is new or changed, both in path order.
 pub(super) fn write_pages(

@@ -1,7 +1,8 @@
 //! What a backup has to do: the sources as they are now, against the index of the parent.
 //!
-//! Nothing is opened here. The sources are walked by one thread each (and their helpers), the parent's pages are decoded by others, and both
-//! streams meet in path order. What did not change is left in its page; only what did is kept in memory, about 220 bytes each.
+//! Nothing is opened here. The sources are walked by one thread each (and their helpers), the parent's pages
+//! are decoded by others, and both streams meet in path order. What did not change is left in its page; only
+//! what did is kept in memory, about 220 bytes each.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,8 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Makes `paths` absolute. One directory is the root of its index; a single file lies in it by its name; several things lie in it by their
-    /// absolute paths.
+    /// Makes `paths` absolute. One directory is the root of its index; a single file lies in it by its name;
+    /// several things lie in it by their absolute paths.
     pub fn new(paths: &[PathBuf]) -> Result<Self, RepositoryError> {
         let source = |path: &Path| {
             let refused = |source| RepositoryError::Source { path: path.to_owned(), source };
@@ -311,7 +312,8 @@ pub(super) fn count(statistics: &mut Statistics, entry: &Entry) {
     }
 }
 
-/// Whether what a scan found is surely what the entry says, extended attributes and all: nothing that any change would touch is different.
+/// Whether what a scan found is surely what the entry says, extended attributes and all: nothing that any
+/// change would touch is different.
 fn is_unchanged(old: &Entry, stat: &Stat) -> bool {
     let same_kind = match (&old.kind, stat.file_type()) {
         (Kind::File(content), FileType::RegularFile) => {
@@ -353,8 +355,8 @@ impl<'a> Ancestors<'a> {
         Self { old, by_inode, by_name }
     }
 
-    /// The number of the entry whose content `new` most likely resembles: at the same path; else of the same inode; else of the
-    /// same name, in the directory whose path ends most alike.
+    /// The number of the entry whose content `new` most likely resembles: at the same path; else of the same
+    /// inode; else of the same name, in the directory whose path ends most alike.
     pub fn of(&self, new: &Entry) -> Option<usize> {
         if let Ok(at) = self.old.binary_search_by(|old| old.path.cmp(&new.path)) {
             return self.old[at].content().is_some_and(|content| !content.segments.is_empty()).then_some(at);

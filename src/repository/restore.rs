@@ -1,7 +1,8 @@
 //! Restoring, as applying the difference between a target and a snapshot.
 //!
-//! The target may be empty, or hold an older state: only what differs is written, and content that is there already is not read from the
-//! repository. Of the target only those paths are looked at that the snapshot has; with `delete` the directories among them are listed too.
+//! The target may be empty, or hold an older state: only what differs is written, and content that is there
+//! already is not read from the repository. Of the target only those paths are looked at that the snapshot
+//! has; with `delete` the directories among them are listed too.
 
 use std::collections::HashSet;
 use std::io;
@@ -78,7 +79,8 @@ pub struct RestoreReport {
 impl Repository {
     /// Brings the target to the state of `snapshot`.
     ///
-    /// What cannot be restored is among the failures of the report; the old file is left then, and the rest goes on.
+    /// What cannot be restored is among the failures of the report; the old file is left then, and the rest
+    /// goes on.
     pub fn restore(
         &self,
         snapshot: &Snapshot,
@@ -137,8 +139,8 @@ impl Repository {
         Ok(report)
     }
 
-    /// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names of what stands beside them and is
-    /// chosen, and what of that cannot be listed.
+    /// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names
+    /// of what stands beside them and is chosen, and what of that cannot be listed.
     fn look_at(
         &self,
         target: &Path,
@@ -277,8 +279,8 @@ fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
     builder.build().map_err(unusable)
 }
 
-/// Adds what stands in a directory and is chosen but not wanted, and all below it, with nothing but its kind. A directory that holds something
-/// else stays.
+/// Adds what stands in a directory and is chosen but not wanted, and all below it, with nothing but its kind.
+/// A directory that holds something else stays.
 fn list_extra(
     directory: &Path,
     below: &RelPath,
@@ -325,7 +327,8 @@ fn list_extra(
     Ok(())
 }
 
-/// What stands at `path`. What cannot be looked at is as good as not there: putting something there tells what is wrong.
+/// What stands at `path`. What cannot be looked at is as good as not there: putting something there tells
+/// what is wrong.
 fn lstat(path: &Path) -> Option<Stat> {
     rustix::fs::lstat(path).ok().map(Stat::from)
 }

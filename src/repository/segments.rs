@@ -1,7 +1,8 @@
 //! Where segments are, and reading them back.
 //!
-//! The table holds 40 bytes a segment, up to twice that while it grows, and is read from the indexes of all volumes when it is first needed. The indexes
-//! themselves are kept as long as they fit a bound, about 70 bytes a segment.
+//! The table holds 40 bytes a segment, up to twice that while it grows, and is read from the indexes of all
+//! volumes when it is first needed. The indexes themselves are kept as long as they fit a bound, about 70
+//! bytes a segment.
 
 use std::collections::HashMap;
 use std::io;
@@ -121,7 +122,8 @@ impl Repository {
         }
     }
 
-    /// The volumes that the tree holds, in order of time, and what is wrong where an archive or an index stands alone.
+    /// The volumes that the tree holds, in order of time, and what is wrong where an archive or an index
+    /// stands alone.
     fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
         let mut volumes: Vec<Volume> = Vec::new();
         let mut archives: HashMap<String, (String, ObjectId)> = HashMap::new();

@@ -23,7 +23,8 @@ pub enum Selector {
 const SHORTEST_ID: usize = 4;
 
 impl Selector {
-    /// Reads `latest`, `latest~N`, the beginning of an id (at least four hexadecimal digits) or of a time key, or a time relative to `now`.
+    /// Reads `latest`, `latest~N`, the beginning of an id (at least four hexadecimal digits) or of a time
+    /// key, or a time relative to `now`.
     pub fn parse(text: &str, now: &Zoned) -> Result<Self, RepositoryError> {
         if text == "latest" {
             return Ok(Self::Latest(0));
@@ -53,7 +54,8 @@ pub struct SnapshotPath {
 }
 
 impl SnapshotPath {
-    /// Reads `SNAP` or `SNAP:PATH`. Times hold colons too, so the path begins after the first colon before which there is a snapshot.
+    /// Reads `SNAP` or `SNAP:PATH`. Times hold colons too, so the path begins after the first colon before
+    /// which there is a snapshot.
     pub fn parse(text: &OsStr, now: &Zoned) -> Result<Self, RepositoryError> {
         let bytes = text.as_bytes();
         let whole = || Selector::parse(&text.to_string_lossy(), now);

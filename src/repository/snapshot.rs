@@ -122,7 +122,8 @@ pub struct PageRef {
 pub struct PageList {
     /// Paths of the blobs that hold the pages.
     pub blobs: Vec<String>,
-    /// Four numbers a page: blob (signed difference to the page before), offset (signed difference to the end of the page before), length, entries.
+    /// Four numbers a page: blob (signed difference to the page before), offset (signed difference to the end
+    /// of the page before), length, entries.
     places: ByteBuf,
 }
 

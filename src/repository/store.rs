@@ -61,7 +61,8 @@ impl Repository {
         Self { timeline, config, segments: Mutex::default() }
     }
 
-    /// All snapshots, oldest first. Fails where one cannot be read; [`find`](Self::find) still finds the others.
+    /// All snapshots, oldest first. Fails where one cannot be read; [`find`](Self::find) still finds the
+    /// others.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
         self.records()?.into_iter().map(|record| record.snapshot).collect()
     }

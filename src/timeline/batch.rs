@@ -43,8 +43,8 @@ impl<'a> Batch<'a> {
         Ok(Self { transaction, edit: TreeEdit::new(), data: None, bound: timeline.bound })
     }
 
-    /// Adds a blob and returns its path. That the path is new is checked now against this batch, and when it is committed against the
-    /// repository.
+    /// Adds a blob and returns its path. That the path is new is checked now against this batch, and when it
+    /// is committed against the repository.
     pub fn put(
         &mut self,
         kind: &str,

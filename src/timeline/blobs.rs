@@ -14,9 +14,10 @@ use super::{Listing, TimeKey, TimedBlob, Timeline, TimelineError, gitblobts, pat
 
 /// Time-indexed blobs of one kind, compressed and encrypted as wanted.
 ///
-/// The names in the tree say how each blob is encoded, so the compression may change at any time. [`Blobs::open`] recognises
-/// repositories of [gitblobts](https://pypi.org/project/gitblobts/) and adds to them what gitblobts reads; there, names do not
-/// say how a blob is encoded, and the codec must be the one that was used from the beginning.
+/// The names in the tree say how each blob is encoded, so the compression may change at any time.
+/// [`Blobs::open`] recognises repositories of [gitblobts](https://pypi.org/project/gitblobts/) and adds to
+/// them what gitblobts reads; there, names do not say how a blob is encoded, and the codec must be the one
+/// that was used from the beginning.
 ///
 /// ```
 /// use treering::gitkv::Person;
@@ -44,7 +45,8 @@ pub struct Blobs {
 pub enum Layout {
     /// In directories by date, as this crate has them.
     Dated,
-    /// All at the root, as gitblobts has them. A range reads every name, and blobs of one time have no order of arrival.
+    /// All at the root, as gitblobts has them. A range reads every name, and blobs of one time have no order
+    /// of arrival.
     Gitblobts,
 }
 
@@ -109,7 +111,8 @@ impl Blobs {
         Ok(names.into_iter().collect())
     }
 
-    /// Adds blobs in one commit and one layer, and returns their names. Those of one time keep the order in which they are given.
+    /// Adds blobs in one commit and one layer, and returns their names. Those of one time keep the order in
+    /// which they are given.
     pub fn add_many<C: AsRef<[u8]>>(
         &self,
         blobs: impl IntoIterator<Item = (Timestamp, C)>,
@@ -152,7 +155,8 @@ impl Blobs {
         }
     }
 
-    /// The names of the blobs from `from` to `to`, both included; the latest first when `from` is later than `to`.
+    /// The names of the blobs from `from` to `to`, both included; the latest first when `from` is later than
+    /// `to`.
     pub fn list(&self, from: Timestamp, to: Timestamp) -> Result<BlobNames<'_>, TimelineError> {
         let (times, is_descending) = if from <= to { (from..=to, false) } else { (to..=from, true) };
         let tree = self.tree()?;
@@ -166,8 +170,8 @@ impl Blobs {
         Ok(BlobNames(names))
     }
 
-    /// The blobs from `from` to `to` with their contents; see [`list`](Self::list). One is read and decoded when it is come to. One that
-    /// cannot be is an error that names it, and the range goes on.
+    /// The blobs from `from` to `to` with their contents; see [`list`](Self::list). One is read and decoded
+    /// when it is come to. One that cannot be is an error that names it, and the range goes on.
     pub fn range(
         &self,
         from: Timestamp,
@@ -228,8 +232,8 @@ impl Blobs {
         Ok(Blob { time: blob.time, name: blob.name.clone(), content })
     }
 
-    /// Gets what a remote of the repository has, and joins it with what is here: what either added since they last met, less what either
-    /// removed. Whether that changed anything here.
+    /// Gets what a remote of the repository has, and joins it with what is here: what either added since they
+    /// last met, less what either removed. Whether that changed anything here.
     pub fn pull(&self, remote: &str, who: &Person) -> Result<bool, TimelineError> {
         Ok(self.timeline.git.pull(remote, who)?)
     }

@@ -20,7 +20,8 @@ pub enum Compression {
     Xz,
 }
 
-/// A secret of the [Fernet](https://github.com/fernet/spec) scheme: AES-128 in CBC mode, authenticated by HMAC-SHA-256.
+/// A secret of the [Fernet](https://github.com/fernet/spec) scheme: AES-128 in CBC mode, authenticated by
+/// HMAC-SHA-256.
 #[derive(Clone)]
 pub struct Key {
     text: String,

@@ -1,7 +1,9 @@
-//! File names of [gitblobts](https://pypi.org/project/gitblobts/) 0.0.7, which says when a blob is by its file's name alone.
+//! File names of [gitblobts](https://pypi.org/project/gitblobts/) 0.0.7, which says when a blob is by its
+//! file's name alone.
 //!
-//! A name is url-safe base64 of a signed big-endian integer, the time in nanoseconds since 1970 shifted left by 256 bits, which are random;
-//! a dot; and the base64 of the format's version, 1. The files lie at the root of the tree.
+//! A name is url-safe base64 of a signed big-endian integer, the time in nanoseconds since 1970 shifted left
+//! by 256 bits, which are random; a dot; and the base64 of the format's version, 1. The files lie at the root
+//! of the tree.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;

@@ -10,8 +10,9 @@ use jiff::tz::Offset;
 
 /// An instant and what tells apart the blobs of that instant.
 ///
-/// Its text has one form and one length, `20261120T195512.123456789Z-5f0c11ab92de7340`: the proleptic Gregorian date
-/// and time in UTC to the nanosecond, and a sequence number in hexadecimal. Texts sort as keys do.
+/// Its text has one form and one length, `20261120T195512.123456789Z-5f0c11ab92de7340`: the proleptic
+/// Gregorian date and time in UTC to the nanosecond, and a sequence number in hexadecimal. Texts sort as keys
+/// do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeKey {
     time: Timestamp,
@@ -97,7 +98,8 @@ fn parse(text: &str) -> Option<(Timestamp, u64)> {
 
 /// Gives keys that no other process gives, and that keep the order in which they were asked for.
 ///
-/// Sequence numbers count up from a random 63-bit start, so the keys of one time from one source sort by arrival.
+/// Sequence numbers count up from a random 63-bit start, so the keys of one time from one source sort by
+/// arrival.
 #[derive(Debug)]
 pub struct TimeKeys {
     next: AtomicU64,

@@ -13,9 +13,9 @@ use super::{TimeKey, TimelineError, stray};
 
 /// The blobs of one kind in a range of time; made by [`Timeline::list`](super::Timeline::list).
 ///
-/// They come in order of time and, of one time, in order of arrival, then of suffix. Trees are read as they are needed, one
-/// for each year, month and day that is come to. What is damaged or strays among the blobs is an error in its place, after which the
-/// listing goes on.
+/// They come in order of time and, of one time, in order of arrival, then of suffix. Trees are read as they
+/// are needed, one for each year, month and day that is come to. What is damaged or strays among the blobs is
+/// an error in its place, after which the listing goes on.
 pub struct Listing<'a> {
     git: &'a Git,
     times: (Bound<String>, Bound<String>),
@@ -116,7 +116,8 @@ impl Directory {
         self.date.len() == DIGITS.iter().sum::<usize>()
     }
 
-    /// The beginning of the time that an entry is about, as far as it is known here, in the characters of a [`TimeKey`].
+    /// The beginning of the time that an entry is about, as far as it is known here, in the characters of a
+    /// [`TimeKey`].
     fn time_of(&self, entry: &TreeEntry<'_>) -> Vec<u8> {
         match self.is_day() {
             true => entry.name[..entry.name.len().min(TIME_LEN)].to_owned(),
@@ -163,8 +164,8 @@ impl Iterator for Listing<'_> {
 /// The length of a key's text without its sequence number.
 const TIME_LEN: usize = TimeKey::LEN - 17;
 
-/// The beginning of the keys of `time`. Keys leave out no time but those before the year 0000; for them it is text that sorts before
-/// every key.
+/// The beginning of the keys of `time`. Keys leave out no time but those before the year 0000; for them it is
+/// text that sorts before every key.
 fn time_text(time: Timestamp) -> String {
     match TimeKey::new(time, 0) {
         Ok(key) => key.to_string()[..TIME_LEN].to_owned(),

@@ -1,16 +1,18 @@
 //! Time-indexed blobs in a git repository.
 //!
-//! A blob is found by its kind, a [`TimeKey`] and a suffix, and lies at `<kind>/YYYY/MM/DD/<time key><suffix>` in the tree of the
-//! repository's branch. Once written it is never overwritten. [`Timeline::list`] goes through a range of time and reads the trees of
-//! no day outside of it.
+//! A blob is found by its kind, a [`TimeKey`] and a suffix, and lies at `<kind>/YYYY/MM/DD/<time
+//! key><suffix>` in the tree of the repository's branch. Once written it is never overwritten.
+//! [`Timeline::list`] goes through a range of time and reads the trees of no day outside of it.
 //!
-//! Blobs are added by a [`Batch`]. It writes those of [`Tier::Data`] into layers of their own, apart from everything
-//! that is needed to find them, so that the large and seldom read can live elsewhere. Nothing of a batch is visible before
-//! [`Batch::commit`] returns, and then all of it is, durably; two processes that commit at one time both succeed. What is promised when a
-//! process dies is said in [`gitkv`](crate::gitkv), on which this rests. A blob comes back as the bytes that were put: compression and
-//! encryption are the caller's.
+//! Blobs are added by a [`Batch`]. It writes those of [`Tier::Data`] into layers of their own, apart from
+//! everything that is needed to find them, so that the large and seldom read can live elsewhere. Nothing of a
+//! batch is visible before [`Batch::commit`] returns, and then all of it is, durably; two processes that
+//! commit at one time both succeed. What is promised when a process dies is said in [`gitkv`](crate::gitkv),
+//! on which this rests. A blob comes back as the bytes that were put: compression and encryption are the
+//! caller's.
 //!
-//! [`Blobs`] is the simpler thing: blobs by their time alone, compressed and encrypted, in a repository of this crate or of gitblobts.
+//! [`Blobs`] is the simpler thing: blobs by their time alone, compressed and encrypted, in a repository of
+//! this crate or of gitblobts.
 //!
 //! The clock is never read here.
 //!

@@ -1,6 +1,7 @@
 //! What depends on who is there: terminals, pipes, and people who press Ctrl-C.
 //!
-//! The program is held where it reads its exclude patterns from a pipe, so nothing here depends on how fast the machine is.
+//! The program is held where it reads its exclude patterns from a pipe, so nothing here depends on how fast
+//! the machine is.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -17,7 +18,8 @@ const LONG: Duration = Duration::from_millis(1500);
 
 const HELD_BACKUP: [&str; 4] = ["backup", "tree", "--exclude-file", "pipe"];
 
-/// Waits until `child` reads from the pipe, and so is in the midst of its work; returns the end that holds it there.
+/// Waits until `child` reads from the pipe, and so is in the midst of its work; returns the end that holds it
+/// there.
 fn held(lab: &Lab, child: &mut Child) -> File {
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     loop {

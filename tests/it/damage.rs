@@ -1,4 +1,5 @@
-//! What is damaged, crossed with what is done next. Each case says what still works; what does not must say what is wrong.
+//! What is damaged, crossed with what is done next. Each case says what still works; what does not must say
+//! what is wrong.
 
 use std::error::Error;
 use std::fs;
@@ -14,7 +15,8 @@ use treering::repository::{CheckOptions, Repository, RestoreOptions, Selector, S
 use crate::lab::{Lab, run};
 use crate::tree::noise;
 
-/// A repository of two snapshots: the file `bad` came with the first, `good` with the second. What is damaged is most often of the first.
+/// A repository of two snapshots: the file `bad` came with the first, `good` with the second. What is damaged
+/// is most often of the first.
 struct Scene {
     lab: Lab,
     snapshots: Vec<Snapshot>,
@@ -212,7 +214,8 @@ fn text(error: &dyn Error) -> String {
     text
 }
 
-/// Restores the first or second snapshot, found by its time, and says how that went; errors must hold one of `names`.
+/// Restores the first or second snapshot, found by its time, and says how that went; errors must hold one of
+/// `names`.
 #[track_caller]
 fn restore(scene: &Scene, number: usize, names: &[String]) -> Restored {
     let named = |text: String| assert!(names.iter().any(|name| text.contains(name)), "{text}\n{names:?}");

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-/// Whether all of `programs` are installed. Where one is missing, the test must end at once: on a machine of CI it fails here,
-/// elsewhere a line says that it is skipped.
+/// Whether all of `programs` are installed. Where one is missing, the test must end at once: on a machine of
+/// CI it fails here, elsewhere a line says that it is skipped.
 #[track_caller]
 pub fn are_here(programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// The Python that `TREERING_PYTHON` names, which has `package` from PyPI, about to run `script` with `arguments`.
-/// `None` when there is no such Python; on a build machine (`CI=true`) that is a failure.
+/// The Python that `TREERING_PYTHON` names, which has `package` from PyPI, about to run `script` with
+/// `arguments`. `None` when there is no such Python; on a build machine (`CI=true`) that is a failure.
 pub fn command(package: &str, script: &str, arguments: &[&OsStr]) -> Option<Command> {
     let Some(python) = std::env::var_os("TREERING_PYTHON") else {
         let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");

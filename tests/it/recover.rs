@@ -49,7 +49,8 @@ fn change(lab: &Lab, round: u64) {
     }
 }
 
-/// A lab with several snapshots of a source of everything, and a copy of the source at the first and at the last.
+/// A lab with several snapshots of a source of everything, and a copy of the source at the first and at the
+/// last.
 fn history(lab: &mut Lab) {
     everything(&lab.source());
     for round in 0..4 {

@@ -8,7 +8,8 @@ use crate::tree::{assert_same, noise};
 /// What a snapshot costs beside its data: records, trees, a page.
 const RECORDS: u64 = 8_000;
 
-/// Backs up `before`, changes the source by `change`, backs up again, restores; returns the bytes that the second backup added.
+/// Backs up `before`, changes the source by `change`, backs up again, restores; returns the bytes that the
+/// second backup added.
 #[track_caller]
 fn cost(before: impl Fn(&Lab), change: impl Fn(&Lab)) -> u64 {
     let mut lab = Lab::new();

@@ -18,7 +18,8 @@ fn who() -> Person {
     Person::new("Ann", "ann@example.org", "2026-11-20T12:00:00Z".parse().unwrap())
 }
 
-/// Adds two blobs to each of the repositories in the directory of the first argument, named for compression and key.
+/// Adds two blobs to each of the repositories in the directory of the first argument, named for compression
+/// and key.
 const GITBLOBTS_ADDS: &str = "
 import git, pathlib, sys, gitblobts
 for remote in sorted(pathlib.Path(sys.argv[1]).glob('*.git')):

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use walkdir::WalkDir;
 
-/// Everything that can be seen of a tree from outside, a line a name: what `ls`, `stat`, `getfattr` and `cmp` would tell.
+/// Everything that can be seen of a tree from outside, a line a name: what `ls`, `stat`, `getfattr` and `cmp`
+/// would tell.
 pub fn look(root: &Path) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::new();
     let mut names: BTreeMap<u64, String> = BTreeMap::new();
