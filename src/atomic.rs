@@ -4,8 +4,9 @@
 //! the directory that holds the name. A process that dies on the way leaves the old target, and perhaps a
 //! temporary file whose name begins with [`TEMP_PREFIX`]; nobody else is told of it.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -13,9 +14,15 @@ use tempfile::NamedTempFile;
 /// What the name of every unfinished file begins with.
 pub const TEMP_PREFIX: &str = ".treering-tmp-";
 
+/// The mode of an ordinary file before the umask takes its bits away.
+pub const MODE: u32 = 0o666;
+
 /// A new temporary file in `directory`, named so that leftovers can be recognised; it is removed when dropped.
-pub fn temporary(directory: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(TEMP_PREFIX).tempfile_in(directory)
+///
+/// `mode` is given at creation, where the umask applies to it.
+pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let permissions = Permissions::from_mode(mode);
+    tempfile::Builder::new().prefix(TEMP_PREFIX).permissions(permissions).tempfile_in(directory)
 }
 
 /// Syncs `file` and puts it in the place of `target`, which must lie in the same file system.
@@ -29,7 +36,7 @@ pub fn place(file: NamedTempFile, target: &Path) -> io::Result<()> {
 /// Makes `bytes` the content of `target`, durably.
 pub fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = parent(target);
-    let mut file = temporary(directory)?;
+    let mut file = temporary(directory, MODE)?;
     file.write_all(bytes)?;
     place(file, target)?;
     sync_dir(directory)
@@ -59,13 +66,16 @@ mod tests {
         write(&target, b"one").unwrap();
         write(&target, b"two").unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"two");
+        let plain = File::create(dir.path().join("plain")).unwrap().metadata().unwrap().permissions();
+        assert_eq!(std::fs::metadata(&target).unwrap().permissions(), plain);
+        std::fs::remove_file(dir.path().join("plain")).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_dropped_file_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = temporary(dir.path()).unwrap();
+        let mut file = temporary(dir.path(), MODE).unwrap();
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

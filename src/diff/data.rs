@@ -62,7 +62,7 @@ impl DiffData {
     /// becomes a delta where the old index has signatures and the delta is smaller.
     pub fn create_archive(path: impl AsRef<Path>, diff: &DiffIndex) -> Result<Self, DiffError> {
         let path = path.as_ref();
-        let mut file = atomic::temporary(atomic::parent(path))?;
+        let mut file = atomic::temporary(atomic::parent(path), atomic::MODE)?;
         let mut index = None;
         let options = VolumeOptions { volume_len: u64::MAX, threads: 2, ..VolumeOptions::default() };
         let sink = |piece| -> Result<(), DiffError> {

@@ -148,7 +148,7 @@ struct RefLock {
 impl RefLock {
     fn take(private: &Path, path: PathBuf, new: &ObjectId) -> Result<Self, GitError> {
         let write = || {
-            let mut file = atomic::temporary(private)?;
+            let mut file = atomic::temporary(private, atomic::MODE)?;
             file.as_file().set_permissions(Permissions::from_mode(MODE))?;
             writeln!(file, "{new}")?;
             file.as_file().sync_all()?;

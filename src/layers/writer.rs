@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -75,7 +75,7 @@ impl LayerWriter {
     /// Begins a layer in `pack_dir`, which must exist.
     pub fn create(pack_dir: &Path) -> Result<Self, LayerError> {
         let create = || {
-            let mut file = BufWriter::with_capacity(BUFFER, temporary(pack_dir)?);
+            let mut file = BufWriter::with_capacity(BUFFER, atomic::temporary(pack_dir, MODE)?);
             file.write_all(&PACK_MAGIC)?;
             file.write_all(&[0; PACK_HEADER - PACK_MAGIC.len()])?;
             Ok(file)
@@ -189,7 +189,7 @@ impl LayerWriter {
             atomic::sync_dir(&self.pack_dir)?;
 
             let content = index::encode(&entries, &checksum);
-            let mut index = temporary(&self.pack_dir)?;
+            let mut index = atomic::temporary(&self.pack_dir, MODE)?;
             index.write_all(&content)?;
             atomic::place(index, &path("idx"))?;
             atomic::sync_dir(&self.pack_dir)?;
@@ -232,15 +232,10 @@ fn hash(file: &File, len: u64) -> io::Result<[u8; 20]> {
     Ok(hasher.finalize().into())
 }
 
-/// As [`atomic::temporary`], but for the mode: it is given at creation, where the user's umask applies to it.
-fn temporary(directory: &Path) -> io::Result<NamedTempFile> {
-    let permissions = Permissions::from_mode(MODE);
-    tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).permissions(permissions).tempfile_in(directory)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -324,7 +319,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = LayerWriter::create(dir.path()).unwrap();
         writer.write(ObjectKind::Blob, b"before").unwrap();
-        let (_, path) = temporary(dir.path()).unwrap().into_parts();
+        let (_, path) = atomic::temporary(dir.path(), MODE).unwrap().into_parts();
         let unwritable = NamedTempFile::from_parts(File::open(&path).unwrap(), path);
         writer.file = BufWriter::with_capacity(BUFFER, unwritable);
 
