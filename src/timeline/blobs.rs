@@ -15,7 +15,7 @@ use super::{Listing, TimeKey, TimedBlob, Timeline, TimelineError, gitblobts, pat
 /// Time-indexed blobs of one kind, compressed and encrypted as wanted.
 ///
 /// The names in the tree say how each blob is encoded, so the compression may change at any time.
-/// [`Blobs::open`] recognises repositories of [gitblobts](https://pypi.org/project/gitblobts/) and adds to
+/// [`Blobs::open`] recognises repositories of `gitblobts` and adds to
 /// them what gitblobts reads; there, names do not say how a blob is encoded, and the codec must be the one
 /// that was used from the beginning.
 ///

@@ -1,4 +1,4 @@
-//! File names of [gitblobts](https://pypi.org/project/gitblobts/) 0.0.7, which says when a blob is by its
+//! File names of `gitblobts` 0.0.7, which says when a blob is by its
 //! file's name alone.
 //!
 //! A name is url-safe base64 of a signed big-endian integer, the time in nanoseconds since 1970 shifted left
