@@ -5,7 +5,7 @@
 //! consumer fails, the producer is told by [`Closed`] and the rest is dropped.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Nobody wants further items: the consumer has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,13 @@ impl<T, R> Feed<T, R> {
         self.order.send(receiver).map_err(|_| Closed)?;
         self.work.send((item, result)).map_err(|_| Closed)
     }
+}
+
+/// Locks a mutex of threads that a scope holds together.
+///
+/// A panic in another of them is passed on by the scope; until then the data is used as it stands.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `produce` on a thread, `map` on `threads` threads (at least one), and `consume` here, until all is
@@ -59,7 +66,7 @@ pub fn ordered<T: Send, R: Send, E>(
         for _ in 0..threads.max(1) {
             let items = items.clone();
             scope.spawn(move || {
-                let next = || items.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let next = || lock(&items).recv();
                 while let Ok((item, result)) = next() {
                     // Nobody waits for the result once the consumer has failed.
                     let _ = result.send(map(item));

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FileType;
 
@@ -25,6 +25,7 @@ use crate::diff::compute::{Change, DiffIndex};
 use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
 use crate::diff::place::{Target, Temp};
 use crate::digest::Digest;
+use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 
@@ -577,11 +578,6 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             lock(&self.report).failures.push(Failure { path: path.clone(), source });
         }
     }
-}
-
-/// A panic in another thread is passed on by the scope it ran in; until then the data is used as it stands.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs of segments of about [`PIECE`] bytes, each with where it begins in the data stream.

@@ -11,12 +11,13 @@ use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::diff::entry::FileTime;
 use crate::diff::exclude::{ExcludeError, Excludes, Rules};
+use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
 
 /// How many entries may be listed ahead of the consumer.
@@ -161,11 +162,6 @@ struct Queue {
     todo: Vec<Arc<Node>>,
     waiting_entries: usize,
     finished: bool,
-}
-
-/// A panic in another thread is passed on by the scope it ran in; until then the data is used as it stands.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Walk<'a> {

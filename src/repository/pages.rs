@@ -118,6 +118,8 @@ pub(super) struct PageWriter<'a> {
     parent: &'a Pages<'a>,
     buffer: Vec<Entry>,
     blob: Vec<u8>,
+    /// Blobs of this index that are written already.
+    closed: u32,
     blobs: Vec<Arc<str>>,
     pages: Vec<(Arc<str>, PageRef)>,
     new: u64,
@@ -127,7 +129,7 @@ impl<'a> PageWriter<'a> {
     /// Writes the index of the snapshot of that key.
     pub fn new(key: TimeKey, parent: &'a Pages<'a>) -> Self {
         let (buffer, blob, blobs, pages) = Default::default();
-        Self { key, parent, buffer, blob, blobs, pages, new: 0 }
+        Self { key, parent, buffer, blob, closed: 0, blobs, pages, new: 0 }
     }
 
     /// Adds an entry.
@@ -180,9 +182,7 @@ impl<'a> PageWriter<'a> {
     }
 
     fn suffix(&self) -> String {
-        let own = crate::timeline::path(kind::INDEX, &self.key, "");
-        let number = self.blobs.iter().filter(|path| path.starts_with(&own)).count();
-        format!("-{}.cbor.gz", if self.blob.is_empty() { number } else { number - 1 })
+        format!("-{}.cbor.gz", self.closed)
     }
 
     fn blob_path(&self) -> String {
@@ -193,6 +193,7 @@ impl<'a> PageWriter<'a> {
         if !self.blob.is_empty() {
             batch.put(kind::INDEX, &self.key, &self.suffix(), &self.blob, Tier::Metadata)?;
             self.blob.clear();
+            self.closed += 1;
         }
         Ok(())
     }

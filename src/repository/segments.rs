@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::archive::{
     ArchiveError, EntryKind, MemberCache, ReadAt, SignatureLocation, VolumeIndex, VolumeReader, gunzip,
@@ -16,7 +16,7 @@ use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
 use crate::digest::Digest;
 use crate::layers::ObjectId;
-use crate::pipeline;
+use crate::pipeline::{self, lock};
 use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::TimelineError;
@@ -86,11 +86,6 @@ pub(super) struct Located {
 pub(super) struct Chain {
     pub depth: u8,
     pub bytes: u32,
-}
-
-/// A panic in another thread is passed on by the scope it ran in; until then the data is used as it stands.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A blob as something that gives ranges.
