@@ -21,7 +21,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     let repository = session.open()?;
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
     print(|out| {
-        session.list_changes(out, &report.changes, false)?;
+        session.list_changes(out, report.changes(), false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
         }
@@ -63,7 +63,7 @@ fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Du
     if let Some(parent) = report.parent.as_deref().and_then(|key| key.parse::<TimeKey>().ok()) {
         writeln!(out, "  since    {}", local_time(parent.time(), session.now.time_zone()))?;
     }
-    writeln!(out, "  changes  {}", totals(&Totals::of(&report.changes)))?;
+    writeln!(out, "  changes  {}", totals(&Totals::of(report.changes())))?;
     write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
     if statistics.files_unmodified > 0 {
         write!(out, "; {} not opened", count(statistics.files_unmodified))?;
@@ -82,7 +82,7 @@ fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
         "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
         "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
         "parent": report.parent,
-        "changes": json::totals(&Totals::of(&report.changes)),
+        "changes": json::totals(&Totals::of(report.changes())),
         "files_new": statistics.files_new,
         "files_changed": statistics.files_changed,
         "files_unmodified": statistics.files_unmodified,

@@ -54,11 +54,11 @@ struct Differences<'a> {
 }
 
 fn write(out: &mut dyn Write, session: &Session, changes: &[Change]) -> io::Result<()> {
-    let totals = Totals::of(changes);
+    let totals = Totals::of(changes.iter().map(Change::as_ref));
     if session.json {
-        let changes = changes.iter().map(ChangeObject::new).collect();
+        let changes = changes.iter().map(|change| ChangeObject::new(change.as_ref())).collect();
         return json::line(out, &Differences { changes, statistics: json::totals(&totals) });
     }
-    report::changes(out, changes)?;
+    report::changes(out, changes.iter().map(Change::as_ref))?;
     if session.quiet { Ok(()) } else { writeln!(out, "{}", report::totals(&totals)) }
 }

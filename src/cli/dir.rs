@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 use treering::diff::{
-    ApplyOptions, DiffData, DiffIndex, DirIndex, Entry, ScanError, ScanOptions, apply_diff_with,
+    ApplyOptions, Change, DiffData, DiffIndex, DirIndex, Entry, ScanError, ScanOptions, apply_diff_with,
 };
 use treering::repository::Totals;
 
@@ -54,9 +54,9 @@ fn diff(session: &Session, arguments: &DirDiffArguments) -> Result<Exit, CliErro
     let diff = DiffIndex::compute(&old, &new);
     let data = DiffData::create_archive(&arguments.data, &diff).map_err(CliError::of(&arguments.data))?;
     diff.to_file(&arguments.output).map_err(CliError::of(&arguments.output))?;
-    let changes = Totals::of(&diff.changes);
+    let changes = Totals::of(diff.changes.iter().map(Change::as_ref));
     print(|out| {
-        session.list_changes(out, &diff.changes, false)?;
+        session.list_changes(out, diff.changes.iter().map(Change::as_ref), false)?;
         tell_problems(session, out, &new.problems)?;
         tell_problems(session, out, &data.problems)?;
         if session.json {
@@ -86,7 +86,7 @@ fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliEr
         Ok::<_, CliError>(report)
     })?;
     print(|out| {
-        session.list_changes(out, &diff.changes, false)?;
+        session.list_changes(out, diff.changes.iter().map(Change::as_ref), false)?;
         for failure in &report.failures {
             session.tell(out, "apply", &directory.join(failure.path.as_path()), failure)?;
         }

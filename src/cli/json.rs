@@ -17,8 +17,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 use treering::causes::chain;
-use treering::diff::{Change, Entry, Kind, Owners};
+use treering::diff::{Change, ChangeRef, Entry, Kind, Owners};
 use treering::progress::Progress;
+use treering::relpath::RelPath;
 use treering::repository::{Snapshot, Statistics, Totals};
 
 use crate::cli::report;
@@ -169,33 +170,34 @@ pub struct ChangeObject<'a> {
 }
 
 impl<'a> ChangeObject<'a> {
-    pub fn new(change: &'a Change) -> Self {
-        let entry = change.entry();
-        Self {
-            change: match change {
-                Change::Created(_) => "created",
-                Change::Updated(_) => "updated",
-                Change::Metadata(_) => "metadata",
-                Change::Renamed { .. } => "renamed",
-                Change::Deleted { .. } => "deleted",
+    pub fn new(change: ChangeRef<'a>) -> Self {
+        let name = |path: &'a RelPath, key| Name { key, bytes: path.as_bytes() };
+        let of = |change, from: Option<&'a RelPath>, entry: &'a Entry| Self {
+            change,
+            path: name(&entry.path, "path"),
+            from: from.map(|from| name(from, "from")),
+            r#type: Some(type_of(&entry.kind)),
+            size: entry.content().map(|content| content.size),
+        };
+        match change {
+            Change::Created(entry) => of("created", None, entry),
+            Change::Updated(entry) => of("updated", None, entry),
+            Change::Metadata(entry) => of("metadata", None, entry),
+            Change::Renamed { from, entry } => of("renamed", Some(from), entry),
+            Change::Deleted { path, directory } => Self {
+                change: "deleted",
+                path: name(path, "path"),
+                from: None,
+                r#type: directory.then_some("dir"),
+                size: None,
             },
-            path: Name { key: "path", bytes: change.path().as_bytes() },
-            from: match change {
-                Change::Renamed { from, .. } => Some(Name { key: "from", bytes: from.as_bytes() }),
-                _ => None,
-            },
-            r#type: match change {
-                Change::Deleted { directory: true, .. } => Some("dir"),
-                _ => entry.map(|entry| type_of(&entry.kind)),
-            },
-            size: entry.and_then(Entry::content).map(|content| content.size),
         }
     }
 }
 
 /// Writes a line for each of `changes`.
-pub fn changes(out: &mut dyn Write, changes: &[Change]) -> io::Result<()> {
-    changes.iter().try_for_each(|change| message(out, "change", &ChangeObject::new(change)))
+pub fn changes<'a>(out: &mut dyn Write, changes: impl IntoIterator<Item = ChangeRef<'a>>) -> io::Result<()> {
+    changes.into_iter().try_for_each(|change| message(out, "change", &ChangeObject::new(change)))
 }
 
 /// What a set of changes amounts to.
@@ -256,7 +258,7 @@ mod tests {
         let meta = treering::diff::Metadata::default();
         let entry = Entry { path: path("new"), kind: Kind::Fifo, meta };
         let change = Change::Renamed { from: path("old"), entry };
-        let value = serde_json::to_value(ChangeObject::new(&change)).unwrap();
+        let value = serde_json::to_value(ChangeObject::new(change.as_ref())).unwrap();
         assert_eq!(value, json!({ "change": "renamed", "path": "new", "from": "old", "type": "fifo" }));
     }
 

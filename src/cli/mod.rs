@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use jiff::{Timestamp, Zoned};
 use tracing_subscriber::EnvFilter;
 use treering::causes::chain;
-use treering::diff::Change;
+use treering::diff::ChangeRef;
 use treering::gitkv::Person;
 use treering::progress::Progress;
 use treering::repository::{Repository, Snapshot, SnapshotPath};
@@ -170,7 +170,12 @@ impl Session {
     }
 
     /// Prints `changes` with `--verbose`, and where they are `wanted` also without it.
-    fn list_changes(&self, out: &mut dyn Write, changes: &[Change], wanted: bool) -> io::Result<()> {
+    fn list_changes<'a>(
+        &self,
+        out: &mut dyn Write,
+        changes: impl IntoIterator<Item = ChangeRef<'a>>,
+        wanted: bool,
+    ) -> io::Result<()> {
         match (self.verbose || (wanted && !self.quiet), self.json) {
             (false, _) => Ok(()),
             (true, true) => json::changes(out, changes),

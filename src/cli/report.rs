@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use treering::diff::{Change, Entry, FileTime, Kind};
+use treering::diff::{Change, ChangeRef, Entry, FileTime, Kind};
 use treering::repository::Totals;
 
 use crate::cli::error::CliError;
@@ -162,7 +162,7 @@ pub fn table(out: &mut dyn Write, columns: &[Align], rows: &[Vec<String>]) -> io
 }
 
 /// Writes one line a change; what each sign means stands in the help of `treering diff`.
-pub fn changes(out: &mut dyn Write, changes: &[Change]) -> io::Result<()> {
+pub fn changes<'a>(out: &mut dyn Write, changes: impl IntoIterator<Item = ChangeRef<'a>>) -> io::Result<()> {
     for change in changes {
         let mark = match change {
             Change::Created(_) => '+',
@@ -172,17 +172,17 @@ pub fn changes(out: &mut dyn Write, changes: &[Change]) -> io::Result<()> {
             Change::Deleted { .. } => '-',
         };
         write!(out, "{mark}  ")?;
-        if let Change::Renamed { from, .. } = change {
+        if let Change::Renamed { from, .. } = &change {
             write!(out, "{} -> ", name(from.as_bytes()))?;
         }
         let path = change.path();
         let shown = if path.is_root() { ".".to_owned() } else { name(path.as_bytes()) };
-        writeln!(out, "{shown}{}", if is_directory(change) && !path.is_root() { "/" } else { "" })?;
+        writeln!(out, "{shown}{}", if is_directory(&change) && !path.is_root() { "/" } else { "" })?;
     }
     Ok(())
 }
 
-fn is_directory(change: &Change) -> bool {
+fn is_directory(change: &ChangeRef<'_>) -> bool {
     match change {
         Change::Deleted { directory, .. } => *directory,
         change => change.entry().is_some_and(|entry| matches!(entry.kind, Kind::Directory)),

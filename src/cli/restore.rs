@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use treering::diff::Change;
 use treering::repository::{RestoreOptions, RestoreReport, Snapshot, Totals};
 
 use crate::cli::Session;
@@ -29,7 +30,7 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
     let report = session.watch_lines(|progress| repository.restore(&snapshot, &options, progress))?;
     let done = Done { snapshot: &snapshot, options: &options, report: &report, took: start.elapsed() };
     print(|out| {
-        session.list_changes(out, &report.changes, options.dry_run)?;
+        session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
         for failure in &report.applied.failures {
             let path = options.target.join(failure.path.as_path());
             session.tell(out, "restore", &path, failure)?;
@@ -74,7 +75,7 @@ impl Done<'_> {
         writeln!(
             out,
             "  changes  {}; {} unchanged",
-            totals(&Totals::of(&report.changes)),
+            totals(&Totals::of(report.changes.iter().map(Change::as_ref))),
             count(report.unchanged)
         )?;
         if !options.dry_run {
@@ -102,7 +103,7 @@ impl Done<'_> {
         json!({
             "dry_run": options.dry_run,
             "snapshot_id": snapshot.id.to_string(),
-            "changes": json::totals(&Totals::of(&report.changes)),
+            "changes": json::totals(&Totals::of(report.changes.iter().map(Change::as_ref))),
             "files_restored": applied.files,
             "bytes_restored": applied.bytes,
             "bytes_reused": applied.reused_bytes,

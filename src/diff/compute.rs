@@ -1,5 +1,6 @@
 //! What differs between two indexes.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,40 +18,43 @@ use crate::digest::Digest;
 use crate::relpath::RelPath;
 use crate::{atomic, cbor};
 
-/// One difference between two states of a tree.
+/// One difference between two states of a tree, which owns its entry or, as a [`ChangeRef`], borrows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum Change<E = Entry, P = RelPath> {
     /// It was not there before.
-    Created(Entry),
+    Created(E),
     /// Its content is another, or it is another kind of thing.
-    Updated(Entry),
+    Updated(E),
     /// Only its metadata is another.
-    Metadata(Entry),
+    Metadata(E),
     /// It was at another path before, with the same content.
     Renamed {
         /// Where it was.
-        from: RelPath,
+        from: P,
         /// What it is now.
-        entry: Entry,
+        entry: E,
     },
     /// It is gone.
     Deleted {
         /// Where it was.
-        path: RelPath,
+        path: P,
         /// Whether it was a directory.
         directory: bool,
     },
 }
 
-impl Change {
+/// A difference between two states that are at hand: 24 bytes.
+pub type ChangeRef<'a> = Change<&'a Entry, &'a RelPath>;
+
+impl<E: Borrow<Entry>, P: Borrow<RelPath>> Change<E, P> {
     /// Where the change shows: for a rename, where the thing is now.
     pub fn path(&self) -> &RelPath {
         match self {
-            Self::Deleted { path, .. } => path,
+            Self::Deleted { path, .. } => path.borrow(),
             Self::Created(entry)
             | Self::Updated(entry)
             | Self::Metadata(entry)
-            | Self::Renamed { entry, .. } => &entry.path,
+            | Self::Renamed { entry, .. } => &entry.borrow().path,
         }
     }
 
@@ -61,15 +65,41 @@ impl Change {
             Self::Created(entry)
             | Self::Updated(entry)
             | Self::Metadata(entry)
-            | Self::Renamed { entry, .. } => Some(entry),
+            | Self::Renamed { entry, .. } => Some(entry.borrow()),
         }
     }
 
     /// The new entry, where it brings content that was not at its path before.
     pub fn with_content(&self) -> Option<&Entry> {
         match self {
-            Self::Created(entry) | Self::Updated(entry) | Self::Renamed { entry, .. } => Some(entry),
+            Self::Created(entry) | Self::Updated(entry) | Self::Renamed { entry, .. } => Some(entry.borrow()),
             Self::Metadata(_) | Self::Deleted { .. } => None,
+        }
+    }
+}
+
+impl Change {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> ChangeRef<'_> {
+        match self {
+            Self::Created(entry) => Change::Created(entry),
+            Self::Updated(entry) => Change::Updated(entry),
+            Self::Metadata(entry) => Change::Metadata(entry),
+            Self::Renamed { from, entry } => Change::Renamed { from, entry },
+            Self::Deleted { path, directory } => Change::Deleted { path, directory: *directory },
+        }
+    }
+}
+
+impl ChangeRef<'_> {
+    /// The same with an entry of its own.
+    pub fn to_owned(&self) -> Change {
+        match *self {
+            Self::Created(entry) => Change::Created(entry.clone()),
+            Self::Updated(entry) => Change::Updated(entry.clone()),
+            Self::Metadata(entry) => Change::Metadata(entry.clone()),
+            Self::Renamed { from, entry } => Change::Renamed { from: from.clone(), entry: entry.clone() },
+            Self::Deleted { path, directory } => Change::Deleted { path: path.clone(), directory },
         }
     }
 }
@@ -100,11 +130,10 @@ impl DiffIndex {
     /// same inode, then the same name, is preferred.
     pub fn compute(old: &DirIndex, new: &DirIndex) -> Self {
         let changes = compare(&old.entries, &new.entries);
-        let base = find_base(&changes, &old.entries);
         Self {
             links: find_links(&changes, &new.entries),
-            changes,
-            base,
+            base: find_base(&changes, &old.entries),
+            changes: changes.iter().map(ChangeRef::to_owned).collect(),
             owners: new.owners.clone(),
             signatures: old.signatures.clone(),
             key: old.key.clone(),
@@ -127,26 +156,26 @@ impl DiffIndex {
 }
 
 /// The differences between two lists of entries in path order.
-pub fn compare(old: &[Entry], new: &[Entry]) -> Vec<Change> {
+pub fn compare<'a>(old: &'a [Entry], new: &'a [Entry]) -> Vec<ChangeRef<'a>> {
     let old_leaders = Leaders::new(old);
     let new_leaders = Leaders::new(new);
     let mut gone = Vec::new();
-    let mut changes: Vec<Change> = old
+    let mut changes: Vec<ChangeRef<'a>> = old
         .iter()
         .merge_join_by(new, |old, new| old.path.cmp(&new.path))
         .filter_map(|pair| match pair {
             EitherOrBoth::Left(old) => {
                 gone.push(old);
                 let directory = matches!(old.kind, Kind::Directory);
-                Some(Change::Deleted { path: old.path.clone(), directory })
+                Some(Change::Deleted { path: &old.path, directory })
             }
-            EitherOrBoth::Right(new) => Some(Change::Created(new.clone())),
+            EitherOrBoth::Right(new) => Some(Change::Created(new)),
             EitherOrBoth::Both(old, new) => {
                 let relinked = old_leaders.of(old) != new_leaders.of(new);
                 if !old.same_content(new) || relinked {
-                    Some(Change::Updated(new.clone()))
+                    Some(Change::Updated(new))
                 } else {
-                    (!old.same_metadata(new)).then(|| Change::Metadata(new.clone()))
+                    (!old.same_metadata(new)).then_some(Change::Metadata(new))
                 }
             }
         })
@@ -186,8 +215,8 @@ fn link_of(entry: &Entry) -> Option<(u64, u64)> {
 const CANDIDATES: usize = 64;
 
 /// Turns pairs of deleted and created into renamed.
-fn find_renames(changes: &mut Vec<Change>, gone: &[&Entry]) {
-    let mut by_content: HashMap<(u64, Digest), Vec<&Entry>> = HashMap::new();
+fn find_renames<'a>(changes: &mut Vec<ChangeRef<'a>>, gone: &[&'a Entry]) {
+    let mut by_content: HashMap<(u64, Digest), Vec<&'a Entry>> = HashMap::new();
     for entry in gone.iter().rev() {
         if let Some(key) = content_key(entry) {
             by_content.entry(key).or_default().push(entry);
@@ -209,9 +238,9 @@ fn find_renames(changes: &mut Vec<Change>, gone: &[&Entry]) {
         if !candidates[best].same_content(entry) {
             continue;
         }
-        let from = candidates.remove(best).path.clone();
-        moved.insert(from.clone());
-        *change = Change::Renamed { from, entry: entry.clone() };
+        let from = &candidates.remove(best).path;
+        moved.insert(from);
+        *change = Change::Renamed { from, entry };
     }
     changes.retain(|change| !matches!(change, Change::Deleted { path, .. } if moved.contains(path)));
 }
@@ -223,7 +252,7 @@ fn content_key(entry: &Entry) -> Option<(u64, Digest)> {
 }
 
 /// Of the new content, what is another name of an earlier path.
-fn find_links(changes: &[Change], new: &[Entry]) -> BTreeMap<RelPath, RelPath> {
+fn find_links(changes: &[ChangeRef<'_>], new: &[Entry]) -> BTreeMap<RelPath, RelPath> {
     let leaders = Leaders::new(new);
     let entries = changes.iter().filter_map(Change::with_content);
     entries
@@ -235,7 +264,7 @@ fn find_links(changes: &[Change], new: &[Entry]) -> BTreeMap<RelPath, RelPath> {
 }
 
 /// The old files that hold a segment of the new content, and the old version of each updated file.
-fn find_base(changes: &[Change], old: &[Entry]) -> Vec<(RelPath, Content)> {
+fn find_base(changes: &[ChangeRef<'_>], old: &[Entry]) -> Vec<(RelPath, Content)> {
     let mut wanted: HashSet<Digest> = HashSet::new();
     let mut updated: HashSet<&RelPath> = HashSet::new();
     for change in changes {

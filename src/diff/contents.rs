@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use crate::delta::{SegmentParams, Segmenter};
 use crate::diff::entry::{Content, Metadata, SegmentRef};
-use crate::diff::read::{DataReader, read_metadata};
+use crate::diff::read::{DataReader, stat_metadata};
 use crate::digest::Digest;
 use crate::pipeline::{self, Closed, Feed};
 use crate::progress::{Interrupted, Progress};
@@ -189,7 +189,7 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
         path: &Path,
         feed: &Feed<Work, Vec<Event<R>>>,
     ) -> Result<(), Closed> {
-        let outcome = self.read(path, u64::MAX, |offset, bytes, holes| {
+        let outcome = self.read_large(path, |offset, bytes, holes| {
             feed.send(Work::Piece { file, offset, bytes, holes: holes.clone() })
         })?;
         feed.send(Work::End { file, outcome })
@@ -198,30 +198,33 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
     fn read_small<R>(&self, file: usize, process: impl Fn(Piece) -> R) -> Vec<Event<R>> {
         let (path, _) = (self.locate)(file);
         let mut events = Vec::with_capacity(2);
-        let limit = self.options.params.min() as u64;
-        let outcome = self.read(&path, limit, |offset, bytes, holes| {
-            let piece = Piece { file, offset, digest: Digest::of(&bytes), bytes, holes: holes.clone() };
-            events.push(to_event(piece, &process));
-            Ok::<_, std::convert::Infallible>(())
+        let outcome = DataReader::open(&path).and_then(|mut reader| {
+            // What is no longer than the shortest segment is one.
+            reader.limit_data(self.options.params.min() as u64);
+            let holes = reader.holes().into();
+            let mut bytes = Vec::with_capacity(usize::try_from(reader.data_len()).unwrap_or(0));
+            reader.read_to_end(&mut bytes)?;
+            if !bytes.is_empty() {
+                let piece = Piece { file, offset: 0, digest: Digest::of(&bytes), bytes, holes };
+                events.push(to_event(piece, &process));
+            }
+            self.finish(reader)
         });
-        let Ok(outcome) = outcome;
         events.push(Event::File { file, outcome });
         events
     }
 
-    /// Reads at most `limit` bytes of data, giving each segment with its offset to `take`; what is wrong with
-    /// the file is the inner result.
-    fn read<E>(
+    /// Reads a file, giving each segment with its offset to `take`; what is wrong with the file is the inner
+    /// result.
+    fn read_large<E>(
         &self,
         path: &Path,
-        limit: u64,
         mut take: impl FnMut(u64, Vec<u8>, &Arc<[Range<u64>]>) -> Result<(), E>,
     ) -> Result<io::Result<FileRead>, E> {
         let mut reader = match DataReader::open(path) {
             Ok(reader) => reader,
             Err(error) => return Ok(Err(error)),
         };
-        reader.limit_data(limit);
         let holes: Arc<[Range<u64>]> = reader.holes().into();
         let mut segmenter = Segmenter::new(reader.by_ref(), self.options.params);
         let mut offset = 0;
@@ -236,13 +239,13 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
                 Err(error) => return Ok(Err(error)),
             }
         }
-        Ok(self.finish(path, reader))
+        Ok(self.finish(reader))
     }
 
-    fn finish(&self, path: &Path, reader: DataReader) -> io::Result<FileRead> {
+    fn finish(&self, reader: DataReader) -> io::Result<FileRead> {
         let stat = *reader.stat();
         let read = reader.finish()?;
-        let mut meta = read_metadata(path, &stat, self.options.began)?;
+        let mut meta = Metadata { xattrs: read.xattrs, ..stat_metadata(&stat, self.options.began) };
         if read.changed {
             meta.ctime = Default::default();
         }

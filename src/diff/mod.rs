@@ -53,7 +53,7 @@ mod scan;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, Failure, SegmentSource, apply_diff, apply_diff_with};
 pub use bases::{Bases, Layout, MAX_BASES};
-pub use compute::{Change, DiffIndex, compare};
+pub use compute::{Change, ChangeRef, DiffIndex, compare};
 pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentRef, Xattrs};

@@ -4,6 +4,7 @@
 //! byte: what changed in between is told, so that the caller can report it and keep the rest. Nothing is
 //! opened that is not a regular file.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use xattr::{FileExt as _, XAttrs};
 
 use crate::diff::entry::{FileTime, Kind, Metadata, Xattrs};
 use crate::diff::scan::Stat;
@@ -37,6 +39,8 @@ pub struct ReadFile {
     pub holes: Vec<Range<u64>>,
     /// It was written to, or cut, while it was read.
     pub changed: bool,
+    /// Its extended attributes.
+    pub xattrs: Option<Box<Xattrs>>,
 }
 
 impl DataReader {
@@ -94,10 +98,11 @@ impl DataReader {
 
     /// Looks at the file again and says what was read.
     pub fn finish(mut self) -> io::Result<ReadFile> {
+        let xattrs = collect_xattrs(self.file.list_xattr(), |name| self.file.get_xattr(name))?;
         let now = Stat::from(rustix::fs::fstat(&self.file)?);
         self.holes.retain(|hole| hole.end <= self.end);
         let changed = self.end != now.size || (now.mtime, now.ctime) != (self.stat.mtime, self.stat.ctime);
-        Ok(ReadFile { size: self.end, holes: self.holes, changed })
+        Ok(ReadFile { size: self.end, holes: self.holes, changed, xattrs })
     }
 }
 
@@ -109,8 +114,11 @@ impl Read for DataReader {
         }
         let until = self.holes.get(self.next_hole).map_or(self.end, |hole| hole.start.min(self.end));
         let len = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
+        if len == 0 {
+            return Ok(0);
+        }
         let count = self.file.read_at(&mut buffer[..len], self.at)?;
-        if count == 0 && len > 0 {
+        if count == 0 {
             self.end = self.at;
         }
         self.at += count as u64;
@@ -160,7 +168,8 @@ pub fn read_special(path: &Path, stat: &Stat) -> io::Result<Kind> {
 
 /// The metadata to keep of a name: its `stat`, as of a scan that began at `began`, and its extended attributes.
 pub fn read_metadata(path: &Path, stat: &Stat, began: SystemTime) -> io::Result<Metadata> {
-    Ok(Metadata { xattrs: read_xattrs(path)?, ..stat_metadata(stat, began) })
+    let xattrs = collect_xattrs(xattr::list(path), |name| xattr::get(path, name))?;
+    Ok(Metadata { xattrs, ..stat_metadata(stat, began) })
 }
 
 /// As [`read_metadata`], without the extended attributes.
@@ -185,16 +194,19 @@ fn is_settled(stat: &Stat, began: SystemTime) -> bool {
     stat.ctime < limit && !(limit..horizon).contains(&stat.mtime)
 }
 
-fn read_xattrs(path: &Path) -> io::Result<Option<Box<Xattrs>>> {
+fn collect_xattrs(
+    names: io::Result<XAttrs>,
+    get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<Option<Box<Xattrs>>> {
     use std::os::unix::ffi::OsStringExt;
-    let names = match xattr::list(path) {
+    let names = match names {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut xattrs = Xattrs::new();
     for name in names {
-        if let Some(value) = xattr::get(path, &name)? {
+        if let Some(value) = get(&name)? {
             xattrs.push((name.into_vec(), value));
         }
     }

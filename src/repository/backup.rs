@@ -6,10 +6,10 @@
 //! [`ReadOptions`]) and three volumes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -21,7 +21,9 @@ use crate::archive::{
 };
 use crate::cbor;
 use crate::delta::{BlockSignature, Delta, SignatureOptions, from_content, from_signatures};
-use crate::diff::{self, Change, Entry, Excludes, Piece, ReadOptions, ScanError, ScanOptions, fill};
+use crate::diff::{
+    self, Change, ChangeRef, Entry, Excludes, Piece, ReadOptions, ScanError, ScanOptions, fill,
+};
 use crate::digest::Digest;
 use crate::gitkv::Person;
 use crate::layers::LayerInfo;
@@ -92,14 +94,21 @@ pub struct BackupReport {
     pub parent: Option<String>,
     /// Counts.
     pub statistics: Statistics,
-    /// What differs from the parent, in path order; everything where there is none.
-    pub changes: Vec<Change>,
     /// What could not be read, or changed while it was read.
     pub problems: Vec<ScanError>,
     /// The layers that were added.
     pub layers: Vec<LayerInfo>,
     /// Bytes of these layers; for a dry run, what the volumes would have had.
     pub bytes_added: u64,
+    old: Vec<Entry>,
+    new: Vec<Entry>,
+}
+
+impl BackupReport {
+    /// What differs from the parent, in path order; everything where there is none.
+    pub fn changes(&self) -> Vec<ChangeRef<'_>> {
+        diff::compare(&self.old, &self.new)
+    }
 }
 
 impl Repository {
@@ -246,7 +255,6 @@ impl<'a> Session<'a> {
         let repository = self.repository;
         let segments = repository.segments()?;
         let stored = self.store_segments(&segments, sources, plan, began, progress);
-        segments.forget_pending();
         if matches!(stored, Err(RepositoryError::Interrupted(_))) {
             self.checkpoint()?;
         }
@@ -264,8 +272,18 @@ impl<'a> Session<'a> {
         let Plan { old, new, problems, .. } = plan;
         let is_gone = |entry: &Entry| new.binary_search_by(|new| new.path.cmp(&entry.path)).is_err();
         let ancestors = Ancestors::new(old, is_gone);
-        let ancestors: Vec<Option<usize>> = new.iter().map(|entry| ancestors.of(entry)).collect();
-        let maker = Maker { repository: self.repository, segments, old, ancestors, layout: Mutex::default() };
+        let ancestors = match old.is_empty() {
+            true => Vec::new(),
+            false => new.iter().map(|entry| ancestors.of(entry)).collect(),
+        };
+        let maker = Maker {
+            repository: self.repository,
+            segments,
+            pending: RwLock::default(),
+            old,
+            ancestors,
+            layout: Mutex::default(),
+        };
         let read = ReadOptions {
             threads: self.options.threads,
             ..ReadOptions::new(self.repository.config.segments, began)
@@ -289,7 +307,7 @@ impl<'a> Session<'a> {
                     |_, segment, made| {
                         statistics.bytes_read += u64::from(segment.len);
                         let Made::New { stored, signature } = made? else { return Ok(()) };
-                        if !segments.add_pending(stored.digest) {
+                        if !maker.note(stored.digest) {
                             return Ok(());
                         }
                         match stored.payload {
@@ -369,7 +387,6 @@ impl<'a> Session<'a> {
         pages: &Pages<'_>,
         plan: Plan,
     ) -> Result<BackupReport, RepositoryError> {
-        let changes = diff::compare(&plan.old, &plan.new);
         let mut owners = parent.map(|parent| parent.record.owners.clone()).unwrap_or_default();
         let mut statistics = self.statistics;
         let planned = plan.statistics;
@@ -387,17 +404,20 @@ impl<'a> Session<'a> {
             snapshot: None,
             parent: parent_key.clone(),
             statistics,
-            changes,
             problems: plan.problems,
             layers: Vec::new(),
             bytes_added: statistics.bytes_volumes,
+            old: plan.old,
+            new: plan.new,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };
         let writer = PageWriter::new(self.key, pages);
-        let (list, pages_new) = write_pages(writer, pages, &plan.old, plan.new, &plan.pages, &mut batch)?;
+        let (list, pages_new) =
+            write_pages(writer, pages, &report.old, &report.new, &plan.pages, &mut batch)?;
         report.statistics.pages_new = pages_new;
-        if parent.is_some() && !report.changes.is_empty() {
-            let summary = gzip(&cbor::to_vec(&Summary::of(&report.changes))?)?;
+        let changes = if parent.is_some() { report.changes() } else { Vec::new() };
+        if !changes.is_empty() {
+            let summary = gzip(&cbor::to_vec(&Summary::of(&changes))?)?;
             batch.put(kind::DIFFS, &self.key, ".cbor.gz", &summary, Tier::Metadata)?;
         }
         let record = SnapshotRecord {
@@ -447,8 +467,10 @@ fn send_volume(
 struct Maker<'a> {
     repository: &'a Repository,
     segments: &'a Segments,
+    /// Segments on their way into a volume.
+    pending: RwLock<HashSet<Digest>>,
     old: &'a [Entry],
-    /// For each new entry, the old one whose content it may resemble.
+    /// For each new entry, the old one whose content it may resemble; empty where nothing is old.
     ancestors: Vec<Option<usize>>,
     /// Of the old file that was asked for last, since the segments of a large file come one after the other.
     layout: Mutex<Option<(usize, Arc<diff::Layout>)>>,
@@ -464,7 +486,8 @@ struct MadeDelta {
 
 impl Maker<'_> {
     fn make(&self, number: usize, piece: Piece) -> Result<Made, RepositoryError> {
-        if self.segments.place(&piece.digest).is_some() {
+        let pending = || self.pending.read().unwrap_or_else(PoisonError::into_inner).contains(&piece.digest);
+        if self.segments.place(&piece.digest).is_some() || pending() {
             return Ok(Made::Known);
         }
         // A file of one small segment is compared with the old content itself, which is at hand and finer.
@@ -495,6 +518,11 @@ impl Maker<'_> {
         Ok(Made::New { stored, signature })
     }
 
+    /// Notes that a segment is on its way; false when it was so already.
+    fn note(&self, digest: Digest) -> bool {
+        self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(digest)
+    }
+
     /// The delta that the segment is stored as; `None` where it is better stored whole.
     fn delta(
         &self,
@@ -502,7 +530,7 @@ impl Maker<'_> {
         piece: &Piece,
         signed: bool,
     ) -> Result<Option<MadeDelta>, RepositoryError> {
-        let Some((layout, content)) = self.ancestors[number].and_then(|old| {
+        let Some((layout, content)) = self.ancestors.get(number).copied().flatten().and_then(|old| {
             let content = self.old[old].content()?;
             Some((self.layout(old, content), content))
         }) else {
@@ -577,10 +605,10 @@ struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(changes: &'a [Change]) -> Self {
+    fn of(changes: &[ChangeRef<'a>]) -> Self {
         let mut summary = Self::default();
         for change in changes {
-            match change {
+            match *change {
                 Change::Created(entry) => summary.created.push(&entry.path),
                 Change::Updated(entry) => summary.updated.push(&entry.path),
                 Change::Metadata(entry) => summary.metadata.push(&entry.path),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::diff::{Change, DirIndex, Entry, Kind, ScanError, ScanErrorKind, ScanOptions, compare};
+use crate::diff::{Change, ChangeRef, DirIndex, Entry, ScanError, ScanErrorKind, ScanOptions, compare};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -108,7 +108,7 @@ impl Repository {
     ) -> Result<Vec<Change>, RepositoryError> {
         match other {
             Other::Snapshot(other) => {
-                Ok(compare(&self.entries(snapshot, None)?, &self.entries(other, None)?))
+                Ok(owned(&compare(&self.entries(snapshot, None)?, &self.entries(other, None)?)))
             }
             Other::Directory(directory) => {
                 let old = self.entries_of(snapshot, directory)?;
@@ -123,7 +123,7 @@ impl Repository {
                 if let Some(problem) = new.problems.into_iter().find(unread) {
                     return Err(problem.into());
                 }
-                Ok(compare(&old, &new.entries))
+                Ok(owned(&compare(&old, &new.entries)))
             }
         }
     }
@@ -182,6 +182,10 @@ fn write_zeros(out: &mut dyn Write, mut len: u64) -> io::Result<()> {
     Ok(())
 }
 
+fn owned(changes: &[ChangeRef<'_>]) -> Vec<Change> {
+    changes.iter().map(ChangeRef::to_owned).collect()
+}
+
 /// What a set of changes amounts to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -201,7 +205,7 @@ pub struct Totals {
 
 impl Totals {
     /// Adds up `changes`.
-    pub fn of(changes: &[Change]) -> Self {
+    pub fn of<'a>(changes: impl IntoIterator<Item = ChangeRef<'a>>) -> Self {
         let mut totals = Self::default();
         for change in changes {
             match change {
@@ -212,7 +216,7 @@ impl Totals {
                 Change::Renamed { .. } => totals.renamed += 1,
             }
             if let Change::Created(entry) | Change::Updated(entry) = change
-                && let Kind::File(content) = &entry.kind
+                && let Some(content) = entry.content()
             {
                 totals.bytes += content.size;
             }

@@ -218,11 +218,11 @@ pub(super) fn write_pages(
     mut writer: PageWriter<'_>,
     parent: &Pages<'_>,
     old: &[Entry],
-    new: Vec<Entry>,
+    new: &[Entry],
     pages: &[ParentPage],
     batch: &mut Batch<'_>,
 ) -> Result<(PageList, u64), RepositoryError> {
-    let mut new = new.into_iter().peekable();
+    let mut new = new.iter().cloned().peekable();
     for (at, &ParentPage { number, ref last, dirty }) in pages.iter().enumerate() {
         let is_last = at + 1 == pages.len();
         // The last page goes on with what comes after it, unless it ends where a page ends anyway.
@@ -331,7 +331,7 @@ mod tests {
                 let mut batch = repository.timeline.begin().unwrap();
                 let writer = PageWriter::new(key, &parent);
                 let (list, new) =
-                    write_pages(writer, &parent, &only(&old, &tree), only(&tree, &old), &planned, &mut batch).unwrap();
+                    write_pages(writer, &parent, &only(&old, &tree), &only(&tree, &old), &planned, &mut batch).unwrap();
                 batch.put(kind::DIFFS, &key, "-test", &[], Tier::Metadata).unwrap();
                 batch.commit(&person("a", "b", now), "Test").unwrap();
 

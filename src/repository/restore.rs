@@ -16,8 +16,8 @@ use walkdir::WalkDir;
 
 use crate::diff::DiffIndex;
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, DirIndex, Entry, Failure, Found, Kind, Owners, ReadOptions, Stat,
-    apply_diff_with, describe, fill, settable,
+    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Failure, Found, Kind, Owners, ReadOptions,
+    Stat, apply_diff_with, describe, fill, settable,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -216,7 +216,7 @@ impl Reach<'_> {
     }
 }
 
-fn is_socket(change: &Change) -> bool {
+fn is_socket(change: &ChangeRef<'_>) -> bool {
     change.entry().is_some_and(|entry| matches!(entry.kind, Kind::Socket))
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 
 use crate::archive::{
     ArchiveError, EntryKind, MemberCache, ReadAt, SignatureLocation, VolumeIndex, VolumeReader, gunzip,
@@ -38,14 +38,11 @@ pub(super) struct Place {
     pub entry: u32,
 }
 
-/// The place of a segment that is on its way into a volume.
-pub(super) const PENDING: Place = Place { volume: u32::MAX, entry: u32::MAX };
-
 /// Where all segments of a repository are.
 pub(super) struct Segments {
     volumes: Vec<Volume>,
     faults: Vec<RepositoryError>,
-    table: RwLock<HashMap<Digest, Place>>,
+    table: HashMap<Digest, Place>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
 }
@@ -184,7 +181,7 @@ impl Segments {
         Ok(Self {
             volumes,
             faults,
-            table: RwLock::new(table),
+            table,
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
         })
@@ -202,24 +199,7 @@ impl Segments {
 
     /// Where a segment is.
     pub fn place(&self, digest: &Digest) -> Option<Place> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).get(digest).copied()
-    }
-
-    /// Notes that a segment is on its way; false when it was known already.
-    pub fn add_pending(&self, digest: Digest) -> bool {
-        use std::collections::hash_map::Entry;
-        match self.table.write().unwrap_or_else(PoisonError::into_inner).entry(digest) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(vacant) => {
-                vacant.insert(PENDING);
-                true
-            }
-        }
-    }
-
-    /// Forgets what was noted by [`add_pending`](Self::add_pending) and never became durable.
-    pub fn forget_pending(&self) {
-        self.table.write().unwrap_or_else(PoisonError::into_inner).retain(|_, place| *place != PENDING);
+        self.table.get(digest).copied()
     }
 
     fn index(&self, repository: &Repository, number: u32) -> Result<Arc<VolumeIndex>, RepositoryError> {
@@ -243,7 +223,7 @@ impl Segments {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<Located>, RepositoryError> {
-        let Some(place) = self.place(digest).filter(|place| *place != PENDING) else { return Ok(None) };
+        let Some(place) = self.place(digest) else { return Ok(None) };
         Ok(Some(Located { place, index: self.index(repository, place.volume)? }))
     }
 

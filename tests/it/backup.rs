@@ -33,7 +33,7 @@ fn unchanged_files_are_not_opened_and_cost_a_record() {
     let second = lab.backup();
     assert_eq!((second.statistics.files_read, second.statistics.files_unmodified), (0, 600));
     assert_eq!(second.statistics.pages_new, 0);
-    assert!(second.changes.is_empty());
+    assert!(second.changes().is_empty());
     assert!(second.bytes_added < 3000, "{} bytes", second.bytes_added);
     lab.write("dir3/file3", "other content");
     let third = lab.backup();
@@ -97,7 +97,7 @@ fn several_sources_lie_under_their_own_paths() {
     }
     lab.reopen();
     let again = lab.repository.backup(&options, &Progress::new()).unwrap();
-    assert_eq!((again.statistics.files_read, again.changes.len()), (0, 0));
+    assert_eq!((again.statistics.files_read, again.changes().len()), (0, 0));
 }
 
 #[test]
