@@ -6,12 +6,13 @@
 //! [`ReadOptions`]) and three volumes.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use indexmap::IndexSet;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_bytes::ByteBuf;
@@ -467,8 +468,8 @@ fn send_volume(
 struct Maker<'a> {
     repository: &'a Repository,
     segments: &'a Segments,
-    /// Segments on their way into a volume.
-    pending: RwLock<HashSet<Digest>>,
+    /// Segments on their way into a volume; half of what a `HashSet` of them may take.
+    pending: RwLock<IndexSet<Digest>>,
     old: &'a [Entry],
     /// For each new entry, the old one whose content it may resemble; empty where nothing is old.
     ancestors: Vec<Option<usize>>,
