@@ -8,6 +8,8 @@ Workloads (choose with --only):
     tree      a copy of --tree: first backup, the same again, restore
     image     a sparse 2 GiB disk image, half full of what --tree's file system holds: first backup, then 1 % of its 4 KiB blocks changed
     shift     a tar of --tree, at most 184 MB, then 100 kB put in front of it
+    million   a million files of 1 KiB in a thousand directories: first backup, the same again, restore
+    history   a tree of 2,000 files (64 MiB), 200 backups of it, a few files changed before each; then the second and the last restored
     releases  the directories in --releases, in order of name, each copied over the one before; then the first and the last restored
 
 Every figure is of whole processes: wall seconds, CPU seconds (user and system), peak memory of the process, and how much the
@@ -50,7 +52,7 @@ def peers(treering):
         ),
         Peer(
             "treering zstd", treering,
-            lambda repo: [treering, "-q", "-r", repo, "init", "--compression", "zstd:1"],
+            lambda repo: [treering, "-q", "-r", repo, "init", "--compression", "zstd"],
             lambda repo, data, n: [treering, "-q", "-r", repo, "backup", data],
             lambda repo, out, back, data: [treering, "-q", "-r", repo, "restore", f"latest~{back}", "--target", out],
         ),
@@ -83,6 +85,12 @@ def peers(treering):
             lambda repo: ["conserve", "init", repo],
             lambda repo, data, n: ["conserve", "backup", "--no-progress", repo, data],
             lambda repo, out, back, data: ["conserve", "restore", "--no-progress", repo, out] if back == 0 else None,
+        ),
+        Peer(
+            "rustic", "rustic",
+            lambda repo: ["rustic", "-r", repo, "--password", "benchmark", "--log-level", "warn", "init"],
+            lambda repo, data, n: ["rustic", "-r", repo, "--password", "benchmark", "--log-level", "warn", "--no-progress", "backup", data],
+            lambda repo, out, back, data: ["rustic", "-r", repo, "--password", "benchmark", "--log-level", "warn", "--no-progress", "restore", "latest", out] if back == 0 else None,
         ),
         Peer(
             "rdiff-backup", "rdiff-backup",
@@ -202,6 +210,63 @@ def tree(bench, options, every):
     bench.clear("tree")
 
 
+WORDS = 4000
+
+
+def million(bench, options, every):
+    rng = random.Random(5)
+    words = [bytes(rng.choices(range(97, 123), k=rng.randrange(2, 11))) for _ in range(WORDS)]
+    # Lines recur as they do in text and source code.
+    lines = [b" ".join(rng.choices(words, k=9)) for _ in range(20 * WORDS)]
+    data = bench.path("million")
+    for directory in range(options.files // 1000):
+        os.makedirs(f"{data}/{directory:04}")
+        for number in range(1000):
+            text = b"%d %d\n" % (directory, number) + b"\n".join(rng.choices(lines, k=20))
+            with open(f"{data}/{directory:04}/{number:03}.txt", "wb") as file:
+                file.write(text[:1024])
+    os.sync()
+    for peer in every:
+        state = lambda: data
+        bench.series(peer, ["million: first", "million: unchanged"], [state, state], [("million: restore", 0)])
+    bench.clear("million")
+
+
+def history(bench, options, every):
+    data = bench.path("history")
+
+    def start():
+        bench.clear("history")
+        rng = random.Random(9)
+        for number in range(2000):
+            os.makedirs(f"{data}/{number // 50}", exist_ok=True)
+            Path(f"{data}/{number // 50}/{number}.bin").write_bytes(rng.randbytes(rng.randrange(1, 64 * 1024)))
+
+    def change(step):
+        rng = random.Random(step)
+        for number in rng.sample(range(2000), 20):
+            path = Path(f"{data}/{number // 50}/{number}.bin")
+            content = bytearray(path.read_bytes())
+            at = rng.randrange(len(content))
+            content[at : at + 100] = rng.randbytes(100)
+            path.write_bytes(content)
+
+    for peer in every:
+        if peer.save("", "", 0) is None:
+            continue
+        bench.clear("repo", "repo-cache")
+        measure(peer.init(bench.path("repo")), bench.env)
+        start()
+        figures = []
+        for step in range(200):
+            change(step)
+            figures.append(measure(peer.save(bench.path("repo"), data, step), bench.env))
+        total = (sum(f[0] for f in figures), sum(f[1] for f in figures), max(f[2] for f in figures))
+        bench.row("history: 200 backups", peer, [total], size_of(bench.path("repo")))
+        bench.restores_only(peer, [], [lambda: data], [("history: restore the last", 0), ("history: restore the second", 198)])
+    bench.clear("history")
+
+
 def make_image(path, source, rng):
     """A sparse image of 2 GiB with about 1 GiB of data in runs."""
     size, wanted = 2 << 30, 1055 * MIB
@@ -309,8 +374,9 @@ def main():
     parser.add_argument("--tree", default="/usr/share", help="what the tree is a copy of")
     parser.add_argument("--image-from", default="/usr/lib", help="whose files fill the image")
     parser.add_argument("--releases", help="a directory with a directory for each release")
+    parser.add_argument("--files", type=int, default=1_000_000, help="how many files the million are")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", action="append", choices=["tree", "image", "shift", "releases"])
+    parser.add_argument("--only", action="append", choices=["tree", "image", "shift", "million", "history", "releases"])
     parser.add_argument("--peer", action="append", help="only these, by name")
     parser.add_argument("--work", help="where to work; a temporary directory without")
     options = parser.parse_args()
@@ -320,7 +386,7 @@ def main():
     every = [peer for peer in every if peer.name not in missing]
     if missing:
         print(f"not installed: {', '.join(missing)}", file=sys.stderr)
-    workloads = {"tree": tree, "image": image, "shift": shift, "releases": releases}
+    workloads = {"tree": tree, "image": image, "shift": shift, "million": million, "history": history, "releases": releases}
     chosen = options.only or [name for name in workloads if name != "releases" or options.releases]
     with tempfile.TemporaryDirectory(dir=options.work, prefix="treering-peers-") as work:
         work = Path(work)

@@ -64,6 +64,10 @@ pub enum ArchiveError {
     /// libdeflate refused to compress.
     #[error("cannot compress with gzip")]
     Deflate(#[source] libdeflater::CompressionError),
+    /// ISA-L failed, which its interface does not let happen for sane input.
+    #[cfg(feature = "isal")]
+    #[error("ISA-L could not compress: {0}")]
+    Isal(String),
     /// A gzip member that is damaged.
     #[error("a gzip member is damaged; restore this file from a copy")]
     Inflate(#[source] libdeflater::DecompressionError),
