@@ -8,7 +8,7 @@ use treering::store::{Options, Retry, Store, StoreUrl};
 mod borgstore;
 mod contract;
 mod failures;
-mod servers;
+pub mod servers;
 mod specifics;
 
 use servers::{RcloneRemote, S3Server, Server, SshServer, WebDavServer};

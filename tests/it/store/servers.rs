@@ -7,9 +7,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -64,7 +66,15 @@ pub struct S3Server {
     _dir: TempDir,
     root: PathBuf,
     pub address: SocketAddr,
+    served: Arc<Served>,
     _stop: oneshot::Sender<()>,
+}
+
+/// What a server was asked for and gave so far.
+#[derive(Default)]
+struct Served {
+    requests: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl S3Server {
@@ -80,6 +90,8 @@ impl S3Server {
         builder.set_auth(s3s::auth::SimpleAuth::from_single(Self::KEY, Self::SECRET));
         let service = builder.build();
         let one = Arc::new(tokio::sync::Mutex::new(()));
+        let served = Arc::new(Served::default());
+        let counts = served.clone();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -94,14 +106,21 @@ impl S3Server {
                         _ = &mut stopped => break,
                     };
                     socket.set_nodelay(true).unwrap();
-                    let (service, one) = (service.clone(), one.clone());
+                    let (service, one, counts) = (service.clone(), one.clone(), counts.clone());
                     let service = service_fn(move |request: http::Request<Incoming>| {
-                        let (service, one) = (service.clone(), one.clone());
+                        let (service, one, counts) = (service.clone(), one.clone(), counts.clone());
                         async move {
                             // s3s-fs looks and then writes; S3 does both in one step.
                             let conditional = request.headers().contains_key("if-none-match");
                             let _one = if conditional { Some(one.lock().await) } else { None };
-                            service.call(request.map(s3s::Body::from)).await
+                            let is_get = request.method() == http::Method::GET;
+                            let response = service.call(request.map(s3s::Body::from)).await;
+                            counts.requests.fetch_add(1, Relaxed);
+                            let len =
+                                response.as_ref().ok().and_then(|one| one.headers().get(CONTENT_LENGTH));
+                            let len = len.and_then(|len| len.to_str().ok()?.parse().ok());
+                            counts.bytes.fetch_add(len.filter(|_| is_get).unwrap_or(0), Relaxed);
+                            response
                         }
                     });
                     tokio::spawn(async move {
@@ -112,7 +131,12 @@ impl S3Server {
                 }
             });
         });
-        Self { _dir: dir, root, address, _stop: stop }
+        Self { _dir: dir, root, address, served, _stop: stop }
+    }
+
+    /// How many requests were answered so far, and how many bytes were given for them.
+    pub fn served(&self) -> (u64, u64) {
+        (self.served.requests.load(Relaxed), self.served.bytes.load(Relaxed))
     }
 
     /// The URL of a store there, for who has `secret`.
