@@ -18,7 +18,8 @@ use treering::repository::{CheckOptions, FORMAT_VERSION, InitOptions, Repository
 use treering::store::{Options, Retry};
 
 use crate::lab::{Lab, run};
-use crate::store::servers::{RcloneRemote, S3Server, WebDavServer};
+use crate::store::s3_server::S3Server;
+use crate::store::servers::{RcloneRemote, WebDavServer};
 use crate::tree::{assert_same, noise};
 
 fn who() -> Person {
@@ -43,8 +44,7 @@ fn store_url(lab: &Lab) -> String {
 
 /// The URL of an S3 server, with its secret.
 fn s3_url(server: &S3Server) -> String {
-    let secret = S3Server::SECRET.replace('%', "%25").replace('@', "%40");
-    format!("s3:{}:{secret}@http://{}/bucket/some/path", S3Server::KEY, server.address)
+    server.url(S3Server::SECRET)
 }
 
 /// A repository with some snapshots of files large and small.
@@ -375,7 +375,7 @@ fn without_treering_git_and_a_copy_bring_everything_back() {
 
 #[test]
 fn git_remotes_and_cold_ones_go_together() {
-    let mut lab = filled();
+    let lab = filled();
     let hub = lab.path("hub.git");
     run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&hub));
     let here = remotes(&lab.path("repo"));
@@ -453,6 +453,7 @@ fn what_is_not_a_cold_remote_of_this_repository_is_told_apart_and_changes_nothin
     }
     assert_eq!(tree(), before);
     fs::remove_dir_all(lab.path("store")).unwrap();
+    let here = remotes(&lab.path("repo"));
     here.push("cold", &who()).unwrap();
     here.remove("cold").unwrap();
     here.add("cold", &url).unwrap();
