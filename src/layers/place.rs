@@ -9,16 +9,21 @@ use tempfile::NamedTempFile;
 
 use crate::atomic;
 
-use super::LayerError;
 use super::entry::{CHECKSUM, PACK_MAGIC};
 use super::index::Index;
 use super::writer::{MODE, hash};
+use super::{LayerError, ObjectId};
 
-/// Makes `index`, which is found to be sound, the `.idx` of the layer `name`, durably. From then on the layer
+/// Makes `index`, which is found to be sound and of that name, the `.idx` of the layer `name`, durably. From then on the layer
 /// exists; it is cold until its `.pack` comes. Nothing happens where there is an `.idx` already.
 pub fn place_index(pack_dir: &Path, name: &str, index: &[u8]) -> Result<(), LayerError> {
     let path = pack_dir.join(format!("{name}.idx"));
-    Index::parse(index.to_vec()).map_err(|fault| LayerError::Index { path: path.clone(), fault })?;
+    let damaged = |fault| LayerError::Index { path: path.clone(), fault };
+    let parsed = Index::parse(index.to_vec()).map_err(damaged)?;
+    let checksum: Option<[u8; CHECKSUM]> = parsed.pack_checksum().try_into().ok();
+    if checksum.is_none_or(|checksum| format!("pack-{}", ObjectId(checksum)) != name) {
+        return Err(damaged("it is the index of another pack"));
+    }
     let write = || {
         if path.exists() {
             return Ok(());
@@ -82,4 +87,67 @@ fn check(pack: &File, index: &Index) -> io::Result<Option<&'static str>> {
     let is_pack = is_whole && header.starts_with(&PACK_MAGIC);
     let count = (index.objects() as u32).to_be_bytes();
     Ok((!is_pack || !header.ends_with(&count)).then_some("it is not the pack of its index"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LayerSet, LayerWriter, ObjectKind};
+    use super::*;
+
+    /// A layer of one blob in a directory of its own, and its `.idx`.
+    fn layer(blob: &[u8]) -> (tempfile::TempDir, String, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LayerWriter::create(dir.path()).unwrap();
+        writer.write(ObjectKind::Blob, blob).unwrap();
+        let name = writer.finish().unwrap().unwrap().name;
+        let index = fs::read(dir.path().join(format!("{name}.idx"))).unwrap();
+        (dir, name, index)
+    }
+
+    fn copy(from: &Path, name: &str, to: &Path) -> NamedTempFile {
+        let mut file = atomic::temporary(to, MODE).unwrap();
+        file.write_all(&fs::read(from.join(format!("{name}.pack"))).unwrap()).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_layer_that_comes_in_parts_is_the_same_layer() {
+        let (from, name, index) = layer(&[7; 100_000]);
+        let to = tempfile::tempdir().unwrap();
+        place_index(to.path(), &name, &index).unwrap();
+        assert_eq!(LayerSet::open(to.path()).unwrap().layers().next().unwrap().pack_bytes(), None);
+        place_pack(to.path(), &name, &index, copy(from.path(), &name, to.path())).unwrap();
+        place_index(to.path(), &name, &index).unwrap();
+        for extension in ["idx", "keep", "pack"] {
+            let read = |dir: &Path| fs::read(dir.join(format!("{name}.{extension}"))).unwrap();
+            assert_eq!(read(to.path()), read(from.path()));
+        }
+        remove_pack(to.path(), &name).unwrap();
+        remove_pack(to.path(), &name).unwrap();
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_that_layer_takes_no_place() {
+        let (from, name, index) = layer(&[7; 100_000]);
+        let to = tempfile::tempdir().unwrap();
+        let mut damaged = index.clone();
+        damaged[1050] ^= 1;
+        let error = place_index(to.path(), &name, &damaged).unwrap_err();
+        assert!(matches!(error, LayerError::Index { .. }), "{error}");
+        let (_, other, _) = layer(b"other");
+        let error = place_index(to.path(), &other, &index).unwrap_err();
+        assert!(matches!(error, LayerError::Index { .. }), "{error}");
+        let spoils: [fn(&mut Vec<u8>); 3] =
+            [|bytes| bytes[5000] ^= 1, |bytes| bytes.truncate(900), |bytes| bytes.clear()];
+        for spoil in spoils {
+            let mut bytes = fs::read(from.path().join(format!("{name}.pack"))).unwrap();
+            spoil(&mut bytes);
+            let mut file = atomic::temporary(to.path(), MODE).unwrap();
+            file.write_all(&bytes).unwrap();
+            let error = place_pack(to.path(), &name, &index, file).unwrap_err();
+            assert!(matches!(error, LayerError::Pack { .. }), "{error}");
+        }
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+    }
 }
