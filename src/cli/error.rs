@@ -116,9 +116,10 @@ impl CliError {
             | Self::Timeline(TimelineError::Git(GitError::Locked { .. })) => Exit::Locked,
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
             Self::Repository(RepositoryError::Locked(_))
-            | Self::Remote(RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })) => {
-                Exit::Locked
-            }
+            | Self::Remote(
+                RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })
+                | RemoteError::Locked { .. },
+            ) => Exit::Locked,
             Self::Interrupted(_)
             | Self::Repository(
                 RepositoryError::Interrupted(_) | RepositoryError::Diff(DiffError::Interrupted(_)),

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gitkv::{GitError, Person, pause};
 use crate::layers::{Layer, ObjectId};
@@ -123,7 +125,7 @@ impl Remotes {
     }
 
     /// The store of a cold remote, made and marked as this repository's where it is new.
-    fn open_to_push(&self, remote: &str) -> Result<std::sync::Arc<Store>, RemoteError> {
+    fn open_to_push(&self, remote: &str) -> Result<Arc<Store>, RemoteError> {
         let names = Namespaces::new()?;
         let is_new = self.stores.seen(remote)?.is_none();
         let store = match self.stores.open(remote) {
@@ -193,7 +195,7 @@ impl Remotes {
             }
             false => None,
         };
-        self.git.add_layer(layer, &index, pack).map_err(|error| RemoteError::damaged(remote, layer)(error))
+        self.git.add_layer(layer, &index, pack).map_err(RemoteError::damaged(remote, layer))
     }
 
     /// Merges a head whose layers are here.
@@ -214,9 +216,11 @@ impl Remotes {
                 None => self.git.remove_reference(&seen(remote))?,
             }
         }
-        self.git
-            .read_commit(&head.commit)
-            .map_err(|error| RemoteError::damaged(remote, "its head")(error))?;
+        // Nothing new: where our history was pruned meanwhile, theirs must not come back by a merge.
+        if self.git.head()?.is_some() && self.git.reference(&seen(remote))? == Some(head.commit) {
+            return Ok(());
+        }
+        self.git.read_commit(&head.commit).map_err(RemoteError::damaged(remote, "its head"))?;
         self.follow(remote, &head.commit)?;
         match self.git.head()? {
             Some(_) => self.join_again(remote, who),
@@ -275,10 +279,10 @@ impl Remotes {
         for kind in [LayerKind::Data, LayerKind::Metadata] {
             let of_kind: Vec<_> =
                 to_send.iter().filter(|(_, each)| *each == kind).map(|(layer, _)| layer).collect();
-            let bytes = std::sync::atomic::AtomicU64::new(0);
+            let bytes = AtomicU64::new(0);
             at_once(&of_kind, |layer| {
                 let more = self.send_layer(remote, store, layer, kind)?;
-                bytes.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
+                bytes.fetch_add(more, Ordering::Relaxed);
                 Ok(())
             })?;
             sent = (sent.0 + of_kind.len() as u64, sent.1 + bytes.into_inner());

@@ -63,6 +63,16 @@ pub enum RemoteError {
         /// What git says.
         source: GitError,
     },
+    /// Git needs what is only in a cold remote.
+    #[error(
+        "the remote {remote} lacks data that is not here but in a cold remote: bring it here with `treering layers fetch`, and try again"
+    )]
+    ColdData {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
     /// Git failed at something else.
     #[error(
         "cannot exchange with the remote {remote}; nothing is lost, so try again when the cause is removed"
@@ -127,7 +137,7 @@ pub enum RemoteError {
         /// Its name.
         remote: String,
         /// What its store says.
-        source: store::Error,
+        source: Box<store::Error>,
     },
     /// The URL of a cold remote is not one.
     #[error(
@@ -261,6 +271,9 @@ const NOT_REACHED: [&str; 10] = [
     "could not read from remote repository",
 ];
 
+/// What git says when it needs an object that lies in a cold remote.
+const PROMISED: &str = "promisor remote";
+
 /// What the other side says of a push that it does not take.
 const REFUSED: [&str; 2] = ["[remote rejected]", "protected branch"];
 
@@ -276,7 +289,9 @@ impl RemoteError {
             let GitError::Remote { said, .. } = &source else { return Self::Git(source) };
             let said = said.to_lowercase();
             let remote = remote.clone();
-            if says(&said, &REFUSED) {
+            if said.contains(PROMISED) {
+                Self::ColdData { remote, source }
+            } else if says(&said, &REFUSED) {
                 Self::Refused { remote, source }
             } else if says(&said, &NOT_LET_IN) {
                 Self::Credentials { remote, source }
@@ -293,7 +308,7 @@ impl RemoteError {
     /// For `map_err`: the store of the cold remote `remote` failed.
     pub(super) fn store(remote: &str) -> impl FnOnce(store::Error) -> Self {
         let remote = remote.to_owned();
-        move |source| Self::Store { remote, source }
+        move |source| Self::Store { remote, source: Box::new(source) }
     }
 
     /// For `map_err`: what came from the cold remote `remote` cannot be used.

@@ -20,7 +20,13 @@
 //! same result. Pushes only add commits, so a remote that refuses anything else
 //! (`receive.denyNonFastForwards`) is enough; and what one side pruned stays in the remote's history.
 //!
-//! Not done here: locking the remote, encrypting, and looking at the content of what is fetched beyond its
+//! A *cold* remote is a [store](crate::store) of layers, which this module reaches itself: `docs/format.md` says
+//! what lies there. Its head takes the place of the fetched branch, and all else is as above. What describes
+//! snapshots is brought here, and data stays there, to be read by ranges ([`cold_reader`]), until
+//! [`Remotes::fetch_layers`] brings it. [`Remotes::evict_layers`] gives the disk back that data takes which is
+//! found to be there. A push sends layers before the head that lists them, so it can be killed at any instant.
+//!
+//! Not done here: locking git remotes, encrypting, and looking at the content of what is fetched beyond its
 //! configuration.
 //!
 //! ```
