@@ -55,6 +55,8 @@ pub enum Command {
     Check(CheckArguments),
     Clone(CloneArguments),
     #[command(subcommand)]
+    Layers(LayersCommand),
+    #[command(subcommand)]
     Remote(RemoteCommand),
     Push(PushArguments),
     Pull(PullArguments),
@@ -216,10 +218,14 @@ pub struct CheckArguments {
 #[command(after_help = "\
 The clone is a repository like any other; the one it came from is its remote `origin`.
 
-Example:
-  treering clone backup@example.org:rings.git /srv/rings")]
+Examples:
+  treering clone backup@example.org:rings.git /srv/rings
+  treering clone --cold s3:/bucket/rings /srv/rings")]
 pub struct CloneArguments {
-    /// Where the repository is: a path, or any URL that git takes
+    /// Bring only what describes the snapshots, and read content from the cold remote where it is needed
+    #[arg(long)]
+    pub cold: bool,
+    /// Where the repository is: a path, any URL that git takes, or that of a cold remote
     #[arg(value_name = "URL")]
     pub url: String,
     /// The directory to make
@@ -230,10 +236,13 @@ pub struct CloneArguments {
 /// Say where else the repository lies
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-Example:
+Examples:
   git init --bare /mnt/disk/rings.git
   treering remote add origin /mnt/disk/rings.git
-  treering push")]
+  treering push
+
+  treering remote add cold s3:/bucket/rings
+  treering push cold")]
 pub enum RemoteCommand {
     Add(RemoteAddArguments),
     /// List the remotes
@@ -243,11 +252,19 @@ pub enum RemoteCommand {
 
 /// Add a remote
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A git remote is a bare git repository. A cold remote is a place for files, made by the first push; a repository can have both. \
+The URLs of cold remotes:
+  file:///PATH                       a directory that holds no git repository
+  sftp://[USER@]HOST[:PORT]/PATH     from the home directory; //PATH is absolute
+  s3:[PROFILE@|KEY:SECRET@][http(s)://HOST[:PORT]]/BUCKET/PATH[?region=R&style=path]
+  webdav://[USER:PASSWORD@]HOST[:PORT]/PATH, webdavs://…
+  rclone:REMOTE:PATH                 whatever rclone is configured to reach")]
 pub struct RemoteAddArguments {
     /// What it is called here
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Where it is: a path, or any URL that git takes
+    /// Where it is: a path, any URL that git takes, or that of a cold remote
     #[arg(value_name = "URL")]
     pub url: String,
 }
@@ -278,6 +295,45 @@ pub struct PullArguments {
     /// The remote; where none is given, `origin` or the only one
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
+}
+
+/// Say which layers are here and which in cold remotes, and move them
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+A layer is a git pack. Those of data may be in cold remotes only; what is read of them is kept for a while in the \
+repository's treering/blocks, at most TREERING_COLD_CACHE bytes (1G).
+
+Examples:
+  treering layers list
+  treering layers evict           # free the disk of what a cold remote has
+  treering layers fetch 1a2b3c    # bring one back")]
+pub enum LayersCommand {
+    /// List the layers: name, kind, size, objects, and where each one is
+    List,
+    Fetch(LayersFetchArguments),
+    Evict(LayersEvictArguments),
+}
+
+/// Bring layers here that are in cold remotes only
+#[derive(Debug, Args)]
+pub struct LayersFetchArguments {
+    /// The layers, by name or the beginning of its digits; all where none is given
+    #[arg(value_name = "LAYER")]
+    pub layers: Vec<String>,
+}
+
+/// Remove the packs of layers of data that a cold remote has
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each layer is read back from the remote and compared first, which takes as long as a download. What is not there or not the \
+same stays, and the exit status is 1.")]
+pub struct LayersEvictArguments {
+    /// The layers, by name or the beginning of its digits; all of data where none is given
+    #[arg(value_name = "LAYER")]
+    pub layers: Vec<String>,
+    /// The cold remote that must have them; else any will do
+    #[arg(long, value_name = "NAME")]
+    pub remote: Option<String>,
 }
 
 /// Index, compare and patch directories, with no repository
@@ -416,7 +472,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check"]),
-    ("Keep it elsewhere too", &["remote", "push", "pull", "clone"]),
+    ("Keep it elsewhere too", &["remote", "push", "pull", "clone", "layers"]),
     ("Building blocks", &["blob", "kv", "dir"]),
     ("Beside", &["completions"]),
 ];

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use treering::layers::LayerInfo;
 use treering::repository::{BackupOptions, BackupReport, Totals};
 use treering::timeline::TimeKey;
 
@@ -77,6 +78,14 @@ fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Du
 
 fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
     let statistics = &report.statistics;
+    let layer = |layer: &LayerInfo| {
+        json!({
+            "name": layer.name,
+            "pack_bytes": layer.pack_bytes,
+            "index_bytes": layer.index_bytes,
+            "objects": layer.objects,
+        })
+    };
     json!({
         "dry_run": report.snapshot.is_none(),
         "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
@@ -89,6 +98,7 @@ fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
         "files_read": statistics.files_read,
         "bytes_read": statistics.bytes_read,
         "data_added": report.bytes_added,
+        "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
         "total_files_processed": statistics.files,
         "total_bytes_processed": statistics.bytes,
         "total_duration": took.as_secs_f64(),

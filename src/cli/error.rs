@@ -80,6 +80,10 @@ pub enum CliError {
     Editor(OsString),
     #[error("cannot save what you wrote; it is kept in {}", .path.display())]
     Unsaved { path: PathBuf, source: GitError },
+    #[error(
+        "the environment variable {name} is {value:?}, which is no number that it can have: change or unset it"
+    )]
+    Variable { name: &'static str, value: OsString },
     #[error("{option} cannot be used")]
     Time { option: &'static str, source: SpokenError },
     #[error("cannot write to standard output")]
@@ -112,9 +116,10 @@ impl CliError {
             | Self::Timeline(TimelineError::Git(GitError::Locked { .. })) => Exit::Locked,
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
             Self::Repository(RepositoryError::Locked(_))
-            | Self::Remote(RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })) => {
-                Exit::Locked
-            }
+            | Self::Remote(
+                RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })
+                | RemoteError::Locked { .. },
+            ) => Exit::Locked,
             Self::Interrupted(_)
             | Self::Repository(
                 RepositoryError::Interrupted(_) | RepositoryError::Diff(DiffError::Interrupted(_)),

@@ -10,12 +10,14 @@ mod bar;
 mod blob;
 mod blob_args;
 mod check;
+mod cold;
 mod diff;
 mod dir;
 mod error;
 mod json;
 mod kv;
 mod kv_args;
+mod layers;
 mod ls;
 mod remote;
 mod report;
@@ -66,6 +68,7 @@ pub fn run() -> ExitCode {
         Command::Restore(arguments) => restore::run(&session, arguments),
         Command::Check(arguments) => check::run(&session, arguments),
         Command::Clone(arguments) => remote::clone(&session, arguments),
+        Command::Layers(command) => layers::run(&session, command),
         Command::Remote(command) => remote::run(&session, command),
         Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),
         Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
@@ -107,7 +110,9 @@ impl Session {
     }
 
     fn open(&self) -> Result<Repository, CliError> {
-        Ok(Repository::open(self.repository_path()?)?)
+        let repository = Repository::open(self.repository_path()?)?;
+        cold::attach(&repository)?;
+        Ok(repository)
     }
 
     /// Opens the repository and finds what `text` names in it: a snapshot, and perhaps a path.

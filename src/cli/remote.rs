@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::gitkv::GitRemote;
-use treering::remote::{Pushed, RemoteError, Remotes, SnapshotCount};
+use treering::remote::{Pushed, Remote, RemoteKind, Remotes, SnapshotCount};
 use treering::repository::{FORMAT_VERSION, Repository};
 
 use crate::cli::Session;
 use crate::cli::args::{CloneArguments, RemoteCommand};
+use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, Align, duration, plural, print, text};
@@ -25,15 +25,23 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError>
     Ok(Exit::Done)
 }
 
-fn list(session: &Session, remotes: &[GitRemote]) -> Result<(), CliError> {
+fn list(session: &Session, remotes: &[Remote]) -> Result<(), CliError> {
     print(|out| {
         if session.json {
-            let object = |remote: &GitRemote| json!({ "name": remote.name, "url": remote.url });
+            let object =
+                |remote: &Remote| json!({ "name": remote.name, "url": remote.url, "kind": kind(remote) });
             return json::line(out, &remotes.iter().map(object).collect::<Vec<_>>());
         }
-        let rows: Vec<_> = remotes.iter().map(|remote| vec![text(&remote.name), text(&remote.url)]).collect();
-        report::table(out, &[Align::Left, Align::Left], &rows)
+        let row = |remote: &Remote| vec![text(&remote.name), text(kind(remote)), text(&remote.url)];
+        report::table(out, &[Align::Left; 3], &remotes.iter().map(row).collect::<Vec<_>>())
     })
+}
+
+fn kind(remote: &Remote) -> &'static str {
+    match remote.kind {
+        RemoteKind::Git => "git",
+        RemoteKind::Cold => "cold",
+    }
 }
 
 /// Pushes to a remote.
@@ -54,13 +62,15 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let start = Instant::now();
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
-    let Pushed { there, here } = remotes.push(&name, &session.who())?;
+    let Pushed { there, here, layers, bytes } = remotes.push(&name, &session.who())?;
     print(|out| {
         if session.json {
             let summary = json!({
                 "remote": name,
                 "sent": document(there),
                 "received": document(here),
+                "layers_sent": layers,
+                "bytes_sent": bytes,
                 "total_duration": start.elapsed().as_secs_f64(),
             });
             return json::message(out, "push", &summary);
@@ -69,6 +79,9 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
             return Ok(());
         }
         writeln!(out, "Pushed to {}: {} in {}", text(&name), sentence(there), duration(start.elapsed()))?;
+        if layers > 0 {
+            writeln!(out, "  sent {}, {}", plural(layers, "layer"), report::size(bytes))?;
+        }
         if here.is_zero() { Ok(()) } else { writeln!(out, "  received {}", sentence(here)) }
     })
 }
@@ -99,7 +112,12 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
 /// Makes a clone.
 pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
-    Remotes::clone_from(&arguments.url, &arguments.path, FORMAT_VERSION)?;
+    let CloneArguments { cold: is_cold, url, path } = arguments;
+    let options = cold::options()?;
+    match is_cold {
+        true => Remotes::clone_cold(url, path, FORMAT_VERSION, &options)?,
+        false => Remotes::clone_with(url, path, FORMAT_VERSION, &options)?,
+    };
     let repository = Repository::open(&arguments.path)?;
     let snapshots = repository.snapshots()?.len() as u64;
     let path = arguments.path.as_os_str().as_encoded_bytes();
@@ -132,12 +150,12 @@ struct Cloned<'a> {
     total_duration: f64,
 }
 
-fn open(repository: &Repository) -> Result<Remotes, RemoteError> {
-    Remotes::open(repository.path(), FORMAT_VERSION)
+fn open(repository: &Repository) -> Result<Remotes, CliError> {
+    Ok(Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?)
 }
 
-fn named(remotes: &Remotes, name: Option<&str>) -> Result<String, RemoteError> {
-    name.map_or_else(|| remotes.default_name(), |name| Ok(name.to_owned()))
+fn named(remotes: &Remotes, name: Option<&str>) -> Result<String, CliError> {
+    Ok(name.map_or_else(|| remotes.default_name(), |name| Ok(name.to_owned()))?)
 }
 
 fn sentence(count: SnapshotCount) -> String {

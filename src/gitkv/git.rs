@@ -37,7 +37,7 @@ const SETTINGS: [(&str, &str); 7] = [
 pub struct Git {
     path: PathBuf,
     branch: String,
-    layers: RwLock<LayerSet>,
+    pub(super) layers: RwLock<LayerSet>,
     libgit2: Mutex<git2::Repository>,
     trees: Mutex<TreeCache>,
     trees_read: Counter,

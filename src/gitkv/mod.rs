@@ -36,6 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cold;
 mod commit;
 mod edit;
 mod exchange;
@@ -64,6 +65,7 @@ pub use exchange::TreeMerge;
 pub use file::{KvFile, OpenMode, ParseOpenModeError};
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
+pub use refs::PRIVATE;
 pub use transaction::{Committed, Onto, Transaction};
 pub use transport::GitRemote;
 pub use tree::{Mode, Node, Tree, TreeEntry};

@@ -18,8 +18,9 @@ use crate::layers::ObjectId;
 
 use super::{Git, GitError, pause};
 
-/// Where this program keeps what is not git's, in the repository's directory.
-const PRIVATE: &str = "treering";
+/// Where this program keeps what is not git's, such as locks, in the repository's directory. Nothing there is
+/// part of the format.
+pub const PRIVATE: &str = "treering";
 
 /// The file whose `flock` gives the turn to move a reference.
 const TURN: &str = "references.lock";

@@ -268,7 +268,7 @@ fn is_lone_keep(path: &Path) -> bool {
 
 /// Removes a layer's files, first the one by which it exists.
 fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> {
-    for extension in ["idx", "pack", "keep"] {
+    for extension in ["idx", "pack", "promisor", "keep"] {
         let path = pack_dir.join(format!("{name}.{extension}"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -114,6 +114,18 @@ pub(super) fn stored_len(size: usize) -> usize {
     ZLIB_HEADER + size + BLOCK_HEADER * size.div_ceil(STORED_BLOCK).max(1) + ZLIB_TRAILER
 }
 
+/// The length of the header and the size of the object whose entry has `entry_len` bytes, if it is one of full
+/// stored blocks; `None` when no such entry has that length.
+pub(super) fn stored_size(entry_len: u64) -> Option<(u64, u64)> {
+    const BLOCK: u64 = (STORED_BLOCK + BLOCK_HEADER) as u64;
+    (1..=MAX_HEADER as u64).find_map(|header_len| {
+        let blocks = entry_len.checked_sub(header_len + (ZLIB_HEADER + ZLIB_TRAILER) as u64)?;
+        let size = blocks.checked_sub(blocks.div_ceil(BLOCK).max(1) * BLOCK_HEADER as u64)?;
+        let bits = u64::from(u64::BITS - size.leading_zeros());
+        (header_len == 1 + bits.saturating_sub(4).div_ceil(7)).then_some((header_len, size))
+    })
+}
+
 /// The most bytes worth reading for a zlib stream of `size` bytes: somewhat more than the worst that zlib
 /// writes.
 pub(super) fn stream_bound(size: u64) -> u64 {
@@ -166,6 +178,23 @@ mod tests {
                 bytes.extend(trailing);
                 let header = Header::parse(&bytes).unwrap();
                 prop_assert_eq!((header.kind, header.size, header.len), (Some(kind), size, len));
+            }
+        }
+
+        #[test]
+        fn the_size_of_a_stored_object_follows_from_the_length_of_its_entry(
+            size in prop_oneof![0..300_000_usize, (1..40_usize, -3..3_isize).prop_map(|(blocks, off)| (blocks * STORED_BLOCK).saturating_add_signed(off))],
+        ) {
+            let mut header = Vec::new();
+            Header::encode(ObjectKind::Blob, size as u64, &mut header);
+            let entry_len = (header.len() + stored_len(size)) as u64;
+            prop_assert_eq!(super::stored_size(entry_len), Some((header.len() as u64, size as u64)));
+        }
+
+        #[test]
+        fn any_length_is_that_of_a_stored_object_or_not(entry_len: u64) {
+            if let Some((header, size)) = super::stored_size(entry_len) {
+                prop_assert!(size < entry_len && header < entry_len);
             }
         }
 

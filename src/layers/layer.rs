@@ -3,10 +3,12 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cold::Cold;
 use super::entry::{self, BLOCK_HEADER, CHECKSUM, Header, MAX_HEADER, STORED_BLOCK, ZLIB_HEADER};
 use super::index::Index;
 use super::{LayerError, ObjectId, ObjectKind, object_id};
@@ -23,6 +25,7 @@ pub struct Layer {
     pub(super) pack: PathBuf,
     pub(super) index: Arc<Index>,
     pack_bytes: Option<u64>,
+    cold: Option<Arc<Cold>>,
 }
 
 impl Layer {
@@ -32,6 +35,7 @@ impl Layer {
         pack_dir: &Path,
         name: &str,
         known: Option<&Self>,
+        cold: Option<&Arc<Cold>>,
     ) -> Result<Option<Self>, LayerError> {
         let pack = pack_dir.join(format!("{name}.pack"));
         let index = match known {
@@ -49,7 +53,7 @@ impl Layer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             metadata => Some(metadata.map_err(LayerError::io("examine", &pack))?.len()),
         };
-        Ok(Some(Self { name: name.to_owned(), pack, index, pack_bytes }))
+        Ok(Some(Self { name: name.to_owned(), pack, index, pack_bytes, cold: cold.cloned() }))
     }
 
     /// The name that its files share, `pack-` and 40 hexadecimal digits.
@@ -79,13 +83,13 @@ impl Layer {
 
     /// Kind and size of the object at `position`.
     pub(super) fn header(&self, position: usize) -> Result<(ObjectKind, u64), LayerError> {
-        let entry = self.open_entry(position, MAX_HEADER)?;
+        let entry = self.open_entry(position, MAX_HEADER, None)?;
         Ok((entry.kind, entry.header.size))
     }
 
     /// Kind and content of the object at `position`, which was found to hash to its id.
     pub(super) fn read(&self, position: usize) -> Result<(ObjectKind, Vec<u8>), LayerError> {
-        let entry = self.open_entry(position, READ_AHEAD)?;
+        let entry = self.open_entry(position, READ_AHEAD, Some(0..u64::MAX))?;
         let content = entry.read(0, entry.header.size)?;
         match object_id(entry.kind, &content) == entry.id {
             true => Ok((entry.kind, content)),
@@ -95,26 +99,68 @@ impl Layer {
 
     /// At most `len` bytes from `offset` on of the object at `position`.
     pub(super) fn read_range(&self, position: usize, offset: u64, len: u64) -> Result<Vec<u8>, LayerError> {
-        let entry = self.open_entry(position, MAX_HEADER + ZLIB_HEADER + BLOCK_HEADER)?;
+        let wanted = offset..offset.saturating_add(len);
+        let entry = self.open_entry(position, MAX_HEADER + ZLIB_HEADER + BLOCK_HEADER, Some(wanted))?;
         let size = entry.header.size;
         let begin = offset.min(size);
         let end = begin + len.min(size - begin);
         entry.read(begin, end)
     }
 
-    /// Opens the pack and reads `ahead` bytes of an entry, or what there is.
-    fn open_entry(&self, position: usize, ahead: usize) -> Result<OpenEntry<'_>, LayerError> {
+    /// Opens the pack and reads `ahead` bytes of an entry, or what there is. Of a pack that lies elsewhere the
+    /// bytes `wanted` of the object are read along.
+    fn open_entry(
+        &self,
+        position: usize,
+        ahead: usize,
+        wanted: Option<Range<u64>>,
+    ) -> Result<OpenEntry<'_>, LayerError> {
         let (id, offset) = (ObjectId(self.index.ids()[position]), self.index.offset(position));
         let damaged = |fault| LayerError::Object { id, layer: self.name.clone(), offset, fault };
-        let pack = self.open_pack()?;
-        let pack_len = pack.metadata().map_err(LayerError::io("examine", &self.pack))?.len();
+        let pack = self.open()?;
+        let pack_len = pack.len(self)?;
         let available = pack_len.saturating_sub(CHECKSUM as u64).checked_sub(offset);
         let available = available.ok_or_else(|| damaged("the pack ends before it"))?;
-        let mut head = vec![0; available.min(ahead as u64) as usize];
-        pack.read_exact_at(&mut head, offset).map_err(LayerError::io("read", &self.pack))?;
+        let hints = match (&pack, wanted) {
+            (Pack::Elsewhere(..), Some(wanted)) => self.hints(position, pack_len, &wanted),
+            _ => Vec::new(),
+        };
+        let head = pack.read(self, offset..offset + available.min(ahead as u64), &hints)?;
         let header = Header::parse(&head).map_err(damaged)?;
         let kind = header.kind.ok_or_else(|| LayerError::Delta { id, layer: self.name.clone() })?;
         Ok(OpenEntry { layer: self, id, pack, offset, available, head, header, kind })
+    }
+
+    /// Where in a pack of `pack_len` bytes the bytes `wanted` of an object must lie if it is stored, as far as
+    /// can be told without looking: its size follows from where the next entry begins.
+    fn hints(&self, position: usize, pack_len: u64, wanted: &Range<u64>) -> Vec<Range<u64>> {
+        let begin = self.index.offset(position);
+        let offsets = (0..self.index.objects()).map(|other| self.index.offset(other));
+        let end = offsets.filter(|&other| other > begin).min();
+        let end = end.unwrap_or(u64::MAX).min(pack_len.saturating_sub(CHECKSUM as u64));
+        let Some((header_len, size)) = entry::stored_size(end.saturating_sub(begin)) else {
+            return Vec::new();
+        };
+        let (first, last) = (wanted.start.min(size), wanted.end.min(size));
+        if first == last {
+            return Vec::new();
+        }
+        let stored = Stored { header_len, size };
+        let header = stored.header_at(first / BLOCK);
+        let places =
+            [header..header + BLOCK_HEADER as u64, stored.byte_at(first)..stored.byte_at(last - 1) + 1];
+        places.into_iter().map(|place| begin + place.start..begin + place.end).collect()
+    }
+
+    /// Where the pack can be read.
+    fn open(&self) -> Result<Pack<'_>, LayerError> {
+        match (self.open_pack(), &self.cold) {
+            (Err(LayerError::Missing { layer }), Some(cold)) => match cold.pack_bytes(&self.name) {
+                Some(bytes) => Ok(Pack::Elsewhere(cold, bytes)),
+                None => Err(LayerError::Missing { layer }),
+            },
+            (pack, _) => Ok(Pack::Here(pack?)),
+        }
     }
 
     /// The pack file. It is opened anew for each read: layers may be thousands, file descriptors not, and a
@@ -134,11 +180,65 @@ impl fmt::Debug for Layer {
     }
 }
 
+/// A pack, wherever it is.
+enum Pack<'a> {
+    Here(File),
+    /// Elsewhere, with its length.
+    Elsewhere(&'a Cold, u64),
+}
+
+impl Pack<'_> {
+    fn len(&self, layer: &Layer) -> Result<u64, LayerError> {
+        match self {
+            Self::Here(file) => Ok(file.metadata().map_err(LayerError::io("examine", &layer.pack))?.len()),
+            Self::Elsewhere(_, len) => Ok(*len),
+        }
+    }
+
+    /// The bytes `range`, which must be there. What `hints` touch will be asked for next.
+    fn read(&self, layer: &Layer, range: Range<u64>, hints: &[Range<u64>]) -> Result<Vec<u8>, LayerError> {
+        match self {
+            Self::Here(file) => {
+                let mut bytes = vec![0; (range.end - range.start) as usize];
+                file.read_exact_at(&mut bytes, range.start).map_err(LayerError::io("read", &layer.pack))?;
+                Ok(bytes)
+            }
+            Self::Elsewhere(cold, len) => cold.read(&layer.name, *len, range, hints),
+        }
+    }
+}
+
+/// Bytes of a stored block.
+const BLOCK: u64 = STORED_BLOCK as u64;
+
+/// Where the parts of an object lie in an entry of full stored blocks.
+struct Stored {
+    header_len: u64,
+    size: u64,
+}
+
+impl Stored {
+    /// Where the header of a block begins.
+    fn header_at(&self, block: u64) -> u64 {
+        self.header_len + ZLIB_HEADER as u64 + block * (BLOCK + BLOCK_HEADER as u64)
+    }
+
+    /// Where a byte of the object is.
+    fn byte_at(&self, byte: u64) -> u64 {
+        self.header_at(byte / BLOCK) + BLOCK_HEADER as u64 + byte % BLOCK
+    }
+
+    /// What the header of a block must be.
+    fn header(&self, block: u64) -> [u8; BLOCK_HEADER] {
+        entry::block_header(self.size - block * BLOCK)
+    }
+}
+
 /// An entry about to be read.
 struct OpenEntry<'a> {
     layer: &'a Layer,
     id: ObjectId,
-    pack: File,
+    pack: Pack<'a>,
     offset: u64,
     /// Bytes between the entry's beginning and the pack's checksum.
     available: u64,
@@ -184,7 +284,6 @@ impl OpenEntry<'_> {
     /// A stream that is not is told from one that is by the headers of its first block and of every block that
     /// the range touches.
     fn read_stored(&self, begin: u64, end: u64) -> Result<Option<Vec<u8>>, LayerError> {
-        const BLOCK: u64 = STORED_BLOCK as u64;
         let size = self.header.size;
         let stream = self.head[self.header.len..].split_first_chunk();
         let zlib_begins = stream.is_some_and(|(zlib, blocks)| {
@@ -193,17 +292,13 @@ impl OpenEntry<'_> {
         if !zlib_begins || size > self.available {
             return Ok(None);
         }
-        let blocks = (self.header.len + ZLIB_HEADER) as u64;
-        let header_at = |block: u64| blocks + block * (BLOCK + BLOCK_HEADER as u64);
-        let byte_at = |byte: u64| header_at(byte / BLOCK) + BLOCK_HEADER as u64 + byte % BLOCK;
-        let (from, to) = (byte_at(begin), byte_at(end - 1) + 1);
+        let stored = Stored { header_len: self.header.len as u64, size };
+        let (from, to) = (stored.byte_at(begin), stored.byte_at(end - 1) + 1);
         if to > self.available {
             return Ok(None);
         }
         let block = begin / BLOCK;
-        if block > 0
-            && self.bytes(header_at(block), BLOCK_HEADER)? != entry::block_header(size - block * BLOCK)
-        {
+        if block > 0 && self.bytes(stored.header_at(block), BLOCK_HEADER)? != stored.header(block) {
             return Ok(None);
         }
         let mut bytes = self.bytes(from, (to - from) as usize)?;
@@ -225,10 +320,8 @@ impl OpenEntry<'_> {
 
     /// `len` bytes of the entry, which must be available.
     fn bytes(&self, from: u64, len: usize) -> Result<Vec<u8>, LayerError> {
-        let mut bytes = vec![0; len];
-        let read = self.pack.read_exact_at(&mut bytes, self.offset + from);
-        read.map_err(LayerError::io("read", &self.layer.pack))?;
-        Ok(bytes)
+        let from = self.offset + from;
+        self.pack.read(self.layer, from..from + len as u64, &[])
     }
 
     fn damaged(&self, fault: &'static str) -> LayerError {

@@ -17,6 +17,11 @@
 //! [`LayerSet::read_range`] reads only the bytes asked for and therefore checks no hash: its caller must.
 //! [`Layer::verify`] checks a whole layer.
 //!
+//! **Elsewhere.** A layer whose `.idx` is here and whose `.pack` is not is *cold*. Given a [`Cold`], its
+//! objects are read by ranges from a [`PackSource`], all the same, since the offsets of stored objects follow
+//! from the `.idx`. [`place_index`] and [`place_pack`] bring the two files of a layer here, and
+//! [`remove_pack`] makes it cold again.
+//!
 //! Deltas between objects are neither written nor resolved: a git host that repacked may have made some, and
 //! reading one is [`LayerError::Delta`]. Hashes are plain SHA-1 without git's detection of collisions; what
 //! is stored here must not rest on SHA-1 alone.
@@ -36,9 +41,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blocks;
+mod cold;
 mod entry;
 mod index;
 mod layer;
+mod place;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -54,10 +62,12 @@ use sha1::{Digest as _, Sha1};
 
 use crate::digest;
 
+pub use cold::{Cold, PackSource};
 pub use layer::Layer;
+pub use place::{place_index, place_pack, remove_pack};
 pub use set::{LayerSet, Location};
 pub use verify::LayerCheck;
-pub use writer::{LayerInfo, LayerWriter};
+pub use writer::{LayerInfo, LayerWriter, MODE};
 
 /// The SHA-1 name of a git object. The text form is 40 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,6 +199,14 @@ pub enum LayerError {
     Missing {
         /// The layer's name.
         layer: String,
+    },
+    /// The layer's `.pack` lies elsewhere, and could not be read there.
+    #[error("cannot read layer {layer}, which lies in a cold remote")]
+    Cold {
+        /// The layer's name.
+        layer: String,
+        /// What its source says.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The object is stored as a delta to another one. Git and libgit2 can read it.
     #[error("object {id} in layer {layer} is stored as a git delta; read it with git")]

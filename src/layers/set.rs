@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Layer, LayerError, ObjectId, ObjectKind};
+use super::{Cold, Layer, LayerError, ObjectId, ObjectKind};
 
 /// The layers of one pack directory as they were when it was opened, and where each object lies.
 ///
@@ -21,6 +21,7 @@ struct Layers {
     pack_dir: PathBuf,
     layers: Vec<Layer>,
     table: Table,
+    cold: Option<Arc<Cold>>,
 }
 
 /// Where an object lies.
@@ -37,22 +38,29 @@ impl LayerSet {
     /// Opens the layers whose `.idx` is in `pack_dir`. A damaged index is an error: without it, objects that
     /// are there would seem not to be. A `.pack` that is shorter than its index says is found when it is read.
     pub fn open(pack_dir: &Path) -> Result<Self, LayerError> {
-        Self::load(pack_dir, &[])
+        Self::load(pack_dir, &[], None)
+    }
+
+    /// The same layers; from now on those whose `.pack` is not here are read from `cold`.
+    pub fn with_cold(&self, cold: Arc<Cold>) -> Result<Self, LayerError> {
+        Self::load(&self.0.pack_dir, &self.0.layers, Some(cold))
     }
 
     /// The layers that are there now. What was loaded already is shared, not read again; the table is built
     /// anew.
     pub fn reopen(&self) -> Result<Self, LayerError> {
-        Self::load(&self.0.pack_dir, &self.0.layers)
+        Self::load(&self.0.pack_dir, &self.0.layers, self.0.cold.clone())
     }
 
-    fn load(pack_dir: &Path, known: &[Layer]) -> Result<Self, LayerError> {
+    fn load(pack_dir: &Path, known: &[Layer], cold: Option<Arc<Cold>>) -> Result<Self, LayerError> {
         let known: HashMap<&str, &Layer> = known.iter().map(|layer| (layer.name(), layer)).collect();
         let names = names(pack_dir).map_err(LayerError::io("list", pack_dir))?;
-        let load = |name: &String| Layer::load(pack_dir, name, known.get(name.as_str()).copied()).transpose();
+        let load = |name: &String| {
+            Layer::load(pack_dir, name, known.get(name.as_str()).copied(), cold.as_ref()).transpose()
+        };
         let layers = names.iter().filter_map(load).collect::<Result<Vec<_>, _>>()?;
         let table = Table::build(&layers).ok_or(LayerError::TooManyObjects)?;
-        Ok(Self(Arc::new(Layers { pack_dir: pack_dir.to_owned(), layers, table })))
+        Ok(Self(Arc::new(Layers { pack_dir: pack_dir.to_owned(), layers, table, cold })))
     }
 
     /// Whether some layer holds the object, be its `.pack` here or not.

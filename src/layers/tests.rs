@@ -1,7 +1,9 @@
 //! Layers as a whole: against git and libgit2, against damage, and against the content that went in.
 
+use std::error::Error;
 use std::fs;
 use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -532,4 +534,85 @@ fn verify_survives_offsets_that_overlap() {
         assert_eq!(check.sound, 0, "{offsets:?}");
         assert!(ids.iter().any(|id| set.read(id).is_err()), "{offsets:?}");
     }
+}
+
+/// The packs in a directory, as something that lies elsewhere.
+struct Elsewhere(TempDir);
+
+impl PackSource for Elsewhere {
+    fn pack_bytes(&self, layer: &str) -> Option<u64> {
+        fs::metadata(self.0.path().join(format!("{layer}.pack"))).ok().map(|metadata| metadata.len())
+    }
+
+    fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
+        let pack = fs::read(self.0.path().join(format!("{layer}.pack")))?;
+        let part =
+            |range: &Range<u64>| pack.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec);
+        ranges.iter().map(|range| part(range).ok_or_else(|| "the pack is shorter".into())).collect()
+    }
+}
+
+/// The blobs in a layer whose pack lies elsewhere; there, `damage` was done to it.
+fn cold(damage: impl FnOnce(&mut Vec<u8>)) -> (TempDir, LayerSet, Arc<Cold>, Vec<Vec<u8>>) {
+    let blobs = blobs();
+    let objects: Vec<_> = blobs.iter().map(|blob| (ObjectKind::Blob, blob.clone())).collect();
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = write_layer(there.path(), &objects).name;
+    let pack = there.path().join(format!("{name}.pack"));
+    let mut bytes = fs::read(&pack).unwrap();
+    damage(&mut bytes);
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    let index = format!("{name}.idx");
+    fs::copy(there.path().join(&index), here.path().join(&index)).unwrap();
+    let cold = Arc::new(Cold::new(Arc::new(Elsewhere(there)), &here.path().join("blocks"), 1 << 30));
+    let set = LayerSet::open(here.path()).unwrap().with_cold(Arc::clone(&cold)).unwrap();
+    (here, set, cold, blobs)
+}
+
+#[test]
+fn a_layer_elsewhere_is_read_as_one_that_is_here() {
+    let (_dir, set, _, blobs) = cold(|_| ());
+    for set in [&set, &set.reopen().unwrap()] {
+        for blob in &blobs {
+            let id = object_id(ObjectKind::Blob, blob);
+            assert_eq!(set.header(&id).unwrap(), Some((ObjectKind::Blob, blob.len() as u64)));
+            assert!(set.read(&id).unwrap() == Some((ObjectKind::Blob, blob.clone())));
+            for (offset, len) in [(0, 1), (65_530, 10), (1, 200_000), (699_999, 5), (u64::MAX, 1)] {
+                let begin = (offset as usize).min(blob.len());
+                let end = begin + len.min(blob.len() - begin);
+                assert!(set.read_range(&id, offset, len as u64).unwrap().unwrap() == blob[begin..end]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_range_elsewhere_takes_two_requests_and_little_more_than_its_bytes() {
+    let (_dir, set, cold, blobs) = cold(|_| ());
+    let blob = blobs.iter().find(|blob| blob.len() == 700_000).unwrap();
+    let range = set.read_range(&object_id(ObjectKind::Blob, blob), 400_000, 100_000).unwrap().unwrap();
+    assert!(range == blob[400_000..500_000]);
+    assert_eq!(cold.requests(), 2, "the head of the object, and the range with the header of its block");
+    assert!(cold.bytes() < 100_000 + 65_536 + 4 * 8_192, "{}", cold.bytes());
+}
+
+#[test]
+fn damage_elsewhere_is_found_by_who_reads_the_whole() {
+    let (_dir, set, _, blobs) = cold(|pack| {
+        pack.truncate(pack.len() / 2);
+        for at in (100..pack.len()).step_by(3_001) {
+            pack[at] ^= 1;
+        }
+    });
+    let mut failed = 0;
+    for blob in &blobs {
+        let id = object_id(ObjectKind::Blob, blob);
+        match set.read(&id) {
+            Ok(read) => assert!(read == Some((ObjectKind::Blob, blob.clone()))),
+            Err(_) => failed += 1,
+        }
+        let _ = (set.header(&id), set.read_range(&id, 5, 100_000));
+    }
+    assert!(failed > 3, "{failed}");
 }

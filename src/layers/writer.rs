@@ -29,7 +29,7 @@ const BUFFER: usize = 1 << 18;
 const SYNC_BESIDE: u64 = 8 << 20;
 
 /// Git makes packs and indexes read-only, since their content is their name.
-const MODE: u32 = 0o444;
+pub const MODE: u32 = 0o444;
 
 /// Writes one layer into a pack directory. See the [module](super) for what is promised when.
 ///
@@ -219,7 +219,7 @@ fn seal(file: &File, len: u64, objects: u32) -> io::Result<[u8; 20]> {
 }
 
 /// The SHA-1 of the first `len` bytes of `file`.
-fn hash(file: &File, len: u64) -> io::Result<[u8; 20]> {
+pub(super) fn hash(file: &File, len: u64) -> io::Result<[u8; 20]> {
     let mut hasher = Sha1::new();
     let mut buffer = vec![0; len.min(BUFFER as u64) as usize];
     let mut offset = 0;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gitkv::GitError;
+use crate::store::{self, NameError, UrlError};
 
 /// Why a repository could not be exchanged with another.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,16 @@ pub enum RemoteError {
         "the remote {remote} refused the push; everything is still in this repository, so push again when the cause is removed"
     )]
     Refused {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// Git needs what is only in a cold remote.
+    #[error(
+        "the remote {remote} lacks data that is not here but in a cold remote: bring it here with `treering layers fetch`, and try again"
+    )]
+    ColdData {
         /// Its name.
         remote: String,
         /// What git says.
@@ -118,6 +129,98 @@ pub enum RemoteError {
         /// The file, in the tree.
         path: String,
     },
+    /// A cold remote failed.
+    #[error(
+        "cannot exchange with the cold remote {remote}; nothing is lost, so try again when the cause is removed"
+    )]
+    Store {
+        /// Its name.
+        remote: String,
+        /// What its store says.
+        source: Box<store::Error>,
+    },
+    /// The URL of a cold remote is not one.
+    #[error(
+        "the URL of the cold remote {remote} cannot be used: remove the remote, and add it with another one"
+    )]
+    Url {
+        /// Its name.
+        remote: String,
+        /// Why.
+        source: UrlError,
+    },
+    /// Nothing is in a cold remote.
+    #[error("the cold remote {0} holds no repository: check its address, or push to it first")]
+    NotPushed(String),
+    /// Something in a cold remote cannot be what it should be.
+    #[error(
+        "{object} in the cold remote {remote} is damaged: {fault}; everything here stays as it is, and a push to a remote at a new address makes a sound one"
+    )]
+    Unreadable {
+        /// The remote's name.
+        remote: String,
+        /// The object in its store.
+        object: String,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// A layer in a cold remote is not what it should be.
+    #[error("{object} in the cold remote {remote} cannot be used; everything here stays as it is")]
+    Damaged {
+        /// The remote's name.
+        remote: String,
+        /// The layer, or what else it is.
+        object: String,
+        /// What is wrong.
+        source: GitError,
+    },
+    /// Somebody holds the lock of a cold remote.
+    #[error(
+        "{lock} in the cold remote {remote} says that somebody is pushing: try again when they are done; after ten minutes it counts as left over"
+    )]
+    Locked {
+        /// The remote's name.
+        remote: String,
+        /// The lock.
+        lock: String,
+    },
+    /// A layer is neither here nor in the remote that is to hold everything.
+    #[error(
+        "layer {layer} is neither here nor in the cold remote {remote}: bring it here with `treering layers fetch {layer}`, and push again"
+    )]
+    Elsewhere {
+        /// The remote's name.
+        remote: String,
+        /// The layer.
+        layer: String,
+    },
+    /// No layer has that name.
+    #[error(
+        "no layer, or more than one, is called {0}: `treering layers list` shows them and who holds them"
+    )]
+    NoSuchLayer(String),
+    /// A layer that must stay.
+    #[error("layer {0} is not one of data and stays here, since every command needs it")]
+    NotData(String),
+    /// No cold remote has a layer.
+    #[error("no cold remote that was asked holds layer {0}: push to one first")]
+    NotHeld(String),
+    /// A cold remote has what is nowhere else.
+    #[error(
+        "the cold remote {remote} alone holds layer {layer}, and others perhaps: bring them here with `treering layers fetch` before it is forgotten"
+    )]
+    OnlyThere {
+        /// The remote's name.
+        remote: String,
+        /// One of the layers.
+        layer: String,
+    },
+    /// A remote that git reaches where a cold one is needed.
+    #[error("{0} is no cold remote: `treering remote list` shows which are")]
+    NotCold(String),
+    /// A name that a store does not take.
+    #[error(transparent)]
+    ObjectName(#[from] NameError),
     /// The git repository could not be read or changed.
     #[error(transparent)]
     Git(#[from] GitError),
@@ -168,6 +271,9 @@ const NOT_REACHED: [&str; 10] = [
     "could not read from remote repository",
 ];
 
+/// What git says when it needs an object that lies in a cold remote.
+const PROMISED: &str = "promisor remote";
+
 /// What the other side says of a push that it does not take.
 const REFUSED: [&str; 2] = ["[remote rejected]", "protected branch"];
 
@@ -183,7 +289,9 @@ impl RemoteError {
             let GitError::Remote { said, .. } = &source else { return Self::Git(source) };
             let said = said.to_lowercase();
             let remote = remote.clone();
-            if says(&said, &REFUSED) {
+            if said.contains(PROMISED) {
+                Self::ColdData { remote, source }
+            } else if says(&said, &REFUSED) {
                 Self::Refused { remote, source }
             } else if says(&said, &NOT_LET_IN) {
                 Self::Credentials { remote, source }
@@ -195,6 +303,18 @@ impl RemoteError {
                 Self::Failed { remote, source }
             }
         }
+    }
+
+    /// For `map_err`: the store of the cold remote `remote` failed.
+    pub(super) fn store(remote: &str) -> impl FnOnce(store::Error) -> Self {
+        let remote = remote.to_owned();
+        move |source| Self::Store { remote, source: Box::new(source) }
+    }
+
+    /// For `map_err`: what came from the cold remote `remote` cannot be used.
+    pub(super) fn damaged(remote: &str, object: &str) -> impl FnOnce(GitError) -> Self {
+        let (remote, object) = (remote.to_owned(), object.to_owned());
+        move |source| Self::Damaged { remote, object, source }
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -6,12 +6,13 @@ use crate::cbor;
 use crate::gitkv::{GitError, Onto, Person, TreeEdit, pause};
 use crate::layers::ObjectId;
 
+use super::cold::Bring;
 use super::error::is_race;
 use super::merge::{CONFIG, Changes, MergeError, SnapshotCount, changes, merge};
 use super::{RemoteError, Remotes, seen};
 
 /// How often a merge or a push is made anew when others move the same branch.
-const TRIES: u32 = 12;
+pub(super) const TRIES: u32 = 12;
 
 /// What a push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +21,10 @@ pub struct Pushed {
     pub there: SnapshotCount,
     /// What changed in this repository, where the remote had something new.
     pub here: SnapshotCount,
+    /// Layers that were sent to a cold remote; git does not say what it sends.
+    pub layers: u64,
+    /// Bytes that were sent to a cold remote.
+    pub bytes: u64,
 }
 
 /// What has to agree in the configurations of two clones. The rest is for others to read.
@@ -34,7 +39,10 @@ impl Remotes {
     pub fn pull(&self, remote: &str, who: &Person) -> Result<SnapshotCount, RemoteError> {
         self.expect(remote)?;
         let before = self.git.head()?;
-        self.fetch_and_join(remote, who)?;
+        match self.is_cold(remote)? {
+            true => drop(self.pull_cold(remote, who, Bring::Indexes)?),
+            false => self.fetch_and_join(remote, who)?,
+        }
         self.count(before.as_ref(), self.git.head()?.as_ref())
     }
 
@@ -44,6 +52,9 @@ impl Remotes {
     /// again.
     pub fn push(&self, remote: &str, who: &Person) -> Result<Pushed, RemoteError> {
         self.expect(remote)?;
+        if self.is_cold(remote)? {
+            return self.push_cold(remote, who);
+        }
         let before = self.git.head()?;
         let tracking = self.git.tracking(remote);
         // Where nothing was seen to be of this repository, it must be known what is there before anything
@@ -61,6 +72,7 @@ impl Remotes {
                     return Ok(Pushed {
                         there: self.count(there_before.as_ref(), Some(&head))?,
                         here: self.count(before.as_ref(), Some(&head))?,
+                        ..Pushed::default()
                     });
                 }
                 Err(error) => {
@@ -83,6 +95,11 @@ impl Remotes {
     /// was one.
     pub(super) fn adopt(&self, remote: &str) -> Result<bool, RemoteError> {
         self.git.fetch(remote).map_err(RemoteError::of(remote))?;
+        self.adopt_tracked(remote)
+    }
+
+    /// As [`adopt`](Self::adopt), of what is here already.
+    pub(super) fn adopt_tracked(&self, remote: &str) -> Result<bool, RemoteError> {
         let Some(theirs) = self.theirs(remote)? else { return Ok(false) };
         self.git.compare_and_set(self.git.branch(), None, &theirs)?;
         self.see(remote, None, &theirs)?;
@@ -91,6 +108,11 @@ impl Remotes {
 
     fn fetch_and_join(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
         self.git.fetch(remote).map_err(RemoteError::of(remote))?;
+        self.join_again(remote, who)
+    }
+
+    /// Merges what is here of a remote into the branch, again when others move that.
+    pub(super) fn join_again(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
         for attempt in 1..=TRIES {
             match self.join(remote, who) {
                 Err(RemoteError::Git(GitError::Moved { .. })) => pause(attempt)?,
@@ -161,13 +183,17 @@ impl Remotes {
             let (remote, newest) = (remote.to_owned(), self.newest_format);
             return Err(RemoteError::Version { remote, found: identity.version, newest });
         }
-        if let Some(ours) = self.git.head()?
-            && let Some(own) = self.git.find(&ours, CONFIG.as_bytes())?
-            && self.identity(remote, &own.id)?.id != identity.id
-        {
+        if self.own_id(remote)?.is_some_and(|own| own != identity.id) {
             return Err(RemoteError::OtherRepository(remote.to_owned()));
         }
         Ok(Some(theirs))
+    }
+
+    /// The id of this repository; `None` while it has none.
+    pub(super) fn own_id(&self, remote: &str) -> Result<Option<String>, RemoteError> {
+        let Some(head) = self.git.head()? else { return Ok(None) };
+        let Some(config) = self.git.find(&head, CONFIG.as_bytes())? else { return Ok(None) };
+        Ok(Some(self.identity(remote, &config.id)?.id))
     }
 
     fn identity(&self, remote: &str, config: &ObjectId) -> Result<Identity, RemoteError> {
@@ -179,7 +205,12 @@ impl Remotes {
     }
 
     /// Remembers that `theirs` was seen, if nobody saw anything since `before` was remembered.
-    fn see(&self, remote: &str, before: Option<&ObjectId>, theirs: &ObjectId) -> Result<(), RemoteError> {
+    pub(super) fn see(
+        &self,
+        remote: &str,
+        before: Option<&ObjectId>,
+        theirs: &ObjectId,
+    ) -> Result<(), RemoteError> {
         if before == Some(theirs) {
             return Ok(());
         }
@@ -252,7 +283,11 @@ impl Remotes {
     }
 
     /// How snapshots differ between two commits.
-    fn count(&self, old: Option<&ObjectId>, new: Option<&ObjectId>) -> Result<SnapshotCount, RemoteError> {
+    pub(super) fn count(
+        &self,
+        old: Option<&ObjectId>,
+        new: Option<&ObjectId>,
+    ) -> Result<SnapshotCount, RemoteError> {
         let tree = |commit: Option<&ObjectId>| {
             commit.map(|commit| self.git.read_commit(commit).map(|commit| commit.tree)).transpose()
         };

@@ -20,7 +20,13 @@
 //! same result. Pushes only add commits, so a remote that refuses anything else
 //! (`receive.denyNonFastForwards`) is enough; and what one side pruned stays in the remote's history.
 //!
-//! Not done here: locking the remote, encrypting, and looking at the content of what is fetched beyond its
+//! A *cold* remote is a [store](crate::store) of layers, which this module reaches itself: `docs/format.md` says
+//! what lies there. Its head takes the place of the fetched branch, and all else is as above. What describes
+//! snapshots is brought here, and data stays there, to be read by ranges ([`cold_reader`]), until
+//! [`Remotes::fetch_layers`] brings it. [`Remotes::evict_layers`] gives the disk back that data takes which is
+//! found to be there. A push sends layers before the head that lists them, so it can be killed at any instant.
+//!
+//! Not done here: locking git remotes, encrypting, and looking at the content of what is fetched beyond its
 //! configuration.
 //!
 //! ```
@@ -46,19 +52,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cold;
 mod error;
 mod exchange;
+mod head;
+mod layers;
 mod merge;
+mod publish;
+mod stores;
 
 use std::fs;
 use std::path::{self, Path};
+use std::sync::Arc;
 
 use crate::atomic;
-use crate::gitkv::{Git, GitRemote};
+use crate::gitkv::{Git, GitRemote, PRIVATE, Person};
+use crate::layers::Cold;
+use crate::store::StoreUrl;
+
+use cold::Bring;
+use stores::{BLOCKS, ColdPacks, Stores};
 
 pub use error::RemoteError;
 pub use exchange::Pushed;
+pub use head::LayerKind;
+pub use layers::{LayerStatus, Moved};
 pub use merge::SnapshotCount;
+pub use stores::ColdOptions;
 
 /// The remote that goes without saying, and that a clone came from.
 pub const ORIGIN: &str = "origin";
@@ -72,20 +92,122 @@ pub struct Remotes {
     git: Git,
     newest_format: u32,
     step: u64,
+    stores: Arc<Stores>,
+}
+
+/// What kind of place a remote is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoteKind {
+    /// A git repository.
+    Git,
+    /// A store of layers.
+    Cold,
+}
+
+/// A remote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// What it is called here.
+    pub name: String,
+    /// Where it is. Of a cold remote it is shown without secrets.
+    pub url: String,
+    /// What it is.
+    pub kind: RemoteKind,
+}
+
+/// Whether `url` is that of a cold remote: one that [`StoreUrl`] takes, but not a `file:` URL where a git
+/// repository lies.
+pub fn is_cold_url(url: &str) -> bool {
+    let is_git = |path: &str| {
+        let path = Path::new(path);
+        path.join("HEAD").is_file() || path.join(".git").exists()
+    };
+    url.parse::<StoreUrl>().is_ok() && !url.strip_prefix("file://").is_some_and(is_git)
+}
+
+/// What reads layers from the cold remotes of the repository at `path`; `None` when it has no cold remotes.
+pub fn cold_reader(path: &Path, options: &ColdOptions) -> Result<Option<Arc<Cold>>, RemoteError> {
+    let private = path.join(PRIVATE);
+    let stores = Stores::new(&private, &options.store);
+    if stores.list()?.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(reader(&private, Arc::new(stores), options.cache_bytes)))
+}
+
+fn reader(private: &Path, stores: Arc<Stores>, cache_bytes: u64) -> Arc<Cold> {
+    Arc::new(Cold::new(Arc::new(ColdPacks::new(stores)), &private.join(BLOCKS), cache_bytes))
 }
 
 impl Remotes {
     /// Of the repository at `path`, where `newest_format` is the newest format that the program reads.
     pub fn open(path: &Path, newest_format: u32) -> Result<Self, RemoteError> {
-        Ok(Self { git: Git::open(path)?, newest_format, step: STEP })
+        Self::open_with(path, newest_format, &ColdOptions::default())
+    }
+
+    /// As [`open`](Self::open), with cold remotes that are used as `options` say.
+    pub fn open_with(path: &Path, newest_format: u32, options: &ColdOptions) -> Result<Self, RemoteError> {
+        let remotes = Self::new(Git::open(path)?, newest_format, options);
+        if !remotes.stores.list()?.is_empty() {
+            let private = remotes.git.path().join(PRIVATE);
+            remotes.git.read_cold(reader(&private, Arc::clone(&remotes.stores), options.cache_bytes))?;
+        }
+        Ok(remotes)
+    }
+
+    fn new(git: Git, newest_format: u32, options: &ColdOptions) -> Self {
+        let stores = Arc::new(Stores::new(&git.path().join(PRIVATE), &options.store));
+        Self { git, newest_format, step: STEP, stores }
     }
 
     /// Makes a clone of the repository at `url` at `path`, where nothing or an empty directory may be. Its
-    /// remote is [`ORIGIN`].
+    /// remote is [`ORIGIN`]. Of a cold remote everything is brought here.
     ///
     /// It appears when it is complete. A process that is killed leaves a directory beside it whose name
     /// begins with [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX).
     pub fn clone_from(url: &str, path: &Path, newest_format: u32) -> Result<Self, RemoteError> {
+        Self::clone_with(url, path, newest_format, &ColdOptions::default())
+    }
+
+    /// As [`clone_from`](Self::clone_from), where cold remotes are used as `options` say.
+    pub fn clone_with(
+        url: &str,
+        path: &Path,
+        newest_format: u32,
+        options: &ColdOptions,
+    ) -> Result<Self, RemoteError> {
+        Self::clone_by(path, newest_format, options, |clone| match is_cold_url(url) {
+            true => clone.adopt_cold(url, Bring::Everything),
+            false => {
+                clone.add(ORIGIN, url)?;
+                match clone.adopt(ORIGIN)? {
+                    true => Ok(()),
+                    false => Err(RemoteError::Empty(url.to_owned())),
+                }
+            }
+        })
+    }
+
+    /// As [`clone_with`](Self::clone_with), of a cold remote of which only what describes is brought here. The
+    /// rest is read from there by ranges where it is needed.
+    pub fn clone_cold(
+        url: &str,
+        path: &Path,
+        newest_format: u32,
+        options: &ColdOptions,
+    ) -> Result<Self, RemoteError> {
+        if !is_cold_url(url) {
+            return Err(RemoteError::NotCold(url.to_owned()));
+        }
+        Self::clone_by(path, newest_format, options, |clone| clone.adopt_cold(url, Bring::Indexes))
+    }
+
+    fn clone_by(
+        path: &Path,
+        newest_format: u32,
+        options: &ColdOptions,
+        bring: impl FnOnce(&Self) -> Result<(), RemoteError>,
+    ) -> Result<Self, RemoteError> {
         let is_free = match fs::read_dir(path) {
             Ok(mut entries) => entries.next().is_none(),
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -98,41 +220,68 @@ impl Remotes {
         let temporary = tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).tempdir_in(beside);
         let temporary = temporary.map_err(RemoteError::io("write to", beside))?;
         let unfinished = temporary.path().join("clone");
-        let clone = Self { git: Git::init(&unfinished, &[])?, newest_format, step: STEP };
-        clone.add(ORIGIN, url)?;
-        if !clone.adopt(ORIGIN)? {
-            return Err(RemoteError::Empty(url.to_owned()));
-        }
+        bring(&Self::new(Git::init(&unfinished, &[])?, newest_format, options))?;
         fs::rename(&unfinished, path).map_err(RemoteError::io("make", path))?;
         atomic::sync_dir(beside).map_err(RemoteError::io("sync", beside))?;
-        Self::open(path, newest_format)
+        Self::open_with(path, newest_format, options)
+    }
+
+    /// Takes a cold remote's branch for this repository's, which has nothing yet.
+    fn adopt_cold(&self, url: &str, bring: Bring) -> Result<(), RemoteError> {
+        self.add(ORIGIN, url)?;
+        // Nobody commits unless two writers met there.
+        let who = Person::new("treering", "treering@localhost", jiff::Timestamp::UNIX_EPOCH);
+        self.pull_cold(ORIGIN, &who, bring)?;
+        match self.git.head()? {
+            Some(_) => Ok(()),
+            None => Err(RemoteError::NotPushed(ORIGIN.to_owned())),
+        }
     }
 
     /// The remotes, in the order of their names.
-    pub fn list(&self) -> Result<Vec<GitRemote>, RemoteError> {
-        let mut remotes = self.git.remotes()?;
+    pub fn list(&self) -> Result<Vec<Remote>, RemoteError> {
+        let git = self.git.remotes()?.into_iter();
+        let git = git.map(|GitRemote { name, url }| Remote { name, url, kind: RemoteKind::Git });
+        let cold = self.stores.list()?.into_iter();
+        let cold = cold.map(|(name, url)| Remote { name, url: url.to_string(), kind: RemoteKind::Cold });
+        let mut remotes: Vec<_> = git.chain(cold).collect();
         remotes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(remotes)
     }
 
-    /// Adds a remote under a new name. A path is remembered as an absolute one.
+    /// Adds a remote under a new name, a cold one where [`is_cold_url`] says so. A path is remembered as an
+    /// absolute one. Nothing is looked at there yet.
     pub fn add(&self, name: &str, url: &str) -> Result<(), RemoteError> {
         if !GitRemote::is_name(name) {
             return Err(RemoteError::Name(name.to_owned()));
         }
-        if self.git.remotes()?.iter().any(|remote| remote.name == name) {
+        if self.list()?.iter().any(|remote| remote.name == name) {
             return Err(RemoteError::Exists(name.to_owned()));
         }
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
-        Ok(self.git.add_remote(name, &absolute(url)?)?)
+        match is_cold_url(url) {
+            true if name.contains('/') => Err(RemoteError::Name(name.to_owned())),
+            true => self.stores.add(name, url),
+            false => Ok(self.git.add_remote(name, &absolute(url)?)?),
+        }
     }
 
-    /// Forgets a remote, and what was seen of it. What lies there stays as it is.
+    /// Forgets a remote, and what was seen of it. What lies there stays as it is. A cold remote that holds
+    /// layers which are nowhere else is not forgotten.
     pub fn remove(&self, name: &str) -> Result<(), RemoteError> {
         self.expect(name)?;
+        if !self.is_cold(name)? {
+            self.git.remove_reference(&seen(name))?;
+            return Ok(self.git.remove_remote(name)?);
+        }
+        let only_there = |layer: &LayerStatus| !layer.is_here && layer.remotes == [name];
+        if let Some(layer) = self.layers()?.iter().find(|layer| only_there(layer)) {
+            return Err(RemoteError::OnlyThere { remote: name.to_owned(), layer: layer.name.clone() });
+        }
         self.git.remove_reference(&seen(name))?;
-        Ok(self.git.remove_remote(name)?)
+        self.git.remove_reference(&self.git.tracking(name))?;
+        self.stores.remove(name)
     }
 
     /// The remote that is meant where none is named: [`ORIGIN`], or the only one.
@@ -147,9 +296,22 @@ impl Remotes {
 
     /// That there is a remote of that name.
     fn expect(&self, name: &str) -> Result<(), RemoteError> {
-        match self.git.remotes()?.iter().any(|remote| remote.name == name) {
+        match self.list()?.iter().any(|remote| remote.name == name) {
             true => Ok(()),
             false => Err(RemoteError::Unknown(name.to_owned())),
+        }
+    }
+
+    fn is_cold(&self, name: &str) -> Result<bool, RemoteError> {
+        Ok(self.stores.url(name)?.is_some())
+    }
+
+    /// That there is a cold remote of that name.
+    fn expect_cold(&self, name: &str) -> Result<(), RemoteError> {
+        self.expect(name)?;
+        match self.is_cold(name)? {
+            true => Ok(()),
+            false => Err(RemoteError::NotCold(name.to_owned())),
         }
     }
 }

@@ -54,8 +54,8 @@ pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statisti
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::layers::ObjectId;
-use crate::timeline::Timeline;
+use crate::layers::{Cold, ObjectId};
+use crate::timeline::{Timeline, TimelineError};
 use segments::Segments;
 
 /// Version of the repository's format; see `docs/format.md`.
@@ -73,6 +73,11 @@ impl Repository {
     /// The git repository that holds it.
     pub fn path(&self) -> &Path {
         self.timeline.git().path()
+    }
+
+    /// From now on, layers that are not here are read from `cold`.
+    pub fn read_cold(&self, cold: Arc<Cold>) -> Result<(), RepositoryError> {
+        Ok(self.timeline.git().read_cold(cold).map_err(TimelineError::from)?)
     }
 
     /// What was settled when it was made.

@@ -26,7 +26,7 @@ fn snapshots_go_to_a_hub_and_to_a_clone_and_back() {
     assert_eq!(lab.ok(words("remote list")), "");
     assert_eq!(lab.ok(words("remote add origin hub.git")), "");
     let hub = lab.path("hub.git");
-    assert_eq!(lab.ok(words("remote list")), format!("origin  {}\n", hub.display()));
+    assert_eq!(lab.ok(words("remote list")), format!("origin  git  {}\n", hub.display()));
     assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
     assert!(lab.ok(["push"]).starts_with("Pushed to origin: nothing new in "));
     let out = lab.ok(words("clone hub.git clone"));
@@ -56,7 +56,8 @@ fn programs_get_json() {
     let json = |line: &str| serde_json::from_str::<Value>(&lab.ok(words(line))).unwrap();
     assert_eq!(json("remote list --json"), Value::Array(Vec::new()));
     lab.ok(words("remote add disk hub.git --json"));
-    assert_eq!(json("remote list --json")[0]["name"], "disk");
+    let listed = json("remote list --json");
+    assert_eq!((&listed[0]["name"], &listed[0]["kind"]), (&"disk".into(), &"git".into()));
     let push = json("push --json");
     assert_eq!((&push["message_type"], &push["remote"]), (&"push".into(), &"disk".into()));
     assert_eq!(push["sent"]["snapshots_added"], 1);
@@ -88,6 +89,91 @@ fn what_goes_wrong_is_one_line_that_says_what_to_do() {
     lab.ok(words("-r other init -q"));
     lab.ok(words("remote add other other"));
     fails("push other", "is of another repository");
+    assert!(!lab.path("clone").exists());
+}
+
+/// A repository with a snapshot and a cold remote that has it; the URL of that.
+fn with_cold() -> (Lab, String) {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    let url = format!("file://{}", lab.path("store").display());
+    lab.ok(["remote", "add", "cold", &url]);
+    (lab, url)
+}
+
+#[test]
+fn data_lies_in_a_cold_remote_and_is_read_there() {
+    let (lab, url) = with_cold();
+    assert_eq!(lab.ok(words("remote list")), format!("cold  cold  {url}\n"));
+    let out = lab.ok(["push"]);
+    assert!(out.starts_with("Pushed to cold: 1 snapshot in "), "{out}");
+    assert!(out.contains("\n  sent 3 layers, "), "{out}");
+    let listed = lab.ok(words("layers list"));
+    assert_eq!(listed.lines().filter(|line| line.ends_with("  here cold")).count(), 3, "{listed}");
+    assert!(lab.ok(words("layers evict")).starts_with("Evicted 1 layer, "));
+    assert!(lab.ok(words("layers list")).lines().any(|line| line.ends_with("  cold")), "{listed}");
+
+    let out = lab.ok(["clone", "--cold", &url, "clone"]);
+    assert!(out.starts_with("Cloned 1 snapshot to clone in "), "{out}");
+    for repository in ["repo", "clone"] {
+        let target = format!("restored-{repository}");
+        lab.ok(words(&format!("-r {repository} check --read-data -q")));
+        lab.ok(words(&format!("-r {repository} restore latest -t {target} -q")));
+        assert_eq!(contents(&lab.path(&target)), contents(&lab.path("tree")));
+    }
+    lab.write("tree/notes", "other notes\n");
+    lab.ok(words("-r clone backup tree --push -q"));
+    assert!(lab.ok(["pull"]).starts_with("Pulled from cold: 1 snapshot in "));
+    let diff = lab.ok(words("diff latest~1 latest"));
+    assert!(diff.contains("M  ") && diff.contains("notes"), "{diff}");
+    assert!(lab.ok(words("layers fetch")).starts_with("Fetched 2 layers, "));
+    fs::remove_dir_all(lab.path("store")).unwrap();
+    lab.ok(words("check --read-data -q"));
+}
+
+#[test]
+fn programs_get_json_of_layers() {
+    let (lab, url) = with_cold();
+    let json = |line: &str| serde_json::from_str::<Value>(&lab.ok(words(line))).unwrap();
+    let push = json("push --json");
+    assert_eq!(push["layers_sent"], 3);
+    assert!(push["bytes_sent"].as_u64().unwrap() > 1_000);
+    let listed = json("layers list --json");
+    let data = listed.as_array().unwrap().iter().find(|layer| layer["kind"] == "data").unwrap();
+    assert_eq!((&data["local"], &data["remotes"][0]), (&true.into(), &"cold".into()));
+    assert_eq!((&data["objects"], listed.as_array().unwrap().len()), (&1.into(), 3));
+    let evicted = json("layers evict --json");
+    assert_eq!(
+        (&evicted["message_type"], &evicted["layers"][0]["name"]),
+        (&"layers_evicted".into(), &data["name"])
+    );
+    assert_eq!(json("layers fetch --json")["bytes"], data["pack_bytes"]);
+    assert_eq!(json(&format!("clone --cold {url} clone --json"))["message_type"], "cloned");
+}
+
+#[test]
+fn what_goes_wrong_with_a_cold_remote_says_what_to_do() {
+    let (lab, url) = with_cold();
+    let fails = |line: &str, message: &str| {
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        assert!(outcome.err.contains(message), "{line}: {}", outcome.err);
+        assert_eq!(outcome.err.lines().count(), 1, "{line}: {}", outcome.err);
+    };
+    fails("pull", "check the URL and that the disk is mounted");
+    fails(&format!("clone {url} clone"), "check the URL");
+    fails("clone --cold hub.git clone", "no cold remote");
+    fails("layers evict", "push to one first");
+    lab.ok(["push"]);
+    fails("layers fetch 00", "treering layers list");
+    lab.ok(words("layers evict"));
+    fails("remote remove cold", "treering layers fetch");
+    fs::rename(lab.path("store"), lab.path("away")).unwrap();
+    fails("push", "check the URL and that the disk is mounted");
+    fails("cat latest:notes", "which lies in a cold remote");
+    let outcome = lab.command(["layers", "list"]).env("TREERING_COLD_CACHE", "much").output().unwrap();
+    assert_eq!(outcome.status.code(), Some(1));
+    assert!(String::from_utf8(outcome.stderr).unwrap().contains("TREERING_COLD_CACHE"));
     assert!(!lab.path("clone").exists());
 }
 

@@ -1,6 +1,7 @@
 //! The library tried from outside: one module a behaviour.
 
 mod backup;
+mod cold;
 mod damage;
 mod fixtures;
 mod gitkv;

@@ -12,7 +12,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use treering::gitkv::{Git, Person};
 use treering::layers::LayerSet;
 use treering::progress::Progress;
-use treering::remote::{RemoteError, Remotes};
+use treering::remote::{ColdOptions, RemoteError, Remotes, cold_reader};
 use treering::repository::{
     BackupOptions, CheckOptions, FORMAT_VERSION, Repository, RestoreOptions, Selector,
 };
@@ -37,7 +37,10 @@ fn remotes(path: &Path) -> Remotes {
 
 /// Pushes the lab's repository to the hub, and clones that.
 fn push_and_clone(lab: &Lab, hub: &Path, name: &str) -> PathBuf {
-    let url = hub.to_str().unwrap();
+    push_and_clone_url(lab, hub.to_str().unwrap(), name)
+}
+
+fn push_and_clone_url(lab: &Lab, url: &str, name: &str) -> PathBuf {
     let here = remotes(&lab.path("repo"));
     if here.list().unwrap().is_empty() {
         here.add("origin", url).unwrap();
@@ -61,7 +64,11 @@ fn noise(len: usize, mut seed: u64) -> Vec<u8> {
 
 fn check(path: &Path) {
     let options = CheckOptions { read_data: true, ..CheckOptions::default() };
-    let report = Repository::open(path).unwrap().check(&options, &Progress::new()).unwrap();
+    let repository = Repository::open(path).unwrap();
+    if let Some(cold) = cold_reader(path, &ColdOptions::default()).unwrap() {
+        repository.read_cold(cold).unwrap();
+    }
+    let report = repository.check(&options, &Progress::new()).unwrap();
     assert!(report.faults.is_empty(), "{:?}", report.faults);
 }
 
@@ -178,10 +185,11 @@ struct Clones {
 }
 
 impl Clones {
-    fn new() -> Self {
+    /// Of a repository that is pushed to the place that `url` makes.
+    fn new(url: fn(&Lab) -> String) -> Self {
         let lab = Lab::new();
-        let hub = hub(&lab);
-        let paths = ["a", "b", "c"].map(|name| push_and_clone(&lab, &hub, name)).to_vec();
+        let url = url(&lab);
+        let paths = ["a", "b", "c"].map(|name| push_and_clone_url(&lab, &url, name)).to_vec();
         Self { lab, paths, added: BTreeSet::new(), removed: BTreeSet::new() }
     }
 
@@ -232,14 +240,23 @@ impl Clones {
     }
 }
 
-#[test]
-fn clones_that_add_and_remove_converge_and_lose_nothing() {
+fn converge(url: fn(&Lab) -> String) {
     let mut runner = TestRunner::new(ProptestConfig { cases: 3, max_shrink_iters: 8, ..Default::default() });
     runner
         .run(&deeds(), |deeds| {
-            let mut clones = Clones::new();
+            let mut clones = Clones::new(url);
             deeds.iter().enumerate().for_each(|(number, deed)| clones.act(number, deed));
             clones.converge(&deeds)
         })
         .unwrap();
+}
+
+#[test]
+fn clones_that_add_and_remove_converge_and_lose_nothing() {
+    converge(|lab| hub(lab).to_str().unwrap().to_owned());
+}
+
+#[test]
+fn clones_by_a_cold_remote_converge_and_lose_nothing() {
+    converge(|lab| format!("file://{}", lab.path("store").display()));
 }

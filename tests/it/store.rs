@@ -8,13 +8,14 @@ use treering::store::{Options, Retry, Store, StoreUrl};
 mod borgstore;
 mod contract;
 mod failures;
-mod servers;
+pub mod s3_server;
+pub mod servers;
 mod specifics;
 
-use servers::{RcloneRemote, S3Server, Server, SshServer, WebDavServer};
+use servers::{RcloneRemote, Server, SshServer, WebDavServer};
 
 /// A place where a store can be made, the server that serves it, and how to reach it.
-struct Place {
+pub struct Place {
     url: StoreUrl,
     options: Options,
     server: Box<dyn Server>,
@@ -80,7 +81,7 @@ macro_rules! conforms {
 }
 
 conforms!(file, Some(servers::local_files()));
-conforms!(s3, Some(S3Server::place()));
+conforms!(s3, Some(servers::s3()));
 conforms!(rclone, RcloneRemote::place());
 conforms!(sftp, SshServer::place());
 conforms!(webdav, WebDavServer::place());

@@ -13,7 +13,8 @@ use treering::store::{Error, Operation, Options, Reason, Store, StoreUrl};
 
 use super::contract::{name, namespace};
 use super::options;
-use super::servers::{RcloneRemote, S3Server, SshServer, WebDavServer};
+use super::s3_server::S3Server;
+use super::servers::{RcloneRemote, SshServer, WebDavServer};
 
 /// An answer to one request; the connection is closed behind it.
 #[derive(Clone)]
@@ -363,7 +364,7 @@ fn a_store_that_is_configured_wrongly_fails_to_open() {
     };
 
     let s3 = S3Server::start();
-    let text = open(&s3.url("wrong"), &options());
+    let text = open(&s3.url("wrong").parse().unwrap(), &options());
     assert!(text.contains("cannot open") && text.contains("credentials"), "{text}");
     let bucket = format!("s3:{}:x@http://{}/nowhere/path", S3Server::KEY, s3.address)
         .replace(":x@", ":secret/with%25and%40@");

@@ -3,21 +3,16 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 use treering::store::StoreUrl;
 
+use super::s3_server::S3Server;
 use super::{Place, options};
 
 /// What runs as long as a place is used, and where the files lie in the end.
@@ -59,72 +54,10 @@ impl Server for LocalFiles {
     }
 }
 
-/// A real S3 protocol server in this process, in front of files.
-pub struct S3Server {
-    _dir: TempDir,
-    root: PathBuf,
-    pub address: SocketAddr,
-    _stop: oneshot::Sender<()>,
-}
-
-impl S3Server {
-    pub const KEY: &str = "AKTEST";
-    pub const SECRET: &str = "secret/with%and@";
-
-    pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("bucket/some/path");
-        fs::create_dir(dir.path().join("bucket")).unwrap();
-        let files = s3s_fs::FileSystem::new(dir.path()).unwrap();
-        let mut builder = s3s::service::S3ServiceBuilder::new(files);
-        builder.set_auth(s3s::auth::SimpleAuth::from_single(Self::KEY, Self::SECRET));
-        let service = builder.build();
-        let one = Arc::new(tokio::sync::Mutex::new(()));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, mut stopped) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                loop {
-                    let socket = tokio::select! {
-                        accepted = listener.accept() => accepted.unwrap().0,
-                        _ = &mut stopped => break,
-                    };
-                    socket.set_nodelay(true).unwrap();
-                    let (service, one) = (service.clone(), one.clone());
-                    let service = service_fn(move |request: http::Request<Incoming>| {
-                        let (service, one) = (service.clone(), one.clone());
-                        async move {
-                            // s3s-fs looks and then writes; S3 does both in one step.
-                            let conditional = request.headers().contains_key("if-none-match");
-                            let _one = if conditional { Some(one.lock().await) } else { None };
-                            service.call(request.map(s3s::Body::from)).await
-                        }
-                    });
-                    tokio::spawn(async move {
-                        let server = auto::Builder::new(TokioExecutor::new());
-                        // A client that goes away is no failure.
-                        let _ = server.serve_connection(TokioIo::new(socket), service).await;
-                    });
-                }
-            });
-        });
-        Self { _dir: dir, root, address, _stop: stop }
-    }
-
-    /// The URL of a store there, for who has `secret`.
-    pub fn url(&self, secret: &str) -> StoreUrl {
-        let secret = secret.replace('%', "%25").replace('@', "%40");
-        format!("s3:{}:{secret}@http://{}/bucket/some/path", Self::KEY, self.address).parse().unwrap()
-    }
-
-    pub fn place() -> Place {
-        let server = Self::start();
-        Place { url: server.url(Self::SECRET), options: options(), server: Box::new(server) }
-    }
+/// An S3 server, and a store there.
+pub fn s3() -> Place {
+    let server = S3Server::start();
+    Place { url: server.url(S3Server::SECRET).parse().unwrap(), options: options(), server: Box::new(server) }
 }
 
 impl Server for S3Server {

@@ -15,7 +15,8 @@ use treering::store::{
 
 use super::contract::{listed, name, namespace, noise};
 use super::options;
-use super::servers::{RcloneRemote, S3Server, Server, SshServer, WebDavServer};
+use super::s3_server::S3Server;
+use super::servers::{RcloneRemote, Server, SshServer, WebDavServer};
 
 fn create(root: &Path, options: Options) -> Store {
     Store::create(&StoreUrl::file(root).unwrap(), options).unwrap()
@@ -204,7 +205,7 @@ fn emulation_slows_down() {
 #[test]
 fn a_listing_of_s3_has_more_than_one_page() {
     let server = S3Server::start();
-    let store = Store::create(&server.url(S3Server::SECRET), options()).unwrap();
+    let store = Store::create(&server.url(S3Server::SECRET).parse().unwrap(), options()).unwrap();
     let names: Vec<_> = (0..1_050).map(|at| name(&format!("data/{at:04}"))).collect();
     thread::scope(|scope| {
         for part in names.chunks(150) {

@@ -1,0 +1,71 @@
+//! Cold remotes as the environment says that they are used.
+
+use std::env;
+use std::time::Duration;
+
+use treering::remote::{ColdOptions, cold_reader};
+use treering::repository::Repository;
+use treering::store::Emulation;
+
+use crate::cli::error::CliError;
+
+/// Bytes of cold layers that are kept on the local disk.
+const CACHE: &str = "TREERING_COLD_CACHE";
+/// What every call of a store takes at least, in microseconds, to try things out.
+const LATENCY: &str = "TREERING_STORE_LATENCY";
+/// At how many bits in a second content passes at most.
+const BANDWIDTH: &str = "TREERING_STORE_BANDWIDTH";
+
+/// Lets the repository read layers from its cold remotes, if it has any.
+pub fn attach(repository: &Repository) -> Result<(), CliError> {
+    match cold_reader(repository.path(), &options()?)? {
+        Some(cold) => Ok(repository.read_cold(cold)?),
+        None => Ok(()),
+    }
+}
+
+/// What the environment says.
+pub fn options() -> Result<ColdOptions, CliError> {
+    let mut options = ColdOptions::default();
+    if let Some(bytes) = variable(CACHE, size)? {
+        options.cache_bytes = bytes;
+    }
+    let number = |text: &str| text.parse().ok();
+    options.store.emulation = Emulation {
+        latency: Duration::from_micros(variable(LATENCY, number)?.unwrap_or_default()),
+        bits_per_second: variable(BANDWIDTH, number)?,
+    };
+    Ok(options)
+}
+
+fn variable(name: &'static str, parse: impl Fn(&str) -> Option<u64>) -> Result<Option<u64>, CliError> {
+    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let number = value.to_str().and_then(parse);
+    number.map(Some).ok_or_else(|| CliError::Variable { name, value })
+}
+
+/// A number of bytes, with K, M, G or T behind it for powers of 1024.
+fn size(text: &str) -> Option<u64> {
+    let units = ["K", "M", "G", "T"];
+    let (digits, power) = units
+        .iter()
+        .zip(1..)
+        .find_map(|(unit, power)| Some((text.strip_suffix(unit)?, power)))
+        .unwrap_or((text, 0));
+    digits.parse::<u64>().ok()?.checked_mul(1 << (10 * power))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_1024() {
+        for (text, bytes) in [("0", 0), ("123", 123), ("4K", 4096), ("1G", 1 << 30), ("2T", 2 << 40)] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "K", "1.5G", "-1", "1GB", "99999999T"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+}

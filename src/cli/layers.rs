@@ -1,0 +1,90 @@
+//! `layers`: which packs are here and which in cold remotes.
+
+use serde_json::{Value, json};
+use treering::causes::chain;
+use treering::remote::{LayerStatus, Moved, RemoteError, Remotes};
+use treering::repository::FORMAT_VERSION;
+
+use crate::cli::args::LayersCommand;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::report::{self, Align, complain, plural, print, text};
+use crate::cli::{Session, cold, json};
+
+/// Lists or moves layers.
+pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError> {
+    let repository = session.open()?;
+    let remotes = Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?;
+    match command {
+        LayersCommand::List => {
+            list(session, &remotes.layers()?)?;
+            Ok(Exit::Done)
+        }
+        LayersCommand::Fetch(arguments) => {
+            tell(session, "layers_fetched", "Fetched", &remotes.fetch_layers(&arguments.layers)?)
+        }
+        LayersCommand::Evict(arguments) => {
+            let moved = remotes.evict_layers(&arguments.layers, arguments.remote.as_deref())?;
+            tell(session, "layers_evicted", "Evicted", &moved)
+        }
+    }
+}
+
+fn list(session: &Session, layers: &[LayerStatus]) -> Result<(), CliError> {
+    print(|out| {
+        if session.json {
+            return json::line(out, &layers.iter().map(object).collect::<Vec<_>>());
+        }
+        let row = |layer: &LayerStatus| {
+            let here = if layer.is_here { "here" } else { "" };
+            let places = [here].into_iter().chain(layer.remotes.iter().map(String::as_str));
+            let places: Vec<_> = places.filter(|place| !place.is_empty()).collect();
+            vec![
+                text(&layer.name),
+                text(layer.kind.name()),
+                report::size(layer.pack_bytes),
+                report::count(layer.objects.into()),
+                text(&places.join(" ")),
+            ]
+        };
+        let columns = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Left];
+        report::table(out, &columns, &layers.iter().map(row).collect::<Vec<_>>())
+    })
+}
+
+fn object(layer: &LayerStatus) -> Value {
+    json!({
+        "name": layer.name,
+        "kind": layer.kind.name(),
+        "pack_bytes": layer.pack_bytes,
+        "index_bytes": layer.index_bytes,
+        "objects": layer.objects,
+        "local": layer.is_here,
+        "remotes": layer.remotes,
+    })
+}
+
+fn tell(session: &Session, message: &'static str, verb: &str, moved: &Moved) -> Result<Exit, CliError> {
+    let bytes = moved.layers.iter().map(|layer| layer.pack_bytes).sum();
+    print(|out| {
+        if session.json {
+            let failure =
+                |(layer, error): &(String, RemoteError)| json!({ "layer": layer, "error": chain(error) });
+            let summary = json!({
+                "layers": moved.layers.iter().map(object).collect::<Vec<_>>(),
+                "bytes": bytes,
+                "failures": moved.failures.iter().map(failure).collect::<Vec<_>>(),
+            });
+            return json::message(out, message, &summary);
+        }
+        if session.quiet {
+            return Ok(());
+        }
+        writeln!(out, "{verb} {}, {}", plural(moved.layers.len() as u64, "layer"), report::size(bytes))
+    })?;
+    if !session.json {
+        for (layer, error) in &moved.failures {
+            complain(&format!("{layer}: {}", chain(error)));
+        }
+    }
+    Ok(if moved.failures.is_empty() { Exit::Done } else { Exit::Failed })
+}

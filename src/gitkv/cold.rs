@@ -1,0 +1,113 @@
+//! Layers whose packs lie elsewhere.
+//!
+//! Such a layer has its `.idx` here and no `.pack`. Git skips it, and would call the objects missing. What it
+//! has for that is the partial clone: objects that a pack marked by a `.promisor` file names may be missing,
+//! when some remote promises to have them. [`Git::promise`] sets both.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use tempfile::NamedTempFile;
+
+use crate::atomic;
+use crate::layers::{self, Cold, LayerInfo, LayerWriter, ObjectId};
+
+use super::{Git, GitError};
+
+/// The setting by which git knows that somebody has the objects that are missing. The remote has no URL: git
+/// cannot fetch from it, and says so.
+const PROMISE: &str = "remote.treering.promisor";
+
+impl Git {
+    /// From now on, objects of layers whose packs are not here are read from `cold`.
+    pub fn read_cold(&self, cold: Arc<Cold>) -> Result<(), GitError> {
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        *layers = layers.with_cold(cold)?;
+        Ok(())
+    }
+
+    /// A temporary file where packs lie, for a pack to be written to.
+    pub fn temporary_pack(&self) -> Result<NamedTempFile, GitError> {
+        let pack_dir = self.pack_dir();
+        atomic::temporary(&pack_dir, layers::MODE).map_err(GitError::io("write to", &pack_dir))
+    }
+
+    /// Adds the layer `name` with the bytes of its `.idx`, and its `.pack` if there is one; both are checked
+    /// first. What is there already stays.
+    pub fn add_layer(&self, name: &str, index: &[u8], pack: Option<NamedTempFile>) -> Result<(), GitError> {
+        let pack_dir = self.pack_dir();
+        if let Some(pack) = pack {
+            layers::place_pack(&pack_dir, name, index, pack)?;
+        }
+        Ok(layers::place_index(&pack_dir, name, index)?)
+    }
+
+    /// Removes the `.pack` of a layer that lies elsewhere too, and leaves its `.idx`.
+    pub fn remove_pack(&self, name: &str) -> Result<(), GitError> {
+        self.promise()?;
+        layers::remove_pack(&self.pack_dir(), name)?;
+        self.refresh().map(drop)
+    }
+
+    /// Tells git that objects which the packs here name may lie elsewhere.
+    pub fn promise(&self) -> Result<(), GitError> {
+        {
+            let repository = self.libgit2();
+            let set = || {
+                let mut config = repository.config()?;
+                match config.get_bool(PROMISE) {
+                    Ok(true) => Ok(()),
+                    _ => config.set_bool(PROMISE, true),
+                }
+            };
+            set().map_err(GitError::git("set the configuration of git"))?;
+        }
+        let pack_dir = self.pack_dir();
+        for layer in self.refresh()?.layers().filter(|layer| layer.pack_bytes().is_some()) {
+            let mark = pack_dir.join(format!("{}.promisor", layer.name()));
+            match File::create_new(&mark) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(GitError::io("make", &mark)(error));
+                }
+                _ => {}
+            }
+        }
+        atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))
+    }
+
+    /// Writes the objects into a new layer, which no reference needs to reach. `None` when there are none.
+    pub fn copy_to_layer(&self, ids: &[ObjectId]) -> Result<Option<LayerInfo>, GitError> {
+        let mut layer = LayerWriter::create(&self.pack_dir())?;
+        for id in ids {
+            let (kind, bytes) = self.read_any(id)?;
+            layer.write(kind, &bytes)?;
+        }
+        Ok(layer.finish()?)
+    }
+
+    /// The ids of the objects that lie in files of their own.
+    pub fn loose_objects(&self) -> Result<Vec<ObjectId>, GitError> {
+        let objects = self.path().join("objects");
+        let names = |path: &PathBuf| -> Result<Vec<(String, PathBuf)>, GitError> {
+            let list = || {
+                fs::read_dir(path)?
+                    .map(|entry| {
+                        entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+                    })
+                    .collect::<io::Result<Vec<_>>>()
+            };
+            list().map_err(GitError::io("list", path))
+        };
+        let mut found = Vec::new();
+        for (first, path) in names(&objects)?.into_iter().filter(|(name, _)| name.len() == 2) {
+            found.extend(
+                names(&path)?
+                    .into_iter()
+                    .filter_map(|(rest, _)| format!("{first}{rest}").parse::<ObjectId>().ok()),
+            );
+        }
+        Ok(found)
+    }
+}

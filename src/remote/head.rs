@@ -1,0 +1,227 @@
+//! What a cold remote says of itself: lines of text, so that a person can go on from them with git alone.
+//!
+//! A *head* names a commit and the layers that hold all that it reaches. The last line is the SHA-256 of the
+//! lines before it, so a head that was cut short or changed is noticed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::digest::Digest;
+use crate::layers::ObjectId;
+
+/// The version of the layout of cold remotes.
+pub(super) const LAYOUT: u32 = 1;
+
+/// How the mark of a cold remote begins, and how a head does; the version follows.
+const MARK: &str = "treering cold remote";
+const HEAD: &str = "treering cold head";
+
+/// What a layer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LayerKind {
+    /// Commits, trees, and blobs that describe: small, and needed by every command.
+    Metadata,
+    /// Volumes: large, and needed where content is read.
+    Data,
+}
+
+impl LayerKind {
+    /// The word for it, which is also the namespace of a store where such layers lie.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// What a head says of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    pub kind: LayerKind,
+    pub pack_bytes: u64,
+    pub index_bytes: u64,
+    pub objects: u32,
+}
+
+/// The state of a repository, as a cold remote has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The id of the repository.
+    pub repository: String,
+    /// The tip of its branch.
+    pub commit: ObjectId,
+    /// The commit of the head that this one was made from.
+    pub previous: Option<ObjectId>,
+    /// The layers, by name.
+    pub layers: BTreeMap<String, Held>,
+}
+
+/// Why text is not what it should be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum HeadError {
+    /// Of a later version.
+    Newer(u32),
+    /// Of no version.
+    Damaged(&'static str),
+}
+
+impl Head {
+    pub fn encode(&self) -> String {
+        let mut text = format!("{HEAD} {LAYOUT}\nrepository {}\ncommit {}\n", self.repository, self.commit);
+        if let Some(previous) = &self.previous {
+            let _ = writeln!(text, "previous {previous}");
+        }
+        for (name, held) in &self.layers {
+            let Held { kind, pack_bytes, index_bytes, objects } = held;
+            let _ = writeln!(text, "{} {name} {pack_bytes} {index_bytes} {objects}", kind.name());
+        }
+        seal(text)
+    }
+
+    pub fn parse(bytes: &[u8]) -> Result<Self, HeadError> {
+        let text = unseal(bytes, HEAD)?;
+        let (mut repository, mut commit, mut previous) = (None, None, None);
+        let mut layers = BTreeMap::new();
+        let id = |text: &str| text.parse().map_err(|_| HeadError::Damaged("it names no commit"));
+        for line in text.lines() {
+            let (key, value) = line.split_once(' ').ok_or(HeadError::Damaged("a line has no value"))?;
+            match key {
+                "repository" => repository = Some(value.to_owned()),
+                "commit" => commit = Some(id(value)?),
+                "previous" => previous = Some(id(value)?),
+                "metadata" | "data" => {
+                    let kind = if key == "data" { LayerKind::Data } else { LayerKind::Metadata };
+                    let (name, held) = layer(kind, value).ok_or(HeadError::Damaged("a line is no layer"))?;
+                    layers.insert(name, held);
+                }
+                // Later programs may say more.
+                _ => {}
+            }
+        }
+        match (repository, commit) {
+            (Some(repository), Some(commit)) => Ok(Self { repository, commit, previous, layers }),
+            _ => Err(HeadError::Damaged("it names no commit")),
+        }
+    }
+}
+
+fn layer(kind: LayerKind, line: &str) -> Option<(String, Held)> {
+    let mut words = line.split(' ');
+    let name = words.next().filter(|name| is_layer(name))?;
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (pack_bytes, index_bytes, objects) = (number()?, number()?, number()?);
+    Some((name.to_owned(), Held { kind, pack_bytes, index_bytes, objects: u32::try_from(objects).ok()? }))
+}
+
+/// Whether `name` can be that of a layer: `pack-` and a SHA-1.
+pub(super) fn is_layer(name: &str) -> bool {
+    name.strip_prefix("pack-")
+        .is_some_and(|id| id.len() == 40 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// The mark of a cold remote that holds the repository of that id.
+pub(super) fn encode_mark(repository: &str) -> String {
+    seal(format!("{MARK} {LAYOUT}\nrepository {repository}\n"))
+}
+
+/// The id of the repository that a cold remote is marked to hold.
+pub(super) fn parse_mark(bytes: &[u8]) -> Result<String, HeadError> {
+    let text = unseal(bytes, MARK)?;
+    let id = text.lines().find_map(|line| line.strip_prefix("repository "));
+    id.map(str::to_owned).ok_or(HeadError::Damaged("it names no repository"))
+}
+
+/// `text` with its checksum behind it.
+fn seal(mut text: String) -> String {
+    let digest = Digest::of(text.as_bytes());
+    let _ = writeln!(text, "sha256 {digest}");
+    text
+}
+
+/// The lines between the first, which must be `first` and a known version, and the checksum, which must hold.
+fn unseal<'a>(bytes: &'a [u8], first: &str) -> Result<&'a str, HeadError> {
+    let damaged = HeadError::Damaged;
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+    let (line, _) = text.split_once('\n').ok_or(damaged("it is cut off"))?;
+    let version = line.strip_prefix(first).and_then(|rest| rest.strip_prefix(' '));
+    let version: u32 = version.and_then(|text| text.parse().ok()).ok_or(damaged("it is something else"))?;
+    if version > LAYOUT {
+        return Err(HeadError::Newer(version));
+    }
+    let body = text.strip_suffix('\n').ok_or(damaged("it is cut off"))?;
+    let (body, sum) = body.rsplit_once('\n').ok_or(damaged("it is cut off"))?;
+    let sealed = &text[..body.len() + 1];
+    let sum = sum.strip_prefix("sha256 ").ok_or(damaged("it is cut off"))?;
+    if Digest::of(sealed.as_bytes()).to_string() != sum {
+        return Err(damaged("its checksum does not hold"));
+    }
+    Ok(sealed.get(line.len() + 1..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head() -> Head {
+        let name = |digit: &str| format!("pack-{}", digit.repeat(40));
+        let held = |kind, objects| Held { kind, pack_bytes: 1 << 40, index_bytes: 1072, objects };
+        Head {
+            repository: "0123456789abcdef".into(),
+            commit: ObjectId::from_bytes([1; 20]),
+            previous: Some(ObjectId::from_bytes([2; 20])),
+            layers: [(name("a"), held(LayerKind::Data, 16)), (name("b"), held(LayerKind::Metadata, 9))]
+                .into(),
+        }
+    }
+
+    #[test]
+    fn a_head_reads_as_it_was_written() {
+        for previous in [None, head().previous] {
+            let head = Head { previous, ..head() };
+            assert_eq!(Head::parse(head.encode().as_bytes()), Ok(head));
+        }
+        assert_eq!(parse_mark(encode_mark("abc").as_bytes()).as_deref(), Ok("abc"));
+    }
+
+    #[test]
+    fn a_later_version_is_told_from_damage() {
+        let later = seal(format!("{HEAD} 2\nanything\n"));
+        assert_eq!(Head::parse(later.as_bytes()), Err(HeadError::Newer(2)));
+        assert!(matches!(parse_mark(later.as_bytes()), Err(HeadError::Damaged(_))));
+    }
+
+    #[test]
+    fn what_later_programs_add_is_skipped_and_what_is_no_layer_is_refused() {
+        let parse = |line: &str| {
+            let text = head().encode();
+            let body = text.rsplit_once("sha256").unwrap().0;
+            Head::parse(seal(format!("{body}{line}\n")).as_bytes())
+        };
+        assert_eq!(parse("colour blue"), Ok(head()));
+        for line in ["data ../../x 1 2 3", "data pack-00 1 2 3", "data pack-a 1 2", "commit x", "data"] {
+            assert!(matches!(parse(line), Err(HeadError::Damaged(_))), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_cut_or_changed_is_noticed(at in any::<prop::sample::Index>(), flip in 1_u8..) {
+            let text = head().encode().into_bytes();
+            let at = at.index(text.len());
+            prop_assert!(Head::parse(&text[..at]).is_err());
+            let mut changed = text;
+            changed[at] ^= flip;
+            prop_assert!(Head::parse(&changed).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_a_head_or_an_error(bytes: Vec<u8>, text in "(treering cold head 1\n)?.{0,80}") {
+            let _ = Head::parse(&bytes);
+            let _ = Head::parse(seal(text.clone()).as_bytes());
+            let _ = parse_mark(seal(text).as_bytes());
+        }
+    }
+}

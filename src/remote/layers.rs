@@ -1,0 +1,261 @@
+//! Which layers are where, and bringing their data here or giving its disk back.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+
+use crate::digest::{Digest, Hasher};
+use crate::gitkv::GitError;
+use crate::layers::{Layer, LayerSet, ObjectId, ObjectKind};
+use crate::store::Algorithm;
+
+use super::head::LayerKind;
+use super::stores::{Holders, LayerNames};
+use super::{RemoteError, Remotes};
+
+/// Where volumes lie in the tree, and what their names have.
+const ARCHIVES: &[u8] = b"archives";
+const VOLUME: &[u8] = b".tar";
+
+/// A layer, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerStatus {
+    /// The name that its files share.
+    pub name: String,
+    /// What it is for.
+    pub kind: LayerKind,
+    /// Size of its `.pack` in bytes.
+    pub pack_bytes: u64,
+    /// Size of its `.idx` in bytes.
+    pub index_bytes: u64,
+    /// How many objects it holds.
+    pub objects: u32,
+    /// Whether its `.pack` is here.
+    pub is_here: bool,
+    /// The cold remotes that listed it when they were last seen.
+    pub remotes: Vec<String>,
+}
+
+/// What was done to some layers.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Those that were fetched or evicted.
+    pub layers: Vec<LayerStatus>,
+    /// Those that were to be and were not, and why.
+    pub failures: Vec<(String, RemoteError)>,
+}
+
+impl Remotes {
+    /// The layers of the repository, in the order of their names.
+    pub fn layers(&self) -> Result<Vec<LayerStatus>, RemoteError> {
+        let sorted = self.sort_layers()?;
+        let holders = self.stores.holders()?;
+        let status = |layer: &Layer| {
+            let there = holders.get(layer.name());
+            LayerStatus {
+                name: layer.name().to_owned(),
+                kind: sorted.kinds.get(layer.name()).copied().unwrap_or(LayerKind::Data),
+                pack_bytes: layer.pack_bytes().or(there.map(|there| there.pack_bytes)).unwrap_or_default(),
+                index_bytes: layer.index_bytes(),
+                objects: layer.objects(),
+                is_here: layer.pack_bytes().is_some(),
+                remotes: there.map(|there| there.remotes.clone()).unwrap_or_default(),
+            }
+        };
+        Ok(sorted.layers.layers().map(status).collect())
+    }
+
+    /// Brings the packs of layers here that are in cold remotes only: of those called `names`, or of all where
+    /// there are none.
+    pub fn fetch_layers(&self, names: &[String]) -> Result<Moved, RemoteError> {
+        let _keep = self.git.keep_layers()?;
+        let mut moved = Moved::default();
+        for layer in self.chosen(names)?.into_iter().filter(|layer| !layer.is_here) {
+            let mut fetched = Err(RemoteError::NoSuchLayer(layer.name.clone()));
+            for remote in &layer.remotes {
+                fetched = self
+                    .stores
+                    .open(remote)
+                    .and_then(|store| self.bring_layer(remote, &store, &layer.name, layer.kind, true));
+                if fetched.is_ok() {
+                    break;
+                }
+            }
+            match fetched {
+                Ok(()) => moved.layers.push(LayerStatus { is_here: true, ..layer }),
+                Err(error) => moved.failures.push((layer.name, error)),
+            }
+        }
+        self.git.refresh()?;
+        Ok(moved)
+    }
+
+    /// Removes the packs of layers of data, of those called `names` or of all, that a cold remote has: both
+    /// files are read back from there and compared by their SHA-256 first. `remote` is the one to ask; else any
+    /// that has it will do.
+    pub fn evict_layers(&self, names: &[String], remote: Option<&str>) -> Result<Moved, RemoteError> {
+        if let Some(remote) = remote {
+            self.expect_cold(remote)?;
+        }
+        let _keep = self.git.keep_layers()?;
+        let mut moved = Moved::default();
+        for layer in self.chosen(names)? {
+            if layer.kind != LayerKind::Data {
+                if !names.is_empty() {
+                    let error = RemoteError::NotData(layer.name.clone());
+                    moved.failures.push((layer.name, error));
+                }
+                continue;
+            }
+            if !layer.is_here {
+                continue;
+            }
+            let asked = layer.remotes.iter().filter(|holder| remote.is_none_or(|remote| remote == *holder));
+            let mut proven = Err(RemoteError::NotHeld(layer.name.clone()));
+            for holder in asked {
+                proven = self.prove(holder, &layer);
+                if proven.is_ok() {
+                    break;
+                }
+            }
+            match proven {
+                Ok(()) => {
+                    self.git.remove_pack(&layer.name)?;
+                    moved.layers.push(LayerStatus { is_here: false, ..layer });
+                }
+                Err(error) => moved.failures.push((layer.name, error)),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Reads a layer back from a cold remote, and finds that it is the one that is here.
+    fn prove(&self, remote: &str, layer: &LayerStatus) -> Result<(), RemoteError> {
+        let store = self.stores.open(remote)?;
+        let names = LayerNames::new(layer.kind, &layer.name)?;
+        for name in [&names.index, &names.pack] {
+            let path = self.git.pack_dir().join(name.key());
+            let here = digest(&path).map_err(RemoteError::io("read", &path))?;
+            let there = store.hash(name, Algorithm::Sha256).map_err(RemoteError::store(remote))?;
+            if here.to_string() != there {
+                let (remote, object) = (remote.to_owned(), name.to_string());
+                return Err(RemoteError::Unreadable { remote, object, fault: "it is not what was pushed" });
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers that `names` mean, each a name or the beginning of its digits; all where there are none.
+    fn chosen(&self, names: &[String]) -> Result<Vec<LayerStatus>, RemoteError> {
+        let layers = self.layers()?;
+        if names.is_empty() {
+            return Ok(layers);
+        }
+        let choose = |wanted: &String| {
+            let digits = wanted.strip_prefix("pack-").unwrap_or(wanted);
+            let is_meant = |layer: &&LayerStatus| {
+                !digits.is_empty()
+                    && layer.name.strip_prefix("pack-").is_some_and(|id| id.starts_with(digits))
+            };
+            let mut meant = layers.iter().filter(is_meant);
+            match (meant.next(), meant.next()) {
+                (Some(layer), None) => Ok(layer.clone()),
+                _ => Err(RemoteError::NoSuchLayer(wanted.clone())),
+            }
+        };
+        names.iter().map(choose).collect()
+    }
+
+    /// Which layers are for what; after this, all that a metadata layer has to hold is in one.
+    ///
+    /// Layers that git made of a fetch hold volumes and what describes them together. They count as data, and
+    /// what describes is written once more into a layer of its own. So are objects in files of their own.
+    pub(super) fn settle(&self) -> Result<BTreeMap<String, LayerKind>, RemoteError> {
+        let sorted = self.sort_layers()?;
+        let loose = self.git.loose_objects()?.into_iter().filter(|id| !sorted.layers.contains(id));
+        let mut missing: Vec<ObjectId> = sorted.buried.iter().copied().chain(loose).collect();
+        missing.sort_unstable();
+        let mut kinds = sorted.kinds;
+        if let Some(layer) = self.git.copy_to_layer(&missing)? {
+            kinds.insert(layer.name, LayerKind::Metadata);
+        }
+        self.git.refresh()?;
+        Ok(kinds)
+    }
+
+    fn sort_layers(&self) -> Result<Sorted, RemoteError> {
+        let layers = self.git.refresh()?;
+        let holders = self.stores.holders()?;
+        let mut kinds = BTreeMap::new();
+        let mut with_structure = Vec::new();
+        for layer in layers.layers() {
+            let name = layer.name().to_owned();
+            match holders.get(&name) {
+                Some(Holders { kind, .. }) => drop(kinds.insert(name, *kind)),
+                None if layer.pack_bytes().is_none() || !has_structure(&layers, layer) => {
+                    kinds.insert(name, LayerKind::Data);
+                }
+                None => with_structure.push(layer),
+            }
+        }
+        let mut buried = HashSet::new();
+        if !with_structure.is_empty() {
+            let volumes = self.volumes()?;
+            let (mixed, plain): (Vec<_>, Vec<_>) =
+                with_structure.into_iter().partition(|layer| layer.ids().any(|id| volumes.contains(&id)));
+            kinds.extend(plain.iter().map(|layer| (layer.name().to_owned(), LayerKind::Metadata)));
+            for layer in mixed {
+                buried.extend(layer.ids().filter(|id| !volumes.contains(id)));
+                kinds.insert(layer.name().to_owned(), LayerKind::Data);
+            }
+            let is_metadata = |layer: &&Layer| kinds.get(layer.name()) == Some(&LayerKind::Metadata);
+            for layer in layers.layers().filter(is_metadata) {
+                for id in layer.ids() {
+                    buried.remove(&id);
+                }
+            }
+        }
+        Ok(Sorted { layers, kinds, buried })
+    }
+
+    /// The volumes of the branch.
+    fn volumes(&self) -> Result<HashSet<ObjectId>, GitError> {
+        let Some(head) = self.git.head()? else { return Ok(HashSet::new()) };
+        let mut volumes = HashSet::new();
+        for file in self.git.walk(&head, ARCHIVES)? {
+            let (path, node) = file?;
+            if path.windows(VOLUME.len()).any(|part| part == VOLUME) {
+                volumes.insert(node.id);
+            }
+        }
+        Ok(volumes)
+    }
+}
+
+/// Layers by what they are for.
+struct Sorted {
+    layers: LayerSet,
+    kinds: BTreeMap<String, LayerKind>,
+    /// Objects that describe and lie among data only.
+    buried: HashSet<ObjectId>,
+}
+
+/// Whether a layer holds anything but blobs. Layers of data do not.
+fn has_structure(layers: &LayerSet, layer: &Layer) -> bool {
+    // What git stored as a delta cannot be told; layers of data have none.
+    layer.ids().any(|id| !matches!(layers.header(&id), Ok(Some((ObjectKind::Blob, _)))))
+}
+
+/// The SHA-256 of a file.
+fn digest(path: &std::path::Path) -> io::Result<Digest> {
+    use io::Read;
+    let mut file = File::open(path)?;
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            len => hasher.update(&buffer[..len]),
+        }
+    }
+}

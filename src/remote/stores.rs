@@ -1,0 +1,266 @@
+//! Cold remotes: where they are, what was last seen of them, and reading packs that lie there.
+//!
+//! What is known of the cold remote NAME lies in the repository's `treering/remotes/NAME/`: its URL, which
+//! may hold a secret and is for nobody else to read, and the head that was last seen.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::atomic;
+use crate::layers::PackSource;
+use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
+
+use super::RemoteError;
+use super::head::{Head, LayerKind};
+
+/// Mode of what may hold a secret.
+const PRIVATE: u32 = 0o600;
+
+/// Where in the repository's private directory cold remotes have theirs.
+const REMOTES: &str = "remotes";
+
+/// Where in the same directory blocks of cold layers are kept.
+pub(super) const BLOCKS: &str = "blocks";
+
+/// How stores of cold remotes are used.
+#[derive(Debug, Clone)]
+pub struct ColdOptions {
+    /// How they are reached.
+    pub store: store::Options,
+    /// About how many bytes of packs that lie there are kept on the local disk.
+    pub cache_bytes: u64,
+}
+
+impl Default for ColdOptions {
+    fn default() -> Self {
+        Self { store: store::Options::default(), cache_bytes: 1 << 30 }
+    }
+}
+
+/// The cold remotes of a repository.
+pub(super) struct Stores {
+    dir: PathBuf,
+    options: store::Options,
+    opened: Mutex<HashMap<String, Arc<Store>>>,
+}
+
+/// The namespaces of a store that is a cold remote.
+pub(super) struct Namespaces {
+    pub config: Namespace,
+    pub heads: Namespace,
+    pub locks: Namespace,
+}
+
+impl Namespaces {
+    pub fn new() -> Result<Self, NameError> {
+        let [config, heads, locks] = ["config", "heads", "locks"].map(Namespace::new);
+        Ok(Self { config: config?, heads: heads?, locks: locks? })
+    }
+}
+
+/// The two files of a layer in a store.
+pub(super) struct LayerNames {
+    pub pack: Name,
+    pub index: Name,
+}
+
+impl LayerNames {
+    pub fn new(kind: LayerKind, layer: &str) -> Result<Self, NameError> {
+        let namespace = Namespace::new(kind.name())?;
+        let name = |extension: &str| namespace.name(&format!("{layer}.{extension}"));
+        Ok(Self { pack: name("pack")?, index: name("idx")? })
+    }
+}
+
+impl Stores {
+    /// Those of the repository whose private directory is `private`.
+    pub fn new(private: &Path, options: &store::Options) -> Self {
+        Self { dir: private.join(REMOTES), options: options.clone(), opened: Mutex::default() }
+    }
+
+    /// The names and URLs of all of them, in the order of their names.
+    pub fn list(&self) -> Result<Vec<(String, StoreUrl)>, RemoteError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(RemoteError::io("list", &self.dir))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(RemoteError::io("list", &self.dir))?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            found.extend(self.url(name)?.map(|url| (name.to_owned(), url)));
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(found)
+    }
+
+    /// Where the cold remote of that name is, if there is one.
+    pub fn url(&self, name: &str) -> Result<Option<StoreUrl>, RemoteError> {
+        let path = self.dir.join(name).join("url");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            text => text.map_err(RemoteError::io("read", &path))?,
+        };
+        let url = text.trim_end().parse();
+        url.map(Some).map_err(|source| RemoteError::Url { remote: name.to_owned(), source })
+    }
+
+    /// Adds a cold remote; `url` is its text, secrets included.
+    pub fn add(&self, name: &str, url: &str) -> Result<(), RemoteError> {
+        let dir = self.dir.join(name);
+        // What was seen of an earlier remote of that name says nothing of this one.
+        self.remove(name)?;
+        fs::create_dir_all(&dir).map_err(RemoteError::io("make", &dir))?;
+        let write = || {
+            let mut file = atomic::temporary(&dir, PRIVATE)?;
+            file.as_file().set_permissions(Permissions::from_mode(PRIVATE))?;
+            writeln!(file, "{url}")?;
+            atomic::place(file, &dir.join("url"))?;
+            atomic::sync_dir(&dir)
+        };
+        write().map_err(RemoteError::io("write to", &dir))
+    }
+
+    /// Forgets a cold remote.
+    pub fn remove(&self, name: &str) -> Result<(), RemoteError> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let dir = self.dir.join(name);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RemoteError::io("remove", &dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The store of a cold remote, opened once.
+    pub fn open(&self, name: &str) -> Result<Arc<Store>, RemoteError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = opened.get(name) {
+            return Ok(Arc::clone(store));
+        }
+        let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        let store = Arc::new(Store::open(&url, self.options.clone()).map_err(RemoteError::store(name))?);
+        opened.insert(name.to_owned(), Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// As [`open`](Self::open), where nothing is yet: the place must be empty.
+    pub fn create(&self, name: &str) -> Result<Arc<Store>, RemoteError> {
+        let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        let store = Store::create(&url, self.options.clone()).map_err(|error| match error.reason() {
+            store::Reason::NotEmpty => RemoteError::NotTreering(name.to_owned()),
+            _ => RemoteError::store(name)(error),
+        })?;
+        let store = Arc::new(store);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.insert(name.to_owned(), Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// The head that was last seen of a cold remote, and its number; `None` before the first, and where what
+    /// was noted is damaged: then it is as if nothing had been seen.
+    pub fn seen(&self, name: &str) -> Result<Option<(u64, Head)>, RemoteError> {
+        let path = self.dir.join(name).join("head");
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(RemoteError::io("read", &path))?,
+        };
+        let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+        let (number, rest) = bytes.split_at(line);
+        let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+        Ok(number.zip(rest.get(1..).and_then(|head| Head::parse(head).ok())))
+    }
+
+    /// Notes a head as seen.
+    pub fn see(&self, name: &str, number: u64, head: &Head) -> Result<(), RemoteError> {
+        let path = self.dir.join(name).join("head");
+        atomic::write(&path, format!("{number}\n{}", head.encode()).as_bytes())
+            .map_err(RemoteError::io("write", &path))
+    }
+
+    /// For each layer that was seen in a cold remote, what it is and the names of those remotes.
+    pub fn holders(&self) -> Result<BTreeMap<String, Holders>, RemoteError> {
+        let mut holders: BTreeMap<String, Holders> = BTreeMap::new();
+        for (name, _) in self.list()? {
+            let Some((_, head)) = self.seen(&name)? else { continue };
+            for (layer, held) in head.layers {
+                let entry = holders.entry(layer).or_insert(Holders {
+                    kind: held.kind,
+                    pack_bytes: held.pack_bytes,
+                    remotes: Vec::new(),
+                });
+                entry.remotes.push(name.clone());
+            }
+        }
+        Ok(holders)
+    }
+}
+
+/// Where a layer was seen.
+#[derive(Debug, Clone)]
+pub(super) struct Holders {
+    pub kind: LayerKind,
+    pub pack_bytes: u64,
+    pub remotes: Vec<String>,
+}
+
+/// The packs in the cold remotes of a repository.
+pub(super) struct ColdPacks {
+    stores: Arc<Stores>,
+    holders: RwLock<BTreeMap<String, Holders>>,
+}
+
+impl ColdPacks {
+    pub fn new(stores: Arc<Stores>) -> Self {
+        Self { stores, holders: RwLock::default() }
+    }
+
+    /// Where the layer was seen; looks again when it is not known.
+    fn holders(&self, layer: &str) -> Result<Option<Holders>, RemoteError> {
+        if let Some(known) = self.holders.read().unwrap_or_else(PoisonError::into_inner).get(layer) {
+            return Ok(Some(known.clone()));
+        }
+        let now = self.stores.holders()?;
+        let found = now.get(layer).cloned();
+        *self.holders.write().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(found)
+    }
+}
+
+impl PackSource for ColdPacks {
+    fn pack_bytes(&self, layer: &str) -> Option<u64> {
+        self.holders(layer).ok().flatten().map(|holders| holders.pack_bytes)
+    }
+
+    fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
+        let holders = self.holders(layer)?.ok_or_else(|| RemoteError::NoSuchLayer(layer.to_owned()))?;
+        let pack = LayerNames::new(holders.kind, layer)?.pack;
+        let span = |range: &Range<u64>| Span {
+            name: pack.clone(),
+            offset: range.start,
+            size: range.end - range.start,
+        };
+        let spans: Vec<_> = ranges.iter().map(span).collect();
+        let mut failed = None;
+        for remote in &holders.remotes {
+            let read = self
+                .stores
+                .open(remote)
+                .and_then(|store| store.load_many(&spans).map_err(RemoteError::store(remote)));
+            match read {
+                Ok(parts) => return Ok(parts),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| RemoteError::NoSuchLayer(layer.to_owned())).into())
+    }
+}
