@@ -13,6 +13,7 @@ use treering::diff::Excludes;
 
 use crate::cli::blob_args::BlobCommand;
 use crate::cli::kv_args::KvCommand;
+use crate::cli::store_args::StoreArguments;
 
 /// Back up directories into a plain git repository, and get them back
 #[derive(Debug, Parser)]
@@ -64,6 +65,7 @@ pub enum Command {
     Blob(BlobCommand),
     #[command(subcommand)]
     Kv(KvCommand),
+    Store(StoreArguments),
     #[command(subcommand)]
     Dir(DirCommand),
     Completions(CompletionsArguments),
@@ -473,7 +475,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check"]),
     ("Keep it elsewhere too", &["remote", "push", "pull", "clone", "layers"]),
-    ("Building blocks", &["blob", "kv", "dir"]),
+    ("Building blocks", &["blob", "kv", "store", "dir"]),
     ("Beside", &["completions"]),
 ];
 

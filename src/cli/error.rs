@@ -62,6 +62,8 @@ pub enum CliError {
     Timeline(#[from] TimelineError),
     #[error(transparent)]
     Git(#[from] GitError),
+    #[error(transparent)]
+    Store(#[from] treering::store::Error),
     #[error("cannot {action} {}", .path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot use the key in {}", .path.display())]

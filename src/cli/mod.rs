@@ -23,6 +23,8 @@ mod remote;
 mod report;
 mod restore;
 mod snapshots;
+mod store;
+mod store_args;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -74,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
         Command::Blob(command) => blob::run(&session, command),
         Command::Kv(command) => kv::run(&session, command),
+        Command::Store(arguments) => store::run(&session, arguments),
         Command::Dir(command) => dir::run(&session, command),
         Command::Completions(arguments) => {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)

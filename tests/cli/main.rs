@@ -10,4 +10,5 @@ mod lab;
 mod python;
 mod remotes;
 mod status;
+mod store;
 mod terminal;
