@@ -37,6 +37,7 @@ mod error;
 mod pages;
 mod plan;
 mod restore;
+mod retention;
 mod segments;
 mod select;
 mod snapshot;
@@ -48,6 +49,9 @@ pub use compare::{Other, Totals};
 pub use config::{Config, InitOptions};
 pub use error::RepositoryError;
 pub use restore::{RestoreOptions, RestoreReport};
+pub use retention::{
+    Count, Group, GroupBy, Period, Policy, Reason, RetentionError, SnapshotFilter, Within, apply,
+};
 pub use select::{Selector, SnapshotPath};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
 
