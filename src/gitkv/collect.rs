@@ -5,14 +5,13 @@
 //! every live object in it lies in another layer that stays; a process that dies while it removes some leaves
 //! the rest for the next.
 
-use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 
 use crate::atomic;
-use crate::layers::{LayerWriter, ObjectId};
+use crate::layers::{Layer, LayerWriter, ObjectId};
 
 use super::transaction::Transaction;
 use super::tree::Mode;
@@ -73,8 +72,8 @@ impl Git {
         Ok(seen)
     }
 
-    /// How much of each layer is live. A live object that several hold counts where most other live bytes are,
-    /// and rather where the `.pack` is here.
+    /// How much of each layer is live. A live object that several hold counts in the one that wastes the smallest
+    /// part of itself, and rather where the `.pack` is here.
     pub fn layer_uses(&self, live: &HashSet<ObjectId>) -> Result<Vec<LayerUse>, GitError> {
         let layers = self.refresh()?;
         let mut uses: Vec<LayerUse> = Vec::new();
@@ -84,8 +83,13 @@ impl Git {
             let live = extents.into_iter().filter(|(id, _)| live.contains(id)).collect();
             uses.push(LayerUse { name: layer.name().to_owned(), pack_bytes: layer.pack_bytes(), live });
         }
-        uses.sort_by_cached_key(|used| {
-            (used.pack_bytes.is_none(), Reverse((used.live_bytes(), used.live.len())), used.name.clone())
+        // What a layer that wastes little holds need not stay in one that wastes much, so copies take the place
+        // of what they were made from.
+        uses.sort_by(|one, other| {
+            let part = |used: &LayerUse| {
+                used.pack_bytes.map_or(-1.0, |all| used.live_bytes() as f64 / all.max(1) as f64)
+            };
+            part(other).total_cmp(&part(one)).then_with(|| one.name.cmp(&other.name))
         });
         let mut taken = HashSet::new();
         for used in &mut uses {
@@ -94,22 +98,18 @@ impl Git {
         Ok(uses)
     }
 
-    /// Copies live objects of a layer into `writer`, those for which `is_wanted` holds: as they lie there, or,
-    /// where git has stored them as deltas, whole.
+    /// Copies a live object of a layer into `writer`: as it lies there, or, where git has stored it as a delta
+    /// or the layer is not here, whole.
     pub fn copy_live(
         &self,
-        used: &LayerUse,
+        layer: Option<&Layer>,
+        (id, range): &(ObjectId, Range<u64>),
         writer: &mut LayerWriter,
-        is_wanted: impl Fn(&ObjectId) -> bool,
     ) -> Result<(), GitError> {
-        let layers = self.layers();
-        let layer = layers.layers().find(|layer| layer.name() == used.name);
-        for (id, range) in used.live.iter().filter(|(id, _)| is_wanted(id)) {
-            let copied = layer.map(|layer| writer.copy(layer, id, range.clone())).transpose()?;
-            if copied != Some(true) {
-                let (kind, bytes) = self.read_any(id)?;
-                writer.write(kind, &bytes)?;
-            }
+        let copied = layer.map(|layer| writer.copy(layer, id, range.clone())).transpose()?;
+        if copied != Some(true) {
+            let (kind, bytes) = self.read_any(id)?;
+            writer.write(kind, &bytes)?;
         }
         Ok(())
     }
@@ -249,9 +249,13 @@ mod tests {
         begin_anew(&fixture, &git, "a");
         let alone = git.alone().unwrap();
         let mut transaction = alone.begin().unwrap();
+        let layers = git.layers();
         for used in git.layer_uses(&live(&git)).unwrap() {
             assert!(used.live_bytes() < used.pack_bytes.unwrap());
-            git.copy_live(&used, transaction.layer().unwrap(), |_| true).unwrap();
+            let layer = layers.layers().find(|layer| layer.name() == used.name);
+            for one in &used.live {
+                git.copy_live(layer, one, transaction.layer().unwrap()).unwrap();
+            }
         }
         let head = git.head().unwrap();
         let onto = Onto { expected: head, parents: Vec::new(), base: None };
@@ -276,7 +280,13 @@ mod tests {
             writer.join().unwrap();
         });
         let writing = git.begin().unwrap();
-        assert!(git.lock_out_writers().is_err());
-        drop(writing);
+        std::thread::scope(|scope| {
+            let other = fixture.open();
+            let waiting = scope.spawn(move || other.alone().map(drop));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!waiting.is_finished());
+            drop(writing);
+            waiting.join().unwrap().unwrap();
+        });
     }
 }

@@ -96,13 +96,9 @@ impl Git {
         Ok(found)
     }
 
-    /// What git needs of a remote's commit to send only what is new: itself, if it is here, and its trees.
-    pub fn remains(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
-        let mut found = HashSet::new();
-        if !self.refresh()?.contains(commit) {
-            return Ok(found);
-        }
-        found.insert(*commit);
+    /// A commit and all its trees: what git needs of a commit that a remote is at, to send it only what is new.
+    pub fn commit_and_trees(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
+        let mut found = HashSet::from([*commit]);
         let mut to_do = vec![self.read_commit(commit)?.tree];
         while let Some(tree) = to_do.pop() {
             if found.insert(tree) {
@@ -112,6 +108,14 @@ impl Git {
             }
         }
         Ok(found)
+    }
+
+    /// The same of a commit that no reference reaches; nothing where it is not here any more.
+    pub fn remains(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
+        match self.commit_and_trees(commit) {
+            Err(GitError::Missing(_)) => Ok(HashSet::new()),
+            found => found,
+        }
     }
 
     /// Lets the trace `trace` take the place of what was seen of `remote`. Killed half-way, both are there,

@@ -62,7 +62,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// The layer of the commit, to write objects of any kind to.
-    pub(super) fn layer(&mut self) -> Result<&mut LayerWriter, GitError> {
+    pub fn layer(&mut self) -> Result<&mut LayerWriter, GitError> {
         open_layer(self.git, &mut self.layer)
     }
 

@@ -233,7 +233,11 @@ impl Git {
     }
 
     /// Pushes what the object `id` names, unless that lies in another repository.
-    pub(super) fn push_named(&self, id: &ObjectId, to_do: &mut Vec<(ObjectId, Mode)>) -> Result<(), GitError> {
+    pub(super) fn push_named(
+        &self,
+        id: &ObjectId,
+        to_do: &mut Vec<(ObjectId, Mode)>,
+    ) -> Result<(), GitError> {
         let (kind, bytes) = self.read_any(id)?;
         match kind {
             ObjectKind::Blob => {}
