@@ -17,6 +17,8 @@ mod json;
 mod kv;
 mod kv_args;
 mod ls;
+mod prune;
+mod prune_args;
 mod remote;
 mod report;
 mod restore;
@@ -65,6 +67,9 @@ pub fn run() -> ExitCode {
         Command::Cat(arguments) => ls::cat(&session, arguments),
         Command::Restore(arguments) => restore::run(&session, arguments),
         Command::Check(arguments) => check::run(&session, arguments),
+        Command::Forget(arguments) => prune::forget(&session, arguments),
+        Command::Prune(arguments) => prune::prune(&session, arguments),
+        Command::AppendOnly(command) => prune::append_only(&session, command),
         Command::Clone(arguments) => remote::clone(&session, arguments),
         Command::Remote(command) => remote::run(&session, command),
         Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),

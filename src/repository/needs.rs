@@ -54,9 +54,10 @@ impl Partial {
 }
 
 impl Needs {
-    /// Finds out what is needed.
+    /// Finds out what all snapshots need but those of the keys `without`.
     pub fn find(
         repository: &Repository,
+        without: &HashSet<TimeKey>,
         threads: usize,
         progress: &Progress,
     ) -> Result<Self, RepositoryError> {
@@ -64,8 +65,9 @@ impl Needs {
         let mut page_blobs = HashSet::new();
         let mut wanted = HashSet::new();
         let mut seen = HashSet::new();
-        for snapshot in repository.snapshots()? {
+        for record in repository.records()?.into_iter().filter(|record| !without.contains(&record.key)) {
             progress.check()?;
+            let snapshot = record.snapshot?;
             keys.insert(snapshot.key);
             page_blobs.extend(snapshot.record.pages.blobs.iter().cloned());
             let pages = Pages::of(repository, &snapshot.record)?;

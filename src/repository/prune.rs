@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::repository::needs::Needs;
 use crate::repository::store::person;
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::TimelineError;
+use crate::timeline::{TimeKey, TimelineError};
 
 /// Bytes of live objects that are copied in one step, unless a single layer has more.
 const STEP: u64 = 128 << 20;
@@ -192,14 +192,15 @@ pub(super) struct Pruning<'a> {
 }
 
 impl Repository {
-    /// What [`prune`](Self::prune) would do now.
+    /// What [`prune`](Self::prune) would do now if the snapshots of the keys `without` were gone.
     pub fn plan_prune(
         &self,
         options: &PruneOptions,
+        without: &HashSet<TimeKey>,
         progress: &Progress,
     ) -> Result<PrunePlan, RepositoryError> {
         self.expect_removable()?;
-        let needs = Needs::find(self, options.threads, progress)?;
+        let needs = Needs::find(self, without, options.threads, progress)?;
         self.plan_with(&needs, options)
     }
 
@@ -212,7 +213,7 @@ impl Repository {
         let git = self.timeline.git();
         let alone = git.alone().map_err(TimelineError::from)?;
         alone.sweep().map_err(TimelineError::from)?;
-        let needs = Needs::find(self, options.threads, progress)?;
+        let needs = Needs::find(self, &HashSet::new(), options.threads, progress)?;
         let plan = self.plan_with(&needs, options)?;
         let report = PruneReport { plan, bytes: plan.bytes, ..PruneReport::default() };
         if plan.is_empty() {

@@ -1,6 +1,6 @@
 //! What is removed, what stays, and what is left when that is cut short.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -100,7 +100,8 @@ fn a_plan_changes_nothing_and_says_what_is_done() {
     let head = lab.git(&["rev-parse", "main"]);
     let before = bytes(&lab);
     lab.reopen();
-    let plan = lab.repository.plan_prune(&options(MaxUnused::Bytes(0)), &Progress::new()).unwrap();
+    let plan =
+        lab.repository.plan_prune(&options(MaxUnused::Bytes(0)), &HashSet::new(), &Progress::new()).unwrap();
     assert_eq!((lab.git(&["rev-parse", "main"]), bytes(&lab)), (head, before));
     assert_eq!(plan.snapshots, 3);
     assert!(plan.blobs_unneeded > 0 && plan.volumes_repacked > 0 && plan.bytes_freed > 0, "{plan:?}");
@@ -259,7 +260,7 @@ fn follows_the_model(steps: Vec<Step>) {
     }
     // All that is left is needed, but for trifles: the same content in a new repository takes about as much.
     let mut content = 0;
-    let mut digests = std::collections::HashSet::new();
+    let mut digests = HashSet::new();
     for (_, copy) in model.values() {
         for file in fs::read_dir(copy).unwrap() {
             let bytes = fs::read(file.unwrap().path()).unwrap();
