@@ -19,6 +19,8 @@ mod kv;
 mod kv_args;
 mod layers;
 mod ls;
+mod prune;
+mod prune_args;
 mod remote;
 mod report;
 mod restore;
@@ -69,6 +71,9 @@ pub fn run() -> ExitCode {
         Command::Cat(arguments) => ls::cat(&session, arguments),
         Command::Restore(arguments) => restore::run(&session, arguments),
         Command::Check(arguments) => check::run(&session, arguments),
+        Command::Forget(arguments) => prune::forget(&session, arguments),
+        Command::Prune(arguments) => prune::prune(&session, arguments),
+        Command::AppendOnly(command) => prune::append_only(&session, command),
         Command::Clone(arguments) => remote::clone(&session, arguments),
         Command::Layers(command) => layers::run(&session, command),
         Command::Remote(command) => remote::run(&session, command),

@@ -37,6 +37,7 @@
 //! ```
 
 mod cold;
+mod collect;
 mod commit;
 mod edit;
 mod exchange;
@@ -47,6 +48,7 @@ mod origin;
 mod refs;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod transaction;
 mod transport;
 mod tree;
@@ -59,6 +61,7 @@ use std::time::Duration;
 
 use crate::layers::{LayerError, ObjectId};
 
+pub use collect::{Alone, Collected, LayerUse};
 pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
 pub use exchange::TreeMerge;
@@ -66,6 +69,7 @@ pub use file::{KvFile, OpenMode, ParseOpenModeError};
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use refs::PRIVATE;
+pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
 pub use transport::GitRemote;
 pub use tree::{Mode, Node, Tree, TreeEntry};

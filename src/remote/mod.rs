@@ -17,8 +17,12 @@
 //!
 //! Interrupted at any instant, the repository is as it was or has the merged branch. Between merging and
 //! remembering the commit that was merged there is an instant, and after it the merge is made again, to the
-//! same result. Pushes only add commits, so a remote that refuses anything else
-//! (`receive.denyNonFastForwards`) is enough; and what one side pruned stays in the remote's history.
+//! same result.
+//!
+//! Pruning begins a new history. The next push puts it in the place of the remote's, if the remote is still
+//! where it was last seen; nothing is lost with that, since the tree has all that either side kept. Who merges
+//! a history that began anew goes on from it and drops their own. So what was pruned can be freed everywhere.
+//! A remote that allows no such push (`receive.denyNonFastForwards`) takes pushes until somebody prunes.
 //!
 //! A *cold* remote is a [store](crate::store) of layers, which this module reaches itself: `docs/format.md` says
 //! what lies there. Its head takes the place of the fetched branch, and all else is as above. What describes
@@ -66,7 +70,7 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic;
-use crate::gitkv::{Git, GitRemote, PRIVATE, Person};
+use crate::gitkv::{Git, GitRemote, PRIVATE, Person, SEEN};
 use crate::layers::Cold;
 use crate::store::StoreUrl;
 
@@ -260,6 +264,7 @@ impl Remotes {
         }
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
+        self.git.remove_trace(name)?;
         match is_cold_url(url) {
             true if name.contains('/') => Err(RemoteError::Name(name.to_owned())),
             true => self.stores.add(name, url),
@@ -273,6 +278,7 @@ impl Remotes {
         self.expect(name)?;
         if !self.is_cold(name)? {
             self.git.remove_reference(&seen(name))?;
+            self.git.remove_trace(name)?;
             return Ok(self.git.remove_remote(name)?);
         }
         let only_there = |layer: &LayerStatus| !layer.is_here && layer.remotes == [name];
@@ -280,6 +286,7 @@ impl Remotes {
             return Err(RemoteError::OnlyThere { remote: name.to_owned(), layer: layer.name.clone() });
         }
         self.git.remove_reference(&seen(name))?;
+        self.git.remove_trace(name)?;
         self.git.remove_reference(&self.git.tracking(name))?;
         self.stores.remove(name)
     }
@@ -318,7 +325,7 @@ impl Remotes {
 
 /// The reference to the commit of a remote that was last merged or pushed.
 fn seen(remote: &str) -> String {
-    format!("refs/treering/seen/{remote}")
+    format!("{SEEN}{remote}")
 }
 
 /// A URL that means the same in every directory. As git has it, whatever has no scheme and no colon before

@@ -6,6 +6,7 @@ mod directories;
 mod json;
 mod kv;
 mod lab;
+mod prune;
 #[path = "../it/python.rs"]
 mod python;
 mod remotes;
