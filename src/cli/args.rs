@@ -13,8 +13,8 @@ use treering::diff::Excludes;
 
 use crate::cli::blob_args::BlobCommand;
 use crate::cli::kv_args::KvCommand;
-use crate::cli::store_args::StoreArguments;
 use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments};
+use crate::cli::store_args::StoreArguments;
 
 /// Back up directories into a plain git repository, and get them back
 #[derive(Debug, Parser)]
@@ -316,12 +316,15 @@ repository's treering/blocks, at most TREERING_COLD_CACHE bytes (1G).
 Examples:
   treering layers list
   treering layers evict           # free the disk of what a cold remote has
-  treering layers fetch 1a2b3c    # bring one back")]
+  treering layers fetch 1a2b3c    # bring one back
+  treering layers merge           # after thousands of backups: tens of layers")]
 pub enum LayersCommand {
     /// List the layers: name, kind, size, objects, and where each one is
     List,
     Fetch(LayersFetchArguments),
     Evict(LayersEvictArguments),
+    /// Put many small layers together, until each is twice as large as all smaller ones
+    Merge,
 }
 
 /// Bring layers here that are in cold remotes only

@@ -22,6 +22,26 @@ pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError>
         LayersCommand::Fetch(arguments) => {
             tell(session, "layers_fetched", "Fetched", &remotes.fetch_layers(&arguments.layers)?)
         }
+        LayersCommand::Merge => {
+            let merged = remotes.merge_layers()?;
+            let made = merged.made.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
+            let object = json!({
+                "removed": merged.removed,
+                "made": merged.made.iter().map(|layer| &layer.name).collect::<Vec<_>>(),
+                "bytes": made,
+            });
+            let text = match merged.removed {
+                0 => "The layers are few and large already".to_owned(),
+                removed => format!(
+                    "Merged {} into {}, {}",
+                    plural(removed, "layer"),
+                    report::count(merged.made.len() as u64),
+                    report::size(made)
+                ),
+            };
+            session.say("layers_merged", &object, &text)?;
+            Ok(Exit::Done)
+        }
         LayersCommand::Evict(arguments) => {
             let moved = remotes.evict_layers(&arguments.layers, arguments.remote.as_deref())?;
             tell(session, "layers_evicted", "Evicted", &moved)

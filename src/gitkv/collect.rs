@@ -116,6 +116,10 @@ impl Git {
 }
 
 impl<'a> Alone<'a> {
+    pub(super) fn git(&self) -> &'a Git {
+        self.git
+    }
+
     /// Begins a transaction, for which this must live on.
     pub fn begin(&self) -> Result<Transaction<'a>, GitError> {
         Ok(Transaction::new(self.git, Writing::alone(self.git)?))
@@ -134,14 +138,7 @@ impl<'a> Alone<'a> {
         let dead: Vec<_> =
             self.git.layer_uses(live)?.into_iter().filter(|used| used.live.is_empty()).collect();
         if !dead.is_empty() {
-            // It would name packs that are gone.
-            let index = pack_dir.join("multi-pack-index");
-            match fs::remove_file(&index) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(GitError::io("remove", &index)(error));
-                }
-                _ => {}
-            }
+            self.git.remove_pack_list()?;
         }
         for used in &dead {
             remove_layer(&pack_dir, &used.name)?;

@@ -38,6 +38,7 @@
 
 mod cold;
 mod collect;
+mod combine;
 mod commit;
 mod edit;
 mod exchange;
@@ -62,6 +63,7 @@ use std::time::Duration;
 use crate::layers::{LayerError, ObjectId};
 
 pub use collect::{Alone, Collected, LayerUse};
+pub use combine::groups_to_combine;
 pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
 pub use exchange::TreeMerge;

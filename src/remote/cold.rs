@@ -158,9 +158,15 @@ impl Remotes {
     }
 
     /// Brings the layers of a head that are not here and were not seen before; who has seen one and does not
-    /// have it any more has pruned or merged it.
+    /// have it any more has pruned or merged it. After pruning, what others added since may need any of them
+    /// again.
     fn bring(&self, remote: &str, store: &Store, head: &Head, bring: Bring) -> Result<(), RemoteError> {
-        let seen = self.stores.seen(remote)?.map(|(_, head)| head.layers).unwrap_or_default();
+        let known = self.known(remote)?;
+        let has_pruned = known.is_some_and(|known| known.trace.is_some() && known.commit != head.commit);
+        let seen = match self.stores.seen(remote)? {
+            Some((_, seen)) if !has_pruned => seen.layers,
+            _ => BTreeMap::new(),
+        };
         let layers = self.git.refresh()?;
         let is_new =
             |name: &str| !seen.contains_key(name) && !layers.layers().any(|layer| layer.name() == name);
@@ -217,7 +223,8 @@ impl Remotes {
             }
         }
         // Nothing new: where our history was pruned meanwhile, theirs must not come back by a merge.
-        if self.git.head()?.is_some() && self.git.reference(&seen(remote))? == Some(head.commit) {
+        let known = self.known(remote)?.map(|known| known.commit);
+        if self.git.head()?.is_some() && known == Some(head.commit) {
             return Ok(());
         }
         self.git.read_commit(&head.commit).map_err(RemoteError::damaged(remote, "its head"))?;

@@ -29,13 +29,13 @@ pub struct Pushed {
 
 /// What this repository knows of a remote.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+pub(super) struct Known {
     /// The commit that the remote was at when it was last seen.
-    commit: ObjectId,
+    pub commit: ObjectId,
     /// The commit that has the paths of that one: itself, or its trace.
     base: ObjectId,
     /// Its trace, where the history was dropped here.
-    trace: Option<Trace>,
+    pub trace: Option<Trace>,
 }
 
 /// What has to agree in the configurations of two clones. The rest is for others to read.
@@ -123,7 +123,7 @@ impl Remotes {
     }
 
     /// What was seen of a remote last.
-    fn known(&self, remote: &str) -> Result<Option<Known>, GitError> {
+    pub(super) fn known(&self, remote: &str) -> Result<Option<Known>, GitError> {
         if let Some(commit) = self.git.reference(&seen(remote))? {
             return Ok(Some(Known { commit, base: commit, trace: None }));
         }

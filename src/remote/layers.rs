@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 
 use crate::digest::{Digest, Hasher};
-use crate::gitkv::GitError;
-use crate::layers::{Layer, LayerSet, ObjectId, ObjectKind};
+use crate::gitkv::{GitError, groups_to_combine};
+use crate::layers::{Layer, LayerInfo, LayerSet, ObjectId, ObjectKind};
 use crate::store::Algorithm;
 
 use super::head::LayerKind;
@@ -16,6 +16,9 @@ use super::{RemoteError, Remotes};
 /// Where volumes lie in the tree, and what their names have.
 const ARCHIVES: &[u8] = b"archives";
 const VOLUME: &[u8] = b".tar";
+
+/// Bytes up to which layers are put together.
+const MAX_MERGED: u64 = 512 << 20;
 
 /// A layer, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,15 @@ pub struct Moved {
     pub layers: Vec<LayerStatus>,
     /// Those that were to be and were not, and why.
     pub failures: Vec<(String, RemoteError)>,
+}
+
+/// What became of small layers.
+#[derive(Debug, Default)]
+pub struct Merged {
+    /// How many were put together.
+    pub removed: u64,
+    /// What they became.
+    pub made: Vec<LayerInfo>,
 }
 
 impl Remotes {
@@ -88,6 +100,26 @@ impl Remotes {
         }
         self.git.refresh()?;
         Ok(moved)
+    }
+
+    /// Puts many small layers together, those of data and those of metadata each by themselves; waits until nobody
+    /// writes. Layers whose packs are elsewhere stay as they are. A cold remote gets the new layers with the next
+    /// push, and lists the old ones no more.
+    pub fn merge_layers(&self) -> Result<Merged, RemoteError> {
+        let alone = self.git.alone()?;
+        let mut here = self.layers()?;
+        here.retain(|layer| layer.is_here);
+        let mut merged = Merged::default();
+        for kind in [LayerKind::Data, LayerKind::Metadata] {
+            let layers: Vec<_> = here.iter().filter(|layer| layer.kind == kind).collect();
+            let sizes: Vec<_> = layers.iter().map(|layer| layer.pack_bytes).collect();
+            for group in groups_to_combine(&sizes, MAX_MERGED) {
+                let names: Vec<_> = group.iter().map(|&at| layers[at].name.clone()).collect();
+                merged.removed += names.len() as u64;
+                merged.made.extend(alone.combine(&names)?);
+            }
+        }
+        Ok(merged)
     }
 
     /// Removes the packs of layers of data, of those called `names` or of all, that a cold remote has: both

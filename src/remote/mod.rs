@@ -80,7 +80,7 @@ use stores::{BLOCKS, ColdPacks, Stores};
 pub use error::RemoteError;
 pub use exchange::Pushed;
 pub use head::LayerKind;
-pub use layers::{LayerStatus, Moved};
+pub use layers::{LayerStatus, Merged, Moved};
 pub use merge::SnapshotCount;
 pub use stores::ColdOptions;
 

@@ -195,3 +195,21 @@ fn two_backups_at_one_time_both_land() {
     assert_eq!(saved, expected.map(|path| Value::from(path.to_str().unwrap())));
     lab.ok(words("check --read-data -q"));
 }
+
+#[test]
+fn small_layers_become_few() {
+    let lab = Lab::new();
+    for round in 0..12 {
+        lab.write("tree/notes", &format!("notes {round}\n"));
+        lab.ok(words("backup tree"));
+    }
+    let before = lab.ok(words("layers list")).lines().count();
+    let merged = lab.ok(words("layers merge"));
+    assert!(merged.starts_with("Merged "), "{merged}");
+    let after = lab.ok(words("layers list")).lines().count();
+    assert!(after <= 8 && before >= 24, "{before} to {after}");
+    assert!(lab.ok(words("layers merge --json")).contains("layers_merged"));
+    lab.ok(words("check --read-data"));
+    lab.ok(words("restore latest~11 --target first"));
+    assert_eq!(fs::read_to_string(lab.path("first/notes")).unwrap(), "notes 0\n");
+}
