@@ -27,10 +27,11 @@ use crate::gitkv::Person;
 use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
+use crate::repository::blobs::Encoded;
 use crate::repository::pages::{PageWriter, Pages, write_pages};
 use crate::repository::plan::{Ancestors, Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
-use crate::repository::store::{INDEX_SUFFIX, SNAPSHOT_SUFFIX, kind, person};
+use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, SNAPSHOT_SUFFIX, kind, person};
 use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
 use crate::timeline::{Batch, Tier, TimeKey};
 
@@ -189,10 +190,12 @@ enum Made {
     New { stored: Stored, signature: Option<Vec<u8>> },
 }
 
-/// A volume that is complete, with the signatures that go beside it.
+/// A volume that is complete, with what goes beside it.
 struct Finished {
-    volume: archive::Volume,
-    signatures: Vec<u8>,
+    archive: Encoded,
+    bytes: u64,
+    index: Encoded,
+    signatures: Option<Encoded>,
 }
 
 /// One backup under way.
@@ -273,11 +276,12 @@ impl<'a> Session<'a> {
         let volume_options =
             VolumeOptions { codec: self.codec, threads: self.options.threads, ..VolumeOptions::default() };
         let mut statistics = Statistics::default();
+        let repository = self.repository;
         let (result, written) = std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(1);
             let writing = scope.spawn(|| self.write_volumes(receiver));
             let signatures = RefCell::new(HashMap::new());
-            let sink = archive::gather(|volume| send_volume(volume, &signatures, &sender));
+            let sink = archive::gather(|volume| send_volume(repository, volume, &signatures, &sender));
             let store = || {
                 let mut writer = VolumeWriter::new(&volume_options, sink)?;
                 let filled = fill(
@@ -326,18 +330,18 @@ impl<'a> Session<'a> {
 
     /// Writes volumes as they come, and commits from time to time.
     fn write_volumes(&mut self, volumes: Receiver<Finished>) -> Result<(), RepositoryError> {
-        for Finished { volume, signatures } in volumes {
-            self.statistics.bytes_volumes += volume.bytes.len() as u64;
+        for Finished { archive, bytes, index, signatures } in volumes {
+            self.statistics.bytes_volumes += bytes;
             let stem = format!("-{}", self.volumes.len());
             let Some(batch) = &mut self.batch else { continue };
-            let suffix = format!("{stem}{}", self.codec.suffix());
-            let path = batch.put(kind::ARCHIVES, &self.key, &suffix, &volume.bytes, Tier::Data)?;
-            drop(volume.bytes);
-            let suffix = format!("{stem}{INDEX_SUFFIX}");
-            batch.put(kind::ARCHIVES, &self.key, &suffix, &volume.index.encode()?, Tier::Metadata)?;
-            if !signatures.is_empty() {
-                let suffix = format!("{stem}.cbor.gz");
-                batch.put(kind::SIGNATURES, &self.key, &suffix, &signatures, Tier::Metadata)?;
+            let mut put = |kind, suffix: &str, content: &Encoded| {
+                self.repository.put(batch, kind, &self.key, &format!("{stem}{suffix}"), content)
+            };
+            let path = put(kind::ARCHIVES, self.codec.suffix(), &archive)?;
+            drop(archive);
+            put(kind::ARCHIVES, INDEX_SUFFIX, &index)?;
+            if let Some(signatures) = signatures {
+                put(kind::SIGNATURES, SIGNATURES_SUFFIX, &signatures)?;
             }
             self.volumes.push(path);
             if self.volumes.len() - self.committed >= CHECKPOINT {
@@ -398,7 +402,8 @@ impl<'a> Session<'a> {
         report.statistics.pages_new = pages_new;
         if parent.is_some() && !report.changes.is_empty() {
             let summary = gzip(&cbor::to_vec(&Summary::of(&report.changes))?)?;
-            batch.put(kind::DIFFS, &self.key, ".cbor.gz", &summary, Tier::Metadata)?;
+            let summary = self.repository.encode(summary, Tier::Metadata)?;
+            self.repository.put(&mut batch, kind::DIFFS, &self.key, ".cbor.gz", &summary)?;
         }
         let record = SnapshotRecord {
             host: self.options.host.clone(),
@@ -413,12 +418,11 @@ impl<'a> Session<'a> {
             statistics: report.statistics,
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };
-        let bytes = cbor::to_vec(&record)?;
-        batch.put(kind::SNAPSHOTS, &self.key, SNAPSHOT_SUFFIX, &bytes, Tier::Metadata)?;
+        let content = self.repository.encode(cbor::to_vec(&record)?, Tier::Metadata)?;
+        self.repository.put(&mut batch, kind::SNAPSHOTS, &self.key, SNAPSHOT_SUFFIX, &content)?;
         let committed = batch.commit(&self.who, &format!("Snapshot {}", self.key))?;
         self.layers.extend(committed.into_iter().flat_map(|committed| committed.layers));
-        let id = crate::layers::object_id(crate::layers::ObjectKind::Blob, &bytes);
-        report.snapshot = Some(Snapshot { key: self.key, id, record });
+        report.snapshot = Some(Snapshot { key: self.key, id: content.id(), record });
         report.bytes_added = self.layers.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
         report.layers = self.layers;
         Ok(report)
@@ -427,6 +431,7 @@ impl<'a> Session<'a> {
 
 /// Hands a volume on, with the signatures of its segments, whose places the index learns.
 fn send_volume(
+    repository: &Repository,
     mut volume: archive::Volume,
     signatures: &RefCell<HashMap<Digest, Vec<u8>>>,
     sender: &SyncSender<Finished>,
@@ -439,8 +444,17 @@ fn send_volume(
         volume.index.set_signature(entry, location)?;
         bytes.extend(signature);
     }
+    let finished = Finished {
+        bytes: volume.bytes.len() as u64,
+        archive: repository.encode(volume.bytes, Tier::Data)?,
+        index: repository.encode(volume.index.encode()?, Tier::Metadata)?,
+        signatures: match bytes.is_empty() {
+            true => None,
+            false => Some(repository.encode(bytes, Tier::Metadata)?),
+        },
+    };
     // Nobody receives once writing has failed; that failure is what gets reported.
-    sender.send(Finished { volume, signatures: bytes }).map_err(|_| Interrupted.into())
+    sender.send(finished).map_err(|_| Interrupted.into())
 }
 
 /// Makes of new segments what is stored.

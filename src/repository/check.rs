@@ -16,7 +16,7 @@ use crate::diff::Entry;
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::repository::pages::Pages;
-use crate::repository::segments::{Segments, Volume, signatures_path};
+use crate::repository::segments::{Segments, Volume};
 use crate::repository::{Repository, RepositoryError, Snapshot};
 
 /// How thorough a check is.
@@ -160,7 +160,7 @@ impl Repository {
             let mut signatures = index.entries().filter_map(|entry| entry.signature);
             let missing = match read_data {
                 true => signatures.find_map(|at| segments.signature_record(self, number, at).err()),
-                false => signatures.next().and_then(|_| self.blob(&signatures_path(&volume.path)).err()),
+                false => signatures.next().and_then(|_| self.blob(&self.signatures_path(volume)).err()),
             };
             if let Some(error) = missing {
                 let what = format!("{}; this only makes later deltas larger", chain(&error));
@@ -183,12 +183,12 @@ impl Repository {
 
     /// Checks without reading it that the archive of a volume can be the one that its index describes.
     fn check_archive(&self, volume: &Volume, index: &VolumeIndex) -> Result<(), RepositoryError> {
-        let fault = match self.timeline.git().blob_size(&volume.archive) {
-            Ok(size) if size == index.packed_len() => return Ok(()),
-            Ok(size) => format!("it has {size} bytes instead of {}", index.packed_len()).into(),
-            Err(error) => error.into(),
-        };
-        Err(RepositoryError::damaged(&volume.path)(fault))
+        let len = self.blob_len(&volume.archive)?;
+        if len == index.packed_len() {
+            return Ok(());
+        }
+        let fault = format!("it has {len} bytes instead of {}", index.packed_len());
+        Err(RepositoryError::damaged(&volume.archive.path)(fault.into()))
     }
 
     fn check_layers(&self, progress: &Progress, report: &mut CheckReport) -> Result<(), RepositoryError> {

@@ -30,6 +30,7 @@
 //! ```
 
 mod backup;
+mod blobs;
 mod check;
 mod compare;
 mod config;

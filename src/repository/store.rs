@@ -8,6 +8,7 @@ use crate::cbor;
 use crate::diff::{Entry, MAX_PAGE, page};
 use crate::gitkv::{GitError, Person};
 use crate::layers::ObjectId;
+use crate::repository::blobs::Blob;
 use crate::repository::config::{self, Config, InitOptions};
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
 use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
@@ -25,6 +26,8 @@ pub(super) mod kind {
 pub(super) const SNAPSHOT_SUFFIX: &str = ".cbor";
 /// What the name of a volume's index ends with.
 pub(super) const INDEX_SUFFIX: &str = ".idx";
+/// What the name of the signatures of a volume ends with.
+pub(super) const SIGNATURES_SUFFIX: &str = ".cbor.gz";
 
 impl Repository {
     /// Makes a repository at `path`, where nothing or an empty directory may be.
@@ -70,24 +73,18 @@ impl Repository {
     /// Every snapshot record there is, oldest first.
     pub(super) fn records(&self) -> Result<Vec<Record>, RepositoryError> {
         let mut records = Vec::new();
-        for blob in self.timeline.list(kind::SNAPSHOTS, ..)? {
-            let blob = blob?;
-            records.push(Record { key: blob.key, id: blob.id, snapshot: self.read_record(&blob) });
+        for found in self.timeline.list(kind::SNAPSHOTS, ..)? {
+            let found = found?;
+            records.push(Record { key: found.key, id: found.id, snapshot: self.read_record(&found) });
         }
         Ok(records)
     }
 
-    fn read_record(&self, blob: &TimedBlob) -> Result<Snapshot, RepositoryError> {
-        let path = crate::timeline::path(kind::SNAPSHOTS, &blob.key, &blob.suffix);
-        let read = || Ok::<_, RepositoryError>(cbor::from_slice(&self.timeline.read(&blob.id)?)?);
-        let record = read().map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
-        Ok(Snapshot { key: blob.key, id: blob.id, record })
-    }
-
-    /// The id of the blob at `path` of the tree, which something names.
-    pub(super) fn blob(&self, path: &str) -> Result<ObjectId, RepositoryError> {
-        let missing = || RepositoryError::damaged(path)("nothing is there".into());
-        self.timeline.find(path)?.ok_or_else(missing)
+    fn read_record(&self, found: &TimedBlob) -> Result<Snapshot, RepositoryError> {
+        let blob = Blob::listed(kind::SNAPSHOTS, found);
+        let decoded = cbor::from_slice(&self.read_blob(&blob)?);
+        let record = decoded.map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))?;
+        Ok(Snapshot { key: found.key, id: found.id, record })
     }
 }
 
