@@ -54,7 +54,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let start = Instant::now();
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
-    let Pushed { there, here } = remotes.push(&name, &session.who())?;
+    let Pushed { there, here } = remotes.push(&name, &session.who_in(repository))?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -76,9 +76,10 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
 /// Pulls from a remote.
 pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let start = Instant::now();
-    let remotes = open(&session.open()?)?;
+    let repository = session.open()?;
+    let remotes = open(&repository)?;
     let name = named(&remotes, name)?;
-    let here = remotes.pull(&name, &session.who())?;
+    let here = remotes.pull(&name, &session.who_in(&repository))?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -101,7 +102,7 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
     let start = Instant::now();
     Remotes::clone_from(&arguments.url, &arguments.path, FORMAT_VERSION)?;
     let repository = Repository::open(&arguments.path)?;
-    let snapshots = repository.snapshots()?.len() as u64;
+    let snapshots = repository.count_snapshots()?;
     let path = arguments.path.as_os_str().as_encoded_bytes();
     print(|out| {
         if session.json {

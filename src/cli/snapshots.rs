@@ -8,12 +8,21 @@ use crate::cli::args::InitArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name, SnapshotObject};
 use crate::cli::report::{self, Align, print};
+use crate::cli::secrets;
 
 /// Makes a repository.
 pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliError> {
-    let options =
-        InitOptions { compression: arguments.compression, ..InitOptions::new(session.now.timestamp()) };
     let path = session.repository_path()?;
+    let is_encrypted = arguments.encrypt || !arguments.locks.recipient.is_empty();
+    let locks = match is_encrypted {
+        true => secrets::locks(&session.key, &arguments.locks)?,
+        false => Vec::new(),
+    };
+    let options = InitOptions {
+        compression: arguments.compression,
+        locks,
+        ..InitOptions::new(session.now.timestamp())
+    };
     let repository = Repository::init(path, &options)?;
     let path = path.as_os_str().as_encoded_bytes();
     print(|out| {
@@ -24,11 +33,20 @@ pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliErr
         } else if session.quiet {
             Ok(())
         } else {
-            writeln!(out, "Made the repository {}", report::name(path))
+            let what = if is_encrypted { "encrypted repository" } else { "repository" };
+            writeln!(out, "Made the {what} {}", report::name(path))?;
+            match is_encrypted {
+                true => writeln!(out, "{LOSS}"),
+                false => Ok(()),
+            }
         }
     })?;
     Ok(Exit::Done)
 }
+
+/// What everybody who encrypts should know.
+const LOSS: &str = "Whoever loses all of its passphrases and identities loses the backups: keep one elsewhere, \
+    with `treering key add`";
 
 /// The line that `init --json` prints.
 #[derive(Serialize)]
@@ -40,7 +58,7 @@ struct Initialized<'a> {
 
 /// Lists the snapshots, oldest first.
 pub fn list(session: &Session) -> Result<Exit, CliError> {
-    let snapshots = session.open()?.snapshots()?;
+    let snapshots = session.open_readable()?.snapshots()?;
     print(|out| {
         if session.json {
             return json::line(out, &snapshots.iter().map(SnapshotObject::new).collect::<Vec<_>>());

@@ -1,12 +1,13 @@
 //! Taking a snapshot.
 //!
-//! Three threads beside the workers: one reads files and cuts them; this one takes what the workers made of
-//! the segments, in order, and appends what is new to the volume; one writes finished volumes into layers.
-//! Each waits for the next when that is behind, so memory is bounded by the segments on the way (see
-//! [`ReadOptions`]) and three volumes.
+//! Four threads beside the workers: one reads files and cuts them; this one takes what the workers made of
+//! the segments, in order, and appends what is new to the volume; one encodes finished volumes; one writes
+//! them into layers. Each waits for the next when that is behind, so memory is bounded by the segments on the
+//! way (see [`ReadOptions`]) and three volumes, four where they are encrypted.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,10 +29,11 @@ use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::blobs::Encoded;
+use crate::repository::cache::Cache;
 use crate::repository::pages::{PageWriter, Pages, write_pages};
 use crate::repository::plan::{Ancestors, Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
-use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, SNAPSHOT_SUFFIX, kind, person};
+use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, SNAPSHOT_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
 use crate::timeline::{Batch, Tier, TimeKey};
 
@@ -101,6 +103,19 @@ pub struct BackupReport {
     pub layers: Vec<LayerInfo>,
     /// Bytes of these layers; for a dry run, what the volumes would have had.
     pub bytes_added: u64,
+    /// What this could not be compared with.
+    pub unread: Unread,
+    /// Why the cache could not be written, if so; the next backup may then store more than it must.
+    pub cache_error: Option<io::Error>,
+}
+
+/// What lies in an encrypted repository, and could be read neither with a key nor from the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Snapshots. Where all of the same host and paths are among them, everything was read again.
+    pub snapshots: u64,
+    /// Volumes; counted where something had to be stored. Segments in them were stored again, whole.
+    pub volumes: u64,
 }
 
 impl Repository {
@@ -117,7 +132,8 @@ impl Repository {
         if !options.dry_run {
             self.timeline.sweep()?;
         }
-        let mut parent = self.parent(&sources, options)?;
+        self.fill_cache()?;
+        let (mut parent, mut unread) = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
             excludes: options.excludes.clone(),
@@ -127,7 +143,7 @@ impl Repository {
         let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
         let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
             // An index that cannot be read costs the comparison with it, not the backup.
-            Err(RepositoryError::Damaged { .. }) if parent.take().is_some() => {
+            Err(RepositoryError::Damaged { .. } | RepositoryError::Encrypted) if parent.take().is_some() => {
                 self.plan_against(None, &sources, &plan_options, progress)
             }
             planned => planned,
@@ -135,8 +151,14 @@ impl Repository {
         let (pages, mut plan) = planned?;
         let key = self.timeline.key(options.time)?;
         let mut session = Session::new(self, key, options)?;
-        session.store_contents(&sources, &mut plan, began, progress)?;
-        session.finish(&sources, parent.as_ref(), &pages, plan)
+        unread.volumes = session.store_contents(&sources, &mut plan, began, progress)?;
+        let mut report = session.finish(&sources, parent.as_ref(), &pages, plan)?;
+        if report.snapshot.is_some() && report.statistics.bytes_volumes > 0 {
+            self.sweep_cache()?;
+        }
+        report.cache_error = self.cache().and_then(Cache::failure);
+        report.unread = unread;
+        Ok(report)
     }
 
     fn plan_against(
@@ -155,25 +177,33 @@ impl Repository {
     }
 
     /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any
-    /// one directory of that host.
+    /// one directory of that host. And what of the others there was no key for.
     fn parent(
         &self,
         sources: &Sources,
         options: &BackupOptions,
-    ) -> Result<Option<Snapshot>, RepositoryError> {
-        // One that cannot be read is no reason not to take another.
-        let mut snapshots: Vec<_> =
-            self.records()?.into_iter().filter_map(|record| record.snapshot.ok()).collect();
+    ) -> Result<(Option<Snapshot>, Unread), RepositoryError> {
+        let mut snapshots = Vec::new();
+        let mut unread = Unread::default();
+        for record in self.records()? {
+            match record.snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(RepositoryError::Encrypted) => unread.snapshots += 1,
+                // One that cannot be read is no reason not to take another.
+                Err(_) => {}
+            }
+        }
         snapshots.retain(|snapshot| {
             snapshot.record.host == options.host && snapshot.record.layout == sources.layout
         });
         let roots = roots_of(sources);
         let same = snapshots.iter().rposition(|snapshot| snapshot.record.roots == roots);
-        Ok(match same {
+        let parent = match same {
             Some(at) => Some(snapshots.swap_remove(at)),
             None if roots.len() == 1 => snapshots.pop(),
             None => None,
-        })
+        };
+        Ok((parent, unread))
     }
 }
 
@@ -190,8 +220,29 @@ enum Made {
     New { stored: Stored, signature: Option<Vec<u8>> },
 }
 
-/// A volume that is complete, with what goes beside it.
+/// A volume that is complete, with the signatures that go beside it.
 struct Finished {
+    volume: archive::Volume,
+    signatures: Vec<u8>,
+}
+
+impl Finished {
+    fn encode(self, repository: &Repository) -> Result<ToWrite, RepositoryError> {
+        let Self { volume, signatures } = self;
+        Ok(ToWrite {
+            bytes: volume.bytes.len() as u64,
+            archive: repository.encode(volume.bytes, Tier::Data)?,
+            index: repository.encode(volume.index.encode()?, Tier::Metadata)?,
+            signatures: match signatures.is_empty() {
+                true => None,
+                false => Some(repository.encode(signatures, Tier::Metadata)?),
+            },
+        })
+    }
+}
+
+/// A volume and what goes beside it, as they will lie in the repository.
+struct ToWrite {
     archive: Encoded,
     bytes: u64,
     index: Encoded,
@@ -224,7 +275,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             repository,
             key,
-            who: person(&options.user, &options.host, options.now),
+            who: repository.committer(&options.user, &options.host, options.now),
             options,
             codec: repository.config.codec()?,
             batch,
@@ -235,16 +286,16 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Reads the new files of `plan` and stores their segments.
+    /// Reads the new files of `plan` and stores their segments. Returns how many volumes cannot be known.
     fn store_contents(
         &mut self,
         sources: &Sources,
         plan: &mut Plan,
         began: SystemTime,
         progress: &Progress,
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<u64, RepositoryError> {
         if plan.new.iter().all(|entry| entry.content().is_none()) {
-            return Ok(());
+            return Ok(0);
         }
         let repository = self.repository;
         let segments = repository.segments()?;
@@ -253,7 +304,7 @@ impl<'a> Session<'a> {
         if matches!(stored, Err(RepositoryError::Interrupted(_))) {
             self.checkpoint()?;
         }
-        stored
+        stored.map(|()| segments.unread())
     }
 
     fn store_segments(
@@ -278,10 +329,15 @@ impl<'a> Session<'a> {
         let mut statistics = Statistics::default();
         let repository = self.repository;
         let (result, written) = std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(1);
-            let writing = scope.spawn(|| self.write_volumes(receiver));
+            let (sender, finished) = sync_channel::<Finished>(0);
+            let (encoded, to_write) = sync_channel(0);
+            // Ends when one of its neighbours does.
+            scope.spawn(move || {
+                finished.into_iter().try_for_each(|finished| encoded.send(finished.encode(repository)))
+            });
+            let writing = scope.spawn(|| self.write_volumes(to_write));
             let signatures = RefCell::new(HashMap::new());
-            let sink = archive::gather(|volume| send_volume(repository, volume, &signatures, &sender));
+            let sink = archive::gather(|volume| send_volume(volume, &signatures, &sender));
             let store = || {
                 let mut writer = VolumeWriter::new(&volume_options, sink)?;
                 let filled = fill(
@@ -329,8 +385,12 @@ impl<'a> Session<'a> {
     }
 
     /// Writes volumes as they come, and commits from time to time.
-    fn write_volumes(&mut self, volumes: Receiver<Finished>) -> Result<(), RepositoryError> {
-        for Finished { archive, bytes, index, signatures } in volumes {
+    fn write_volumes(
+        &mut self,
+        volumes: Receiver<Result<ToWrite, RepositoryError>>,
+    ) -> Result<(), RepositoryError> {
+        for to_write in volumes {
+            let ToWrite { archive, bytes, index, signatures } = to_write?;
             self.statistics.bytes_volumes += bytes;
             let stem = format!("-{}", self.volumes.len());
             let Some(batch) = &mut self.batch else { continue };
@@ -395,6 +455,8 @@ impl<'a> Session<'a> {
             problems: plan.problems,
             layers: Vec::new(),
             bytes_added: statistics.bytes_volumes,
+            unread: Unread::default(),
+            cache_error: None,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };
         let writer = PageWriter::new(self.key, pages);
@@ -431,7 +493,6 @@ impl<'a> Session<'a> {
 
 /// Hands a volume on, with the signatures of its segments, whose places the index learns.
 fn send_volume(
-    repository: &Repository,
     mut volume: archive::Volume,
     signatures: &RefCell<HashMap<Digest, Vec<u8>>>,
     sender: &SyncSender<Finished>,
@@ -444,17 +505,8 @@ fn send_volume(
         volume.index.set_signature(entry, location)?;
         bytes.extend(signature);
     }
-    let finished = Finished {
-        bytes: volume.bytes.len() as u64,
-        archive: repository.encode(volume.bytes, Tier::Data)?,
-        index: repository.encode(volume.index.encode()?, Tier::Metadata)?,
-        signatures: match bytes.is_empty() {
-            true => None,
-            false => Some(repository.encode(bytes, Tier::Metadata)?),
-        },
-    };
     // Nobody receives once writing has failed; that failure is what gets reported.
-    sender.send(finished).map_err(|_| Interrupted.into())
+    sender.send(Finished { volume, signatures: bytes }).map_err(|_| Interrupted.into())
 }
 
 /// Makes of new segments what is stored.

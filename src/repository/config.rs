@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Codec;
+use crate::crypt::Lock;
 use crate::delta::{ConfirmKey, SegmentParams};
 use crate::repository::{FORMAT_VERSION, RepositoryError};
 
@@ -24,6 +25,16 @@ pub struct Config {
     pub compression: String,
     /// Key of the BLAKE3 values that confirm blocks.
     pub confirm_key: ConfirmKey,
+    /// How blobs are encrypted; plain where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+/// How the blobs of a repository are encrypted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The public key that they are encrypted for, as `age1…`.
+    pub recipient: String,
 }
 
 /// How a repository is made.
@@ -33,17 +44,23 @@ pub struct InitOptions {
     pub time: Timestamp,
     /// How volumes are compressed.
     pub compression: Codec,
+    /// What the key of an encrypted repository is locked with, each lock opening it alone. With none, the
+    /// repository is plain.
+    pub locks: Vec<Lock>,
 }
 
 impl InitOptions {
-    /// Volumes as `tar.gz`.
+    /// Volumes as `tar.gz`, plain.
     pub fn new(time: Timestamp) -> Self {
-        Self { time, compression: Codec::default() }
+        Self { time, compression: Codec::default(), locks: Vec::new() }
     }
 }
 
 impl Config {
-    pub(super) fn new(options: &InitOptions) -> Result<Self, RepositoryError> {
+    pub(super) fn new(
+        options: &InitOptions,
+        encryption: Option<Encryption>,
+    ) -> Result<Self, RepositoryError> {
         let mut id = [0; 16];
         let mut key = [0; 32];
         getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut key)).map_err(RepositoryError::Random)?;
@@ -56,6 +73,7 @@ impl Config {
             segments: SegmentParams::default(),
             compression: options.compression.to_string(),
             confirm_key: ConfirmKey(key),
+            encryption,
         })
     }
 

@@ -31,10 +31,12 @@
 
 mod backup;
 mod blobs;
+mod cache;
 mod check;
 mod compare;
 mod config;
 mod error;
+mod keys;
 mod pages;
 mod plan;
 mod restore;
@@ -43,11 +45,12 @@ mod select;
 mod snapshot;
 mod store;
 
-pub use backup::{BackupOptions, BackupReport};
+pub use backup::{BackupOptions, BackupReport, Unread};
 pub use check::{CheckOptions, CheckReport, Fault};
 pub use compare::{Other, Totals};
-pub use config::{Config, InitOptions};
+pub use config::{Config, Encryption, InitOptions};
 pub use error::RepositoryError;
+pub use keys::KeySlot;
 pub use restore::{RestoreOptions, RestoreReport};
 pub use select::{Selector, SnapshotPath};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
@@ -57,6 +60,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::layers::ObjectId;
 use crate::timeline::Timeline;
+use blobs::Vault;
 use segments::Segments;
 
 /// Version of the repository's format; see `docs/format.md`.
@@ -66,6 +70,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub struct Repository {
     timeline: Timeline,
     config: Config,
+    /// Of an encrypted repository.
+    vault: Option<Vault>,
     /// Where the segments are, as of a commit; read when first needed.
     segments: Mutex<Option<(Option<ObjectId>, Arc<Segments>)>>,
 }

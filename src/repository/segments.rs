@@ -45,6 +45,7 @@ pub(super) const PENDING: Place = Place { volume: u32::MAX, entry: u32::MAX };
 pub(super) struct Segments {
     volumes: Vec<Volume>,
     faults: Vec<RepositoryError>,
+    unread: u64,
     table: RwLock<HashMap<Digest, Place>>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
@@ -117,7 +118,7 @@ impl Repository {
 
     /// The volumes that the tree holds, in order of time, and what is wrong where an archive or an index
     /// stands alone.
-    fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
+    pub(super) fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
         let mut indexes = Vec::new();
         let mut archives = HashMap::new();
         for found in self.timeline.list(kind::ARCHIVES, ..)? {
@@ -158,6 +159,7 @@ impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
         let mut table = HashMap::new();
+        let mut unread = 0;
         pipeline::ordered(
             2,
             8,
@@ -166,6 +168,10 @@ impl Segments {
             |(volume, index)| {
                 let index = match index {
                     Ok(index) => index,
+                    Err(RepositoryError::Encrypted) => {
+                        unread += 1;
+                        return Ok(());
+                    }
                     Err(error) => {
                         faults.push(error);
                         return Ok(());
@@ -181,6 +187,7 @@ impl Segments {
         Ok(Self {
             volumes,
             faults,
+            unread,
             table: RwLock::new(table),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
@@ -195,6 +202,11 @@ impl Segments {
     /// Volumes whose segments count as not there, since they or their indexes cannot be used.
     pub fn faults(&self) -> &[RepositoryError] {
         &self.faults
+    }
+
+    /// Volumes that may hold anything, since there is no key to read their indexes with.
+    pub fn unread(&self) -> u64 {
+        self.unread
     }
 
     /// Where a segment is.

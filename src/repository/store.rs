@@ -5,11 +5,13 @@ use std::sync::Mutex;
 
 use crate::archive::gunzip;
 use crate::cbor;
+use crate::crypt::Identity;
 use crate::diff::{Entry, MAX_PAGE, page};
 use crate::gitkv::{GitError, Person};
 use crate::layers::ObjectId;
 use crate::repository::blobs::Blob;
-use crate::repository::config::{self, Config, InitOptions};
+use crate::repository::config::{self, Config, Encryption, InitOptions};
+use crate::repository::keys;
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
 use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
 
@@ -20,6 +22,7 @@ pub(super) mod kind {
     pub const INDEX: &str = "index";
     pub const SIGNATURES: &str = "signatures";
     pub const ARCHIVES: &str = "archives";
+    pub const ALL: [&str; 5] = [SNAPSHOTS, DIFFS, INDEX, SIGNATURES, ARCHIVES];
 }
 
 /// What the name of a snapshot record ends with.
@@ -30,20 +33,31 @@ pub(super) const INDEX_SUFFIX: &str = ".idx";
 pub(super) const SIGNATURES_SUFFIX: &str = ".cbor.gz";
 
 impl Repository {
-    /// Makes a repository at `path`, where nothing or an empty directory may be.
+    /// Makes a repository at `path`, where nothing or an empty directory may be. One that is encrypted can be
+    /// read by the value that is returned.
     pub fn init(path: &Path, options: &InitOptions) -> Result<Self, RepositoryError> {
         let timeline = Timeline::create(path).map_err(|error| match error {
             TimelineError::Git(GitError::Occupied(path)) => RepositoryError::Exists(path),
             other => other.into(),
         })?;
-        let config = Config::new(options)?;
         let mut batch = timeline.begin()?;
+        let identity = match options.locks.as_slice() {
+            [] => None,
+            locks => Some(keys::create(&mut batch, locks)?),
+        };
+        let recipient = identity.as_ref().map(Identity::recipient);
+        let encryption = recipient.map(|recipient| Encryption { recipient: recipient.to_string() });
+        let config = Config::new(options, encryption)?;
         batch.set(config::PATH, &cbor::to_vec(&config)?)?;
         batch.commit(&person("treering", "localhost", options.time), "Make the repository")?;
-        Ok(Self::new(timeline, config))
+        let mut repository = Self::new(timeline, config)?;
+        if let Some(vault) = &mut repository.vault {
+            vault.identity = identity;
+        }
+        Ok(repository)
     }
 
-    /// Opens the repository at `path`.
+    /// Opens the repository at `path`. What is encrypted in it is read after an [`unlock`](Self::unlock).
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
         let timeline = Timeline::open(path).map_err(|error| match error {
@@ -57,17 +71,27 @@ impl Repository {
         if config.version > FORMAT_VERSION {
             return Err(RepositoryError::Version(config.version));
         }
-        Ok(Self::new(timeline, config))
+        Self::new(timeline, config)
     }
 
-    fn new(timeline: Timeline, config: Config) -> Self {
-        Self { timeline, config, segments: Mutex::default() }
+    fn new(timeline: Timeline, config: Config) -> Result<Self, RepositoryError> {
+        let vault = keys::vault(&config);
+        let vault = vault.map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
+        Ok(Self { timeline, config, vault, segments: Mutex::default() })
     }
 
     /// All snapshots, oldest first. Fails where one cannot be read; [`find`](Self::find) still finds the
     /// others.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
         self.records()?.into_iter().map(|record| record.snapshot).collect()
+    }
+
+    /// How many snapshots there are, whether they can be read or not.
+    pub fn count_snapshots(&self) -> Result<u64, RepositoryError> {
+        self.timeline.list(kind::SNAPSHOTS, ..)?.try_fold(0, |count, found| {
+            found?;
+            Ok(count + 1)
+        })
     }
 
     /// Every snapshot record there is, oldest first.
