@@ -137,9 +137,9 @@ fn ask_new() -> Result<Passphrase, CliError> {
 fn ask(question: &str) -> Result<Passphrase, CliError> {
     let path = Path::new("/dev/tty");
     let ask = || -> io::Result<String> {
-        let mut terminal = File::options().read(true).write(true).open(path)?;
-        terminal.write_all(question.as_bytes())?;
+        let terminal = File::options().read(true).write(true).open(path)?;
         let _hidden = Hidden::new(&terminal)?;
+        (&terminal).write_all(question.as_bytes())?;
         let mut line = String::new();
         BufReader::new((&terminal).take(MAX_FILE)).read_line(&mut line)?;
         (&terminal).write_all(b"\n")?;

@@ -31,7 +31,7 @@ pub struct Encrypting<W: Write>(StreamWriter<W>);
 impl<W: Write> Encrypting<W> {
     /// Writes the last chunk. Without this, what was written is no age file.
     pub fn finish(self) -> Result<W, CryptError> {
-        self.0.finish().map_err(|error| CryptError::Encrypt(error.into()))
+        self.0.finish().map_err(CryptError::write)
     }
 }
 
@@ -52,15 +52,16 @@ pub fn encrypting<W: Write>(recipient: &Recipient, out: W) -> Result<Encrypting<
 
 /// Begins an age file for anything that age can encrypt to.
 pub(super) fn begin<W: Write>(recipient: &dyn age::Recipient, out: W) -> Result<Encrypting<W>, CryptError> {
-    let encryptor = Encryptor::with_recipients(std::iter::once(recipient)).map_err(CryptError::Encrypt)?;
-    Ok(Encrypting(encryptor.wrap_output(out).map_err(|error| CryptError::Encrypt(error.into()))?))
+    let encryptor = Encryptor::with_recipients(std::iter::once(recipient))
+        .map_err(|error| CryptError::Encrypt(error.into()))?;
+    Ok(Encrypting(encryptor.wrap_output(out).map_err(CryptError::write)?))
 }
 
 /// The age file that holds `content`, for `recipient`.
 pub fn encrypt(recipient: &Recipient, content: &[u8]) -> Result<Vec<u8>, CryptError> {
     let chunks = (content.len() as u64 / CHUNK + 1) * TAG;
     let mut writer = encrypting(recipient, Vec::with_capacity(content.len() + (chunks + HEAD) as usize))?;
-    writer.write_all(content).map_err(|error| CryptError::Encrypt(error.into()))?;
+    writer.write_all(content).map_err(CryptError::write)?;
     writer.finish()
 }
 
@@ -75,7 +76,7 @@ pub fn decrypting<R: BufRead>(identity: &Identity, file: R) -> Result<impl Read,
 pub(super) fn open<R: BufRead>(
     identity: &dyn age::Identity,
     mut file: R,
-) -> Result<age::stream::StreamReader<io::Chain<io::Cursor<Vec<u8>>, R>>, CryptError> {
+) -> Result<impl Read + use<R>, CryptError> {
     let head = read_head(&mut file)?;
     let decryptor = Decryptor::new_buffered(io::Cursor::new(head).chain(file))?;
     Ok(decryptor.decrypt(std::iter::once(identity))?)
@@ -255,8 +256,11 @@ mod tests {
         (0..len as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
+    /// Offsets and lengths of what was fetched.
+    type Fetched = Vec<(u64, u64)>;
+
     /// The range, and what was fetched for it.
-    fn range(file: &[u8], offset: u64, len: u64) -> (Result<Vec<u8>, CryptError>, Vec<(u64, u64)>) {
+    fn range(file: &[u8], offset: u64, len: u64) -> (Result<Vec<u8>, CryptError>, Fetched) {
         let fetched = RefCell::new(Vec::new());
         let fetch = |offset, len| {
             fetched.borrow_mut().push((offset, len));

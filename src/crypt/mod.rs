@@ -76,7 +76,14 @@ pub enum CryptError {
     Read(#[source] io::Error),
     /// What was encrypted cannot be written.
     #[error("cannot encrypt")]
-    Encrypt(#[source] age::EncryptError),
+    Encrypt(#[source] Box<age::EncryptError>),
+}
+
+impl CryptError {
+    /// For `map_err`: what was encrypted cannot be written.
+    fn write(error: io::Error) -> Self {
+        Self::Encrypt(Box::new(error.into()))
+    }
 }
 
 impl From<age::DecryptError> for CryptError {

@@ -83,7 +83,7 @@ pub fn lock(identity: &Identity, lock: &Lock) -> Result<Vec<u8>, CryptError> {
         }
     };
     let line = identity.to_line();
-    writer.write_all(line.expose_secret().as_bytes()).map_err(|error| CryptError::Encrypt(error.into()))?;
+    writer.write_all(line.expose_secret().as_bytes()).map_err(CryptError::write)?;
     writer.finish()
 }
 

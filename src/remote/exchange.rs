@@ -27,6 +27,14 @@ pub struct Pushed {
 struct Identity {
     version: u32,
     id: String,
+    #[serde(default)]
+    encryption: Option<Encryption>,
+}
+
+/// For whom a repository is encrypted, which never changes.
+#[derive(Debug, PartialEq, Deserialize)]
+struct Encryption {
+    recipient: String,
 }
 
 impl Remotes {
@@ -163,9 +171,15 @@ impl Remotes {
         }
         if let Some(ours) = self.git.head()?
             && let Some(own) = self.git.find(&ours, CONFIG.as_bytes())?
-            && self.identity(remote, &own.id)?.id != identity.id
         {
-            return Err(RemoteError::OtherRepository(remote.to_owned()));
+            let own = self.identity(remote, &own.id)?;
+            if own.id != identity.id {
+                return Err(RemoteError::OtherRepository(remote.to_owned()));
+            }
+            // Who may write to the remote could otherwise have everything encrypted for himself.
+            if own.encryption != identity.encryption {
+                return Err(RemoteError::OtherRecipient(remote.to_owned()));
+            }
         }
         Ok(Some(theirs))
     }

@@ -331,9 +331,13 @@ impl<'a> Session<'a> {
         let (result, written) = std::thread::scope(|scope| {
             let (sender, finished) = sync_channel::<Finished>(0);
             let (encoded, to_write) = sync_channel(0);
-            // Ends when one of its neighbours does.
             scope.spawn(move || {
-                finished.into_iter().try_for_each(|finished| encoded.send(finished.encode(repository)))
+                for finished in finished {
+                    // Nobody receives once writing has failed.
+                    if encoded.send(finished.encode(repository)).is_err() {
+                        break;
+                    }
+                }
             });
             let writing = scope.spawn(|| self.write_volumes(to_write));
             let signatures = RefCell::new(HashMap::new());

@@ -53,7 +53,12 @@ impl Lab {
             .current_dir(self.dir.path())
             .env("TREERING_REPOSITORY", "repo")
             .env("TZ", "UTC")
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("TREERING_LOG")
+            .env_remove("TREERING_PASSWORD")
+            .env_remove("TREERING_PASSWORD_FILE")
+            .env_remove("TREERING_PASSWORD_COMMAND")
+            .env_remove("TREERING_IDENTITY")
             .stdin(Stdio::null());
         command
     }

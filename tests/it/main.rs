@@ -2,6 +2,7 @@
 
 mod backup;
 mod damage;
+mod encryption;
 mod fixtures;
 mod gitkv;
 mod interruption;
