@@ -28,16 +28,17 @@ pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliErr
     print(|out| {
         if session.json {
             let id = &repository.config().id;
-            let repository = Name { key: "repository", bytes: path };
-            json::message(out, "initialized", &Initialized { id, repository })
+            let name = Name { key: "repository", bytes: path };
+            let recipient = repository.recipient().map(ToString::to_string);
+            json::message(out, "initialized", &Initialized { id, repository: name, recipient })
         } else if session.quiet {
             Ok(())
         } else {
             let what = if is_encrypted { "encrypted repository" } else { "repository" };
             writeln!(out, "Made the {what} {}", report::name(path))?;
-            match is_encrypted {
-                true => writeln!(out, "{LOSS}"),
-                false => Ok(()),
+            match repository.recipient() {
+                Some(recipient) => writeln!(out, "Its public key is {recipient}\n{LOSS}"),
+                None => Ok(()),
             }
         }
     })?;
@@ -54,6 +55,8 @@ struct Initialized<'a> {
     id: &'a str,
     #[serde(flatten)]
     repository: Name<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
 }
 
 /// Lists the snapshots, oldest first.

@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -39,6 +39,9 @@ use crate::timeline::{Batch, Tier, TimeKey};
 
 /// Volumes after which what is stored is committed, so that an interrupted backup does not start from nothing.
 const CHECKPOINT: usize = 16;
+
+/// How old an entry of the cache is that no other backup under way can have put there, to be committed soon.
+const UNCOMMITTED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is backed up, and how.
 #[derive(Debug, Clone)]
@@ -143,7 +146,10 @@ impl Repository {
         let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
         let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
             // An index that cannot be read costs the comparison with it, not the backup.
-            Err(RepositoryError::Damaged { .. } | RepositoryError::Encrypted) if parent.take().is_some() => {
+            Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Encrypted))
+                if parent.take().is_some() =>
+            {
+                unread.snapshots += u64::from(matches!(error, RepositoryError::Encrypted));
                 self.plan_against(None, &sources, &plan_options, progress)
             }
             planned => planned,
@@ -154,7 +160,7 @@ impl Repository {
         unread.volumes = session.store_contents(&sources, &mut plan, began, progress)?;
         let mut report = session.finish(&sources, parent.as_ref(), &pages, plan)?;
         if report.snapshot.is_some() && report.statistics.bytes_volumes > 0 {
-            self.sweep_cache()?;
+            self.sweep_cache(began.checked_sub(UNCOMMITTED).unwrap_or(began))?;
         }
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;

@@ -7,6 +7,8 @@
 //! In an encrypted repository without its key anybody can write, and nobody can read; but a host that backs
 //! up has a cache of what it wrote itself to describe its backups (see [`Cache`]).
 
+use std::time::SystemTime;
+
 use crate::crypt::{self, CryptError, Identity, Recipient};
 use crate::layers::{ObjectId, ObjectKind, object_id};
 use crate::repository::cache::Cache;
@@ -191,10 +193,10 @@ impl Repository {
         Ok(())
     }
 
-    /// Drops from the cache, if there is one, what the tree does not hold any more.
-    pub(super) fn sweep_cache(&self) -> Result<(), RepositoryError> {
+    /// Drops from the cache, if there is one, what the tree does not hold any more and was kept before a time.
+    pub(super) fn sweep_cache(&self, before: SystemTime) -> Result<(), RepositoryError> {
         if let Some(cache) = self.cache() {
-            cache.sweep(&self.cached_blobs()?.into_iter().map(|blob| blob.id).collect());
+            cache.sweep(&self.cached_blobs()?.into_iter().map(|blob| blob.id).collect(), before);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use crate::atomic;
 use crate::crypt::Recipient;
@@ -86,13 +87,16 @@ impl Cache {
         self.note(self.write(&id.to_string(), &[&checksum(id, content), content]));
     }
 
-    /// Removes all entries but those.
-    pub fn sweep(&self, keep: &HashSet<ObjectId>) {
+    /// Removes all entries but those and what is younger than `before`, which another backup may be about to
+    /// commit.
+    pub fn sweep(&self, keep: &HashSet<ObjectId>, before: SystemTime) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse::<ObjectId>().ok());
-            if id.is_some_and(|id| !keep.contains(&id)) {
+            let is_old =
+                || entry.metadata().and_then(|about| about.modified()).is_ok_and(|time| time < before);
+            if id.is_some_and(|id| !keep.contains(&id)) && is_old() {
                 // What cannot be removed is removed next time.
                 let _ = fs::remove_file(entry.path());
             }
@@ -137,6 +141,8 @@ fn checksum(id: &ObjectId, content: &[u8]) -> [u8; CHECKSUM] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::crypt::Identity;
 
@@ -163,7 +169,11 @@ mod tests {
         assert_eq!(cache.read(&id(2)), None);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&cache.dir), mode(&cache.path(&id(1)))), (0o700, 0o600));
-        cache.sweep(&HashSet::from([id(2)]));
+        let later = SystemTime::now() + Duration::from_secs(60);
+        cache.sweep(&HashSet::new(), SystemTime::UNIX_EPOCH);
+        cache.sweep(&HashSet::from([id(1)]), later);
+        assert!(cache.has(&id(1)));
+        cache.sweep(&HashSet::from([id(2)]), later);
         assert!(!cache.has(&id(1)));
         assert!(pinned(&cache.dir).unwrap().starts_with("age1"));
         assert!(cache.failure().is_none());

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -128,20 +128,7 @@ fn passphrases_come_from_files_commands_and_the_environment() {
 #[test]
 fn a_passphrase_is_asked_for_at_a_terminal_and_not_shown() {
     let lab = Lab::bare();
-    let program = format!("{} init --encrypt", env!("CARGO_BIN_EXE_treering"));
-    let command = lab.command::<&str>([]);
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &program, "/dev/null"]).current_dir(lab.path(""));
-    script.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    let mut child = match script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-            assert!(!is_ci, "cannot run script(1): {error}; install util-linux (Debian: bsdutils)");
-            eprintln!("skipped: cannot run script(1): {error}");
-            return;
-        }
-    };
+    let Some(mut child) = lab.at_terminal("init --encrypt", Stdio::piped()) else { return };
     let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut shown = String::new();
     let mut until = |text: &str, shown: &mut String| {
@@ -157,7 +144,12 @@ fn a_passphrase_is_asked_for_at_a_terminal_and_not_shown() {
     }
     until("\0", &mut shown);
     assert!(child.wait().unwrap().success(), "{shown}");
-    assert!(shown.contains("Made the encrypted repository") && !shown.contains("sesame"), "{shown}");
+    assert!(
+        shown.contains("Made the encrypted repository")
+            && shown.contains("public key is age1")
+            && !shown.contains("sesame"),
+        "{shown}"
+    );
     lab.write("pass", "open sesame\n");
     assert!(lab.ok(["snapshots", "--password-file", "pass"]).contains("no snapshots yet"));
 }
