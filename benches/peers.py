@@ -30,6 +30,8 @@ import time
 from pathlib import Path
 
 PAGE = 4096
+# An age identity for repositories that are thrown away.
+KEY = "AGE-SECRET-KEY-1LGQRPD6M4F2QTSWHRF055H90ME5LAQ0433DE7RQZA9WY732AR27QVTPK67"
 MIB = 1 << 20
 
 
@@ -55,6 +57,12 @@ def peers(treering):
             lambda repo: [treering, "-q", "-r", repo, "init", "--compression", "zstd"],
             lambda repo, data, n: [treering, "-q", "-r", repo, "backup", data],
             lambda repo, out, back, data: [treering, "-q", "-r", repo, "restore", f"latest~{back}", "--target", out],
+        ),
+        Peer(
+            "treering encrypted", treering,
+            lambda repo: ["sh", "-c", f"echo {KEY} > {repo}.key && {treering} -q -r {repo} init --encrypt --identity {repo}.key"],
+            lambda repo, data, n: [treering, "-q", "-r", repo, "backup", data],
+            lambda repo, out, back, data: [treering, "-q", "-r", repo, "--identity", f"{repo}.key", "restore", f"latest~{back}", "--target", out],
         ),
         Peer(
             "restic", "restic",

@@ -5,12 +5,17 @@
     recover.py REPOSITORY SNAPSHOT                   lists what a snapshot holds
     recover.py REPOSITORY SNAPSHOT TARGET            restores all of it into TARGET
     recover.py REPOSITORY SNAPSHOT TARGET PATH       restores what lies at and below PATH
+    recover.py --identity FILE REPOSITORY ...        the same of an encrypted repository
 
 REPOSITORY is the bare git repository, or any clone of it. SNAPSHOT is `latest`, the beginning of an id or of a time
 key, as the list shows them. TARGET must be missing or empty. PATH is as the listing of the snapshot shows it.
 
+FILE holds an age identity, AGE-SECRET-KEY-1..., that opens one of the keys of the repository, or is what such a key
+holds. From a passphrase it is made with the program `age`: `git -C REPOSITORY ls-tree -r HEAD keys/` names the keys, and
+`git -C REPOSITORY show HEAD:keys/ID.age | age -d > FILE` opens one.
+
 Needs Linux, Python 3.8 or later with nothing but its standard library, and the programs `git` and `rdiff` (and `zstd`,
-for a repository that was made with that compression). It writes nothing into the repository. Volumes are unpacked in a
+for a repository that was made with that compression, and `age` for one that is encrypted). It writes nothing into the repository. Volumes are unpacked in a
 temporary directory (TMPDIR says where) that is kept below about 4 GiB. What it reads is described in docs/format.md.
 
 No file is put in place unless each of its segments has the SHA-256 that the index promises. What cannot be
@@ -49,12 +54,15 @@ MALFORMED = (Damaged, KeyError, IndexError, TypeError, AttributeError, ValueErro
 
 
 def main(arguments):
+    identity = None
+    if arguments[:1] == ["--identity"] and len(arguments) > 1:
+        identity, arguments = arguments[1], arguments[2:]
     if not 1 <= len(arguments) <= 4 or arguments[0].startswith("-"):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
     arguments = [os.fsencode(argument) for argument in arguments]
     with tempfile.TemporaryDirectory(prefix="recover-") as scratch:
-        repository = Repository(arguments[0], scratch)
+        repository = Repository(arguments[0], scratch, identity)
         if len(arguments) == 1:
             for snapshot in repository.snapshots():
                 print(snapshot.describe())
@@ -88,24 +96,28 @@ def below(entries, top):
 class Repository:
     """The tree at the tip of the branch of a git repository."""
 
-    def __init__(self, path, scratch):
+    def __init__(self, path, scratch, identity=None):
         self.git = ["git", "-C", path, "-c", "safe.directory=*"]
         self.scratch = scratch
         listing = self.run_git("ls-tree", "-r", "-z", "HEAD")
-        self.blobs = {}
+        self.blobs, self.encrypted = {}, set()
         for line in listing.split(b"\0"):
             if line:
                 about, name = line.split(b"\t", 1)
-                self.blobs[name.decode()] = about.split()[2].decode()
+                name = plain_name(name.decode())
+                self.blobs[name] = about.split()[2].decode()
+                if line.endswith(b".age"):
+                    self.encrypted.add(name)
         self.reader = subprocess.Popen(
             self.git + ["cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         try:
             config = read_cbor(self.read("config.cbor"))
         except MALFORMED as error:
-            raise Damaged(f"this is no treering repository, or it is encrypted ({error})")
+            raise Damaged(f"this is no treering repository ({error})")
         if config["version"] > FORMAT_VERSION:
             raise Damaged(f"the repository has format {config['version']}; this program reads {FORMAT_VERSION}")
+        self.identity = self.find_identity(identity) if config.get("encryption") else None
         self.volumes = {}
         self.unpacked = collections.OrderedDict()
         self.unpacked_bytes = 0
@@ -117,7 +129,31 @@ class Repository:
             raise Damaged("git: " + done.stderr.decode(errors="replace").strip())
         return done.stdout
 
+    def find_identity(self, given):
+        """The file of the identity that opens all blobs: what one of the keys holds, or what was given."""
+        if given is None:
+            raise Damaged("the repository is encrypted: give --identity FILE (--help tells how to make one)")
+        for path in sorted(path for path in self.blobs if path.startswith("keys/")):
+            key = decrypt(given, self.read_stored(path))
+            if key is not None:
+                opened = os.path.join(self.scratch, "identity")
+                with open(opened, "wb") as file:
+                    file.write(key)
+                return opened
+        return given
+
     def read(self, path):
+        """The content of the blob at a path of the tree."""
+        path = plain_name(path)
+        content = self.read_stored(path)
+        if path not in self.encrypted:
+            return content
+        content = decrypt(self.identity, content)
+        if content is None:
+            raise Damaged(f"{path}.age is damaged, or the identity is not the right one")
+        return content
+
+    def read_stored(self, path):
         """The blob at a path of the tree; git checks its SHA-1."""
         if path not in self.blobs:
             raise Damaged(f"{path} is missing")
@@ -244,6 +280,19 @@ class Repository:
             shutil.rmtree(oldest)
             self.unpacked_bytes -= freed
         return directory
+
+
+def plain_name(path):
+    """The path that the blob would have if it were not encrypted."""
+    return path[: -len(".age")] if path.endswith(".age") else path
+
+
+def decrypt(identity, content):
+    """The content of an age file, or nothing."""
+    done = subprocess.run(
+        ["age", "--decrypt", "--identity", identity], input=content, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return done.stdout if done.returncode == 0 else None
 
 
 class Snapshot:

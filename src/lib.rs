@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | what they give |
 //! |---|---|---|
-//! | 2 | [`delta`], [`archive`], [`layers`], [`store`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles; a key/value store over many backends |
+//! | 2 | [`delta`], [`archive`], [`layers`], [`store`], [`crypt`] | segments and rsync deltas; seekable `tar.gz` volumes; git packfiles; a key/value store over many backends; age files |
 //! | 3 | [`diff`] | indexes of directories, their differences, patches between them |
 //! | 3 | [`gitkv`] | keys and values in a git repository; transactions over its refs and trees |
 //! | 4 | [`timeline`] | time-indexed blobs in a git repository |
@@ -17,6 +17,7 @@ pub mod archive;
 pub mod atomic;
 pub mod causes;
 pub mod cbor;
+pub mod crypt;
 pub mod delta;
 pub mod diff;
 pub mod digest;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use treering::archive::Codec;
+use treering::crypt::Recipient;
 use treering::diff::Excludes;
 
 use crate::cli::blob_args::BlobCommand;
@@ -33,6 +34,8 @@ pub struct Global {
     /// The repository
     #[arg(short, long, global = true, value_name = "DIR", env = "TREERING_REPOSITORY", hide_env_values = true, value_hint = ValueHint::DirPath)]
     pub repo: Option<PathBuf>,
+    #[command(flatten)]
+    pub key: KeyArguments,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
@@ -42,6 +45,35 @@ pub struct Global {
     /// Name every file that is saved or restored
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+/// What opens an encrypted repository. All that is given is tried.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct KeyArguments {
+    /// The passphrase of an encrypted repository is the first line of this file
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_PASSWORD_FILE", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub password_file: Option<PathBuf>,
+    /// The passphrase is what this command prints, run by sh
+    #[arg(
+        long,
+        global = true,
+        value_name = "COMMAND",
+        env = "TREERING_PASSWORD_COMMAND",
+        hide_env_values = true
+    )]
+    pub password_command: Option<String>,
+    /// Open it with the age identities in this file; can be given again
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_IDENTITY", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub identity: Vec<PathBuf>,
+}
+
+/// Who shall be able to open an encrypted repository.
+#[derive(Debug, Args)]
+pub struct LockArguments {
+    /// Let the owner of this age public key open it, age1…; can be given again
+    #[arg(long, value_name = "RECIPIENT")]
+    pub recipient: Vec<Recipient>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +91,8 @@ pub enum Command {
     Prune(PruneArguments),
     #[command(subcommand)]
     AppendOnly(AppendOnlyCommand),
+    #[command(subcommand)]
+    Key(KeyCommand),
     Clone(CloneArguments),
     #[command(subcommand)]
     Layers(LayersCommand),
@@ -78,7 +112,20 @@ pub enum Command {
 
 /// Make a new repository
 #[derive(Debug, Args)]
+#[command(after_help = "\
+An encrypted repository is opened by each passphrase, identity and recipient that is given here; where none is, a passphrase is \
+asked for. To back up into it nothing of that is needed.
+
+Examples:
+  treering init
+  treering init --encrypt
+  age-keygen -o ~/rings.key && treering init --encrypt --identity ~/rings.key")]
 pub struct InitArguments {
+    /// Encrypt all that it will hold
+    #[arg(long)]
+    pub encrypt: bool,
+    #[command(flatten)]
+    pub locks: LockArguments,
     /// How data is compressed: gzip[:1..12], zstd[:1..19] or none
     #[arg(long, value_name = "CODEC", default_value_t)]
     pub compression: Codec,
@@ -221,6 +268,44 @@ pub struct CheckArguments {
     /// Read and check all data, not only what describes it
     #[arg(long)]
     pub read_data: bool,
+}
+
+/// Change what opens an encrypted repository
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Whoever opened a repository once can go on to read it, and what is written to it later, though his key was removed: to keep \
+him out, make a new one.
+
+Examples:
+  treering key list
+  treering key add --recipient age1…
+  treering key remove 1a2b3c4d")]
+pub enum KeyCommand {
+    /// List them
+    List,
+    Add(KeyAddArguments),
+    Remove(KeyRemoveArguments),
+}
+
+/// Add passphrases or recipients, asking for a passphrase where none is given
+#[derive(Debug, Args)]
+pub struct KeyAddArguments {
+    #[command(flatten)]
+    pub locks: LockArguments,
+    /// The new passphrase is the first line of this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub new_password_file: Option<PathBuf>,
+    /// The new passphrase is what this command prints, run by sh
+    #[arg(long, value_name = "COMMAND")]
+    pub new_password_command: Option<String>,
+}
+
+/// Remove one; another that stays must be given
+#[derive(Debug, Args)]
+pub struct KeyRemoveArguments {
+    /// Its id, or the beginning of it
+    #[arg(value_name = "ID")]
+    pub id: String,
 }
 
 /// Make a copy of a repository that stays in touch with it
@@ -478,13 +563,14 @@ Exit status:
   3    done but for files that could not be read or restored
   10   there is no repository
   11   the repository is in use
+  12   the repository is encrypted, and no key was given that opens it
   130  interrupted";
 
 /// The commands by what they are for; [`Command`] cannot say so itself.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
-    ("Keep the repository", &["check", "forget", "prune", "append-only"]),
+    ("Keep the repository", &["check", "forget", "prune", "append-only", "key"]),
     ("Keep it elsewhere too", &["remote", "push", "pull", "clone", "layers"]),
     ("Building blocks", &["blob", "kv", "store", "dir"]),
     ("Beside", &["completions"]),

@@ -5,26 +5,37 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use treering::layers::LayerInfo;
-use treering::repository::{BackupOptions, BackupReport, Totals};
+use treering::repository::{BackupOptions, BackupReport, Totals, Unread};
 use treering::timeline::TimeKey;
 
 use crate::cli::args::BackupArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::remote;
-use crate::cli::report::{count, duration, local_time, plural, print, size, totals};
-use crate::cli::{Session, host_name, user_name};
+use crate::cli::report::{complain, count, duration, local_time, plural, print, size, totals};
+use crate::cli::{Session, cache_directory, host_name, user_name};
 
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
     let options = options(session, arguments)?;
-    let repository = session.open()?;
+    let mut repository = session.open_with_what_is_given()?;
+    if let Some(caches) = cache_directory() {
+        repository = repository.with_cache(&caches.join("repositories"))?;
+    }
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
     print(|out| {
         session.list_changes(out, report.changes(), false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
+        }
+        if let Some(lost) = lost(&report) {
+            complain(&lost);
+        }
+        if let Some(error) = &report.cache_error {
+            complain(&format!(
+                "the cache cannot be written, so the next backup may store more than it must: {error}"
+            ));
         }
         match (session.json, session.quiet) {
             (true, _) => json::message(out, "summary", &summary(&report, start.elapsed())),
@@ -51,6 +62,21 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
         force: arguments.force,
         dry_run: arguments.dry_run,
         ..defaults
+    })
+}
+
+/// What the backup stored again because it could not know it, if it did.
+fn lost(report: &BackupReport) -> Option<String> {
+    let Unread { snapshots, volumes } = report.unread;
+    let advice = "give the key once with --identity or --password-file, and the cache is made again";
+    if snapshots > 0 && report.parent.is_none() {
+        return Some(format!(
+            "without a key, and the cache knows no earlier snapshot of this: everything was read, and stored whole; {advice}"
+        ));
+    }
+    (volumes > 0).then(|| {
+        let volumes = plural(volumes, "volume");
+        format!("without a key, and the cache does not know what is in {volumes}: some of it may have been stored again; {advice}")
     })
 }
 
@@ -103,5 +129,7 @@ fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
         "total_bytes_processed": statistics.bytes,
         "total_duration": took.as_secs_f64(),
         "error_count": report.problems.len(),
+        "snapshots_unread": report.unread.snapshots,
+        "volumes_unread": report.unread.volumes,
     })
 }

@@ -18,10 +18,13 @@ use crate::cli::blob_args::{
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, plural, print, size};
-use crate::cli::{Session, read_input};
+use crate::cli::{Session, read_input, refuse_encrypted};
 
 /// Does one of the `blob` commands.
 pub fn run(session: &Session, command: &BlobCommand) -> Result<Exit, CliError> {
+    if let BlobCommand::Add(_) | BlobCommand::Push(_) | BlobCommand::Pull(_) = command {
+        refuse_encrypted(session.repository_path()?)?;
+    }
     match command {
         BlobCommand::Init => init(session),
         BlobCommand::Key(arguments) => make_key(session, arguments),

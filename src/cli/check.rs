@@ -8,11 +8,16 @@ use crate::cli::args::CheckArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::report::{complain, plural, print, size};
+use crate::cli::secrets;
 
 /// Checks the repository; a fault is a failure.
 pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliError> {
     let options = CheckOptions { read_data: arguments.read_data, ..CheckOptions::default() };
-    let repository = session.open()?;
+    // Much can be checked without a key; but who has one shall not forget it.
+    let repository = match secrets::is_attended() {
+        true => session.open_readable()?,
+        false => session.open_with_what_is_given()?,
+    };
     let report = session.watch(|progress| repository.check(&options, progress))?;
     print(|out| {
         if session.json {
@@ -35,6 +40,14 @@ fn sentence(report: &CheckReport, read_data: bool) -> String {
         0 => "no faults".into(),
         faults => plural(faults, "fault"),
     };
+    if report.unread > 0 {
+        return format!(
+            "Checked {} and {} without a key, so {} not decrypted{read}: {verdict}",
+            plural(report.snapshots, "snapshot"),
+            plural(report.volumes, "volume"),
+            plural(report.unread, "blob"),
+        );
+    }
     format!(
         "Checked {}, {} and {} in {}{read}: {verdict}",
         plural(report.snapshots, "snapshot"),
@@ -57,6 +70,7 @@ fn document(report: &CheckReport) -> serde_json::Value {
         "volumes": report.volumes,
         "layers": report.layers,
         "bytes_read": report.bytes_read,
+        "unread": report.unread,
         "faults": faults,
     })
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use treering::crypt::CryptError;
 use treering::diff::DiffError;
 use treering::gitkv::GitError;
 use treering::progress::Interrupted;
@@ -26,6 +27,8 @@ pub enum Exit {
     NoRepository = 10,
     /// Another process holds the repository.
     Locked = 11,
+    /// It is encrypted, and no key that was given opens it.
+    NoKey = 12,
     /// The person stopped it.
     Interrupted = 130,
     /// Nobody reads the output any more. What SIGPIPE makes of a program that does not ignore it, so that
@@ -84,6 +87,20 @@ pub enum CliError {
     NoRemote { name: String, repository: PathBuf },
     #[error("{commit} is no commit that changed {key}: `treering kv log` names those")]
     NoCommit { commit: String, key: String },
+    #[error("cannot use {what} to encrypt or decrypt with")]
+    Secret { what: String, source: CryptError },
+    #[error("the command `{command}` gave no passphrase")]
+    PasswordCommand { command: String, source: io::Error },
+    #[error("the two passphrases differ: nothing was changed, try again")]
+    PassphrasesDiffer,
+    #[error(
+        "there is nobody to ask for a new passphrase: give one in a file or by a command, or a --recipient"
+    )]
+    NoNewKey,
+    #[error(
+        "{} is encrypted, and what `blob` and `kv` write would not be: use a repository of its own for that", .0.display()
+    )]
+    EncryptedThere(PathBuf),
     #[error("there is no directory for clones: set XDG_CACHE_HOME or HOME")]
     NoCache,
     #[error("the editor {0:?} failed, and nothing was saved: set VISUAL or EDITOR to one that works")]
@@ -125,6 +142,7 @@ impl CliError {
             Self::Git(GitError::Locked { .. })
             | Self::Timeline(TimelineError::Git(GitError::Locked { .. })) => Exit::Locked,
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
+            Self::Repository(RepositoryError::Encrypted | RepositoryError::WrongKey { .. }) => Exit::NoKey,
             Self::Repository(RepositoryError::Locked(_))
             | Self::Remote(
                 RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
@@ -19,7 +19,7 @@ use crate::cli::kv_args::{
     RmArguments, ShowArguments,
 };
 use crate::cli::report::{self, Align, print};
-use crate::cli::{Session, read_input};
+use crate::cli::{Session, cache_directory, read_input, refuse_encrypted};
 
 /// The editor of somebody who named none.
 const EDITOR: &str = "vi";
@@ -29,6 +29,15 @@ const SHORT_ID: usize = 10;
 
 /// Does one of the `kv` commands.
 pub fn run(session: &Session, command: &KvCommand) -> Result<Exit, CliError> {
+    let changed = match command {
+        KvCommand::Put(arguments) => Some(&arguments.key.repository),
+        KvCommand::Edit(arguments) => Some(&arguments.key.repository),
+        KvCommand::Rm(arguments) => Some(&arguments.repository),
+        _ => None,
+    };
+    if let Some(repository) = changed {
+        refuse_encrypted(&repository.url)?;
+    }
     match command {
         KvCommand::Get(arguments) => get(arguments),
         KvCommand::Put(arguments) => put(session, arguments),
@@ -190,10 +199,8 @@ fn open(repository: &KvRepository) -> Result<GitKv, CliError> {
     if url.exists() {
         return Ok(GitKv::open(url)?);
     }
-    let home = || env::home_dir().map(|home| home.join(".cache"));
-    let given = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = given.or_else(home).ok_or(CliError::NoCache)?;
-    Ok(GitKv::open_url(&url.to_string_lossy(), &cache.join("treering"))?)
+    let cache = cache_directory().ok_or(CliError::NoCache)?;
+    Ok(GitKv::open_url(&url.to_string_lossy(), &cache)?)
 }
 
 /// Commits what was written to `file`.

@@ -15,6 +15,7 @@ mod diff;
 mod dir;
 mod error;
 mod json;
+mod key;
 mod kv;
 mod kv_args;
 mod layers;
@@ -24,6 +25,7 @@ mod prune_args;
 mod remote;
 mod report;
 mod restore;
+mod secrets;
 mod snapshots;
 mod store;
 mod store_args;
@@ -44,7 +46,7 @@ use treering::repository::{Repository, Snapshot, SnapshotPath};
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
 
-use args::{Arguments, Command, Global};
+use args::{Arguments, Command, Global, KeyArguments};
 use bar::Show;
 use error::{CliError, Exit};
 use report::complain;
@@ -74,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Forget(arguments) => prune::forget(&session, arguments),
         Command::Prune(arguments) => prune::prune(&session, arguments),
         Command::AppendOnly(command) => prune::append_only(&session, command),
+        Command::Key(command) => key::run(&session, command),
         Command::Clone(arguments) => remote::clone(&session, arguments),
         Command::Layers(command) => layers::run(&session, command),
         Command::Remote(command) => remote::run(&session, command),
@@ -101,6 +104,7 @@ pub fn run() -> ExitCode {
 struct Session {
     repository: Option<PathBuf>,
     now: Zoned,
+    key: KeyArguments,
     json: bool,
     quiet: bool,
     verbose: bool,
@@ -108,8 +112,8 @@ struct Session {
 
 impl Session {
     fn new(global: Global) -> Self {
-        let Global { repo, json, quiet, verbose } = global;
-        Self { repository: repo, now: Zoned::now(), json, quiet, verbose }
+        let Global { repo, key, json, quiet, verbose } = global;
+        Self { repository: repo, now: Zoned::now(), key, json, quiet, verbose }
     }
 
     /// Where the repository is or shall be.
@@ -117,15 +121,35 @@ impl Session {
         self.repository.as_ref().ok_or(CliError::RepositoryNotGiven)
     }
 
+    /// Opens the repository. What is encrypted in it cannot be read.
     fn open(&self) -> Result<Repository, CliError> {
         let repository = Repository::open(self.repository_path()?)?;
         cold::attach(&repository)?;
         Ok(repository)
     }
 
+    /// Opens the repository, to be read; asks for its passphrase where none is given.
+    fn open_readable(&self) -> Result<Repository, CliError> {
+        let mut repository = self.open()?;
+        if !repository.is_readable() {
+            repository.unlock(&secrets::given_or_asked(&self.key)?)?;
+        }
+        Ok(repository)
+    }
+
+    /// Opens the repository, to be read where a key is given.
+    fn open_with_what_is_given(&self) -> Result<Repository, CliError> {
+        let mut repository = self.open()?;
+        let credentials = if repository.is_readable() { Vec::new() } else { secrets::given(&self.key)? };
+        if !credentials.is_empty() {
+            repository.unlock(&credentials)?;
+        }
+        Ok(repository)
+    }
+
     /// Opens the repository and finds what `text` names in it: a snapshot, and perhaps a path.
     fn find(&self, text: &OsStr) -> Result<(Repository, Snapshot, Option<Vec<u8>>), CliError> {
-        let repository = self.open()?;
+        let repository = self.open_readable()?;
         let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
         let snapshot = repository.find(&selector)?;
         Ok((repository, snapshot, path))
@@ -141,6 +165,11 @@ impl Session {
     fn who(&self) -> Person {
         let user = user_name();
         Person::new(&user, &format!("{user}@{}", host_name()), self.now.timestamp())
+    }
+
+    /// Who commits to a repository of snapshots.
+    fn who_in(&self, repository: &Repository) -> Person {
+        repository.committer(&user_name(), &host_name(), self.now.timestamp())
     }
 
     /// Runs `work` with a progress that is shown on a terminal.
@@ -204,6 +233,21 @@ fn user_name() -> String {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Refuses a repository at `path` in which nothing plain may lie.
+fn refuse_encrypted(path: &Path) -> Result<(), CliError> {
+    match Repository::open(path) {
+        Ok(repository) if repository.recipient().is_some() => Err(CliError::EncryptedThere(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Where programs keep what they can do without.
+fn cache_directory() -> Option<PathBuf> {
+    let home = || std::env::home_dir().map(|home| home.join(".cache"));
+    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    Some(given.or_else(home)?.join("treering"))
 }
 
 /// The content of a file, or of standard input for `-`; as much as can be a blob or a value.

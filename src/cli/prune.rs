@@ -23,7 +23,7 @@ use crate::cli::{Session, host_name, user_name};
 
 /// Removes snapshots.
 pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
-    let repository = session.open()?;
+    let repository = session.open_readable()?;
     let keys = if arguments.ids.is_empty() {
         let groups = decide(session, &repository, arguments)?;
         let all = groups.iter().find(|group| group.keep.is_empty());
@@ -148,7 +148,7 @@ fn tell_forgotten(session: &Session, arguments: &ForgetArguments, keys: &[TimeKe
 
 /// Frees what no snapshot needs.
 pub fn prune(session: &Session, arguments: &PruneArguments) -> Result<Exit, CliError> {
-    let repository = session.open()?;
+    let repository = session.open_readable()?;
     match arguments.dry_run {
         true => plan(session, &repository, &arguments.waste, &[])?,
         false => prune_now(session, &repository, &arguments.waste)?,

@@ -62,7 +62,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let start = Instant::now();
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
-    let Pushed { there, here, layers, bytes } = remotes.push(&name, &session.who())?;
+    let Pushed { there, here, layers, bytes } = remotes.push(&name, &session.who_in(repository))?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -89,9 +89,10 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
 /// Pulls from a remote.
 pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let start = Instant::now();
-    let remotes = open(&session.open()?)?;
+    let repository = session.open()?;
+    let remotes = open(&repository)?;
     let name = named(&remotes, name)?;
-    let here = remotes.pull(&name, &session.who())?;
+    let here = remotes.pull(&name, &session.who_in(&repository))?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -119,7 +120,7 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
         false => Remotes::clone_with(url, path, FORMAT_VERSION, &options)?,
     };
     let repository = Repository::open(&arguments.path)?;
-    let snapshots = repository.snapshots()?.len() as u64;
+    let snapshots = repository.count_snapshots()?;
     let path = arguments.path.as_os_str().as_encoded_bytes();
     print(|out| {
         if session.json {

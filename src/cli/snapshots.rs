@@ -8,30 +8,47 @@ use crate::cli::args::InitArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name, SnapshotObject};
 use crate::cli::report::{self, Align, print};
+use crate::cli::secrets;
 
 /// Makes a repository.
 pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliError> {
+    let path = session.repository_path()?;
+    let is_encrypted = arguments.encrypt || !arguments.locks.recipient.is_empty();
+    let locks = match is_encrypted {
+        true => secrets::locks(&session.key, &arguments.locks)?,
+        false => Vec::new(),
+    };
     let options = InitOptions {
         compression: arguments.compression,
         append_only: arguments.append_only,
+        locks,
         ..InitOptions::new(session.now.timestamp())
     };
-    let path = session.repository_path()?;
     let repository = Repository::init(path, &options)?;
     let path = path.as_os_str().as_encoded_bytes();
     print(|out| {
         if session.json {
             let id = &repository.config().id;
-            let repository = Name { key: "repository", bytes: path };
-            json::message(out, "initialized", &Initialized { id, repository })
+            let name = Name { key: "repository", bytes: path };
+            let recipient = repository.recipient().map(ToString::to_string);
+            json::message(out, "initialized", &Initialized { id, repository: name, recipient })
         } else if session.quiet {
             Ok(())
         } else {
-            writeln!(out, "Made the repository {}", report::name(path))
+            let what = if is_encrypted { "encrypted repository" } else { "repository" };
+            writeln!(out, "Made the {what} {}", report::name(path))?;
+            match repository.recipient() {
+                Some(recipient) => writeln!(out, "Its public key is {recipient}\n{LOSS}"),
+                None => Ok(()),
+            }
         }
     })?;
     Ok(Exit::Done)
 }
+
+/// What everybody who encrypts should know.
+const LOSS: &str = "Whoever loses all of its passphrases and identities loses the backups: keep one elsewhere, \
+    with `treering key add`";
 
 /// The line that `init --json` prints.
 #[derive(Serialize)]
@@ -39,11 +56,13 @@ struct Initialized<'a> {
     id: &'a str,
     #[serde(flatten)]
     repository: Name<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
 }
 
 /// Lists the snapshots, oldest first.
 pub fn list(session: &Session) -> Result<Exit, CliError> {
-    let snapshots = session.open()?.snapshots()?;
+    let snapshots = session.open_readable()?.snapshots()?;
     print(|out| {
         if session.json {
             return json::line(out, &snapshots.iter().map(SnapshotObject::new).collect::<Vec<_>>());

@@ -101,6 +101,12 @@ pub enum RemoteError {
         "the remote {0} is of another repository: give each repository an address of its own, or clone that one"
     )]
     OtherRepository(String),
+    /// The remote's configuration names another public key, or none, or names one where there was none.
+    #[error(
+        "the remote {0} is encrypted for somebody else than this repository: somebody has changed its configuration; \
+         compare it with another copy before you use it"
+    )]
+    OtherRecipient(String),
     /// A later version of this program has pushed to the remote.
     #[error(
         "the remote {remote} has format {found}, and this program reads up to {newest}: use a newer treering"

@@ -45,6 +45,14 @@ struct Identity {
     id: String,
     #[serde(default)]
     append_only: bool,
+    #[serde(default)]
+    encryption: Option<Encryption>,
+}
+
+/// For whom a repository is encrypted, which never changes.
+#[derive(Debug, PartialEq, Deserialize)]
+struct Encryption {
+    recipient: String,
 }
 
 impl Remotes {
@@ -277,17 +285,27 @@ impl Remotes {
             let (remote, newest) = (remote.to_owned(), self.newest_format);
             return Err(RemoteError::Version { remote, found: identity.version, newest });
         }
-        if self.own_id(remote)?.is_some_and(|own| own != identity.id) {
-            return Err(RemoteError::OtherRepository(remote.to_owned()));
+        if let Some(own) = self.own_identity(remote)? {
+            if own.id != identity.id {
+                return Err(RemoteError::OtherRepository(remote.to_owned()));
+            }
+            // Who may write to the remote could otherwise have everything encrypted for himself.
+            if own.encryption != identity.encryption {
+                return Err(RemoteError::OtherRecipient(remote.to_owned()));
+            }
         }
         Ok(Some(theirs))
     }
 
     /// The id of this repository; `None` while it has none.
     pub(super) fn own_id(&self, remote: &str) -> Result<Option<String>, RemoteError> {
+        Ok(self.own_identity(remote)?.map(|own| own.id))
+    }
+
+    fn own_identity(&self, remote: &str) -> Result<Option<Identity>, RemoteError> {
         let Some(head) = self.git.head()? else { return Ok(None) };
         let Some(config) = self.git.find(&head, CONFIG.as_bytes())? else { return Ok(None) };
-        Ok(Some(self.identity(remote, &config.id)?.id))
+        self.identity(remote, &config.id).map(Some)
     }
 
     fn identity(&self, remote: &str, config: &ObjectId) -> Result<Identity, RemoteError> {

@@ -7,6 +7,9 @@
 //! snapshot of theirs needs; a snapshot that somebody else made meanwhile may rest on them. So where one side
 //! added snapshots, what the other removed beside snapshots stays, until the next pruning looks at all
 //! snapshots together. Pruned snapshots stay pruned.
+//!
+//! Keys of an encrypted repository that one side removed are gone. Where both removed some, none of them is,
+//! since together they may have removed the last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +23,9 @@ pub(super) const CONFIG: &str = "config.cbor";
 /// Where snapshots lie, and what only tells about them.
 const SNAPSHOTS: &[u8] = b"snapshots/";
 const DIFFERENCES: &[u8] = b"diffs/";
+
+/// Where the keys of an encrypted repository lie.
+const KEYS: &[u8] = b"keys/";
 
 /// Directories above the deepest file; the format has four.
 const MAX_DEPTH: usize = 16;
@@ -133,13 +139,13 @@ pub(super) fn changes(
 /// Where both changed the configuration, `take_theirs` decides.
 pub(super) fn merge(ours: &Changes, theirs: &Changes, take_theirs: bool) -> Result<TreeEdit, MergeError> {
     let mut edit = TreeEdit::new();
-    let (ours_new, theirs_new) = (adds_snapshots(ours), adds_snapshots(theirs));
+    let [ours_keep, theirs_keep] = [ours, theirs].map(Keep::of);
     for (path, change) in theirs {
         let is_settled = match ours.get(path) {
             Some(own) if own.new == change.new => true,
             Some(_) if path == CONFIG.as_bytes() => !take_theirs,
             Some(_) => return Err(MergeError::Conflict(path.clone())),
-            None => change.new.is_none() && ours_new && may_be_needed(path),
+            None => change.new.is_none() && ours_keep.keeps(path),
         };
         match change.new {
             _ if is_settled => {}
@@ -149,9 +155,8 @@ pub(super) fn merge(ours: &Changes, theirs: &Changes, take_theirs: bool) -> Resu
     }
     for (path, own) in ours {
         if let Change { old: Some(node), new: None } = own
-            && theirs_new
-            && may_be_needed(path)
             && !theirs.contains_key(path)
+            && theirs_keep.keeps(path)
         {
             edit.set(path, node.id)?;
         }
@@ -177,8 +182,28 @@ pub(super) fn restore_gone(ours: &mut Changes, theirs: &mut Changes) {
     });
 }
 
-fn adds_snapshots(changes: &Changes) -> bool {
-    !changes.is_empty() && SnapshotCount::of(changes).added > 0
+/// What one side did that keeps what the other one removed.
+struct Keep {
+    adds_snapshots: bool,
+    removes_keys: bool,
+}
+
+impl Keep {
+    fn of(changes: &Changes) -> Self {
+        let is_removed_key =
+            |(path, change): (&Vec<u8>, &Change)| path.starts_with(KEYS) && change.new.is_none();
+        Self {
+            adds_snapshots: SnapshotCount::of(changes).added > 0,
+            removes_keys: changes.iter().any(is_removed_key),
+        }
+    }
+
+    fn keeps(&self, path: &[u8]) -> bool {
+        match path.starts_with(KEYS) {
+            true => self.removes_keys,
+            false => self.adds_snapshots && may_be_needed(path),
+        }
+    }
 }
 
 /// Whether snapshots may rest on what lies at `path`.
@@ -256,6 +281,20 @@ mod tests {
         assert_eq!(merged(&git, [&base, &added, &pruned], false).unwrap(), expected);
         assert_eq!(merged(&git, [&base, &base, &pruned], false).unwrap(), owned(&pruned));
         assert_eq!(merged(&git, [&base, &pruned, &base], false).unwrap(), owned(&pruned));
+    }
+
+    #[test]
+    fn keys_are_removed_by_one_side_and_not_by_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let base = [("keys/1", 1), ("keys/2", 2), ("snapshots/1", 1)];
+        let added = [&base[..], &[("snapshots/2", 2)]].concat();
+        let (first, second) = ([base[0], base[2]], [base[1], base[2]]);
+        let expected = owned(&[("keys/1", 1), ("snapshots/1", 1), ("snapshots/2", 2)]);
+        assert_eq!(merged(&git, [&base, &first, &added], false).unwrap(), expected);
+        assert_eq!(merged(&git, [&base, &added, &first], false).unwrap(), expected);
+        assert_eq!(merged(&git, [&base, &first, &second], false).unwrap(), owned(&base));
+        assert_eq!(merged(&git, [&base, &first, &first], false).unwrap(), owned(&first));
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Taking a snapshot.
 //!
-//! Three threads beside the workers: one reads files and cuts them; this one takes what the workers made of
-//! the segments, in order, and appends what is new to the volume; one writes finished volumes into layers.
-//! Each waits for the next when that is behind, so memory is bounded by the segments on the way (see
-//! [`ReadOptions`]) and three volumes.
+//! Four threads beside the workers: one reads files and cuts them; this one takes what the workers made of
+//! the segments, in order, and appends what is new to the volume; one encodes finished volumes; one writes
+//! them into layers. Each waits for the next when that is behind, so memory is bounded by the segments on the
+//! way (see [`ReadOptions`]) and three volumes, four where they are encrypted.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use indexmap::IndexSet;
 use jiff::Timestamp;
@@ -28,16 +29,20 @@ use crate::gitkv::Person;
 use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
+use crate::repository::cache::Cache;
 use crate::repository::pages::{PageWriter, Pages, write_pages};
 use crate::repository::plan::{Ancestors, Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
-use crate::repository::store::{SNAPSHOT_SUFFIX, kind, person};
-use crate::repository::volumes::Finished;
+use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
+use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
 use crate::timeline::{Batch, Tier, TimeKey, TimelineError};
 
 /// Volumes after which what is stored is committed, so that an interrupted backup does not start from nothing.
 const CHECKPOINT: usize = 16;
+
+/// How old an entry of the cache is that no other backup under way can have put there, to be committed soon.
+const UNCOMMITTED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is backed up, and how.
 #[derive(Debug, Clone)]
@@ -100,6 +105,10 @@ pub struct BackupReport {
     pub layers: Vec<LayerInfo>,
     /// Bytes of these layers; for a dry run, what the volumes would have had.
     pub bytes_added: u64,
+    /// What this could not be compared with.
+    pub unread: Unread,
+    /// Why the cache could not be written, if so; the next backup may then store more than it must.
+    pub cache_error: Option<io::Error>,
     old: Vec<Entry>,
     new: Vec<Entry>,
 }
@@ -109,6 +118,15 @@ impl BackupReport {
     pub fn changes(&self) -> Vec<ChangeRef<'_>> {
         diff::compare(&self.old, &self.new)
     }
+}
+
+/// What lies in an encrypted repository, and could be read neither with a key nor from the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Snapshots. Where all of the same host and paths are among them, everything was read again.
+    pub snapshots: u64,
+    /// Volumes; counted where something had to be stored. Segments in them were stored again, whole.
+    pub volumes: u64,
 }
 
 impl Repository {
@@ -128,7 +146,8 @@ impl Repository {
         // Whoever prunes waits for this: what the new snapshot shares with earlier ones must stay until it is
         // named again.
         let _keep = self.timeline.git().keep_layers().map_err(TimelineError::from)?;
-        let mut parent = self.parent(&sources, options)?;
+        self.fill_cache()?;
+        let (mut parent, mut unread) = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
             excludes: options.excludes.clone(),
@@ -138,7 +157,10 @@ impl Repository {
         let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
         let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
             // An index that cannot be read costs the comparison with it, not the backup.
-            Err(RepositoryError::Damaged { .. }) if parent.take().is_some() => {
+            Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Encrypted))
+                if parent.take().is_some() =>
+            {
+                unread.snapshots += u64::from(matches!(error, RepositoryError::Encrypted));
                 self.plan_against(None, &sources, &plan_options, progress)
             }
             planned => planned,
@@ -146,8 +168,14 @@ impl Repository {
         let (pages, mut plan) = planned?;
         let key = self.timeline.key(options.time)?;
         let mut session = Session::new(self, key, options)?;
-        session.store_contents(&sources, &mut plan, began, progress)?;
-        session.finish(&sources, parent.as_ref(), &pages, plan)
+        unread.volumes = session.store_contents(&sources, &mut plan, began, progress)?;
+        let mut report = session.finish(&sources, parent.as_ref(), &pages, plan)?;
+        if report.snapshot.is_some() && report.statistics.bytes_volumes > 0 {
+            self.sweep_cache(began.checked_sub(UNCOMMITTED).unwrap_or(began))?;
+        }
+        report.cache_error = self.cache().and_then(Cache::failure);
+        report.unread = unread;
+        Ok(report)
     }
 
     fn plan_against(
@@ -166,25 +194,33 @@ impl Repository {
     }
 
     /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any
-    /// one directory of that host.
+    /// one directory of that host. And what of the others there was no key for.
     fn parent(
         &self,
         sources: &Sources,
         options: &BackupOptions,
-    ) -> Result<Option<Snapshot>, RepositoryError> {
-        // One that cannot be read is no reason not to take another.
-        let mut snapshots: Vec<_> =
-            self.records()?.into_iter().filter_map(|record| record.snapshot.ok()).collect();
+    ) -> Result<(Option<Snapshot>, Unread), RepositoryError> {
+        let mut snapshots = Vec::new();
+        let mut unread = Unread::default();
+        for record in self.records()? {
+            match record.snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(RepositoryError::Encrypted) => unread.snapshots += 1,
+                // One that cannot be read is no reason not to take another.
+                Err(_) => {}
+            }
+        }
         snapshots.retain(|snapshot| {
             snapshot.record.host == options.host && snapshot.record.layout == sources.layout
         });
         let roots = roots_of(sources);
         let same = snapshots.iter().rposition(|snapshot| snapshot.record.roots == roots);
-        Ok(match same {
+        let parent = match same {
             Some(at) => Some(snapshots.swap_remove(at)),
             None if roots.len() == 1 => snapshots.pop(),
             None => None,
-        })
+        };
+        Ok((parent, unread))
     }
 }
 
@@ -227,7 +263,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             repository,
             key,
-            who: person(&options.user, &options.host, options.now),
+            who: repository.committer(&options.user, &options.host, options.now),
             options,
             codec: repository.config.codec()?,
             batch,
@@ -238,16 +274,16 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Reads the new files of `plan` and stores their segments.
+    /// Reads the new files of `plan` and stores their segments. Returns how many volumes cannot be known.
     fn store_contents(
         &mut self,
         sources: &Sources,
         plan: &mut Plan,
         began: SystemTime,
         progress: &Progress,
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<u64, RepositoryError> {
         if plan.new.iter().all(|entry| entry.content().is_none()) {
-            return Ok(());
+            return Ok(0);
         }
         let repository = self.repository;
         let segments = repository.segments()?;
@@ -255,7 +291,7 @@ impl<'a> Session<'a> {
         if matches!(stored, Err(RepositoryError::Interrupted(_))) {
             self.checkpoint()?;
         }
-        stored
+        stored.map(|()| segments.unread())
     }
 
     fn store_segments(
@@ -288,9 +324,19 @@ impl<'a> Session<'a> {
         let volume_options =
             VolumeOptions { codec: self.codec, threads: self.options.threads, ..VolumeOptions::default() };
         let mut statistics = Statistics::default();
+        let repository = self.repository;
         let (result, written) = std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(1);
-            let writing = scope.spawn(|| self.write_volumes(receiver));
+            let (sender, finished) = sync_channel::<Finished>(0);
+            let (encoded, to_write) = sync_channel(0);
+            scope.spawn(move || {
+                for finished in finished {
+                    // Nobody receives once writing has failed.
+                    if encoded.send(finished.encode(repository)).is_err() {
+                        break;
+                    }
+                }
+            });
+            let writing = scope.spawn(|| self.write_volumes(to_write));
             let signatures = RefCell::new(HashMap::new());
             let sink = archive::gather(|volume| {
                 let finished = Finished::new(volume, &mut signatures.borrow_mut())?;
@@ -344,11 +390,15 @@ impl<'a> Session<'a> {
     }
 
     /// Writes volumes as they come, and commits from time to time.
-    fn write_volumes(&mut self, volumes: Receiver<Finished>) -> Result<(), RepositoryError> {
-        for finished in volumes {
-            self.statistics.bytes_volumes += finished.volume.bytes.len() as u64;
+    fn write_volumes(
+        &mut self,
+        volumes: Receiver<Result<ToWrite, RepositoryError>>,
+    ) -> Result<(), RepositoryError> {
+        for to_write in volumes {
+            let to_write = to_write?;
+            self.statistics.bytes_volumes += to_write.bytes;
             let Some(batch) = &mut self.batch else { continue };
-            let path = finished.put(batch, &self.key, self.volumes.len(), self.codec)?;
+            let path = to_write.put(self.repository, batch, &self.key, self.volumes.len(), self.codec)?;
             self.volumes.push(path);
             if self.volumes.len() - self.committed >= CHECKPOINT {
                 self.checkpoint()?;
@@ -401,6 +451,8 @@ impl<'a> Session<'a> {
             bytes_added: statistics.bytes_volumes,
             old: plan.old,
             new: plan.new,
+            unread: Unread::default(),
+            cache_error: None,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };
         let writer = PageWriter::new(self.key, pages);
@@ -410,7 +462,8 @@ impl<'a> Session<'a> {
         let changes = if parent.is_some() { report.changes() } else { Vec::new() };
         if !changes.is_empty() {
             let summary = gzip(&cbor::to_vec(&Summary::of(&changes))?)?;
-            batch.put(kind::DIFFS, &self.key, ".cbor.gz", &summary, Tier::Metadata)?;
+            let summary = self.repository.encode(summary, Tier::Metadata)?;
+            self.repository.put(&mut batch, kind::DIFFS, &self.key, ".cbor.gz", &summary)?;
         }
         let record = SnapshotRecord {
             host: self.options.host.clone(),
@@ -425,12 +478,11 @@ impl<'a> Session<'a> {
             statistics: report.statistics,
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };
-        let bytes = cbor::to_vec(&record)?;
-        batch.put(kind::SNAPSHOTS, &self.key, SNAPSHOT_SUFFIX, &bytes, Tier::Metadata)?;
+        let content = self.repository.encode(cbor::to_vec(&record)?, Tier::Metadata)?;
+        self.repository.put(&mut batch, kind::SNAPSHOTS, &self.key, SNAPSHOT_SUFFIX, &content)?;
         let committed = batch.commit(&self.who, &format!("Snapshot {}", self.key))?;
         self.layers.extend(committed.into_iter().flat_map(|committed| committed.layers));
-        let id = crate::layers::object_id(crate::layers::ObjectKind::Blob, &bytes);
-        report.snapshot = Some(Snapshot { key: self.key, id, record });
+        report.snapshot = Some(Snapshot { key: self.key, id: content.id(), record });
         report.bytes_added = self.layers.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
         report.layers = self.layers;
         Ok(report)

@@ -4,6 +4,9 @@
 //! index says, its signatures are there, every segment that a page names is in a volume, and so is every base
 //! of a delta. With it: every layer that is here matches its checksums, every signature can be read, and every segment
 //! that a snapshot needs has its SHA-256.
+//!
+//! Without the key of an encrypted repository: every blob looks like an encrypted one, volumes and indexes
+//! come in pairs, there are keys, and, if data is read, every layer matches its checksums.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -15,8 +18,10 @@ use crate::causes::chain;
 use crate::diff::Entry;
 use crate::digest::Digest;
 use crate::progress::Progress;
+use crate::repository::blobs::Blob;
 use crate::repository::pages::Pages;
-use crate::repository::segments::{Segments, Volume, signatures_path};
+use crate::repository::segments::{Segments, Volume};
+use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError, Snapshot};
 
 /// How thorough a check is.
@@ -50,6 +55,8 @@ pub struct CheckReport {
     pub layers: u64,
     /// Bytes of segments that were read.
     pub bytes_read: u64,
+    /// Blobs that were not read for want of a key.
+    pub unread: u64,
     /// What is wrong.
     pub faults: Vec<Fault>,
 }
@@ -83,6 +90,9 @@ impl Repository {
     /// Checks the repository. What is wrong is in the report; it fails itself only where nothing can be
     /// looked at.
     pub fn check(&self, options: &CheckOptions, progress: &Progress) -> Result<CheckReport, RepositoryError> {
+        if !self.is_readable() {
+            return self.check_locked(options, progress);
+        }
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
         let mut pages_seen = HashSet::new();
@@ -113,6 +123,40 @@ impl Repository {
         for (digest, what) in bad {
             let affects = affected.remove(&digest).unwrap_or_default();
             report.faults.push(Fault { what, affects });
+        }
+        Ok(report)
+    }
+
+    /// Checks what can be checked without a key.
+    fn check_locked(
+        &self,
+        options: &CheckOptions,
+        progress: &Progress,
+    ) -> Result<CheckReport, RepositoryError> {
+        let mut report = CheckReport::default();
+        let fault = |error: &dyn std::error::Error| Fault { what: chain(error), affects: Vec::new() };
+        for kind in kind::ALL {
+            for found in self.timeline.list(kind, ..)? {
+                progress.check()?;
+                let blob = Blob::listed(kind, &found?);
+                report.unread += 1;
+                report.snapshots += u64::from(kind == kind::SNAPSHOTS);
+                report.faults.extend(self.blob_len(&blob).err().map(|error| fault(&error)));
+            }
+        }
+        let (volumes, faults) = self.volumes()?;
+        report.volumes = volumes.len() as u64;
+        report.faults.extend(faults.iter().map(|error| fault(error)));
+        let keys = self.keys(&[])?;
+        report
+            .faults
+            .extend(keys.iter().filter_map(|slot| slot.kind.as_ref().err()).map(|error| fault(error)));
+        if !keys.iter().any(|slot| slot.kind.is_ok()) {
+            let what = "no key is left that could be opened: fetch one from a remote or a copy".to_owned();
+            report.faults.push(Fault { what, affects: Vec::new() });
+        }
+        if options.read_data {
+            self.check_layers(progress, &mut report)?;
         }
         Ok(report)
     }
@@ -160,7 +204,7 @@ impl Repository {
             let mut signatures = index.entries().filter_map(|entry| entry.signature);
             let missing = match read_data {
                 true => signatures.find_map(|at| segments.signature_record(self, number, at).err()),
-                false => signatures.next().and_then(|_| self.blob(&signatures_path(&volume.path)).err()),
+                false => signatures.next().and_then(|_| self.blob(&self.signatures_path(volume)).err()),
             };
             if let Some(error) = missing {
                 let what = format!("{}; this only makes later deltas larger", chain(&error));
@@ -183,12 +227,12 @@ impl Repository {
 
     /// Checks without reading it that the archive of a volume can be the one that its index describes.
     fn check_archive(&self, volume: &Volume, index: &VolumeIndex) -> Result<(), RepositoryError> {
-        let fault = match self.timeline.git().blob_size(&volume.archive) {
-            Ok(size) if size == index.packed_len() => return Ok(()),
-            Ok(size) => format!("it has {size} bytes instead of {}", index.packed_len()).into(),
-            Err(error) => error.into(),
-        };
-        Err(RepositoryError::damaged(&volume.path)(fault))
+        let len = self.blob_len(&volume.archive)?;
+        if len == index.packed_len() {
+            return Ok(());
+        }
+        let fault = format!("it has {len} bytes instead of {}", index.packed_len());
+        Err(RepositoryError::damaged(&volume.archive.path)(fault.into()))
     }
 
     fn check_layers(&self, progress: &Progress, report: &mut CheckReport) -> Result<(), RepositoryError> {

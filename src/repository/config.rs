@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Codec;
+use crate::crypt::Lock;
 use crate::delta::{ConfirmKey, SegmentParams};
 use crate::repository::{FORMAT_VERSION, RepositoryError};
 
@@ -27,6 +28,16 @@ pub struct Config {
     /// Whether nothing may be removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub append_only: bool,
+    /// How blobs are encrypted; plain where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+/// How the blobs of a repository are encrypted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The public key that they are encrypted for, as `age1…`.
+    pub recipient: String,
 }
 
 /// How a repository is made.
@@ -38,17 +49,23 @@ pub struct InitOptions {
     pub compression: Codec,
     /// Whether nothing may be removed.
     pub append_only: bool,
+    /// What the key of an encrypted repository is locked with, each lock opening it alone. With none, the
+    /// repository is plain.
+    pub locks: Vec<Lock>,
 }
 
 impl InitOptions {
-    /// Volumes as `tar.gz`, and whatever may be removed.
+    /// Volumes as `tar.gz`, plain, and whatever may be removed.
     pub fn new(time: Timestamp) -> Self {
-        Self { time, compression: Codec::default(), append_only: false }
+        Self { time, compression: Codec::default(), append_only: false, locks: Vec::new() }
     }
 }
 
 impl Config {
-    pub(super) fn new(options: &InitOptions) -> Result<Self, RepositoryError> {
+    pub(super) fn new(
+        options: &InitOptions,
+        encryption: Option<Encryption>,
+    ) -> Result<Self, RepositoryError> {
         let mut id = [0; 16];
         let mut key = [0; 32];
         getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut key)).map_err(RepositoryError::Random)?;
@@ -62,6 +79,7 @@ impl Config {
             compression: options.compression.to_string(),
             confirm_key: ConfirmKey(key),
             append_only: options.append_only,
+            encryption,
         })
     }
 

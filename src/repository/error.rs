@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::archive::ArchiveError;
 use crate::cbor::CborError;
+use crate::crypt::CryptError;
 use crate::delta::{PatchError, SignatureError, SignaturePatchError};
 use crate::diff::page::PageError;
 use crate::diff::{DiffError, ExcludeError, ScanError};
@@ -42,6 +43,53 @@ pub enum RepositoryError {
     /// Nothing may be removed.
     #[error("the repository is append-only, so nothing is removed: allow it with `treering append-only off`")]
     AppendOnly,
+    /// It is encrypted, and no key was given.
+    #[error(
+        "the repository is encrypted: give its key with --identity FILE, --password-file FILE or \
+         --password-command COMMAND, or set TREERING_IDENTITY, TREERING_PASSWORD_FILE, \
+         TREERING_PASSWORD_COMMAND or TREERING_PASSWORD"
+    )]
+    Encrypted,
+    /// What was given opens none of its keys.
+    #[error(
+        "what was given opens none of the repository's keys: `treering key list` shows what they are locked with"
+    )]
+    WrongKey {
+        /// Why a key could not be tried, if so.
+        #[source]
+        unusable: Option<Box<RepositoryError>>,
+    },
+    /// It is not encrypted.
+    #[error("the repository is not encrypted and has no keys: make another with `treering init --encrypt`")]
+    NotEncrypted,
+    /// The public key is not what it was.
+    #[error(
+        "the repository's configuration says that it is encrypted for {found}, but it was for {expected}: somebody has changed it; \
+         compare it with a copy that you trust, and only if this is what you want remove the repository's directory from the cache"
+    )]
+    OtherRecipient {
+        /// What it was.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// No key slot is meant, or several are.
+    #[error("{0:?} is not the beginning of just one key's id: `treering key list` lists them")]
+    NoKeySlot(String),
+    /// Without it nobody could read anything.
+    #[error(
+        "{0} is the last key of the repository, without which nobody could read it: add another before with `treering key add`"
+    )]
+    LastKey(String),
+    /// Who wants to remove it has no other.
+    #[error(
+        "what was given opens no key but {0}, without which you could not read the repository: give the passphrase or identity \
+         of one that stays"
+    )]
+    OnlyKey(String),
+    /// Something cannot be encrypted.
+    #[error(transparent)]
+    Crypt(#[from] CryptError),
     /// It was asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use crate::repository::config;
-use crate::repository::store::{Record, kind, person};
+use crate::repository::store::{Record, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{TimeKey, TimedBlob};
 use crate::{cbor, timeline};
@@ -59,7 +59,7 @@ impl Repository {
             [only] => format!("Forget {only}"),
             keys => format!("Forget {} snapshots", keys.len()),
         };
-        batch.commit(&person(user, host, now), &message)?;
+        batch.commit(&self.committer(user, host, now), &message)?;
         Ok(())
     }
 
@@ -76,7 +76,7 @@ impl Repository {
         let mut batch = self.timeline.begin()?;
         batch.set(config::PATH, &cbor::to_vec(&self.config)?)?;
         let message = if append_only { "Allow only additions" } else { "Allow removals" };
-        batch.commit(&person(user, host, now), message)?;
+        batch.commit(&self.committer(user, host, now), message)?;
         Ok(())
     }
 

@@ -30,11 +30,14 @@
 //! ```
 
 mod backup;
+mod blobs;
+mod cache;
 mod check;
 mod compare;
 mod config;
 mod error;
 mod forget;
+mod keys;
 mod needs;
 mod pages;
 mod plan;
@@ -48,11 +51,12 @@ mod snapshot;
 mod store;
 mod volumes;
 
-pub use backup::{BackupOptions, BackupReport};
+pub use backup::{BackupOptions, BackupReport, Unread};
 pub use check::{CheckOptions, CheckReport, Fault};
 pub use compare::{Other, Totals};
-pub use config::{Config, InitOptions};
+pub use config::{Config, Encryption, InitOptions};
 pub use error::RepositoryError;
+pub use keys::KeySlot;
 pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
 pub use restore::{RestoreOptions, RestoreReport};
 pub use retention::{
@@ -66,6 +70,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::layers::{Cold, ObjectId};
 use crate::timeline::{Timeline, TimelineError};
+use blobs::Vault;
 use segments::Segments;
 
 /// Version of the repository's format; see `docs/format.md`.
@@ -75,6 +80,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub struct Repository {
     timeline: Timeline,
     config: Config,
+    /// Of an encrypted repository.
+    vault: Option<Vault>,
     /// Where the segments are, as of a commit; read when first needed.
     segments: Mutex<Option<(Option<ObjectId>, Arc<Segments>)>>,
 }

@@ -106,12 +106,18 @@ impl Needs {
             let Some(mut needed) = entries.remove(&number) else { continue };
             needed.sort_unstable();
             let index = self.segments.index(repository, number)?;
-            let stem = volume.path.strip_prefix(kind::ARCHIVES).and_then(stem).unwrap_or_default().to_owned();
+            let stem = volume
+                .archive
+                .path
+                .strip_prefix(kind::ARCHIVES)
+                .and_then(stem)
+                .unwrap_or_default()
+                .to_owned();
             let partial = (needed.len() < index.len()).then(|| {
                 let share = share(&index, &needed);
                 let partial = Partial { number, entries: needed, paths: Vec::new(), share };
-                self.partial.insert(volume.archive, partial);
-                volume.archive
+                self.partial.insert(volume.archive.id, partial);
+                volume.archive.id
             });
             volumes.insert(stem, partial);
         }

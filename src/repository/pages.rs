@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::archive::gzip;
 use crate::diff::{Entry, page};
-use crate::layers::ObjectId;
 use crate::pipeline;
 use crate::relpath::RelPath;
+use crate::repository::blobs::Blob;
 use crate::repository::plan::ParentPage;
 use crate::repository::snapshot::{PageList, PageRef, SnapshotRecord};
 use crate::repository::store::{decode_page, kind};
@@ -22,7 +22,7 @@ const PAGE_LIST: &str = "the list of pages in a snapshot record";
 /// The pages of one snapshot.
 pub(super) struct Pages<'a> {
     repository: &'a Repository,
-    blobs: Vec<(String, ObjectId)>,
+    blobs: Vec<Blob>,
     pages: Vec<PageRef>,
 }
 
@@ -34,8 +34,8 @@ impl<'a> Pages<'a> {
 
     /// Of the snapshot with that record.
     pub fn of(repository: &'a Repository, record: &SnapshotRecord) -> Result<Self, RepositoryError> {
-        let blobs = record.pages.blobs.iter().map(|path| Ok((path.clone(), repository.blob(path)?)));
-        let blobs = blobs.collect::<Result<_, RepositoryError>>()?;
+        let blobs = record.pages.blobs.iter().map(|path| repository.blob(path));
+        let blobs = blobs.collect::<Result<_, _>>()?;
         let pages = record.pages.pages();
         let pages = pages.map_err(|error| RepositoryError::damaged(PAGE_LIST)(error.into()))?;
         Ok(Self { repository, blobs, pages })
@@ -49,15 +49,15 @@ impl<'a> Pages<'a> {
     /// Where page `number` lies: the path of its blob, and the range there.
     pub fn place(&self, number: usize) -> (&str, PageRef) {
         let page = self.pages[number];
-        (&self.blobs[page.blob as usize].0, page)
+        (&self.blobs[page.blob as usize].path, page)
     }
 
     /// The entries of page `number`.
     pub fn read(&self, number: usize) -> Result<Vec<Entry>, RepositoryError> {
         let page = self.pages[number];
-        let (path, id) = &self.blobs[page.blob as usize];
-        let read = || decode_page(&self.repository.timeline.read_range(id, page.offset, page.len.into())?);
-        read().map_err(|error| RepositoryError::damaged(path)(error.into()))
+        let blob = &self.blobs[page.blob as usize];
+        let bytes = self.repository.read_blob_range(blob, page.offset, page.len.into())?;
+        decode_page(&bytes).map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))
     }
 
     /// Hands all pages to `consume`, in order, decoding some ahead on `threads` threads.
@@ -114,6 +114,7 @@ impl<'a> Pages<'a> {
 
 /// Writes an index page by page, reusing pages of the parent.
 pub(super) struct PageWriter<'a> {
+    repository: &'a Repository,
     key: TimeKey,
     parent: &'a Pages<'a>,
     buffer: Vec<Entry>,
@@ -129,7 +130,7 @@ impl<'a> PageWriter<'a> {
     /// Writes the index of the snapshot of that key.
     pub fn new(key: TimeKey, parent: &'a Pages<'a>) -> Self {
         let (buffer, blob, blobs, pages) = Default::default();
-        Self { key, parent, buffer, blob, closed: 0, blobs, pages, new: 0 }
+        Self { repository: parent.repository, key, parent, buffer, blob, closed: 0, blobs, pages, new: 0 }
     }
 
     /// Adds an entry.
@@ -186,13 +187,13 @@ impl<'a> PageWriter<'a> {
     }
 
     fn blob_path(&self) -> String {
-        crate::timeline::path(kind::INDEX, &self.key, &self.suffix())
+        crate::timeline::path(kind::INDEX, &self.key, &self.repository.suffix(&self.suffix()))
     }
 
     fn close_blob(&mut self, batch: &mut Batch<'_>) -> Result<(), RepositoryError> {
         if !self.blob.is_empty() {
-            batch.put(kind::INDEX, &self.key, &self.suffix(), &self.blob, Tier::Metadata)?;
-            self.blob.clear();
+            let content = self.repository.encode(std::mem::take(&mut self.blob), Tier::Metadata)?;
+            self.repository.put(batch, kind::INDEX, &self.key, &self.suffix(), &content)?;
             self.closed += 1;
         }
         Ok(())
@@ -335,7 +336,7 @@ mod tests {
                 batch.put(kind::DIFFS, &key, "-test", &[], Tier::Metadata).unwrap();
                 batch.commit(&person("a", "b", now), "Test").unwrap();
 
-                let blobs = list.blobs.iter().map(|path| (path.clone(), repository.blob(path).unwrap())).collect();
+                let blobs = list.blobs.iter().map(|path| repository.blob(path).unwrap()).collect();
                 let pages = Pages { repository: &repository, blobs, pages: list.pages().unwrap() };
                 let mut read = Vec::new();
                 for number in 0..pages.len() {

@@ -26,7 +26,6 @@ use crate::gitkv::{Alone, GitError, LayerUse, Mode, Person};
 use crate::layers::{LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
-use crate::repository::store::person;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{TimeKey, TimelineError};
 
@@ -225,7 +224,7 @@ impl Repository {
             Some(before) => format!("Prune\n\n{REPLACES}{before}\n"),
             None => "Prune\n".to_owned(),
         };
-        let who = person(&options.user, &options.host, options.time);
+        let who = self.committer(&options.user, &options.host, options.time);
         let mut pruning = Pruning { repository: self, alone, options, needs, who, message, progress, report };
         pruning.begin_anew()?;
         pruning.rewrite_wasteful()?;

@@ -42,7 +42,7 @@ impl Pruning<'_> {
             let signatures = RefCell::new(HashMap::new());
             let sink = gather(|volume| {
                 let finished = Finished::new(volume, &mut signatures.borrow_mut())?;
-                finished.put(&mut batch, &key, written, codec)?;
+                finished.encode(repository)?.put(repository, &mut batch, &key, written, codec)?;
                 written += 1;
                 Ok::<_, RepositoryError>(())
             });

@@ -20,9 +20,9 @@ use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
 use crate::digest::Digest;
-use crate::layers::ObjectId;
 use crate::pipeline::{self, lock};
-use crate::repository::store::{INDEX_SUFFIX, kind};
+use crate::repository::blobs::Blob;
+use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::TimelineError;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,7 @@ pub(super) struct Place {
 pub(super) struct Segments {
     volumes: Vec<Volume>,
     faults: Vec<RepositoryError>,
+    unread: u64,
     table: HashMap<Digest, Place>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
@@ -56,10 +57,8 @@ pub(super) struct Segments {
 /// The blobs of one volume.
 #[derive(Debug, Clone)]
 pub(super) struct Volume {
-    /// Path of the archive in the tree.
-    pub path: String,
-    pub archive: ObjectId,
-    index: ObjectId,
+    pub archive: Blob,
+    index: Blob,
 }
 
 #[derive(Default)]
@@ -92,15 +91,15 @@ pub(super) struct Chain {
 }
 
 /// A blob as something that gives ranges.
-struct Blob<'a> {
+struct BlobReader<'a> {
     repository: &'a Repository,
-    id: ObjectId,
+    blob: &'a Blob,
 }
 
-impl ReadAt for Blob<'_> {
+impl ReadAt for BlobReader<'_> {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let bytes =
-            self.repository.timeline.read_range(&self.id, offset, len as u64).map_err(io::Error::other)?;
+        let read = self.repository.read_blob_range(self.blob, offset, len as u64);
+        let bytes = read.map_err(io::Error::other)?;
         if bytes.len() == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
@@ -122,41 +121,40 @@ impl Repository {
 
     /// The volumes that the tree holds, in order of time, and what is wrong where an archive or an index
     /// stands alone.
-    fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
-        let mut volumes: Vec<Volume> = Vec::new();
-        let mut archives: HashMap<String, (String, ObjectId)> = HashMap::new();
-        for blob in self.timeline.list(kind::ARCHIVES, ..)? {
-            let blob = blob?;
-            let path = crate::timeline::path(kind::ARCHIVES, &blob.key, &blob.suffix);
-            let stem = |suffix: &str| path.strip_suffix(suffix).map(str::to_owned);
-            if let Some(stem) = stem(INDEX_SUFFIX) {
-                let unknown = ObjectId::from_bytes([0; 20]);
-                volumes.push(Volume { path: stem, archive: unknown, index: blob.id });
-            } else {
-                let stem = path.rfind(".tar").map_or(path.as_str(), |end| &path[..end]).to_owned();
-                archives.insert(stem, (path, blob.id));
+    pub(super) fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
+        let mut indexes = Vec::new();
+        let mut archives = HashMap::new();
+        for found in self.timeline.list(kind::ARCHIVES, ..)? {
+            let blob = Blob::listed(kind::ARCHIVES, &found?);
+            match blob.path.strip_suffix(&self.suffix(INDEX_SUFFIX)) {
+                Some(stem) => indexes.push((stem.to_owned(), blob)),
+                None => drop(archives.insert(stem(&blob.path).to_owned(), blob)),
             }
         }
         let mut faults = Vec::new();
-        volumes.retain_mut(|volume| match archives.remove(&volume.path) {
-            Some((path, archive)) => {
-                (volume.path, volume.archive) = (path, archive);
-                true
+        let mut volumes = Vec::new();
+        for (stem, index) in indexes {
+            match archives.remove(&stem) {
+                Some(archive) => volumes.push(Volume { archive, index }),
+                None => faults.push(RepositoryError::damaged(&stem)("its archive is not there".into())),
             }
-            None => {
-                faults.push(RepositoryError::damaged(&volume.path)("its archive is not there".into()));
-                false
-            }
-        });
-        let alone = archives.into_values().map(|(path, _)| path);
+        }
+        let alone = archives.into_values().map(|archive| archive.path);
         faults.extend(alone.map(|path| RepositoryError::damaged(&path)("its index is not there".into())));
         Ok((volumes, faults))
     }
 
+    /// Where the signatures of the segments of a volume lie: at the same time and number, in another kind.
+    pub(super) fn signatures_path(&self, volume: &Volume) -> String {
+        let stem = stem(&volume.archive.path);
+        let below = stem.strip_prefix(kind::ARCHIVES).unwrap_or(stem);
+        format!("{}{below}{}", kind::SIGNATURES, self.suffix(SIGNATURES_SUFFIX))
+    }
+
     /// The index of a volume.
     pub(super) fn read_index(&self, volume: &Volume) -> Result<VolumeIndex, RepositoryError> {
-        let read = || Ok::<_, RepositoryError>(VolumeIndex::decode(&self.timeline.read(&volume.index)?)?);
-        read().map_err(|error| RepositoryError::damaged(&volume.path)(error.into()))
+        let decoded = VolumeIndex::decode(&self.read_blob(&volume.index)?);
+        decoded.map_err(|error| RepositoryError::damaged(&volume.archive.path)(error.into()))
     }
 }
 
@@ -164,6 +162,7 @@ impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
         let mut table: HashMap<Digest, Place> = HashMap::new();
+        let mut unread = 0;
         pipeline::ordered(
             2,
             8,
@@ -172,6 +171,10 @@ impl Segments {
             |(volume, index)| {
                 let index = match index {
                     Ok(index) => index,
+                    Err(RepositoryError::Encrypted) => {
+                        unread += 1;
+                        return Ok(());
+                    }
                     Err(error) => {
                         faults.push(error);
                         return Ok(());
@@ -195,6 +198,7 @@ impl Segments {
         Ok(Self {
             volumes,
             faults,
+            unread,
             table,
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
@@ -209,6 +213,11 @@ impl Segments {
     /// Volumes whose segments count as not there, since they or their indexes cannot be used.
     pub fn faults(&self) -> &[RepositoryError] {
         &self.faults
+    }
+
+    /// Volumes that may hold anything, since there is no key to read their indexes with.
+    pub fn unread(&self) -> u64 {
+        self.unread
     }
 
     /// Where a segment is.
@@ -266,9 +275,9 @@ impl Segments {
         let index = self.index(repository, number)?;
         let volume = &self.volumes[number as usize];
         let view = index.entry(entry as usize).ok_or(ArchiveError::NoEntry(entry as usize))?;
-        let blob = Blob { repository, id: volume.archive };
+        let blob = BlobReader { repository, blob: &volume.archive };
         let reader = VolumeReader::new(number.into(), &index, &blob, &self.members);
-        let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.path)(error.into());
+        let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.archive.path)(error.into());
         let bytes = reader.payload(entry as usize).map_err(damaged)?;
         let payload = match view.kind {
             EntryKind::Whole if Digest::of(&bytes) != view.digest => {
@@ -306,8 +315,8 @@ impl Segments {
         let located = self.locate(repository, digest)?.ok_or(RepositoryError::NoSegment(*digest))?;
         let volume = &self.volumes[located.place.volume as usize];
         let entry = located.place.entry as usize;
-        let blob = Blob { repository, id: volume.archive };
-        let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.path)(error.into());
+        let blob = BlobReader { repository, blob: &volume.archive };
+        let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.archive.path)(error.into());
         let reader = VolumeReader::new(located.place.volume.into(), &located.index, &blob, &self.members);
         let payload = reader.payload(entry).map_err(damaged)?;
         let view = located.index.entry(entry).ok_or(RepositoryError::NoSegment(*digest))?;
@@ -366,7 +375,7 @@ impl Segments {
     ) -> Result<SignatureRecord, RepositoryError> {
         let bytes = self.signature_bytes(repository, volume, location)?;
         let decode = || Ok::<_, RepositoryError>(cbor::from_slice(&gunzip(&bytes, MAX_SIGNATURE)?)?);
-        let path = || signatures_path(&self.volumes[volume as usize].path);
+        let path = || repository.signatures_path(&self.volumes[volume as usize]);
         decode().map_err(|error| RepositoryError::damaged(&path())(error.into()))
     }
 
@@ -377,16 +386,14 @@ impl Segments {
         volume: u32,
         location: SignatureLocation,
     ) -> Result<Vec<u8>, RepositoryError> {
-        let id = repository.blob(&signatures_path(&self.volumes[volume as usize].path))?;
-        Ok(repository.timeline.read_range(&id, location.offset, location.len.into())?)
+        let blob = repository.blob(&repository.signatures_path(&self.volumes[volume as usize]))?;
+        repository.read_blob_range(&blob, location.offset, location.len.into())
     }
 }
 
-/// Where the signatures of the segments of a volume lie: at the same time and number, in another kind.
-pub(super) fn signatures_path(archive: &str) -> String {
-    let stem = archive.rfind(".tar").map_or(archive, |end| &archive[..end]);
-    let below = stem.strip_prefix(kind::ARCHIVES).unwrap_or(stem);
-    format!("{}{below}.cbor.gz", kind::SIGNATURES)
+/// The path of an archive without what tells how it is compressed.
+fn stem(archive: &str) -> &str {
+    archive.rfind(".tar").map_or(archive, |end| &archive[..end])
 }
 
 /// A repository as the source of a restore.

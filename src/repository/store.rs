@@ -5,10 +5,13 @@ use std::sync::Mutex;
 
 use crate::archive::gunzip;
 use crate::cbor;
+use crate::crypt::Identity;
 use crate::diff::{Entry, MAX_PAGE, page};
 use crate::gitkv::{GitError, Person};
 use crate::layers::ObjectId;
-use crate::repository::config::{self, Config, InitOptions};
+use crate::repository::blobs::Blob;
+use crate::repository::config::{self, Config, Encryption, InitOptions};
+use crate::repository::keys;
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
 use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
 
@@ -19,28 +22,42 @@ pub(super) mod kind {
     pub const INDEX: &str = "index";
     pub const SIGNATURES: &str = "signatures";
     pub const ARCHIVES: &str = "archives";
+    pub const ALL: [&str; 5] = [SNAPSHOTS, DIFFS, INDEX, SIGNATURES, ARCHIVES];
 }
 
 /// What the name of a snapshot record ends with.
 pub(super) const SNAPSHOT_SUFFIX: &str = ".cbor";
 /// What the name of a volume's index ends with.
 pub(super) const INDEX_SUFFIX: &str = ".idx";
+/// What the name of the signatures of a volume ends with.
+pub(super) const SIGNATURES_SUFFIX: &str = ".cbor.gz";
 
 impl Repository {
-    /// Makes a repository at `path`, where nothing or an empty directory may be.
+    /// Makes a repository at `path`, where nothing or an empty directory may be. One that is encrypted can be
+    /// read by the value that is returned.
     pub fn init(path: &Path, options: &InitOptions) -> Result<Self, RepositoryError> {
         let timeline = Timeline::create(path).map_err(|error| match error {
             TimelineError::Git(GitError::Occupied(path)) => RepositoryError::Exists(path),
             other => other.into(),
         })?;
-        let config = Config::new(options)?;
         let mut batch = timeline.begin()?;
+        let identity = match options.locks.as_slice() {
+            [] => None,
+            locks => Some(keys::create(&mut batch, locks)?),
+        };
+        let recipient = identity.as_ref().map(Identity::recipient);
+        let encryption = recipient.map(|recipient| Encryption { recipient: recipient.to_string() });
+        let config = Config::new(options, encryption)?;
         batch.set(config::PATH, &cbor::to_vec(&config)?)?;
         batch.commit(&person("treering", "localhost", options.time), "Make the repository")?;
-        Ok(Self::new(timeline, config))
+        let mut repository = Self::new(timeline, config)?;
+        if let Some(vault) = &mut repository.vault {
+            vault.identity = identity;
+        }
+        Ok(repository)
     }
 
-    /// Opens the repository at `path`.
+    /// Opens the repository at `path`. What is encrypted in it is read after an [`unlock`](Self::unlock).
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
         let timeline = Timeline::open(path).map_err(|error| match error {
@@ -54,11 +71,13 @@ impl Repository {
         if config.version > FORMAT_VERSION {
             return Err(RepositoryError::Version(config.version));
         }
-        Ok(Self::new(timeline, config))
+        Self::new(timeline, config)
     }
 
-    fn new(timeline: Timeline, config: Config) -> Self {
-        Self { timeline, config, segments: Mutex::default() }
+    fn new(timeline: Timeline, config: Config) -> Result<Self, RepositoryError> {
+        let vault = keys::vault(&config);
+        let vault = vault.map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
+        Ok(Self { timeline, config, vault, segments: Mutex::default() })
     }
 
     /// All snapshots, oldest first. Fails where one cannot be read; [`find`](Self::find) still finds the
@@ -67,27 +86,29 @@ impl Repository {
         self.records()?.into_iter().map(|record| record.snapshot).collect()
     }
 
+    /// How many snapshots there are, whether they can be read or not.
+    pub fn count_snapshots(&self) -> Result<u64, RepositoryError> {
+        self.timeline.list(kind::SNAPSHOTS, ..)?.try_fold(0, |count, found| {
+            found?;
+            Ok(count + 1)
+        })
+    }
+
     /// Every snapshot record there is, oldest first.
     pub(super) fn records(&self) -> Result<Vec<Record>, RepositoryError> {
         let mut records = Vec::new();
-        for blob in self.timeline.list(kind::SNAPSHOTS, ..)? {
-            let blob = blob?;
-            records.push(Record { key: blob.key, id: blob.id, snapshot: self.read_record(&blob) });
+        for found in self.timeline.list(kind::SNAPSHOTS, ..)? {
+            let found = found?;
+            records.push(Record { key: found.key, id: found.id, snapshot: self.read_record(&found) });
         }
         Ok(records)
     }
 
-    fn read_record(&self, blob: &TimedBlob) -> Result<Snapshot, RepositoryError> {
-        let path = crate::timeline::path(kind::SNAPSHOTS, &blob.key, &blob.suffix);
-        let read = || Ok::<_, RepositoryError>(cbor::from_slice(&self.timeline.read(&blob.id)?)?);
-        let record = read().map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
-        Ok(Snapshot { key: blob.key, id: blob.id, record })
-    }
-
-    /// The id of the blob at `path` of the tree, which something names.
-    pub(super) fn blob(&self, path: &str) -> Result<ObjectId, RepositoryError> {
-        let missing = || RepositoryError::damaged(path)("nothing is there".into());
-        self.timeline.find(path)?.ok_or_else(missing)
+    fn read_record(&self, found: &TimedBlob) -> Result<Snapshot, RepositoryError> {
+        let blob = Blob::listed(kind::SNAPSHOTS, found);
+        let decoded = cbor::from_slice(&self.read_blob(&blob)?);
+        let record = decoded.map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))?;
+        Ok(Snapshot { key: found.key, id: found.id, record })
     }
 }
 

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use crate::archive::{Codec, SignatureLocation, Volume};
 use crate::digest::Digest;
-use crate::repository::RepositoryError;
-use crate::repository::store::{INDEX_SUFFIX, kind};
+use crate::repository::blobs::Encoded;
+use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
+use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{Batch, Tier, TimeKey};
 
 /// A volume that is complete, with the signatures that go beside it.
 pub(super) struct Finished {
-    pub volume: Volume,
+    volume: Volume,
     signatures: Vec<u8>,
 }
 
@@ -31,23 +32,50 @@ impl Finished {
         Ok(Self { volume, signatures: bytes })
     }
 
+    /// Makes of it what will lie in the repository. Any thread may do that.
+    pub fn encode(self, repository: &Repository) -> Result<ToWrite, RepositoryError> {
+        let Self { volume, signatures } = self;
+        Ok(ToWrite {
+            bytes: volume.bytes.len() as u64,
+            archive: repository.encode(volume.bytes, Tier::Data)?,
+            index: repository.encode(volume.index.encode()?, Tier::Metadata)?,
+            signatures: match signatures.is_empty() {
+                true => None,
+                false => Some(repository.encode(signatures, Tier::Metadata)?),
+            },
+        })
+    }
+}
+
+/// A volume and what goes beside it, as they will lie in the repository.
+pub(super) struct ToWrite {
+    /// Bytes of the volume, before it was encrypted.
+    pub bytes: u64,
+    archive: Encoded,
+    index: Encoded,
+    signatures: Option<Encoded>,
+}
+
+impl ToWrite {
     /// Adds the volume, its index and its signatures under a key and a number, and returns the path of the
     /// volume.
     pub fn put(
         self,
+        repository: &Repository,
         batch: &mut Batch<'_>,
         key: &TimeKey,
         number: usize,
         codec: Codec,
     ) -> Result<String, RepositoryError> {
-        let Self { volume, signatures } = self;
-        let suffix = format!("-{number}{}", codec.suffix());
-        let path = batch.put(kind::ARCHIVES, key, &suffix, &volume.bytes, Tier::Data)?;
-        drop(volume.bytes);
-        let suffix = format!("-{number}{INDEX_SUFFIX}");
-        batch.put(kind::ARCHIVES, key, &suffix, &volume.index.encode()?, Tier::Metadata)?;
-        if !signatures.is_empty() {
-            batch.put(kind::SIGNATURES, key, &format!("-{number}.cbor.gz"), &signatures, Tier::Metadata)?;
+        let Self { archive, index, signatures, .. } = self;
+        let mut put = |kind, suffix: &str, content: &Encoded| {
+            repository.put(batch, kind, key, &format!("-{number}{suffix}"), content)
+        };
+        let path = put(kind::ARCHIVES, codec.suffix(), &archive)?;
+        drop(archive);
+        put(kind::ARCHIVES, INDEX_SUFFIX, &index)?;
+        if let Some(signatures) = signatures {
+            put(kind::SIGNATURES, SIGNATURES_SUFFIX, &signatures)?;
         }
         Ok(path)
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// A directory with a `tree` and perhaps a `repo`, removed at the end.
 pub struct Lab {
@@ -53,7 +53,12 @@ impl Lab {
             .current_dir(self.dir.path())
             .env("TREERING_REPOSITORY", "repo")
             .env("TZ", "UTC")
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("TREERING_LOG")
+            .env_remove("TREERING_PASSWORD")
+            .env_remove("TREERING_PASSWORD_FILE")
+            .env_remove("TREERING_PASSWORD_COMMAND")
+            .env_remove("TREERING_IDENTITY")
             .stdin(Stdio::null());
         command
     }
@@ -65,6 +70,26 @@ impl Lab {
             status: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts the program at a terminal, by script(1). Where that is missing, the test must end at once: on a
+    /// machine of CI it fails here, elsewhere a line says that it is skipped.
+    #[track_caller]
+    pub fn at_terminal(&self, line: &str, stdin: Stdio) -> Option<Child> {
+        let program = format!("{} {line}", env!("CARGO_BIN_EXE_treering"));
+        let command = self.command::<&str>([]);
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &program, "/dev/null"]).current_dir(self.path(""));
+        script.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("TERM", "xterm");
+        match script.stdin(stdin).stdout(Stdio::piped()).spawn() {
+            Ok(child) => Some(child),
+            Err(error) => {
+                let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+                assert!(!is_ci, "cannot run script(1): {error}; install util-linux (Debian: bsdutils)");
+                eprintln!("skipped: cannot run script(1): {error}");
+                None
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod blob;
 mod commands;
 mod directories;
+mod encryption;
 mod json;
 mod kv;
 mod lab;

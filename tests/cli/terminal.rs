@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -41,20 +41,7 @@ fn interrupt(child: &Child) {
 fn a_terminal_shows_progress_and_then_the_summary() {
     let lab = Lab::new();
     make_pipe(&lab.path("pipe"));
-    let program = format!("{} {}", env!("CARGO_BIN_EXE_treering"), HELD_BACKUP.join(" "));
-    let command = lab.command::<&str>([]);
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &program, "/dev/null"]).current_dir(lab.path(""));
-    script.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("TERM", "xterm");
-    let mut child = match script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-            assert!(!is_ci, "cannot run script(1): {error}; install util-linux (Debian: bsdutils)");
-            eprintln!("skipped: cannot run script(1): {error}");
-            return;
-        }
-    };
+    let Some(mut child) = lab.at_terminal(&HELD_BACKUP.join(" "), Stdio::null()) else { return };
     let pipe = held(&lab, &mut child);
     std::thread::sleep(LONG);
     drop(pipe);

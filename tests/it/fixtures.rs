@@ -6,9 +6,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use treering::cbor;
+use treering::crypt::{Credential, Identity, Lock, Passphrase};
 use treering::delta::SegmentParams;
 use treering::diff::{Entry, Kind};
 use treering::digest::Digest;
@@ -18,7 +20,7 @@ use treering::repository::{
 };
 use treering::{DiffData, DiffIndex, DirIndex, apply_diff};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, run};
 use crate::tree::{assert_same, is_root, noise, unlock};
 
 fn fixtures() -> PathBuf {
@@ -45,7 +47,13 @@ impl Unpacked {
         let dir = tempfile::tempdir().unwrap();
         let packed = fs::File::open(fixture.join("repository.tar")).unwrap();
         tar::Archive::new(packed).unpack(dir.path()).unwrap();
-        let repository = Repository::open(&dir.path().join("repo")).unwrap();
+        let mut repository = Repository::open(&dir.path().join("repo")).unwrap();
+        if let Ok(text) = fs::read_to_string(fixture.join("identity.txt")) {
+            let identity = Identity::parse_file(&text).unwrap().remove(0);
+            let passphrase = Passphrase::new("the passphrase of the fixture".into()).unwrap();
+            repository.unlock(&[Credential::Passphrase(passphrase)]).unwrap();
+            repository.unlock(&[Credential::Identity(identity)]).unwrap();
+        }
         Self { dir, fixture: fixture.to_owned(), repository }
     }
 
@@ -163,6 +171,7 @@ fn repositories_of_every_format_are_extended() {
         let report = unpacked.repository.backup(&options, &Progress::new()).unwrap();
         assert_eq!(report.parent, Some(snapshots[3].key.to_string()));
         assert!(report.statistics.bytes_volumes < 1500, "a delta against what is there already");
+        assert_eq!(unpacked.repository.recipient().is_some(), fixture.join("identity.txt").exists());
         assert_same(&source, &unpacked.restore(&report.snapshot.unwrap(), "restored"));
         assert_eq!(describe(&unpacked.repository, &snapshots[0]), unpacked.written_down(1));
     }
@@ -170,7 +179,10 @@ fn repositories_of_every_format_are_extended() {
 
 #[test]
 fn differences_of_every_format_are_applied() {
-    for fixture in formats() {
+    let mut with_differences = formats();
+    with_differences.retain(|fixture| fixture.join("changes.diff").exists());
+    assert!(!with_differences.is_empty());
+    for fixture in with_differences {
         let unpacked = Unpacked::new(&fixture);
         let snapshots = unpacked.repository.snapshots().unwrap();
         let replica = unpacked.restore(&snapshots[0], "replica");
@@ -268,11 +280,42 @@ fn change(source: &Path, number: usize) {
 #[test]
 #[ignore = "writes into fixtures/"]
 fn make_the_fixture_of_this_format() {
-    assert!(is_root(), "the fixture holds files of other owners: run this as root");
     let fixture = fixtures().join(format!("format/v{FORMAT_VERSION}"));
     let _ = fs::remove_dir_all(&fixture);
+    let lab = fill(Lab::new(), &fixture);
+    let old = DirIndex::from_file(fixture.join("old.index")).unwrap();
+    let diff = DiffIndex::compute(&old, &DirIndex::scan(lab.source()).unwrap());
+    DiffData::create_archive(fixture.join("changes.tar.gz"), &diff).unwrap();
+    diff.to_file(fixture.join("changes.diff")).unwrap();
+    open_to_all(&fixture);
+}
+
+#[test]
+#[ignore = "writes into fixtures/"]
+fn make_the_encrypted_fixture_of_this_format() {
+    let fixture = fixtures().join(format!("format/v{FORMAT_VERSION}-encrypted"));
+    let _ = fs::remove_dir_all(&fixture);
     fs::create_dir_all(&fixture).unwrap();
-    let mut lab = Lab::new();
+    let key = fixture.join("identity.txt");
+    run(Command::new("age-keygen").arg("-o").arg(&key));
+    let mut lab = Lab::encrypted();
+    let now = jiff::Timestamp::now();
+    let owner = Identity::parse_file(&fs::read_to_string(&key).unwrap()).unwrap().remove(0);
+    let old = lab.repository.keys(&[]).unwrap().remove(0).id;
+    lab.repository.add_key(&Lock::Recipient(owner.recipient()), now).unwrap();
+    let passphrase = Passphrase::new("the passphrase of the fixture".into()).unwrap();
+    lab.repository.add_key(&Lock::Passphrase { passphrase, work_factor: 10 }, now).unwrap();
+    lab.repository.remove_key(&old, &[Credential::Identity(owner.clone())], now).unwrap();
+    lab.identity = Some(owner);
+    fill(lab, &fixture);
+    fs::remove_file(fixture.join("old.index")).unwrap();
+    open_to_all(&fixture);
+}
+
+/// Makes the snapshots of a fixture in the repository of `lab`, and writes down what is in them.
+fn fill(mut lab: Lab, fixture: &Path) -> Lab {
+    assert!(is_root(), "the fixture holds files of other owners: run this as root");
+    fs::create_dir_all(fixture).unwrap();
     let segments = SegmentParams::new(2 << 10, 8 << 10, 32 << 10).unwrap();
     let config = Config { segments, ..lab.repository.config().clone() };
     lab.replace("config.cbor", Some(&cbor::to_vec(&config).unwrap()));
@@ -288,15 +331,15 @@ fn make_the_fixture_of_this_format() {
         let described = describe(&lab.repository, &report.snapshot.unwrap());
         fs::write(fixture.join(format!("{number}.txt")), described).unwrap();
     }
-    let old = DirIndex::from_file(fixture.join("old.index")).unwrap();
-    let diff = DiffIndex::compute(&old, &DirIndex::scan(lab.source()).unwrap());
-    DiffData::create_archive(fixture.join("changes.tar.gz"), &diff).unwrap();
-    diff.to_file(fixture.join("changes.diff")).unwrap();
     let mut packed = tar::Builder::new(fs::File::create(fixture.join("repository.tar")).unwrap());
     packed.append_dir_all("repo", lab.path("repo")).unwrap();
     packed.finish().unwrap();
-    // As git will check them out.
-    for file in fs::read_dir(&fixture).unwrap() {
+    lab
+}
+
+/// As git will check them out.
+fn open_to_all(fixture: &Path) {
+    for file in fs::read_dir(fixture).unwrap() {
         fs::set_permissions(file.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
     }
 }

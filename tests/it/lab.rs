@@ -6,6 +6,7 @@ use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
 use treering::archive::Codec;
+use treering::crypt::{Credential, Identity, Lock};
 use treering::gitkv::{Git, Person, TreeEdit};
 use treering::progress::Progress;
 use treering::repository::{
@@ -19,6 +20,8 @@ use crate::tree::unlock;
 pub struct Lab {
     dir: tempfile::TempDir,
     pub repository: Repository,
+    /// What opens the repository, if it is encrypted.
+    pub identity: Option<Identity>,
 }
 
 impl Lab {
@@ -32,7 +35,18 @@ impl Lab {
         fs::create_dir(dir.path().join("source")).unwrap();
         let options = InitOptions { compression, ..InitOptions::new(Timestamp::now()) };
         let repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
-        Self { dir, repository }
+        Self { dir, repository, identity: None }
+    }
+
+    /// With a repository that is encrypted for `identity`.
+    pub fn encrypted() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("source")).unwrap();
+        let identity = Identity::generate();
+        let locks = vec![Lock::Recipient(identity.recipient())];
+        let options = InitOptions { locks, ..InitOptions::new(Timestamp::now()) };
+        let repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
+        Self { dir, repository, identity: Some(identity) }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -51,7 +65,16 @@ impl Lab {
 
     /// As another process would see the repository now.
     pub fn reopen(&mut self) {
-        self.repository = Repository::open(&self.path("repo")).unwrap();
+        self.repository = self.open();
+    }
+
+    /// The repository, unlocked.
+    pub fn open(&self) -> Repository {
+        let mut repository = Repository::open(&self.path("repo")).unwrap();
+        if let Some(identity) = &self.identity {
+            repository.unlock(&[Credential::Identity(identity.clone())]).unwrap();
+        }
+        repository
     }
 
     /// Options for a backup of the source whose files all count as long settled.
@@ -78,8 +101,7 @@ impl Lab {
 
     #[track_caller]
     pub fn restore_with(&self, snapshot: &Snapshot, options: &RestoreOptions) -> RestoreReport {
-        let repository = Repository::open(&self.path("repo")).unwrap();
-        repository.restore(snapshot, options, &Progress::new()).unwrap()
+        self.open().restore(snapshot, options, &Progress::new()).unwrap()
     }
 
     /// A copy of the source as it is now.
@@ -91,7 +113,7 @@ impl Lab {
 
     #[track_caller]
     pub fn check(&self) {
-        let repository = Repository::open(&self.path("repo")).unwrap();
+        let repository = self.open();
         let options = CheckOptions { read_data: true, ..CheckOptions::default() };
         let report = repository.check(&options, &Progress::new()).unwrap();
         assert!(report.faults.is_empty(), "{:?}", report.faults);
@@ -114,6 +136,16 @@ impl Lab {
     #[track_caller]
     pub fn git(&self, args: &[&str]) -> String {
         run(Command::new("git").arg("-C").arg(self.path("repo")).args(args))
+    }
+}
+
+impl Lab {
+    /// As [`git`](Self::git), of what is no text.
+    #[track_caller]
+    pub fn git_bytes(&self, args: &[&str]) -> Vec<u8> {
+        let done = Command::new("git").arg("-C").arg(self.path("repo")).args(args).output().unwrap();
+        assert!(done.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&done.stderr));
+        done.stdout
     }
 }
 

@@ -3,6 +3,7 @@
 mod backup;
 mod cold;
 mod damage;
+mod encryption;
 mod fixtures;
 mod gitkv;
 mod interruption;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use treering::archive::Codec;
+use treering::crypt::{Identity, Lock};
 use treering::progress::Progress;
 use treering::repository::{BackupOptions, Repository, RestoreOptions};
 
@@ -87,6 +88,56 @@ fn a_script_restores_every_snapshot_without_treering() {
     assert_same(&lab.source().join("sub/deep"), &lab.path("recovered-part"));
     let named = recovered(&[&repository, Path::new("latest")]);
     assert!(named.lines().any(|line| line.ends_with(" link -> sub/text")), "{named}");
+}
+
+#[test]
+fn the_script_restores_an_encrypted_repository_with_the_program_age() {
+    if !programs::are_here(&PROGRAMS) || !programs::are_here(&["age", "age-keygen"]) {
+        return;
+    }
+    let mut lab = Lab::encrypted();
+    let key = lab.path("key.txt");
+    run(Command::new("age-keygen").arg("-o").arg(&key));
+    let friend = Identity::parse_file(&fs::read_to_string(&key).unwrap()).unwrap().remove(0);
+    lab.repository.add_key(&Lock::Recipient(friend.recipient()), jiff::Timestamp::now()).unwrap();
+    history(&mut lab);
+    let repository = lab.path("repo");
+    let with = |identity: &Path, rest: &[&Path]| {
+        recover(&[&[Path::new("--identity"), identity, &repository], rest].concat())
+    };
+    let done = with(&key, &[Path::new("latest"), &lab.path("recovered")]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_same(&lab.source(), &lab.path("recovered"));
+
+    // What a key holds opens every blob.
+    let keys = lab.git(&["ls-tree", "-r", "--name-only", "HEAD", "keys/"]);
+    let opened = lab.path("opened.txt");
+    for path in keys.lines() {
+        let slot = lab.path("slot.age");
+        fs::write(&slot, lab.git_bytes(&["show", &format!("HEAD:{path}")])).unwrap();
+        // One of the two is for another identity.
+        let _ = Command::new("age")
+            .arg("-d")
+            .arg("-i")
+            .arg(&key)
+            .arg("-o")
+            .arg(&opened)
+            .arg(&slot)
+            .output()
+            .unwrap();
+    }
+    let first = lab.repository.snapshots().unwrap()[0].short_id();
+    let done = with(&opened, &[Path::new(&first), &lab.path("recovered-first")]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_same(&lab.path("first"), &lab.path("recovered-first"));
+
+    let stranger = lab.path("stranger.txt");
+    run(Command::new("age-keygen").arg("-o").arg(&stranger));
+    for done in [with(&stranger, &[]), recover(&[&repository])] {
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(errors.contains("identity") && !errors.contains("Traceback"), "{errors}");
+        assert_eq!(done.stdout, b"");
+    }
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! `key`: what opens an encrypted repository.
+
+use serde_json::json;
+use treering::crypt::SlotKind;
+use treering::repository::{KeySlot, RepositoryError};
+
+use crate::cli::Session;
+use crate::cli::args::{KeyAddArguments, KeyCommand, KeyRemoveArguments};
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json;
+use crate::cli::report::{self, Align, print};
+use crate::cli::secrets;
+
+/// Changes or lists the keys.
+pub fn run(session: &Session, command: &KeyCommand) -> Result<Exit, CliError> {
+    match command {
+        KeyCommand::List => list(session),
+        KeyCommand::Add(arguments) => add(session, arguments),
+        KeyCommand::Remove(arguments) => remove(session, arguments),
+    }
+}
+
+fn list(session: &Session) -> Result<Exit, CliError> {
+    let slots = session.open()?.keys(&secrets::given(&session.key)?)?;
+    print(|out| {
+        if session.json {
+            let slot = |slot: &KeySlot| json!({ "id": slot.id, "kind": kind(slot), "opens": slot.opens });
+            return json::line(out, &slots.iter().map(slot).collect::<Vec<_>>());
+        }
+        let row = |slot: &KeySlot| {
+            let opens = if slot.opens { "opened by what was given" } else { "" };
+            vec![slot.id.clone(), kind(slot).to_owned(), opens.to_owned()]
+        };
+        let rows: Vec<_> = slots.iter().map(row).collect();
+        report::table(out, &[Align::Left, Align::Left, Align::Left], &rows)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn kind(slot: &KeySlot) -> &'static str {
+    match slot.kind {
+        Ok(SlotKind::Passphrase) => "passphrase",
+        Ok(SlotKind::Recipient) => "recipient",
+        Err(_) => "damaged",
+    }
+}
+
+fn add(session: &Session, arguments: &KeyAddArguments) -> Result<Exit, CliError> {
+    let repository = session.open_readable()?;
+    if repository.recipient().is_none() {
+        return Err(RepositoryError::NotEncrypted.into());
+    }
+    let file = arguments.new_password_file.as_deref();
+    let locks = secrets::new_locks(&arguments.locks, file, arguments.new_password_command.as_deref())?;
+    for lock in &locks {
+        let id = repository.add_key(lock, session.now.timestamp())?;
+        session.say("key_added", &json!({ "id": id }), &format!("Added key {id}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn remove(session: &Session, arguments: &KeyRemoveArguments) -> Result<Exit, CliError> {
+    let repository = session.open()?;
+    let credentials = secrets::given_or_asked(&session.key)?;
+    let id = repository.remove_key(&arguments.id, &credentials, session.now.timestamp())?;
+    session.say("key_removed", &json!({ "id": id }), &format!("Removed key {id}"))?;
+    Ok(Exit::Done)
+}
