@@ -17,6 +17,7 @@ use crate::cli::{Session, host_name, user_name};
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
+    let arguments = &arguments.clone().filled(&session.profile);
     let options = options(session, arguments)?;
     let repository = session.open()?;
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
@@ -31,8 +32,12 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             (false, false) => write(out, session, &report, start.elapsed()),
         }
     })?;
-    if let Some(remote) = &arguments.push {
-        remote::push_snapshot(session, &repository, remote.as_deref())?;
+    let remotes = match &arguments.push {
+        Some(remote) => session.remotes(remote.as_deref()),
+        None => Vec::new(),
+    };
+    for remote in remotes {
+        remote::push_snapshot(session, &repository, remote)?;
     }
     Ok(if report.problems.is_empty() { Exit::Done } else { Exit::Partial })
 }

@@ -10,6 +10,7 @@ use treering::gitkv::GitError;
 use treering::progress::Interrupted;
 use treering::remote::RemoteError;
 use treering::repository::RepositoryError;
+use treering::schedule::{DaemonError, InstallError, ProfileError, StateError};
 use treering::spoken::SpokenError;
 use treering::timeline::{CodecError, TimelineError};
 
@@ -80,6 +81,30 @@ pub enum CliError {
     Editor(OsString),
     #[error("cannot save what you wrote; it is kept in {}", .path.display())]
     Unsaved { path: PathBuf, source: GitError },
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error("there are no profiles: write some into {}, or name a file with --config", .0.display())]
+    NoConfig(PathBuf),
+    #[error("{place} is not known: set HOME")]
+    NoHome { place: &'static str },
+    #[error("-r has no meaning here: each profile names its repository")]
+    RepositoryOfProfiles,
+    #[error("a crontab asks for all profiles: leave out -P")]
+    ProfileOfCrontab,
+    #[error("profile {0} has no schedule: give it one, or run it now with --force")]
+    NoSchedule(String),
+    #[error("profile {0} names no {1}, without which nothing can run")]
+    Incomplete(String, &'static str),
+    #[error("cannot find this program")]
+    Program(#[source] io::Error),
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
     #[error("{option} cannot be used")]
     Time { option: &'static str, source: SpokenError },
     #[error("cannot write to standard output")]

@@ -17,9 +17,12 @@ mod json;
 mod kv;
 mod kv_args;
 mod ls;
+mod profile;
 mod remote;
 mod report;
 mod restore;
+mod schedule;
+mod schedule_args;
 mod snapshots;
 
 use std::ffi::OsStr;
@@ -29,18 +32,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use jiff::{Timestamp, Zoned};
-use tracing_subscriber::EnvFilter;
 use treering::causes::chain;
 use treering::diff::Change;
 use treering::gitkv::Person;
 use treering::progress::Progress;
 use treering::repository::{Repository, Snapshot, SnapshotPath};
+use treering::schedule::Profile;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
 
 use args::{Arguments, Command, Global};
 use bar::Show;
 use error::{CliError, Exit};
+use profile::Places;
 use report::complain;
 
 /// Does what the command line of this process says.
@@ -53,29 +57,8 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { Exit::Failed } else { Exit::Done }.into();
         }
     };
-    let filter = EnvFilter::try_from_env("TREERING_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
-    let session = Session::new(arguments.global);
-    let result = match &arguments.command {
-        Command::Init(arguments) => snapshots::init(&session, arguments),
-        Command::Backup(arguments) => backup::run(&session, arguments),
-        Command::Snapshots => snapshots::list(&session),
-        Command::Ls(arguments) => ls::run(&session, arguments),
-        Command::Diff(arguments) => diff::run(&session, arguments),
-        Command::Cat(arguments) => ls::cat(&session, arguments),
-        Command::Restore(arguments) => restore::run(&session, arguments),
-        Command::Check(arguments) => check::run(&session, arguments),
-        Command::Clone(arguments) => remote::clone(&session, arguments),
-        Command::Remote(command) => remote::run(&session, command),
-        Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),
-        Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
-        Command::Blob(command) => blob::run(&session, command),
-        Command::Kv(command) => kv::run(&session, command),
-        Command::Dir(command) => dir::run(&session, command),
-        Command::Completions(arguments) => {
-            report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
-        }
-    };
+    schedule::log(&arguments);
+    let result = Session::new(arguments.global).and_then(|session| execute(&session, &arguments.command));
     let exit = result.unwrap_or_else(|error| {
         let exit = error.exit();
         if exit != Exit::Pipe {
@@ -86,9 +69,39 @@ pub fn run() -> ExitCode {
     exit.into()
 }
 
+fn execute(session: &Session, command: &Command) -> Result<Exit, CliError> {
+    match command {
+        Command::Init(arguments) => snapshots::init(session, arguments),
+        Command::Backup(arguments) => backup::run(session, arguments),
+        Command::Snapshots => snapshots::list(session),
+        Command::Ls(arguments) => ls::run(session, arguments),
+        Command::Diff(arguments) => diff::run(session, arguments),
+        Command::Cat(arguments) => ls::cat(session, arguments),
+        Command::Restore(arguments) => restore::run(session, arguments),
+        Command::Check(arguments) => check::run(session, arguments),
+        Command::Clone(arguments) => remote::clone(session, arguments),
+        Command::Remote(command) => remote::run(session, command),
+        Command::Push(arguments) => remote::push(session, arguments.name.as_deref()),
+        Command::Pull(arguments) => remote::pull(session, arguments.name.as_deref()),
+        Command::Schedule(command) => schedule::run(session, command),
+        Command::Blob(command) => blob::run(session, command),
+        Command::Kv(command) => kv::run(session, command),
+        Command::Dir(command) => dir::run(session, command),
+        Command::Completions(arguments) => {
+            report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
+        }
+    }
+}
+
 /// What holds for one run of the program, whatever the command.
 struct Session {
+    /// As the command line says, else the profile, else the environment.
     repository: Option<PathBuf>,
+    /// Whether the command line says it.
+    names_repository: bool,
+    places: Places,
+    /// The profile that was asked for; one that says nothing where none was.
+    profile: Profile,
     now: Zoned,
     json: bool,
     quiet: bool,
@@ -96,9 +109,17 @@ struct Session {
 }
 
 impl Session {
-    fn new(global: Global) -> Self {
-        let Global { repo, json, quiet, verbose } = global;
-        Self { repository: repo, now: Zoned::now(), json, quiet, verbose }
+    fn new(global: Global) -> Result<Self, CliError> {
+        let Global { repo, profile, config, config_text, json, quiet, verbose } = global;
+        let places = Places::of_process(config, config_text);
+        let profile = match profile {
+            Some(name) => places.profiles()?.get(&name)?.clone(),
+            None => Profile::default(),
+        };
+        let names_repository = repo.is_some();
+        let environment = || std::env::var_os("TREERING_REPOSITORY").filter(|path| !path.is_empty());
+        let repository = repo.or_else(|| profile.repo.clone()).or_else(|| environment().map(PathBuf::from));
+        Ok(Self { repository, names_repository, places, profile, now: Zoned::now(), json, quiet, verbose })
     }
 
     /// Where the repository is or shall be.

@@ -36,9 +36,12 @@ fn list(session: &Session, remotes: &[GitRemote]) -> Result<(), CliError> {
     })
 }
 
-/// Pushes to a remote.
+/// Pushes to a remote; where none is named, to those of the profile.
 pub fn push(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
-    push_to(session, &session.open()?, name)?;
+    let repository = session.open()?;
+    for name in session.remotes(name) {
+        push_to(session, &repository, name)?;
+    }
     Ok(Exit::Done)
 }
 

@@ -6,8 +6,11 @@ mod directories;
 mod json;
 mod kv;
 mod lab;
+#[path = "../it/programs.rs"]
+mod programs;
 #[path = "../it/python.rs"]
 mod python;
 mod remotes;
+mod schedule;
 mod status;
 mod terminal;

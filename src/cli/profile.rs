@@ -1,0 +1,135 @@
+//! Profiles: where they are, and the flags that they stand for.
+
+use std::path::{Path, PathBuf};
+
+use treering::schedule::{ConfigFile, Profile, Profiles, State};
+
+use crate::cli::Session;
+use crate::cli::args::{BackupArguments, ScanArguments};
+use crate::cli::error::CliError;
+
+/// What the files of this program are called in the directories for such files.
+const OWN: &str = "treering";
+/// The file with the profiles.
+const FILE: &str = "treering.toml";
+/// The place of that file for the whole system.
+const SYSTEM_FILE: &str = "/etc/treering/treering.toml";
+/// Where the system remembers what ran.
+const SYSTEM_STATE: &str = "/var/lib/treering";
+
+/// Where this process finds its files.
+#[derive(Debug)]
+pub struct Places {
+    given: Option<ConfigFile>,
+    home: Option<PathBuf>,
+    configuration: Option<PathBuf>,
+    state: Option<PathBuf>,
+}
+
+impl Places {
+    /// By the environment, with the profiles in `config` if it is given, as they stand in `text`.
+    pub fn of_process(config: Option<PathBuf>, text: Option<PathBuf>) -> Self {
+        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let directory = |variable: &str, below_home: &str| {
+            let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+            set.or_else(|| Some(home.as_ref()?.join(below_home)))
+        };
+        Self {
+            given: config.map(|path| ConfigFile { path, text }),
+            configuration: directory("XDG_CONFIG_HOME", ".config"),
+            state: directory("XDG_STATE_HOME", ".local/state"),
+            home,
+        }
+    }
+
+    /// The file with the profiles: the one that was given, else the user's, else the system's.
+    pub fn config(&self) -> Result<ConfigFile, CliError> {
+        if let Some(given) = &self.given {
+            return Ok(given.clone());
+        }
+        let own = self.configuration.as_ref().map(|directory| directory.join(OWN).join(FILE));
+        let places = own.iter().map(PathBuf::as_path).chain([Path::new(SYSTEM_FILE)]);
+        let found = places.into_iter().find(|path| path.exists()).map(ConfigFile::new);
+        found.ok_or_else(|| CliError::NoConfig(own.unwrap_or_else(|| SYSTEM_FILE.into())))
+    }
+
+    pub fn profiles(&self) -> Result<Profiles, CliError> {
+        Ok(self.config()?.read(self.home())?.0)
+    }
+
+    pub fn home(&self) -> Option<&Path> {
+        self.home.as_deref()
+    }
+
+    /// The directory that remembers what ran of the profiles in the file `config`.
+    pub fn state_root(&self, config: &Path) -> Result<PathBuf, CliError> {
+        if is_system(config) {
+            return Ok(SYSTEM_STATE.into());
+        }
+        let state =
+            self.state.as_ref().ok_or(CliError::NoHome { place: "the place for what is remembered" })?;
+        Ok(state.join(OWN))
+    }
+
+    pub fn state(&self, profiles: &Profiles) -> Result<State, CliError> {
+        Ok(State::new(&self.state_root(profiles.path())?, profiles.path()))
+    }
+
+    /// Where systemd looks for units.
+    pub fn units(&self, system: bool) -> Result<PathBuf, CliError> {
+        if system {
+            return Ok("/etc/systemd/system".into());
+        }
+        let directory =
+            self.configuration.as_ref().ok_or(CliError::NoHome { place: "the place for units" })?;
+        Ok(directory.join("systemd/user"))
+    }
+}
+
+/// Whether the profiles in the file `config` are those of the system.
+pub fn is_system(config: &Path) -> bool {
+    config == Path::new(SYSTEM_FILE)
+}
+
+impl Session {
+    /// The remotes that are meant by `name`, or by the profile where no name is given; `None` is the one that the
+    /// repository would choose.
+    pub fn remotes<'a>(&'a self, name: Option<&'a str>) -> Vec<Option<&'a str>> {
+        if name.is_some() || self.profile.push.is_empty() {
+            return vec![name];
+        }
+        self.profile.push.iter().map(|name| Some(name.as_str())).collect()
+    }
+}
+
+/// What the command line says, or else the profile.
+fn or<T: Clone>(said: Vec<T>, profile: &[T]) -> Vec<T> {
+    if said.is_empty() { profile.to_vec() } else { said }
+}
+
+impl BackupArguments {
+    /// With the flags of `profile` where the command line does not give them.
+    pub fn filled(self, profile: &Profile) -> Self {
+        let pushes = !profile.push.is_empty() && !self.no_push && !self.dry_run;
+        Self {
+            sources: or(self.sources, &profile.sources),
+            scan: self.scan.filled(profile),
+            tag: or(self.tag, &profile.tag),
+            host: self.host.or_else(|| profile.host.clone()),
+            push: self.push.or(pushes.then_some(None)),
+            ..self
+        }
+    }
+}
+
+impl ScanArguments {
+    fn filled(self, profile: &Profile) -> Self {
+        Self {
+            exclude: or(self.exclude, &profile.exclude),
+            exclude_file: or(self.exclude_file, &profile.exclude_file),
+            ignore_file: self.ignore_file.or_else(|| profile.ignore_file.clone()),
+            exclude_caches: self.exclude_caches || profile.exclude_caches,
+            one_file_system: self.one_file_system || profile.one_file_system,
+        }
+    }
+}
