@@ -82,10 +82,13 @@ fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Du
 
 fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
     let statistics = &report.statistics;
+    let record = report.snapshot.as_ref().map(|snapshot| &snapshot.record);
     json!({
         "dry_run": report.snapshot.is_none(),
         "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
         "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
+        "hostname": record.map(|record| &record.host),
+        "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),
         "parent": report.parent,
         "changes": json::totals(&Totals::of(&report.changes)),
         "files_new": statistics.files_new,

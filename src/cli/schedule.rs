@@ -289,6 +289,7 @@ fn tell(session: &Session, name: &str, report: &Report) -> Result<(), CliError> 
         "data_added": report.bytes_added,
         "error_count": report.problems,
         "snapshots_removed": report.removed,
+        "bytes_freed": report.bytes_freed,
         "pushed": report.pushed,
         "next_try": report.again.map(|time| time.to_string()),
     });
@@ -309,6 +310,9 @@ fn sentence(report: &Report, zone: &TimeZone) -> String {
     }
     if report.removed > 0 {
         parts.push(format!("{} removed", plural(report.removed, "snapshot")));
+    }
+    if report.bytes_freed > 0 {
+        parts.push(format!("{} freed", size(report.bytes_freed)));
     }
     if !report.pushed.is_empty() {
         parts.push(format!("pushed to {}", report.pushed.join(" and ")));

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -89,6 +90,57 @@ impl TryFrom<String> for Length {
     }
 }
 
+/// A number of snapshots, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a number of snapshots, or \"unlimited\"")]
+pub enum Count {
+    /// So many.
+    Number(u32),
+    /// All.
+    All(Unlimited),
+}
+
+/// The word `unlimited`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlimited {
+    /// The word.
+    Unlimited,
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::All(Unlimited::Unlimited) => f.write_str("unlimited"),
+        }
+    }
+}
+
+/// A length of time by the calendar, such as `1y6m` or `2d12h`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Within(String);
+
+impl TryFrom<String> for Within {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut units = "ymwdh".chars();
+        let mut parts = text.split_inclusive(|c: char| !c.is_ascii_digit());
+        let is_part = |part: &str| {
+            let number = part.trim_end_matches(|c: char| !c.is_ascii_digit());
+            let unit = part.strip_prefix(number).unwrap_or_default();
+            // Each unit at most once, and the longest first.
+            number.parse::<u32>().is_ok() && unit.len() == 1 && units.any(|known| unit.starts_with(known))
+        };
+        match !text.is_empty() && parts.all(is_part) {
+            true => Ok(Self(text)),
+            false => Err(format!("{text:?} is not a length of time: give one such as 1y6m or 2d12h")),
+        }
+    }
+}
+
 /// A profile: flags that have a name together.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -122,19 +174,19 @@ pub struct Profile {
     #[serde(deserialize_with = "one_or_more")]
     pub push: Vec<String>,
     /// How many of the latest snapshots are kept.
-    pub keep_last: Option<u32>,
+    pub keep_last: Option<Count>,
     /// For how many hours, days, weeks, months and years that have snapshots the latest is kept.
-    pub keep_hourly: Option<u32>,
+    pub keep_hourly: Option<Count>,
     /// See [`keep_hourly`](Self::keep_hourly).
-    pub keep_daily: Option<u32>,
+    pub keep_daily: Option<Count>,
     /// See [`keep_hourly`](Self::keep_hourly).
-    pub keep_weekly: Option<u32>,
+    pub keep_weekly: Option<Count>,
     /// See [`keep_hourly`](Self::keep_hourly).
-    pub keep_monthly: Option<u32>,
+    pub keep_monthly: Option<Count>,
     /// See [`keep_hourly`](Self::keep_hourly).
-    pub keep_yearly: Option<u32>,
+    pub keep_yearly: Option<Count>,
     /// Every snapshot of this long before the latest is kept.
-    pub keep_within: Option<String>,
+    pub keep_within: Option<Within>,
     /// Every snapshot with one of these tags is kept.
     #[serde(deserialize_with = "one_or_more")]
     pub keep_tag: Vec<String>,
@@ -220,8 +272,8 @@ impl Profile {
             ("monthly", self.keep_monthly),
             ("yearly", self.keep_yearly),
         ];
-        let numbers = numbers.into_iter().filter_map(|(name, number)| Some((name, number?.to_string())));
-        let within = self.keep_within.iter().map(|within| ("within", within.clone()));
+        let numbers = numbers.into_iter().filter_map(|(name, count)| Some((name, count?.to_string())));
+        let within = self.keep_within.iter().map(|within| ("within", within.0.clone()));
         let tags = self.keep_tag.iter().map(|tag| ("tag", tag.clone()));
         numbers.chain(within).chain(tags).map(|(name, value)| format!("--keep-{name}={value}")).collect()
     }
@@ -485,6 +537,8 @@ mod tests {
             jitter = "15 minutes"
             catch-up = false
             keep-tag = "k"
+            keep-last = "unlimited"
+            keep-within = "1y2d12h"
 
             [profile."x.y-z_1"]
             repo = "~"
@@ -495,7 +549,10 @@ mod tests {
         assert_eq!(home.repo.as_deref(), Some(Path::new("/srv/rings")));
         assert_eq!(home.sources, ["/home/me/work", "/etc/treering/letters", "/srv"].map(PathBuf::from));
         assert_eq!(home.tag, ["a", "b"]);
-        assert_eq!(home.keep_flags(), ["--keep-daily=7", "--keep-tag=k"]);
+        assert_eq!(
+            home.keep_flags(),
+            ["--keep-last=unlimited", "--keep-daily=7", "--keep-within=1y2d12h", "--keep-tag=k"]
+        );
         assert_eq!(home.schedule.as_ref().unwrap().to_string(), "daily at 03:00");
         assert_eq!(home.jitter.0, SignedDuration::from_mins(15));
         assert!(home.one_file_system && !home.catch_up);
@@ -518,8 +575,16 @@ mod tests {
         fails("\nrepo = '/x'", "2: unknown key \"repo\"");
         fails("profile = 3", "1: a table is expected here");
         fails("[profile]\na = 3", "2: a table is expected here");
-        fails("[profile.a]\nkeep-daily = 'x'", "2: invalid type: string \"x\", expected u32");
-        fails("[profile.a]\nkeep-daily = -1", "2: invalid value: integer `-1`, expected u32");
+        for count in ["'x'", "-1", "1.5", "4294967296", "[1]"] {
+            fails(
+                &format!("[profile.a]\nkeep-daily = {count}"),
+                "2: expected a number of snapshots, or \"unlimited\"",
+            );
+        }
+        for within in ["", "5", "d", "3d1y", "1d1d", "1s", "-1d", "1 d", "1dd", "99999999999d"] {
+            let message = format!("2: {within:?} is not a length of time");
+            fails(&format!("[profile.a]\nkeep-within = '{within}'"), &message);
+        }
         fails("[profile.a]\ntag = [1]", "2: expected a text, or a list of texts");
         fails("[profile.a]\nrepo = '/r'\nschedule = 'soon'", "3: \"soon\" is not a schedule");
         fails("[profile.a]\njitter = '-5 minutes'", "2: \"-5 minutes\" is not a length of time");

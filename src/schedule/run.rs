@@ -31,8 +31,9 @@ use super::state::{RepositoryLock, State, StateError};
 const PARTIAL: i32 = 3;
 /// The exit status of a command that was stopped.
 const INTERRUPTED: i32 = 130;
-/// The longest line that is read of what a step prints; no message is that long.
-const LONGEST_LINE: u64 = 1 << 20;
+/// The longest line that is read of what a step prints. The longest of all lists snapshots, of which this is room
+/// for some hundred thousand.
+const LONGEST_LINE: u64 = 128 << 20;
 
 /// The wish that a run should stop, shared between it and whoever may have that wish.
 #[derive(Debug, Clone, Default)]
@@ -134,6 +135,8 @@ pub struct Report {
     pub problems: u64,
     /// Snapshots that were removed.
     pub removed: u64,
+    /// Bytes by which the repository shrank with that.
+    pub bytes_freed: u64,
     /// The remotes that have everything now.
     pub pushed: Vec<String>,
     /// When it is made again because it did not come to a good end; `None` also where the profile has no schedule.
@@ -204,6 +207,7 @@ impl Runner {
             bytes_added: found.bytes_added,
             problems: found.problems,
             removed: found.removed,
+            bytes_freed: found.bytes_freed,
             pushed: found.pushed,
             again,
         }))
@@ -220,6 +224,7 @@ struct Found {
     bytes_added: u64,
     problems: u64,
     removed: u64,
+    bytes_freed: u64,
     pushed: Vec<String>,
 }
 
@@ -274,17 +279,19 @@ impl Running<'_> {
     fn steps(&mut self) -> Result<(), StepError> {
         let profile = self.profile;
         self.hooks("run-before", &profile.run_before, Status::Done)?;
-        let saved = self.step("backup", &["backup", "--no-push"])?;
-        let number = |key: &str| saved.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let messages = self.step("backup", &["backup", "--no-push"])?;
+        let saved = messages.into_iter().find(|message| message["message_type"] == "summary");
+        let saved = saved.unwrap_or_default();
+        let number = |key: &str| saved[key].as_u64().unwrap_or(0);
         self.found.files_new = number("files_new");
         self.found.files_changed = number("files_changed");
         self.found.bytes_added = number("data_added");
         self.found.problems = number("error_count");
-        self.found.snapshot = saved.get("snapshot_id").and_then(Value::as_str).map(str::to_owned);
+        self.found.snapshot = saved["snapshot_id"].as_str().map(str::to_owned);
         let mut result = Ok(());
         let keep = profile.keep_flags();
         if !keep.is_empty() {
-            result = first(result, self.forget(&keep));
+            result = first(result, self.forget(&keep, &saved));
         }
         for remote in &profile.push {
             let pushed = self.step("push", &["push", remote]);
@@ -296,17 +303,28 @@ impl Running<'_> {
         result
     }
 
-    fn forget(&mut self, keep: &[String]) -> Result<(), StepError> {
-        let mut arguments = vec!["forget"];
+    /// Removes what the profile does not keep of snapshots like the one that was `saved`. Snapshots of other
+    /// directories or hosts are the business of other profiles.
+    fn forget(&mut self, keep: &[String], saved: &Value) -> Result<(), StepError> {
+        let mut arguments = vec!["forget", "--dry-run", "--group-by=host,paths"];
         arguments.extend(keep.iter().map(String::as_str));
-        arguments.extend(self.profile.prune.then_some("--prune"));
-        let forgot = self.step("forget", &arguments)?;
-        self.found.removed = forgot.get("removed").and_then(Value::as_u64).unwrap_or(0);
+        let alike = |group: &&Value| group["host"] == saved["hostname"] && group["paths"] == saved["paths"];
+        let documents = self.step("forget", &arguments)?;
+        let groups = documents.iter().filter_map(Value::as_array).flatten();
+        let removed = groups.filter(alike).filter_map(|group| group["remove"].as_array()).flatten();
+        let ids: Vec<_> = removed.filter_map(|snapshot| snapshot["id"].as_str()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let flags = if self.profile.prune { ["forget", "--prune"].as_slice() } else { &["forget"] };
+        let messages = self.step("forget", &[flags, ids.as_slice()].concat())?;
+        self.found.removed = ids.len() as u64;
+        self.found.bytes_freed = messages.iter().filter_map(|message| message["bytes_freed"].as_u64()).sum();
         Ok(())
     }
 
-    /// Makes a step by a command of the program, and gives the last message that it prints.
-    fn step(&mut self, name: &str, arguments: &[&str]) -> Result<Value, StepError> {
+    /// Makes a step by a command of the program, and gives the JSON that it prints.
+    fn step(&mut self, name: &str, arguments: &[&str]) -> Result<Vec<Value>, StepError> {
         let Runner { program, config, .. } = self.runner;
         let mut command = Command::new(program);
         command.args(config.flags()).args(["--profile", &self.profile.name, "--json", "--quiet"]);
@@ -317,7 +335,7 @@ impl Running<'_> {
         let mut child = child.ok_or(StepError::Stopped)?;
         let profile = &self.profile.name;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let (last, complaint) = std::thread::scope(|scope| {
+        let (messages, complaint) = std::thread::scope(|scope| {
             let complaints = scope.spawn(|| {
                 let mut last = None;
                 for_each_line(err, |line| {
@@ -328,23 +346,23 @@ impl Running<'_> {
                 });
                 last
             });
-            let mut last = Value::Null;
+            let mut messages = Vec::new();
             for_each_line(out, |line| match serde_json::from_str::<Value>(line) {
                 Ok(message) if message["message_type"] == "error" => {
                     let text = message["error"]["message"].as_str().unwrap_or(line);
                     tracing::warn!("{profile}: {text}");
                 }
-                Ok(message) => last = message,
+                Ok(message) => messages.push(message),
                 Err(_) => tracing::warn!("{profile}: {line}"),
             });
-            (last, complaints.join().unwrap_or_default())
+            (messages, complaints.join().unwrap_or_default())
         });
         let status = self.runner.stop.wait(&mut child).map_err(failed)?;
         if let Some(0 | PARTIAL) = status.code() {
             if let Some(complaint) = complaint {
                 tracing::warn!("{profile}: {complaint}");
             }
-            return Ok(last);
+            return Ok(messages);
         }
         if status.code() == Some(INTERRUPTED) {
             return Err(StepError::Failed(format!("{name} was interrupted")));
