@@ -13,6 +13,7 @@ use treering::diff::Excludes;
 
 use crate::cli::blob_args::BlobCommand;
 use crate::cli::kv_args::KvCommand;
+use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments};
 use crate::cli::schedule_args::ScheduleCommand;
 
 /// Back up directories into a plain git repository, and get them back
@@ -64,6 +65,10 @@ pub enum Command {
     Cat(CatArguments),
     Restore(RestoreArguments),
     Check(CheckArguments),
+    Forget(Box<ForgetArguments>),
+    Prune(PruneArguments),
+    #[command(subcommand)]
+    AppendOnly(AppendOnlyCommand),
     Clone(CloneArguments),
     #[command(subcommand)]
     Remote(RemoteCommand),
@@ -86,6 +91,9 @@ pub struct InitArguments {
     /// How data is compressed: gzip[:1..12], zstd[:1..19] or none
     #[arg(long, value_name = "CODEC", default_value_t)]
     pub compression: Codec,
+    /// Let nothing be removed from it; see `treering append-only`
+    #[arg(long)]
+    pub append_only: bool,
 }
 
 /// Save directories as a new snapshot
@@ -432,7 +440,7 @@ Exit status:
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
-    ("Keep the repository", &["check"]),
+    ("Keep the repository", &["check", "forget", "prune", "append-only"]),
     ("Keep it elsewhere too", &["remote", "push", "pull", "clone"]),
     ("Let it run by itself", &["schedule"]),
     ("Building blocks", &["blob", "kv", "dir"]),

@@ -9,7 +9,7 @@ use treering::diff::DiffError;
 use treering::gitkv::GitError;
 use treering::progress::Interrupted;
 use treering::remote::RemoteError;
-use treering::repository::RepositoryError;
+use treering::repository::{RepositoryError, RetentionError};
 use treering::schedule::{DaemonError, InstallError, ProfileError, StateError};
 use treering::spoken::SpokenError;
 use treering::timeline::{CodecError, TimelineError};
@@ -51,6 +51,14 @@ pub enum CliError {
     Repository(#[from] RepositoryError),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Retention(#[from] RetentionError),
+    #[error(
+        "this would remove all {snapshots} snapshots of {group}, so nothing is removed: give --unsafe-allow-remove-all if that is meant"
+    )]
+    RemovesAll { group: String, snapshots: usize },
+    #[error("{} is another hook, and stays: join the two by hand (`treering append-only hook` prints this one)", .0.display())]
+    HookExists(PathBuf),
     #[error("the snapshot is saved here, but not pushed")]
     NotPushed(#[source] RemoteError),
     /// A building block, which says itself what it could not use.

@@ -18,6 +18,8 @@ mod kv;
 mod kv_args;
 mod ls;
 mod profile;
+mod prune;
+mod prune_args;
 mod remote;
 mod report;
 mod restore;
@@ -58,39 +60,44 @@ pub fn run() -> ExitCode {
         }
     };
     schedule::log(&arguments);
-    let result = Session::new(arguments.global).and_then(|session| execute(&session, &arguments.command));
-    let exit = result.unwrap_or_else(|error| {
-        let exit = error.exit();
-        if exit != Exit::Pipe {
-            complain(&chain(&error));
-        }
-        exit
-    });
-    exit.into()
-}
-
-fn execute(session: &Session, command: &Command) -> Result<Exit, CliError> {
-    match command {
-        Command::Init(arguments) => snapshots::init(session, arguments),
-        Command::Backup(arguments) => backup::run(session, arguments),
-        Command::Snapshots => snapshots::list(session),
-        Command::Ls(arguments) => ls::run(session, arguments),
-        Command::Diff(arguments) => diff::run(session, arguments),
-        Command::Cat(arguments) => ls::cat(session, arguments),
-        Command::Restore(arguments) => restore::run(session, arguments),
-        Command::Check(arguments) => check::run(session, arguments),
-        Command::Clone(arguments) => remote::clone(session, arguments),
-        Command::Remote(command) => remote::run(session, command),
-        Command::Push(arguments) => remote::push(session, arguments.name.as_deref()),
-        Command::Pull(arguments) => remote::pull(session, arguments.name.as_deref()),
-        Command::Schedule(command) => schedule::run(session, command),
-        Command::Blob(command) => blob::run(session, command),
-        Command::Kv(command) => kv::run(session, command),
-        Command::Dir(command) => dir::run(session, command),
+    let session = match Session::new(arguments.global) {
+        Ok(session) => session,
+        Err(error) => return failed(&error).into(),
+    };
+    let result = match &arguments.command {
+        Command::Init(arguments) => snapshots::init(&session, arguments),
+        Command::Backup(arguments) => backup::run(&session, arguments),
+        Command::Snapshots => snapshots::list(&session),
+        Command::Ls(arguments) => ls::run(&session, arguments),
+        Command::Diff(arguments) => diff::run(&session, arguments),
+        Command::Cat(arguments) => ls::cat(&session, arguments),
+        Command::Restore(arguments) => restore::run(&session, arguments),
+        Command::Check(arguments) => check::run(&session, arguments),
+        Command::Forget(arguments) => prune::forget(&session, arguments),
+        Command::Prune(arguments) => prune::prune(&session, arguments),
+        Command::AppendOnly(command) => prune::append_only(&session, command),
+        Command::Clone(arguments) => remote::clone(&session, arguments),
+        Command::Remote(command) => remote::run(&session, command),
+        Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),
+        Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
+        Command::Schedule(command) => schedule::run(&session, command),
+        Command::Blob(command) => blob::run(&session, command),
+        Command::Kv(command) => kv::run(&session, command),
+        Command::Dir(command) => dir::run(&session, command),
         Command::Completions(arguments) => {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
         }
+    };
+    result.unwrap_or_else(|error| failed(&error)).into()
+}
+
+/// Tells of a failure.
+fn failed(error: &CliError) -> Exit {
+    let exit = error.exit();
+    if exit != Exit::Pipe {
+        complain(&chain(error));
     }
+    exit
 }
 
 /// What holds for one run of the program, whatever the command.

@@ -1,12 +1,14 @@
 //! Profiles: where they are, and the flags that they stand for.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use treering::schedule::{ConfigFile, Profile, Profiles, State};
+use treering::repository::Count;
+use treering::schedule::{self, ConfigFile, Profile, Profiles, State};
 
-use crate::cli::Session;
 use crate::cli::args::{BackupArguments, ScanArguments};
 use crate::cli::error::CliError;
+use crate::cli::prune_args::{FilterArguments, ForgetArguments, RuleArguments};
+use crate::cli::{Session, host_name};
 
 /// What the files of this program are called in the directories for such files.
 const OWN: &str = "treering";
@@ -119,6 +121,62 @@ impl BackupArguments {
             push: self.push.or(pushes.then_some(None)),
             ..self
         }
+    }
+}
+
+impl ForgetArguments {
+    /// With the rules of `profile` where the command line gives none, and for its own snapshots alone where the
+    /// command line does not choose.
+    pub fn filled(self, profile: &Profile) -> Result<Self, CliError> {
+        if profile.name.is_empty() || !self.ids.is_empty() {
+            return Ok(self);
+        }
+        let FilterArguments { host, path, tag, .. } = &self.filters;
+        let chooses = !(host.is_empty() && path.is_empty() && tag.is_empty());
+        let own = || FilterArguments {
+            host: vec![profile.host.clone().unwrap_or_else(host_name)],
+            path: profile.sources.iter().map(|source| as_saved(source)).collect(),
+            tag: Vec::new(),
+            exactly: true,
+        };
+        let filters = if chooses { self.filters } else { own() };
+        let rules = if self.rules.policy().is_empty() { RuleArguments::of(profile)? } else { self.rules };
+        Ok(Self { filters, rules, prune: self.prune || profile.prune, ..self })
+    }
+}
+
+/// The source at `path` by the name that snapshots know it by.
+fn as_saved(path: &Path) -> PathBuf {
+    let is_other = path.is_symlink() || path.components().any(|part| part == Component::ParentDir);
+    let real = if is_other { path.canonicalize().ok() } else { None };
+    real.unwrap_or_else(|| path.to_owned())
+}
+
+impl RuleArguments {
+    fn of(profile: &Profile) -> Result<Self, CliError> {
+        let count = |count: Option<schedule::Count>| match count {
+            None => Count(0),
+            Some(schedule::Count::Number(number)) => Count(number),
+            Some(schedule::Count::All(_)) => Count::UNLIMITED,
+        };
+        let within = |within: &Option<schedule::Within>| {
+            within.as_ref().map(|within| within.to_string().parse()).transpose()
+        };
+        Ok(Self {
+            keep_last: count(profile.keep_last),
+            keep_hourly: count(profile.keep_hourly),
+            keep_daily: count(profile.keep_daily),
+            keep_weekly: count(profile.keep_weekly),
+            keep_monthly: count(profile.keep_monthly),
+            keep_yearly: count(profile.keep_yearly),
+            keep_within: within(&profile.keep_within)?,
+            keep_within_hourly: within(&profile.keep_within_hourly)?,
+            keep_within_daily: within(&profile.keep_within_daily)?,
+            keep_within_weekly: within(&profile.keep_within_weekly)?,
+            keep_within_monthly: within(&profile.keep_within_monthly)?,
+            keep_within_yearly: within(&profile.keep_within_yearly)?,
+            keep_tag: profile.keep_tag.clone(),
+        })
     }
 }
 

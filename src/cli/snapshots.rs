@@ -11,8 +11,11 @@ use crate::cli::report::{self, Align, print};
 
 /// Makes a repository.
 pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliError> {
-    let options =
-        InitOptions { compression: arguments.compression, ..InitOptions::new(session.now.timestamp()) };
+    let options = InitOptions {
+        compression: arguments.compression,
+        append_only: arguments.append_only,
+        ..InitOptions::new(session.now.timestamp())
+    };
     let path = session.repository_path()?;
     let repository = Repository::init(path, &options)?;
     let path = path.as_os_str().as_encoded_bytes();

@@ -36,6 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod collect;
 mod commit;
 mod edit;
 mod exchange;
@@ -46,6 +47,7 @@ mod origin;
 mod refs;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod transaction;
 mod transport;
 mod tree;
@@ -58,12 +60,14 @@ use std::time::Duration;
 
 use crate::layers::{LayerError, ObjectId};
 
+pub use collect::{Alone, Collected, LayerUse};
 pub use commit::{Commit, Person};
 pub use edit::TreeEdit;
 pub use exchange::TreeMerge;
 pub use file::{KvFile, OpenMode, ParseOpenModeError};
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
+pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
 pub use transport::GitRemote;
 pub use tree::{Mode, Node, Tree, TreeEntry};

@@ -47,14 +47,23 @@ pub struct Onto {
 impl Git {
     /// Begins a transaction on the branch.
     pub fn begin(&self) -> Result<Transaction<'_>, GitError> {
-        Ok(Transaction { git: self, layer: None, layers: Vec::new(), writing: Writing::begin(self)? })
+        Ok(Transaction::new(self, Writing::begin(self)?))
     }
 }
 
-impl Transaction<'_> {
+impl<'a> Transaction<'a> {
+    pub(super) fn new(git: &'a Git, writing: Writing) -> Self {
+        Self { git, layer: None, layers: Vec::new(), writing }
+    }
+
     /// Writes a blob into the layer of the commit.
     pub fn blob(&mut self, bytes: &[u8]) -> Result<ObjectId, GitError> {
         Ok(open_layer(self.git, &mut self.layer)?.write(ObjectKind::Blob, bytes)?)
+    }
+
+    /// The layer of the commit, to write objects of any kind to.
+    pub fn layer(&mut self) -> Result<&mut LayerWriter, GitError> {
+        open_layer(self.git, &mut self.layer)
     }
 
     /// Begins a further layer, for objects that are better apart from the commit's. Give it back to

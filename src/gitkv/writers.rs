@@ -34,7 +34,8 @@ pub struct KeepLayers {
 
 /// The right to add layers; it ends with the process or when dropped.
 pub(super) struct Writing {
-    _keep: KeepLayers,
+    /// `None` for one who is alone in the repository anyway.
+    _keep: Option<KeepLayers>,
     marker: PathBuf,
     /// Whether there may be layers that no reference reaches.
     loose_ends: bool,
@@ -55,7 +56,15 @@ pub struct Swept {
 
 impl Writing {
     pub fn begin(git: &Git) -> Result<Self, GitError> {
-        let keep = git.keep_layers()?;
+        Self::with(git, Some(git.keep_layers()?))
+    }
+
+    /// For one who holds the lock of the writers exclusively, for as long as this lives.
+    pub fn alone(git: &Git) -> Result<Self, GitError> {
+        Self::with(git, None)
+    }
+
+    fn with(git: &Git, keep: Option<KeepLayers>) -> Result<Self, GitError> {
         let marker = git.private_dir()?.join(format!("{MARKER_PREFIX}{:016x}", getrandom::u64()?));
         // Not synced: a killed process leaves it all the same, and a power failure can at worst leave a layer
         // that nothing names.
@@ -111,6 +120,12 @@ impl Git {
             Err(TryLockError::WouldBlock) => return Ok(Swept { busy: true, ..Swept::default() }),
             Err(TryLockError::Error(error)) => return Err(GitError::io("lock", &path)(error)),
         }
+        self.sweep_alone()
+    }
+
+    /// The sweep, by one who holds the lock of the writers exclusively.
+    pub(super) fn sweep_alone(&self) -> Result<Swept, GitError> {
+        let private = self.private_dir()?;
         // Those who wrote a moment ago have removed theirs by now.
         let markers = markers(&private).map_err(GitError::io("list", &private))?;
         let Some(oldest) = markers.iter().map(|&(_, made)| made).min() else {
@@ -194,6 +209,11 @@ impl Git {
         Ok(kept)
     }
 
+    /// Waits until nobody writes, and keeps everybody from it. The lock ends with the file.
+    pub(super) fn lock_out_writers(&self) -> Result<File, GitError> {
+        lock(&self.private_dir()?.join(WRITERS), File::try_lock)
+    }
+
     /// Takes those objects out of `wanted` that a reference reaches.
     fn reached(&self, wanted: &mut HashSet<ObjectId>) -> Result<HashSet<ObjectId>, GitError> {
         let (mut reached, mut seen) = (HashSet::new(), HashSet::new());
@@ -213,7 +233,11 @@ impl Git {
     }
 
     /// Pushes what the object `id` names, unless that lies in another repository.
-    fn push_named(&self, id: &ObjectId, to_do: &mut Vec<(ObjectId, Mode)>) -> Result<(), GitError> {
+    pub(super) fn push_named(
+        &self,
+        id: &ObjectId,
+        to_do: &mut Vec<(ObjectId, Mode)>,
+    ) -> Result<(), GitError> {
         let (kind, bytes) = self.read_any(id)?;
         match kind {
             ObjectKind::Blob => {}
@@ -267,8 +291,10 @@ fn is_lone_keep(path: &Path) -> bool {
 }
 
 /// Removes a layer's files, first the one by which it exists.
-fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> {
-    for extension in ["idx", "pack", "keep"] {
+///
+/// Those that end in `rev` and after belong to packs that git made.
+pub(super) fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> {
+    for extension in ["idx", "pack", "keep", "rev", "bitmap", "mtimes", "promisor"] {
         let path = pack_dir.join(format!("{name}.{extension}"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,9 @@ const INFLATE_LIMIT: u64 = 1 << 30;
 
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
+
+/// Bytes that are copied at a time.
+const COPY: u64 = 1 << 18;
 
 /// A layer in a pack directory: its index in memory, its pack on disk or elsewhere.
 pub struct Layer {
@@ -77,6 +81,19 @@ impl Layer {
         self.index.ids().iter().map(|&id| ObjectId(id))
     }
 
+    /// Its objects in the order in which they lie, and which bytes of the `.pack` each takes. `None` when the
+    /// `.pack` was not here as the set was opened.
+    ///
+    /// Where the pack is damaged, a range may be empty or hold more than the object.
+    pub fn extents(&self) -> Option<Vec<(ObjectId, Range<u64>)>> {
+        let end = self.pack_bytes?.saturating_sub(CHECKSUM as u64);
+        let entries = (0..self.index.objects()).map(|position| self.index.entry(position));
+        let mut begins: Vec<_> = entries.map(|entry| (entry.offset, entry.id)).collect();
+        begins.sort_unstable();
+        let ends = begins.iter().skip(1).map(|(next, _)| *next).chain([end]);
+        Some(begins.iter().zip(ends).map(|(&(begin, id), end)| (id, begin..end.max(begin))).collect())
+    }
+
     /// Kind and size of the object at `position`.
     pub(super) fn header(&self, position: usize) -> Result<(ObjectKind, u64), LayerError> {
         let entry = self.open_entry(position, MAX_HEADER)?;
@@ -100,6 +117,37 @@ impl Layer {
         let begin = offset.min(size);
         let end = begin + len.min(size - begin);
         entry.read(begin, end)
+    }
+
+    /// Hands the bytes `range` of the pack, which are the entry of `id`, to `write`, and returns their CRC-32.
+    /// `None`, and nothing is handed on, where the entry is a delta.
+    pub(super) fn copy_entry(
+        &self,
+        id: &ObjectId,
+        range: Range<u64>,
+        mut write: impl FnMut(&[u8]) -> Result<(), LayerError>,
+    ) -> Result<Option<u32>, LayerError> {
+        let damaged =
+            |fault| LayerError::Object { id: *id, layer: self.name.clone(), offset: range.start, fault };
+        let position = self.index.ids().binary_search(&id.0).map_err(|_| damaged("it is not there"))?;
+        let pack = self.open_pack()?;
+        let mut crc = crc32fast::Hasher::new();
+        let mut at = range.start;
+        let mut buffer = vec![0; COPY.min(range.end - range.start) as usize];
+        while at < range.end {
+            let part = &mut buffer[..COPY.min(range.end - at) as usize];
+            pack.read_exact_at(part, at).map_err(LayerError::io("read", &self.pack))?;
+            if at == range.start && Header::parse(part).map_err(damaged)?.kind.is_none() {
+                return Ok(None);
+            }
+            crc.update(part);
+            write(part)?;
+            at += part.len() as u64;
+        }
+        match crc.finalize() {
+            crc if crc == self.index.entry(position).crc => Ok(Some(crc)),
+            _ => Err(damaged("its bytes do not have the checksum in the index")),
+        }
     }
 
     /// Opens the pack and reads `ahead` bytes of an entry, or what there is.

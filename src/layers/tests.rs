@@ -533,3 +533,34 @@ fn verify_survives_offsets_that_overlap() {
         assert!(ids.iter().any(|id| set.read(id).is_err()), "{offsets:?}");
     }
 }
+
+#[test]
+fn objects_are_copied_as_they_lie_and_damage_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = [b"small and small and small and small".to_vec(), vec![7; 300_000], Vec::new()];
+    let mut writer = LayerWriter::create(dir.path()).unwrap();
+    let ids: Vec<_> =
+        contents.iter().map(|content| writer.write(ObjectKind::Blob, content).unwrap()).collect();
+    let old = writer.finish().unwrap().unwrap();
+    let set = LayerSet::open(dir.path()).unwrap();
+    let layer = set.layers().next().unwrap();
+    let extents = layer.extents().unwrap();
+    assert_eq!(extents.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids);
+
+    let mut writer = LayerWriter::create(dir.path()).unwrap();
+    for (id, range) in &extents {
+        assert!(writer.copy(layer, id, range.clone()).unwrap());
+        assert!(writer.copy(layer, id, range.clone()).unwrap(), "it is there already");
+    }
+    assert_eq!(writer.finish().unwrap(), Some(old), "the same objects in the same order");
+
+    let pack = dir.path().join(layer.name()).with_extension("pack");
+    let mut bytes = fs::read(&pack).unwrap();
+    let (id, range) = extents[1].clone();
+    bytes[range.start as usize + 1000] ^= 1;
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    let mut writer = LayerWriter::create(dir.path()).unwrap();
+    assert!(matches!(writer.copy(layer, &id, range), Err(LayerError::Object { .. })));
+    assert!(matches!(writer.write(ObjectKind::Blob, b"x"), Err(LayerError::Failed)));
+}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,7 +17,7 @@ use crate::atomic;
 
 use super::entry::{self, CHECKSUM, Header, PACK_HEADER, PACK_MAGIC, STORED_BLOCK};
 use super::index::{self, IndexEntry};
-use super::{LayerError, ObjectId, ObjectKind, object_id};
+use super::{Layer, LayerError, ObjectId, ObjectKind, object_id};
 
 /// The largest object that is worth an attempt to deflate it. Larger ones are archives, compressed already,
 /// from which ranges are read.
@@ -150,6 +151,40 @@ impl LayerWriter {
             }
         }
         Ok(crc.finalize())
+    }
+
+    /// Appends an object as it lies in another layer, at the bytes that [`Layer::extents`] gave: nothing is
+    /// inflated or compressed, and the bytes are checked against the CRC-32 in that layer's index. `false`
+    /// where the object is a delta there, which cannot be had by itself.
+    pub fn copy(&mut self, layer: &Layer, id: &ObjectId, range: Range<u64>) -> Result<bool, LayerError> {
+        if self.failed {
+            return Err(LayerError::Failed);
+        }
+        if self.entries.contains_key(id) {
+            return Ok(true);
+        }
+        if self.objects() == u32::MAX {
+            return Err(LayerError::TooManyObjects);
+        }
+        let offset = self.len;
+        let copied = layer.copy_entry(id, range, |bytes| {
+            self.len += bytes.len() as u64;
+            match self.file.write_all(bytes) {
+                Err(error) => Err(LayerError::io("write a layer to", self.file.get_ref().path())(error)),
+                Ok(()) => Ok(()),
+            }
+        });
+        match copied {
+            Ok(Some(crc)) => {
+                self.entries.insert(*id, Place { offset, crc });
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => {
+                self.failed = true;
+                Err(error)
+            }
+        }
     }
 
     /// How many objects the layer holds so far.

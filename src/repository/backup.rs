@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -16,9 +16,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
-use crate::archive::{
-    self, Codec, DeltaLink, Payload, SignatureLocation, Stored, VolumeOptions, VolumeWriter, gzip,
-};
+use crate::archive::{self, Codec, DeltaLink, Payload, Stored, VolumeOptions, VolumeWriter, gzip};
 use crate::cbor;
 use crate::delta::{BlockSignature, Delta, SignatureOptions, from_content, from_signatures};
 use crate::diff::{self, Change, Entry, Excludes, Piece, ReadOptions, ScanError, ScanOptions, fill};
@@ -30,9 +28,10 @@ use crate::relpath::RelPath;
 use crate::repository::pages::{PageWriter, Pages, write_pages};
 use crate::repository::plan::{Ancestors, Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
-use crate::repository::store::{INDEX_SUFFIX, SNAPSHOT_SUFFIX, kind, person};
+use crate::repository::store::{SNAPSHOT_SUFFIX, kind, person};
+use crate::repository::volumes::Finished;
 use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
-use crate::timeline::{Batch, Tier, TimeKey};
+use crate::timeline::{Batch, Tier, TimeKey, TimelineError};
 
 /// Volumes after which what is stored is committed, so that an interrupted backup does not start from nothing.
 const CHECKPOINT: usize = 16;
@@ -116,6 +115,9 @@ impl Repository {
         if !options.dry_run {
             self.timeline.sweep()?;
         }
+        // Whoever prunes waits for this: what the new snapshot shares with earlier ones must stay until it is
+        // named again.
+        let _keep = self.timeline.git().keep_layers().map_err(TimelineError::from)?;
         let mut parent = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
@@ -187,12 +189,6 @@ enum Made {
     Known,
     /// It is to be stored, with its signature where it is to have one.
     New { stored: Stored, signature: Option<Vec<u8>> },
-}
-
-/// A volume that is complete, with the signatures that go beside it.
-struct Finished {
-    volume: archive::Volume,
-    signatures: Vec<u8>,
 }
 
 /// One backup under way.
@@ -277,7 +273,11 @@ impl<'a> Session<'a> {
             let (sender, receiver) = sync_channel(1);
             let writing = scope.spawn(|| self.write_volumes(receiver));
             let signatures = RefCell::new(HashMap::new());
-            let sink = archive::gather(|volume| send_volume(volume, &signatures, &sender));
+            let sink = archive::gather(|volume| {
+                let finished = Finished::new(volume, &mut signatures.borrow_mut())?;
+                // Nobody receives once writing has failed; that failure is what gets reported.
+                sender.send(finished).map_err(|_| RepositoryError::from(Interrupted))
+            });
             let store = || {
                 let mut writer = VolumeWriter::new(&volume_options, sink)?;
                 let filled = fill(
@@ -326,19 +326,10 @@ impl<'a> Session<'a> {
 
     /// Writes volumes as they come, and commits from time to time.
     fn write_volumes(&mut self, volumes: Receiver<Finished>) -> Result<(), RepositoryError> {
-        for Finished { volume, signatures } in volumes {
-            self.statistics.bytes_volumes += volume.bytes.len() as u64;
-            let stem = format!("-{}", self.volumes.len());
+        for finished in volumes {
+            self.statistics.bytes_volumes += finished.volume.bytes.len() as u64;
             let Some(batch) = &mut self.batch else { continue };
-            let suffix = format!("{stem}{}", self.codec.suffix());
-            let path = batch.put(kind::ARCHIVES, &self.key, &suffix, &volume.bytes, Tier::Data)?;
-            drop(volume.bytes);
-            let suffix = format!("{stem}{INDEX_SUFFIX}");
-            batch.put(kind::ARCHIVES, &self.key, &suffix, &volume.index.encode()?, Tier::Metadata)?;
-            if !signatures.is_empty() {
-                let suffix = format!("{stem}.cbor.gz");
-                batch.put(kind::SIGNATURES, &self.key, &suffix, &signatures, Tier::Metadata)?;
-            }
+            let path = finished.put(batch, &self.key, self.volumes.len(), self.codec)?;
             self.volumes.push(path);
             if self.volumes.len() - self.committed >= CHECKPOINT {
                 self.checkpoint()?;
@@ -423,24 +414,6 @@ impl<'a> Session<'a> {
         report.layers = self.layers;
         Ok(report)
     }
-}
-
-/// Hands a volume on, with the signatures of its segments, whose places the index learns.
-fn send_volume(
-    mut volume: archive::Volume,
-    signatures: &RefCell<HashMap<Digest, Vec<u8>>>,
-    sender: &SyncSender<Finished>,
-) -> Result<(), RepositoryError> {
-    let mut bytes = Vec::new();
-    let digests = volume.index.digests().to_vec();
-    for (entry, digest) in digests.iter().enumerate() {
-        let Some(signature) = signatures.borrow_mut().remove(digest) else { continue };
-        let location = SignatureLocation { offset: bytes.len() as u64, len: signature.len() as u32 };
-        volume.index.set_signature(entry, location)?;
-        bytes.extend(signature);
-    }
-    // Nobody receives once writing has failed; that failure is what gets reported.
-    sender.send(Finished { volume, signatures: bytes }).map_err(|_| Interrupted.into())
 }
 
 /// Makes of new segments what is stored.

@@ -24,6 +24,9 @@ pub struct Config {
     pub compression: String,
     /// Key of the BLAKE3 values that confirm blocks.
     pub confirm_key: ConfirmKey,
+    /// Whether nothing may be removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub append_only: bool,
 }
 
 /// How a repository is made.
@@ -33,12 +36,14 @@ pub struct InitOptions {
     pub time: Timestamp,
     /// How volumes are compressed.
     pub compression: Codec,
+    /// Whether nothing may be removed.
+    pub append_only: bool,
 }
 
 impl InitOptions {
-    /// Volumes as `tar.gz`.
+    /// Volumes as `tar.gz`, and whatever may be removed.
     pub fn new(time: Timestamp) -> Self {
-        Self { time, compression: Codec::default() }
+        Self { time, compression: Codec::default(), append_only: false }
     }
 }
 
@@ -56,6 +61,7 @@ impl Config {
             segments: SegmentParams::default(),
             compression: options.compression.to_string(),
             confirm_key: ConfirmKey(key),
+            append_only: options.append_only,
         })
     }
 

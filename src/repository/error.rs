@@ -39,6 +39,9 @@ pub enum RepositoryError {
     /// Another process holds what is needed.
     #[error("the repository is in use by another process: try again when it is done")]
     Locked(#[source] GitError),
+    /// Nothing may be removed.
+    #[error("the repository is append-only, so nothing is removed: allow it with `treering append-only off`")]
+    AppendOnly,
     /// It was asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

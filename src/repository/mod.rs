@@ -34,20 +34,30 @@ mod check;
 mod compare;
 mod config;
 mod error;
+mod forget;
+mod needs;
 mod pages;
 mod plan;
+mod prune;
+mod repack;
 mod restore;
+mod retention;
 mod segments;
 mod select;
 mod snapshot;
 mod store;
+mod volumes;
 
 pub use backup::{BackupOptions, BackupReport};
 pub use check::{CheckOptions, CheckReport, Fault};
 pub use compare::{Other, Totals};
 pub use config::{Config, InitOptions};
 pub use error::RepositoryError;
+pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
 pub use restore::{RestoreOptions, RestoreReport};
+pub use retention::{
+    Count, Group, GroupBy, Period, Policy, Reason, RetentionError, SnapshotFilter, Within, apply,
+};
 pub use select::{Selector, SnapshotPath};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
 

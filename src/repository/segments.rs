@@ -1,15 +1,20 @@
 //! Where segments are, and reading them back.
 //!
-//! The table holds 40 bytes a segment, up to twice that while it grows, and is read from the indexes of all
+//! The table holds 44 bytes a segment, up to twice that while it grows, and is read from the indexes of all
 //! volumes when it is first needed. The indexes themselves are kept as long as they fit a bound, about 70
 //! bytes a segment.
+//!
+//! A segment that several volumes hold, as after a merge of clones, is read where its chain of deltas is
+//! shortest. So each base has a shorter chain than what hangs on it, and no chain leads back to its beginning,
+//! whichever clone made which delta.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::archive::{
-    ArchiveError, EntryKind, MemberCache, ReadAt, SignatureLocation, VolumeIndex, VolumeReader, gunzip,
+    ArchiveError, DeltaLink, EntryKind, MemberCache, Payload, ReadAt, SignatureLocation, Stored, VolumeIndex,
+    VolumeReader, gunzip,
 };
 use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
@@ -31,15 +36,16 @@ const INDEX_CACHE: usize = 32 << 20;
 /// No signature of one segment is larger before compression.
 const MAX_SIGNATURE: usize = 16 << 20;
 
-/// A segment's place: number of the volume, and of the entry in it.
+/// A segment's place: number of the volume, and of the entry in it; and how many deltas it hangs on there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub volume: u32,
     pub entry: u32,
+    depth: u8,
 }
 
 /// The place of a segment that is on its way into a volume.
-pub(super) const PENDING: Place = Place { volume: u32::MAX, entry: u32::MAX };
+pub(super) const PENDING: Place = Place { volume: u32::MAX, entry: u32::MAX, depth: u8::MAX };
 
 /// Where all segments of a repository are.
 pub(super) struct Segments {
@@ -160,7 +166,7 @@ impl Repository {
 impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
-        let mut table = HashMap::new();
+        let mut table: HashMap<Digest, Place> = HashMap::new();
         pipeline::ordered(
             2,
             8,
@@ -175,9 +181,17 @@ impl Segments {
                     }
                 };
                 let volume = volume as u32;
-                let places =
-                    index.digests().iter().zip(0..).map(|(digest, entry)| (*digest, Place { volume, entry }));
-                table.extend(places);
+                for (view, entry) in index.entries().zip(0..) {
+                    let depth = match view.kind {
+                        EntryKind::Whole => 0,
+                        EntryKind::Delta { depth, .. } => depth,
+                    };
+                    let place = Place { volume, entry, depth };
+                    let known = table.entry(view.digest).or_insert(place);
+                    if depth < known.depth {
+                        *known = place;
+                    }
+                }
                 Ok::<_, RepositoryError>(())
             },
         )?;
@@ -222,7 +236,8 @@ impl Segments {
         self.table.write().unwrap_or_else(PoisonError::into_inner).retain(|_, place| *place != PENDING);
     }
 
-    fn index(&self, repository: &Repository, number: u32) -> Result<Arc<VolumeIndex>, RepositoryError> {
+    /// The index of volume `number`.
+    pub fn index(&self, repository: &Repository, number: u32) -> Result<Arc<VolumeIndex>, RepositoryError> {
         if let Some(index) = lock(&self.indexes).indexes.get(&number) {
             return Ok(index.clone());
         }
@@ -259,6 +274,39 @@ impl Segments {
             }
         }
         Ok(Some(chain))
+    }
+
+    /// An entry of a volume as it is stored there, and its signature, both as they can be stored elsewhere.
+    pub fn stored(
+        &self,
+        repository: &Repository,
+        number: u32,
+        entry: u32,
+    ) -> Result<(Stored, Option<Vec<u8>>), RepositoryError> {
+        let index = self.index(repository, number)?;
+        let volume = &self.volumes[number as usize];
+        let view = index.entry(entry as usize).ok_or(ArchiveError::NoEntry(entry as usize))?;
+        let blob = Blob { repository, id: volume.archive };
+        let reader = VolumeReader::new(number.into(), &index, &blob, &self.members);
+        let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.path)(error.into());
+        let bytes = reader.payload(entry as usize).map_err(damaged)?;
+        let payload = match view.kind {
+            EntryKind::Whole if Digest::of(&bytes) != view.digest => {
+                return Err(RepositoryError::DamagedSegment(view.digest));
+            }
+            EntryKind::Whole => Payload::Whole(bytes),
+            EntryKind::Delta { bases, depth, chain_bytes } => {
+                let link = DeltaLink { bases: bases.to_vec(), depth, chain_bytes };
+                Payload::Delta { bytes, link }
+            }
+        };
+        let signature = view.signature.map(|at| self.signature_bytes(repository, number, at)).transpose();
+        // One that is lost makes later deltas larger, and is none to be kept.
+        let signature = match signature {
+            Err(RepositoryError::Damaged { .. }) => None,
+            signature => signature?,
+        };
+        Ok((Stored { digest: view.digest, len: view.segment_len, payload }, signature))
     }
 
     /// The bytes of a segment, its deltas applied; whether they have its digest is for the caller to check.
@@ -336,11 +384,21 @@ impl Segments {
         volume: u32,
         location: SignatureLocation,
     ) -> Result<SignatureRecord, RepositoryError> {
-        let path = signatures_path(&self.volumes[volume as usize].path);
-        let id = repository.blob(&path)?;
-        let bytes = repository.timeline.read_range(&id, location.offset, location.len.into())?;
+        let bytes = self.signature_bytes(repository, volume, location)?;
         let decode = || Ok::<_, RepositoryError>(cbor::from_slice(&gunzip(&bytes, MAX_SIGNATURE)?)?);
-        decode().map_err(|error| RepositoryError::damaged(&path)(error.into()))
+        let path = || signatures_path(&self.volumes[volume as usize].path);
+        decode().map_err(|error| RepositoryError::damaged(&path())(error.into()))
+    }
+
+    /// The same, compressed.
+    fn signature_bytes(
+        &self,
+        repository: &Repository,
+        volume: u32,
+        location: SignatureLocation,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let id = repository.blob(&signatures_path(&self.volumes[volume as usize].path))?;
+        Ok(repository.timeline.read_range(&id, location.offset, location.len.into())?)
     }
 }
 

@@ -122,6 +122,12 @@ impl fmt::Display for Count {
 #[serde(try_from = "String")]
 pub struct Within(String);
 
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl TryFrom<String> for Within {
     type Error = String;
 
@@ -187,6 +193,16 @@ pub struct Profile {
     pub keep_yearly: Option<Count>,
     /// Every snapshot of this long before the latest is kept.
     pub keep_within: Option<Within>,
+    /// Of this long before the latest the newest of each hour, day, week, month and year is kept.
+    pub keep_within_hourly: Option<Within>,
+    /// See [`keep_within_hourly`](Self::keep_within_hourly).
+    pub keep_within_daily: Option<Within>,
+    /// See [`keep_within_hourly`](Self::keep_within_hourly).
+    pub keep_within_weekly: Option<Within>,
+    /// See [`keep_within_hourly`](Self::keep_within_hourly).
+    pub keep_within_monthly: Option<Within>,
+    /// See [`keep_within_hourly`](Self::keep_within_hourly).
+    pub keep_within_yearly: Option<Within>,
     /// Every snapshot with one of these tags is kept.
     #[serde(deserialize_with = "one_or_more")]
     pub keep_tag: Vec<String>,
@@ -234,6 +250,11 @@ impl Default for Profile {
             keep_monthly: None,
             keep_yearly: None,
             keep_within: None,
+            keep_within_hourly: None,
+            keep_within_daily: None,
+            keep_within_weekly: None,
+            keep_within_monthly: None,
+            keep_within_yearly: None,
             keep_tag: Vec::new(),
             prune: false,
             run_before: Vec::new(),
@@ -273,9 +294,18 @@ impl Profile {
             ("yearly", self.keep_yearly),
         ];
         let numbers = numbers.into_iter().filter_map(|(name, count)| Some((name, count?.to_string())));
-        let within = self.keep_within.iter().map(|within| ("within", within.0.clone()));
+        let withins = [
+            ("within", &self.keep_within),
+            ("within-hourly", &self.keep_within_hourly),
+            ("within-daily", &self.keep_within_daily),
+            ("within-weekly", &self.keep_within_weekly),
+            ("within-monthly", &self.keep_within_monthly),
+            ("within-yearly", &self.keep_within_yearly),
+        ];
+        let withins =
+            withins.into_iter().filter_map(|(name, within)| Some((name, within.as_ref()?.to_string())));
         let tags = self.keep_tag.iter().map(|tag| ("tag", tag.clone()));
-        numbers.chain(within).chain(tags).map(|(name, value)| format!("--keep-{name}={value}")).collect()
+        numbers.chain(withins).chain(tags).map(|(name, value)| format!("--keep-{name}={value}")).collect()
     }
 
     /// What is missing or contradicts itself, seen as a whole.

@@ -1,16 +1,18 @@
 //! Additions and removals that become visible at once.
 
-use crate::gitkv::{Committed, Person, Transaction, TreeEdit};
-use crate::layers::{LayerWriter, ObjectKind};
+use std::collections::HashSet;
+
+use crate::gitkv::{Alone, Committed, LayerUse, Onto, Person, Transaction, TreeEdit};
+use crate::layers::{LayerWriter, ObjectId, ObjectKind};
 
 use super::{TimeKey, Timeline, TimelineError, path};
 
 /// Blobs on their way into a [`Timeline`]. Dropped without a commit, it has changed nothing.
 pub struct Batch<'a> {
+    timeline: &'a Timeline,
     transaction: Transaction<'a>,
     edit: TreeEdit,
     data: Option<LayerWriter>,
-    bound: LayerBound,
 }
 
 /// Which layer a blob goes to.
@@ -39,8 +41,15 @@ impl Default for LayerBound {
 
 impl<'a> Batch<'a> {
     pub(super) fn begin(timeline: &'a Timeline) -> Result<Self, TimelineError> {
-        let transaction = timeline.git.begin()?;
-        Ok(Self { transaction, edit: TreeEdit::new(), data: None, bound: timeline.bound })
+        Ok(Self::with(timeline, timeline.git.begin()?))
+    }
+
+    pub(super) fn begin_alone(timeline: &'a Timeline, alone: &Alone<'a>) -> Result<Self, TimelineError> {
+        Ok(Self::with(timeline, alone.begin()?))
+    }
+
+    fn with(timeline: &'a Timeline, transaction: Transaction<'a>) -> Self {
+        Self { timeline, transaction, edit: TreeEdit::new(), data: None }
     }
 
     /// Adds a blob and returns its path. That the path is new is checked now against this batch, and when it
@@ -56,15 +65,8 @@ impl<'a> Batch<'a> {
         let id = match tier {
             Tier::Metadata => self.transaction.blob(bytes)?,
             Tier::Data => {
-                let layer = match self.data.take() {
-                    Some(layer) => layer,
-                    None => self.transaction.new_layer()?,
-                };
-                let layer = self.data.insert(layer);
-                let id = layer.write(ObjectKind::Blob, bytes)?;
-                if layer.bytes() >= self.bound.bytes || layer.objects() >= self.bound.objects {
-                    self.finish_data()?;
-                }
+                let id = self.data_layer()?.write(ObjectKind::Blob, bytes)?;
+                self.finish_full_data()?;
                 id
             }
         };
@@ -84,10 +86,69 @@ impl<'a> Batch<'a> {
         Ok(self.edit.remove(path.as_bytes())?)
     }
 
+    /// Copies what is live in a layer, as it lies there, each object to the tier that `tier_of` says; `None`
+    /// leaves it out.
+    pub fn copy_live(
+        &mut self,
+        used: &LayerUse,
+        tier_of: impl Fn(&ObjectId) -> Option<Tier>,
+    ) -> Result<(), TimelineError> {
+        let git = &self.timeline.git;
+        let layers = git.layers();
+        let layer = layers.layers().find(|layer| layer.name() == used.name);
+        for object in &used.live {
+            match tier_of(&object.0) {
+                None => {}
+                Some(Tier::Metadata) => git.copy_live(layer, object, self.transaction.layer()?)?,
+                Some(Tier::Data) => {
+                    git.copy_live(layer, object, self.data_layer()?)?;
+                    self.finish_full_data()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is to stay of a remote's commit; see [`Transaction::trace`].
+    pub fn trace(
+        &mut self,
+        seen: &ObjectId,
+        live: &HashSet<ObjectId>,
+        who: &Person,
+    ) -> Result<ObjectId, TimelineError> {
+        Ok(self.transaction.trace(&self.timeline.git, seen, live, who)?)
+    }
+
+    /// As [`commit`](Self::commit), as the first commit of a new history, even where the tree stays the same.
+    pub fn commit_root(mut self, who: &Person, message: &str) -> Result<Committed, TimelineError> {
+        self.finish_data()?;
+        let head = self.timeline.git.head()?;
+        let base = head.map(|head| self.timeline.git.read_commit(&head)).transpose()?;
+        let onto = Onto { expected: head, parents: Vec::new(), base: base.map(|commit| commit.tree) };
+        Ok(self.transaction.commit_onto(who, message, onto, &self.edit)?)
+    }
+
     /// Makes everything durable, then visible. `None` when that changes nothing.
     pub fn commit(mut self, who: &Person, message: &str) -> Result<Option<Committed>, TimelineError> {
         self.finish_data()?;
         Ok(self.transaction.commit(who, message, &self.edit)?)
+    }
+
+    /// The layer of data that is being written.
+    fn data_layer(&mut self) -> Result<&mut LayerWriter, TimelineError> {
+        let layer = match self.data.take() {
+            Some(layer) => layer,
+            None => self.transaction.new_layer()?,
+        };
+        Ok(self.data.insert(layer))
+    }
+
+    fn finish_full_data(&mut self) -> Result<(), TimelineError> {
+        let LayerBound { bytes, objects } = self.timeline.bound;
+        match &self.data {
+            Some(layer) if layer.bytes() >= bytes || layer.objects() >= objects => self.finish_data(),
+            _ => Ok(()),
+        }
     }
 
     fn finish_data(&mut self) -> Result<(), TimelineError> {

@@ -48,7 +48,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::gitkv::{Git, GitError, Mode, Swept};
+use crate::gitkv::{Alone, Git, GitError, Mode, Swept};
 use crate::layers::{LayerError, ObjectId};
 
 pub use batch::{Batch, LayerBound, Tier};
@@ -140,6 +140,11 @@ impl Timeline {
     /// Begins a batch of additions and removals.
     pub fn begin(&self) -> Result<Batch<'_>, TimelineError> {
         Batch::begin(self)
+    }
+
+    /// Begins a batch for whoever is alone in the repository.
+    pub fn begin_alone<'a>(&'a self, alone: &Alone<'a>) -> Result<Batch<'a>, TimelineError> {
+        Batch::begin_alone(self, alone)
     }
 
     /// The blobs of `kind` whose times lie in `times`, in order of time, as the branch has them now.

@@ -267,6 +267,32 @@ fn hooks_run_in_order_and_know_how_it_went() {
 }
 
 #[test]
+fn a_run_removes_what_its_own_profile_does_not_keep() {
+    let home = Home::new(
+        "[profile.few]\nkeep-last = 2\nprune = true\n\
+         [profile.both]\nsources = ['~/tree', '~/more']\n\
+         [profile.all]\nsources = '~/more'\nkeep-daily = 'unlimited'\nkeep-last = 'unlimited'\n",
+    );
+    home.0.write("more/file", "more");
+    home.ok("-P both backup");
+    home.ok("-P both backup");
+    let mut report = Value::Null;
+    for round in 0..4 {
+        home.0.write("tree/large", &format!("{round}\n").repeat(100_000));
+        home.ok("-P all schedule run --force -q");
+        report = home.json("-P few schedule run --force --json");
+    }
+    assert_eq!(report["snapshots_removed"], 1);
+    assert!(report["bytes_freed"].as_u64().unwrap() > 0, "{report}");
+    let roots: Vec<_> = home.snapshots().iter().map(|one| one["paths"].as_array().unwrap().len()).collect();
+    assert_eq!(roots, [2, 2, 1, 1, 1, 1, 1, 1]);
+    home.ok("-r rings check --read-data");
+    assert!(home.ok("-P few forget --keep-last 1 -n").contains("Would remove 1 snapshot\n"));
+    assert!(home.ok("-P few forget").contains("Removed no snapshot\n"));
+    assert!(home.ok("-P both forget --keep-last 1").contains("Removed 1 snapshot"));
+}
+
+#[test]
 fn a_run_that_is_stopped_ends_in_order() {
     let home = Home::new(&format!(
         "[profile.p]\nexclude-file = '~/pipe'\nrun-after = 'echo never >> trace'\nrun-finally = '''set -- end; {}'''\n",

@@ -9,6 +9,7 @@ mod lab;
 mod layering;
 mod patch;
 mod programs;
+mod prune;
 mod python;
 mod recover;
 mod remote;

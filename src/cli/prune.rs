@@ -1,0 +1,329 @@
+//! `forget`, `prune` and `append-only`: what is removed.
+
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use treering::repository::{
+    Group, PruneOptions, PrunePlan, PruneReport, Reason, Repository, Snapshot, SnapshotFilter, apply,
+};
+use treering::timeline::TimeKey;
+
+use crate::cli::error::{CliError, Exit};
+use crate::cli::json::{self, SnapshotObject};
+use crate::cli::prune_args::{
+    AppendOnlyCommand, FilterArguments, ForgetArguments, PruneArguments, WasteArguments, tag_list,
+};
+use crate::cli::report::{self, Align, local_time, plural, print, size, text};
+use crate::cli::{Session, host_name, user_name};
+
+/// Removes snapshots.
+pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
+    let arguments = &arguments.clone().filled(&session.profile)?;
+    let repository = session.open()?;
+    let keys = if arguments.ids.is_empty() {
+        let groups = decide(session, &repository, arguments)?;
+        let all = groups.iter().find(|group| group.keep.is_empty());
+        if let Some(group) = all.filter(|_| !arguments.unsafe_allow_remove_all) {
+            return Err(CliError::RemovesAll { group: name_of(group), snapshots: group.remove.len() });
+        }
+        print(|out| tell_groups(session, out, &groups))?;
+        groups.iter().flat_map(|group| group.remove.iter().map(|snapshot| snapshot.key)).collect()
+    } else {
+        let named = arguments.ids.iter().map(|id| repository.key_of(id));
+        let mut keys = named.collect::<Result<Vec<TimeKey>, _>>()?;
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    };
+    if !arguments.dry_run && !keys.is_empty() {
+        repository.forget(&keys, &user_name(), &host_name(), session.now.timestamp())?;
+    }
+    tell_forgotten(session, arguments, &keys)?;
+    match (arguments.prune, arguments.dry_run) {
+        (false, _) => {}
+        (true, true) => plan(session, &repository, &arguments.waste, &keys)?,
+        (true, false) => prune_now(session, &repository, &arguments.waste)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn decide(
+    session: &Session,
+    repository: &Repository,
+    arguments: &ForgetArguments,
+) -> Result<Vec<Group>, CliError> {
+    let FilterArguments { host, path, tag, exactly } = &arguments.filters;
+    let absolute = |path: &std::path::PathBuf| {
+        let absolute = std::path::absolute(path).map_err(CliError::file("find", path))?;
+        Ok::<_, CliError>(absolute.components().collect::<std::path::PathBuf>().into_os_string().into_vec())
+    };
+    let filter = SnapshotFilter {
+        hosts: host.clone(),
+        paths: path.iter().map(absolute).collect::<Result<_, _>>()?,
+        tags: tag.iter().map(|tags| tag_list(tags)).collect(),
+    };
+    let mut snapshots = repository.snapshots()?;
+    let is_exact = |snapshot: &Snapshot| !exactly || snapshot.record.roots.len() == filter.paths.len();
+    snapshots.retain(|snapshot| filter.matches(snapshot) && is_exact(snapshot));
+    let policy = arguments.rules.policy();
+    Ok(apply(snapshots, &policy, arguments.group_by, session.now.time_zone())?)
+}
+
+/// What the snapshots of a group have in common, in words.
+fn name_of(group: &Group) -> String {
+    let host = group.host.iter().map(|host| format!("host {}", text(host)));
+    let paths = group
+        .paths
+        .iter()
+        .map(|paths| paths.iter().map(|path| report::name(path)).collect::<Vec<_>>().join(", "));
+    let tags = group.tags.iter().map(|tags| format!("tags {}", text(&tags.join(","))));
+    let parts: Vec<String> = host.chain(paths).chain(tags).collect();
+    if parts.is_empty() { "all snapshots".into() } else { parts.join(", ") }
+}
+
+fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group]) -> io::Result<()> {
+    if session.json {
+        return json::line(out, &groups.iter().map(document).collect::<Vec<_>>());
+    }
+    if session.quiet {
+        return Ok(());
+    }
+    for group in groups {
+        let row = |word: &str, snapshot: &Snapshot, why: String| {
+            let time = local_time(snapshot.time(), session.now.time_zone());
+            let tags = text(&snapshot.record.tags.join(","));
+            (snapshot.key, vec![word.to_owned(), snapshot.short_id(), time, tags, why])
+        };
+        let kept = group.keep.iter().map(|(snapshot, reasons)| row("keep", snapshot, why(reasons)));
+        let removed = group.remove.iter().map(|snapshot| row("remove", snapshot, "no rule keeps it".into()));
+        let mut rows: Vec<_> = kept.chain(removed).collect();
+        rows.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+        writeln!(out, "{}: keep {}, remove {}", name_of(group), group.keep.len(), group.remove.len())?;
+        report::table(out, &[Align::Left; 5], &rows)?;
+    }
+    Ok(())
+}
+
+fn why(reasons: &[Reason]) -> String {
+    let reasons: Vec<String> = reasons.iter().map(|reason| text(&reason.to_string())).collect();
+    reasons.join(", ")
+}
+
+/// As restic prints it.
+fn document(group: &Group) -> Value {
+    let reasons: Vec<Value> = group
+        .keep
+        .iter()
+        .map(|(snapshot, reasons)| {
+            let matches: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+            json!({ "snapshot": SnapshotObject::new(snapshot), "matches": matches })
+        })
+        .collect();
+    let paths = group.paths.iter().flatten().map(|path| String::from_utf8_lossy(path));
+    json!({
+        "host": group.host,
+        "paths": group.paths.is_some().then(|| paths.collect::<Vec<_>>()),
+        "tags": group.tags,
+        "keep": group.keep.iter().map(|(snapshot, _)| SnapshotObject::new(snapshot)).collect::<Vec<_>>(),
+        "remove": group.remove.iter().map(SnapshotObject::new).collect::<Vec<_>>(),
+        "reasons": reasons,
+    })
+}
+
+fn tell_forgotten(session: &Session, arguments: &ForgetArguments, keys: &[TimeKey]) -> Result<(), CliError> {
+    let snapshots = plural(keys.len() as u64, "snapshot");
+    let said = match (arguments.dry_run, keys.is_empty()) {
+        (true, _) => format!("Would remove {snapshots}"),
+        (false, true) => "Removed no snapshot".to_owned(),
+        (false, false) if arguments.prune => format!("Removed {snapshots}"),
+        (false, false) => format!("Removed {snapshots}: `treering prune` frees the space they took"),
+    };
+    let removed: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    session.say("forgotten", &json!({ "dry_run": arguments.dry_run, "keys": removed }), &said)
+}
+
+/// Frees what no snapshot needs.
+pub fn prune(session: &Session, arguments: &PruneArguments) -> Result<Exit, CliError> {
+    let repository = session.open()?;
+    match arguments.dry_run {
+        true => plan(session, &repository, &arguments.waste, &[])?,
+        false => prune_now(session, &repository, &arguments.waste)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn options(session: &Session, waste: &WasteArguments) -> PruneOptions {
+    PruneOptions {
+        user: user_name(),
+        host: host_name(),
+        max_unused: waste.max_unused,
+        ..PruneOptions::new(session.now.timestamp())
+    }
+}
+
+/// Tells what would be done if the snapshots of the keys `without` were gone.
+fn plan(
+    session: &Session,
+    repository: &Repository,
+    waste: &WasteArguments,
+    without: &[TimeKey],
+) -> Result<(), CliError> {
+    let without: HashSet<TimeKey> = without.iter().copied().collect();
+    let options = options(session, waste);
+    let plan = session.watch(|progress| repository.plan_prune(&options, &without, progress))?;
+    session.say("prune_plan", &plan_document(&plan), &plan_text(&plan))
+}
+
+fn prune_now(session: &Session, repository: &Repository, waste: &WasteArguments) -> Result<(), CliError> {
+    let options = options(session, waste);
+    let report = session.watch(|progress| repository.prune(&options, progress))?;
+    session.say("prune", &report_document(&report), &report_text(&report))
+}
+
+fn plan_text(plan: &PrunePlan) -> String {
+    if plan.is_empty() {
+        return format!("Nothing to free: {} of {} are unused", size(plan.bytes_unused), size(plan.bytes));
+    }
+    format!(
+        "Would free about {} of {} and copy {} for that\n  volumes: {}, of which {} are unneeded and {} would be written anew\n  \
+         layers: {}, of which {} are unneeded and {} would be written anew\n  {} would stay unused",
+        size(plan.bytes_freed),
+        size(plan.bytes),
+        size(plan.bytes_copied),
+        report::count(plan.volumes),
+        report::count(plan.volumes_unneeded),
+        report::count(plan.volumes_repacked),
+        report::count(plan.layers),
+        report::count(plan.layers_unneeded),
+        report::count(plan.layers_rewritten),
+        size(plan.bytes_unused),
+    )
+}
+
+fn plan_document(plan: &PrunePlan) -> Value {
+    json!({
+        "snapshots": plan.snapshots,
+        "blobs_unneeded": plan.blobs_unneeded,
+        "volumes": plan.volumes,
+        "volumes_unneeded": plan.volumes_unneeded,
+        "volumes_repacked": plan.volumes_repacked,
+        "layers": plan.layers,
+        "layers_unneeded": plan.layers_unneeded,
+        "layers_rewritten": plan.layers_rewritten,
+        "bytes": plan.bytes,
+        "bytes_freed": plan.bytes_freed,
+        "bytes_copied": plan.bytes_copied,
+        "bytes_unused": plan.bytes_unused,
+    })
+}
+
+fn report_text(report: &PruneReport) -> String {
+    if report.plan.is_empty() {
+        return plan_text(&report.plan);
+    }
+    format!(
+        "Freed {} of {}: removed {} and wrote {}",
+        size(report.bytes_freed),
+        size(report.plan.bytes),
+        plural(report.layers_removed, "layer"),
+        report::count(report.layers.len() as u64),
+    )
+}
+
+fn report_document(report: &PruneReport) -> Value {
+    let layers: Vec<&str> = report.layers.iter().map(|layer| layer.name.as_str()).collect();
+    json!({
+        "plan": plan_document(&report.plan),
+        "layers_removed": report.layers_removed,
+        "layers_written": layers,
+        "volumes_written": report.volumes_written,
+        "bytes": report.bytes,
+        "bytes_freed": report.bytes_freed,
+    })
+}
+
+/// What a remote runs to refuse pushes that remove anything.
+const HOOK: &str = include_str!("append_only_hook.sh");
+
+/// Lets nothing be removed, or allows it.
+pub fn append_only(session: &Session, command: &AppendOnlyCommand) -> Result<Exit, CliError> {
+    let state = |is_on: bool| match is_on {
+        true => "The repository is append-only: nothing is removed from it",
+        false => "Snapshots may be removed from the repository",
+    };
+    let say = |is_on: bool| session.say("append_only", &json!({ "append_only": is_on }), state(is_on));
+    match command {
+        AppendOnlyCommand::Status => say(session.open()?.config().append_only)?,
+        AppendOnlyCommand::On | AppendOnlyCommand::Off => {
+            let is_on = matches!(command, AppendOnlyCommand::On);
+            let now = session.now.timestamp();
+            session.open()?.set_append_only(is_on, &user_name(), &host_name(), now)?;
+            say(is_on)?;
+        }
+        AppendOnlyCommand::Hook(arguments) => match &arguments.install {
+            None => print(|out| out.write_all(HOOK.as_bytes()))?,
+            Some(repository) => {
+                install(repository)?;
+                let shown = report::name(repository.as_os_str().as_encoded_bytes());
+                let said = format!("{shown} refuses pushes that remove anything");
+                session.say("installed", &json!({ "hook": "pre-receive" }), &said)?;
+            }
+        },
+    }
+    Ok(Exit::Done)
+}
+
+/// Makes the hook that of the bare repository at `path`; another one that is there stays.
+fn install(path: &Path) -> Result<(), CliError> {
+    treering::gitkv::Git::open(path)?;
+    let hooks = path.join("hooks");
+    fs::create_dir_all(&hooks).map_err(CliError::file("make", &hooks))?;
+    let hook = hooks.join("pre-receive");
+    match fs::read(&hook) {
+        Ok(found) if found != HOOK.as_bytes() => return Err(CliError::HookExists(hook)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(CliError::file("read", &hook)(error));
+        }
+        _ => {}
+    }
+    let place = || {
+        let mut file = treering::atomic::temporary(&hooks, 0o755)?;
+        file.write_all(HOOK.as_bytes())?;
+        file.as_file().set_permissions(Permissions::from_mode(0o755))?;
+        treering::atomic::place(file, &hook)?;
+        treering::atomic::sync_dir(&hooks)
+    };
+    place().map_err(CliError::file("write", &hook))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_called_by_what_it_has_in_common() {
+        let group = |host: Option<&str>, paths: Option<Vec<Vec<u8>>>, tags: Option<Vec<String>>| Group {
+            host: host.map(str::to_owned),
+            paths,
+            tags,
+            keep: Vec::new(),
+            remove: Vec::new(),
+        };
+        assert_eq!(name_of(&group(None, None, None)), "all snapshots");
+        let paths = Some(vec![b"/a".to_vec(), b"/b".to_vec()]);
+        assert_eq!(name_of(&group(Some("h"), paths, None)), "host h, /a, /b");
+        assert_eq!(name_of(&group(None, None, Some(vec!["x".into(), "y".into()]))), "tags x,y");
+    }
+
+    #[test]
+    fn a_plan_with_nothing_to_do_says_so() {
+        let plan = PrunePlan { bytes: 2048, ..PrunePlan::default() };
+        assert_eq!(plan_text(&plan), "Nothing to free: 0 B of 2.0 KiB are unused");
+    }
+}

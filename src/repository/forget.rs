@@ -1,0 +1,90 @@
+//! Removing snapshots.
+//!
+//! Only the record of a snapshot goes, with the summary of what changed, in one commit: this takes no longer
+//! than a commit does. No other snapshot rests on it. What only it needed stays until the next
+//! [`prune`](Repository::prune).
+
+use jiff::Timestamp;
+
+use crate::repository::config;
+use crate::repository::store::{Record, kind, person};
+use crate::repository::{Repository, RepositoryError};
+use crate::timeline::{TimeKey, TimedBlob};
+use crate::{cbor, timeline};
+
+impl Repository {
+    /// The key of the snapshot that `text` names: `latest`, or the beginning of its id or of its time key.
+    /// Times name nothing here, since a snapshot near a time is not one that anybody meant. The record itself
+    /// need not be readable.
+    pub fn key_of(&self, text: &str) -> Result<TimeKey, RepositoryError> {
+        let lower = text.to_ascii_lowercase();
+        let mut records = self.records()?;
+        if text == "latest" {
+            let latest = records.pop().map(|record| record.key);
+            return latest.ok_or_else(|| RepositoryError::NoSnapshot("at all".into()));
+        }
+        let is_meant = |record: &Record| {
+            text.len() >= SHORTEST
+                && (record.id.to_string().starts_with(&lower) || record.key.to_string().starts_with(text))
+        };
+        records.retain(is_meant);
+        match records.as_slice() {
+            [] => Err(RepositoryError::NoSnapshot(text.to_owned())),
+            [only] => Ok(only.key),
+            _ => Err(RepositoryError::Ambiguous(text.to_owned())),
+        }
+    }
+
+    /// Removes the snapshots of these keys. Those that are gone already do not matter.
+    pub fn forget(
+        &self,
+        keys: &[TimeKey],
+        user: &str,
+        host: &str,
+        now: Timestamp,
+    ) -> Result<(), RepositoryError> {
+        self.expect_removable()?;
+        let mut batch = self.timeline.begin()?;
+        for key in keys {
+            for kind in [kind::SNAPSHOTS, kind::DIFFS] {
+                for blob in self.timeline.list(kind, key.time()..=key.time())? {
+                    let TimedBlob { key: found, suffix, .. } = blob?;
+                    if found == *key {
+                        batch.remove(&timeline::path(kind, key, &suffix))?;
+                    }
+                }
+            }
+        }
+        let message = match keys {
+            [only] => format!("Forget {only}"),
+            keys => format!("Forget {} snapshots", keys.len()),
+        };
+        batch.commit(&person(user, host, now), &message)?;
+        Ok(())
+    }
+
+    /// Lets nothing be removed any more, or allows it again. Whoever can write to the repository's directory
+    /// can also do that; it guards against mistakes, and the hook of a remote against thieves.
+    pub fn set_append_only(
+        &mut self,
+        append_only: bool,
+        user: &str,
+        host: &str,
+        now: Timestamp,
+    ) -> Result<(), RepositoryError> {
+        self.config.append_only = append_only;
+        let mut batch = self.timeline.begin()?;
+        batch.set(config::PATH, &cbor::to_vec(&self.config)?)?;
+        let message = if append_only { "Allow only additions" } else { "Allow removals" };
+        batch.commit(&person(user, host, now), message)?;
+        Ok(())
+    }
+
+    /// That something may be removed.
+    pub(super) fn expect_removable(&self) -> Result<(), RepositoryError> {
+        if self.config.append_only { Err(RepositoryError::AppendOnly) } else { Ok(()) }
+    }
+}
+
+/// Fewer characters name nothing that should be removed.
+const SHORTEST: usize = 4;
