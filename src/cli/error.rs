@@ -103,8 +103,8 @@ pub enum CliError {
     NoHome { place: &'static str },
     #[error("-r has no meaning here: each profile names its repository")]
     RepositoryOfProfiles,
-    #[error("a crontab asks for all profiles: leave out -P")]
-    ProfileOfCrontab,
+    #[error("{0} asks what is due of all profiles: leave out -P")]
+    AllProfiles(&'static str),
     #[error("profile {0} has no schedule: give it one, or run it now with --force")]
     NoSchedule(String),
     #[error("profile {0} names no {1}, without which nothing can run")]

@@ -234,7 +234,7 @@ fn run_profiles(session: &Session, arguments: &RunArguments) -> Result<Exit, Cli
             Attempt::NotDue(Some(next)) if !session.profile.name.is_empty() => {
                 tracing::info!("{name}: not due before {}", local_time(*next, session.now.time_zone()));
             }
-            Attempt::NotDue(_) => {}
+            Attempt::NotDue(_) | Attempt::Stopped => {}
         }
         let this = exit_of(&attempt, session.profile.name.is_empty());
         exit = if rank(this) > rank(exit) { this } else { exit };
@@ -250,6 +250,7 @@ fn exit_of(attempt: &Attempt, may_be_left: bool) -> Exit {
         Attempt::NotDue(_) => Exit::Done,
         Attempt::InUse if may_be_left => Exit::Done,
         Attempt::InUse => Exit::Locked,
+        Attempt::Stopped => Exit::Interrupted,
         Attempt::Ran(report) => match report.end.status {
             Status::Done => Exit::Done,
             Status::Partial => Exit::Partial,
@@ -330,6 +331,9 @@ fn sentence(report: &Report, zone: &TimeZone) -> String {
 }
 
 fn daemon(session: &Session) -> Result<Exit, CliError> {
+    if !session.profile.name.is_empty() {
+        return Err(CliError::AllProfiles("the daemon"));
+    }
     let config = session.places.config()?;
     let program = std::env::current_exe().map_err(CliError::Program)?;
     let home = session.places.home().map(Into::into);
@@ -414,7 +418,7 @@ impl Target {
 
     fn change_crontab(&self, session: &Session, dry_run: bool, wanted: bool) -> Result<Exit, CliError> {
         if !session.profile.name.is_empty() {
-            return Err(CliError::ProfileOfCrontab);
+            return Err(CliError::AllProfiles("a crontab"));
         }
         let old = read_crontab()?;
         let new = self.installer.crontab(&old, wanted);

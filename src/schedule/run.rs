@@ -12,8 +12,9 @@
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -46,7 +47,12 @@ struct Stopping {
     /// The process group of the child that runs now. It is not reaped before it leaves here, so that its number
     /// cannot be that of another.
     child: Option<Pid>,
+    /// What wakes the run where it waits for another one.
+    waiting: Option<Sender<Waited>>,
 }
+
+/// What came of waiting for a repository; `None` where it was wished to stop.
+type Waited = Option<Result<Option<RepositoryLock>, StateError>>;
 
 impl Stop {
     /// Not wished yet.
@@ -71,6 +77,28 @@ impl Stop {
             // It may have ended meanwhile.
             let _ = kill_process_group(child, signal);
         }
+        if let Some(waiting) = stopping.waiting.take() {
+            // It may wait no longer.
+            let _ = waiting.send(None);
+        }
+    }
+
+    /// Waits for the end of the run that uses the repository at `repo`.
+    fn wait_for(&self, state: &State, repo: &Path) -> Waited {
+        let (wake, woken) = channel();
+        {
+            let mut stopping = self.stopping();
+            if stopping.times > 0 {
+                return None;
+            }
+            stopping.waiting = Some(wake.clone());
+        }
+        let (state, repo) = (state.clone(), repo.to_owned());
+        // Nothing interrupts it; where it is not waited for any more, it ends with the process.
+        std::thread::spawn(move || wake.send(Some(state.lock(&repo, true))));
+        let outcome = woken.recv().unwrap_or_default();
+        self.stopping().waiting = None;
+        outcome
     }
 
     /// How often it was wished.
@@ -114,6 +142,8 @@ pub enum Attempt {
     InUse,
     /// It is not due before this; `None` where it has no schedule.
     NotDue(Option<Timestamp>),
+    /// It was wished to stop before it began.
+    Stopped,
     /// It ran.
     Ran(Report),
 }
@@ -178,7 +208,17 @@ impl Runner {
         started: &mut dyn FnMut(),
     ) -> Result<Attempt, StateError> {
         let repo = profile.repo.clone().unwrap_or_default();
-        let Some(lock) = self.state.lock(&repo, terms.wait)? else { return Ok(Attempt::InUse) };
+        let lock = match self.state.lock(&repo, false)? {
+            Some(lock) => lock,
+            None if terms.wait => match self.stop.wait_for(&self.state, &repo) {
+                Some(lock) => match lock? {
+                    Some(lock) => lock,
+                    None => return Ok(Attempt::InUse),
+                },
+                None => return Ok(Attempt::Stopped),
+            },
+            None => return Ok(Attempt::InUse),
+        };
         let now = clock();
         // Read only now: a run that was waited for may have done it.
         let mut history = self.state.meet(&profile.name, now)?;

@@ -167,6 +167,7 @@ fn what_is_wrong_with_profiles_is_one_line() {
     home.fails("-P leters backup", 1, "did you mean \"letters\"?");
     home.fails("--config none -P p backup", 1, "cannot read the profiles in ");
     home.fails("-r rings schedule show", 1, "-r has no meaning here");
+    home.fails("-P rest schedule daemon", 1, "leave out -P");
     home.fails("-P rest schedule run", 1, "profile rest has no schedule");
     home.fails("-P rest schedule install", 1, "profile rest has no schedule");
     home.fails("schedule next --now soon", 1, "--now cannot be used");
@@ -334,6 +335,10 @@ fn a_run_that_is_killed_is_known_to_have_begun_and_its_repository_stays_its_own(
     let outcome = home.run("-P q schedule run --force");
     assert_eq!(outcome.status, Some(11), "{outcome:?}");
     assert!(outcome.err.contains("q: another run of its repository is under way"), "{outcome:?}");
+    let stopped = home.start("-P q schedule run --force --wait");
+    std::thread::sleep(Duration::from_millis(500));
+    stopped.signal(Signal::TERM);
+    assert_eq!(stopped.end(), Some(130), "who waits can be stopped too");
     let waiting = home.start("-P q schedule run --force --wait");
     drop(pipe);
     assert_eq!(waiting.end(), Some(0), "{}", home.log());

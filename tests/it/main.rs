@@ -14,6 +14,7 @@ mod python;
 mod recover;
 mod remote;
 mod restore;
+mod schedule;
 mod store;
 mod stored;
 mod timeline;
