@@ -278,6 +278,7 @@ fn tell(session: &Session, name: &str, report: &Report) -> Result<(), CliError> 
     if !session.json {
         return Ok(());
     }
+    let figures = &report.figures;
     let document = json!({
         "profile": name,
         "result": end.status.name(),
@@ -285,38 +286,38 @@ fn tell(session: &Session, name: &str, report: &Report) -> Result<(), CliError> 
         "ended": end.time.to_string(),
         "snapshot_id": end.snapshot,
         "error": end.error,
-        "files_new": report.files_new,
-        "files_changed": report.files_changed,
-        "data_added": report.bytes_added,
-        "error_count": report.problems,
-        "snapshots_removed": report.removed,
-        "bytes_freed": report.bytes_freed,
-        "pushed": report.pushed,
+        "files_new": figures.files_new,
+        "files_changed": figures.files_changed,
+        "data_added": figures.bytes_added,
+        "error_count": figures.problems,
+        "snapshots_removed": figures.removed,
+        "bytes_freed": figures.bytes_freed,
+        "pushed": figures.pushed,
         "next_try": report.again.map(|time| time.to_string()),
     });
     print(|out| json::message(out, "run", &document))
 }
 
 fn sentence(report: &Report, zone: &TimeZone) -> String {
-    let end = &report.end;
+    let Report { end, figures, .. } = report;
     let mut parts = Vec::new();
     if let Some(id) = end.snapshot.as_ref().and_then(|id| id.get(..SHORT_ID)) {
         parts.push(format!("snapshot {id}"));
-        let (new, changed) = (count(report.files_new), count(report.files_changed));
+        let (new, changed) = (count(figures.files_new), count(figures.files_changed));
         parts.push(format!("{new} new and {changed} changed files"));
-        parts.push(format!("{} added", size(report.bytes_added)));
+        parts.push(format!("{} added", size(figures.bytes_added)));
     }
-    if report.problems > 0 {
-        parts.push(format!("{} not read", plural(report.problems, "file")));
+    if figures.problems > 0 {
+        parts.push(format!("{} not read", plural(figures.problems, "file")));
     }
-    if report.removed > 0 {
-        parts.push(format!("{} removed", plural(report.removed, "snapshot")));
+    if figures.removed > 0 {
+        parts.push(format!("{} removed", plural(figures.removed, "snapshot")));
     }
-    if report.bytes_freed > 0 {
-        parts.push(format!("{} freed", size(report.bytes_freed)));
+    if figures.bytes_freed > 0 {
+        parts.push(format!("{} freed", size(figures.bytes_freed)));
     }
-    if !report.pushed.is_empty() {
-        parts.push(format!("pushed to {}", report.pushed.join(" and ")));
+    if !figures.pushed.is_empty() {
+        parts.push(format!("pushed to {}", figures.pushed.join(" and ")));
     }
     let took = std::time::Duration::try_from(end.time.duration_since(report.started)).unwrap_or_default();
     parts.push(duration(took));

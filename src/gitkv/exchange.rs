@@ -4,7 +4,7 @@
 //! that both had, less what either removed. A path that both changed, each in its own way, is a conflict;
 //! nobody's lines are mixed here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use git2::ErrorCode;
@@ -104,9 +104,24 @@ impl Git {
         Ok(true)
     }
 
-    /// Whether the commit `descendant` is `ancestor` or follows it, over however many commits.
+    /// Whether the commit `descendant` is `ancestor` or follows it, over however many commits. Commits that are
+    /// not here, as behind what pruning left, have nothing before them.
     pub fn descends(&self, descendant: &ObjectId, ancestor: &ObjectId) -> Result<bool, GitError> {
-        Ok(descendant == ancestor || self.merge_base(descendant, ancestor)?.as_ref() == Some(ancestor))
+        let mut seen = HashSet::new();
+        let mut to_do = VecDeque::from([*descendant]);
+        while let Some(id) = to_do.pop_front() {
+            if id == *ancestor {
+                return Ok(true);
+            }
+            if seen.insert(id) {
+                match self.read_commit(&id) {
+                    Ok(commit) => to_do.extend(commit.parents),
+                    Err(GitError::Missing(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// The best common ancestor of two commits, if they have one.

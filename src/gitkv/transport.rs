@@ -82,11 +82,19 @@ impl Git {
         if self.is_local(remote)? {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
-        run("fetch from the remote", command.args(["--", remote, &refspec]))
+        run("fetch from the remote", command.args(["--", remote, &refspec])).map(drop)
     }
 
-    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has. `known`
-    /// is where it is known to be.
+    /// Where this repository's branch is in a remote, without fetching what is there.
+    pub fn remote_head(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
+        let mut command = self.program();
+        command.args(["ls-remote", "--quiet", "--", remote, self.branch()]);
+        let said = run("look at the remote", &mut command)?;
+        Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
+    }
+
+    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has, or if the
+    /// remote is at `known`, where it is known to be: then `commit` holds all that is to stay of that.
     pub fn push_commit(
         &self,
         remote: &str,
@@ -98,11 +106,18 @@ impl Git {
         let _turn = turn(&self.private_dir()?.join(TURN))?;
         let mut command = self.program();
         command.args(["push", "--quiet"]);
+        if let Some(known) = known
+            && !self.descends(commit, known)?
+        {
+            command.arg(format!("--force-with-lease={}:{known}", self.branch()));
+        }
         if self.is_local(remote)? {
             command.arg(format!("--receive-pack={LOCAL} receive-pack"));
         }
+        let tracking = self.tracking(remote);
+        let before = self.reference(&tracking)?;
         run("push to the remote", command.args(["--", remote, &refspec]))?;
-        match self.compare_and_set(&self.tracking(remote), known, commit) {
+        match self.compare_and_set(&tracking, before.as_ref(), commit) {
             // Whoever moved it has seen what the remote has by now.
             Err(GitError::Moved { .. }) => Ok(()),
             moved => moved,
@@ -143,14 +158,15 @@ pub(super) fn git_program() -> Command {
     command
 }
 
-pub(super) fn run(action: &'static str, command: &mut Command) -> Result<(), GitError> {
+/// Runs git, and returns what it prints.
+pub(super) fn run(action: &'static str, command: &mut Command) -> Result<String, GitError> {
     let output = match command.stdin(Stdio::null()).output() {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
         Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
     };
     match output.status.success() {
-        true => Ok(()),
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             Err(GitError::Remote { action, said })

@@ -3,11 +3,11 @@
 use serde::Deserialize;
 
 use crate::cbor;
-use crate::gitkv::{GitError, Onto, Person, TreeEdit, pause};
+use crate::gitkv::{GitError, Onto, Person, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
 
 use super::error::is_race;
-use super::merge::{CONFIG, Changes, MergeError, SnapshotCount, changes, merge};
+use super::merge::{CONFIG, Changes, MergeError, SnapshotCount, changes, merge, restore_gone};
 use super::{RemoteError, Remotes, seen};
 
 /// How often a merge or a push is made anew when others move the same branch.
@@ -22,17 +22,32 @@ pub struct Pushed {
     pub here: SnapshotCount,
 }
 
+/// What this repository knows of a remote.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// The commit that the remote was at when it was last seen.
+    commit: ObjectId,
+    /// The commit that has the paths of that one: itself, or its trace.
+    base: ObjectId,
+    /// Its trace, where the history was dropped here.
+    trace: Option<Trace>,
+}
+
 /// What has to agree in the configurations of two clones. The rest is for others to read.
 #[derive(Debug, Deserialize)]
 struct Identity {
     version: u32,
     id: String,
+    #[serde(default)]
+    append_only: bool,
 }
 
 impl Remotes {
     /// Fetches from a remote and merges its branch into this repository's. What changed in this repository.
     pub fn pull(&self, remote: &str, who: &Person) -> Result<SnapshotCount, RemoteError> {
         self.expect(remote)?;
+        // Nothing is pruned between a fetch and the merge of what it brought.
+        let _keep = self.git.keep_layers()?;
         let before = self.git.head()?;
         self.fetch_and_join(remote, who)?;
         self.count(before.as_ref(), self.git.head()?.as_ref())
@@ -44,18 +59,19 @@ impl Remotes {
     /// again.
     pub fn push(&self, remote: &str, who: &Person) -> Result<Pushed, RemoteError> {
         self.expect(remote)?;
+        let _keep = self.git.keep_layers()?;
         let before = self.git.head()?;
         let tracking = self.git.tracking(remote);
         // Where nothing was seen to be of this repository, it must be known what is there before anything
         // goes there.
-        let known = self.git.reference(&tracking)?;
-        if known.is_none() || known != self.git.reference(&seen(remote))? {
+        let known = self.whereabouts(remote)?;
+        if known.is_none() || known != self.known(remote)?.map(|known| known.commit) {
             self.fetch_and_join(remote, who)?;
         }
-        let mut there_before = self.git.reference(&tracking)?;
+        let mut there_before = self.whereabouts(remote)?;
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
-            let known = self.git.reference(&tracking)?;
+            let known = self.whereabouts(remote)?;
             match self.push_in_steps(remote, known, head) {
                 Ok(()) => {
                     return Ok(Pushed {
@@ -89,7 +105,30 @@ impl Remotes {
         Ok(true)
     }
 
+    /// What was seen of a remote last.
+    fn known(&self, remote: &str) -> Result<Option<Known>, GitError> {
+        if let Some(commit) = self.git.reference(&seen(remote))? {
+            return Ok(Some(Known { commit, base: commit, trace: None }));
+        }
+        let trace = self.git.trace(remote)?;
+        Ok(trace.map(|trace| Known { commit: trace.commit, base: trace.id, trace: Some(trace) }))
+    }
+
+    /// The commit that a remote's branch was at when it was last fetched or pushed.
+    fn whereabouts(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
+        match self.git.reference(&self.git.tracking(remote))? {
+            Some(commit) => Ok(Some(commit)),
+            None => Ok(self.git.trace(remote)?.map(|trace| trace.commit)),
+        }
+    }
+
     fn fetch_and_join(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
+        // Git would fetch a commit again whose history was dropped here.
+        if let Some(Known { commit, trace: Some(_), .. }) = self.known(remote)?
+            && self.git.remote_head(remote).map_err(RemoteError::of(remote))? == Some(commit)
+        {
+            return Ok(());
+        }
         self.git.fetch(remote).map_err(RemoteError::of(remote))?;
         for attempt in 1..=TRIES {
             match self.join(remote, who) {
@@ -105,32 +144,87 @@ impl Remotes {
         // Read first: whoever saw more has moved the branch before, so the branch holds at least what this
         // says.
         let seen_before = self.git.reference(&seen(remote))?;
+        let known = self.known(remote)?;
         let (Some(theirs), Some(ours)) = (self.theirs(remote)?, self.git.head()?) else { return Ok(()) };
+        if known.is_some_and(|known| known.trace.is_some() && known.commit == theirs) {
+            return Ok(());
+        }
         if !self.git.descends(&ours, &theirs)? {
-            let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
-            let (our_tree, their_tree) = (tree(&ours)?, tree(&theirs)?);
             if self.git.descends(&theirs, &ours)? {
                 self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?;
             } else {
-                let base = seen_before.as_ref().map(tree).transpose()?;
-                let edit = self.merged(remote, base.as_ref(), &our_tree, &their_tree)?;
-                let onto = Onto { expected: Some(ours), parents: vec![ours, theirs], base: Some(our_tree) };
-                self.git.begin()?.commit_onto(who, &format!("Merge {remote}"), onto, &edit)?;
+                self.merge(remote, who, known, ours, theirs)?;
             }
         }
         self.see(remote, seen_before.as_ref(), &theirs)
     }
 
-    /// What is to be done to our tree to have in it what they did since `base`.
+    /// Merges two commits of which neither follows the other.
+    fn merge(
+        &self,
+        remote: &str,
+        who: &Person,
+        known: Option<Known>,
+        ours: ObjectId,
+        theirs: ObjectId,
+    ) -> Result<(), RemoteError> {
+        let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
+        let (our_tree, their_tree) = (tree(&ours)?, tree(&theirs)?);
+        let began_anew = |commit: &ObjectId| match known {
+            Some(known) => Ok::<_, GitError>(!self.git.descends(commit, &known.commit)?),
+            None => Ok(false),
+        };
+        let our_new = began_anew(&ours)?;
+        // One that was set back to an earlier state has the beginning that it had.
+        let (their_new, is_set_back) = match known {
+            Some(known) if began_anew(&theirs)? => {
+                let root = match known.trace {
+                    Some(trace) => trace.root,
+                    None => self.git.root_of(&known.commit)?,
+                };
+                let is_same = self.git.root_of(&theirs)? == root;
+                (!is_same, is_same)
+            }
+            _ => (false, false),
+        };
+        let edit = self.merged(remote, known, &our_tree, &their_tree, is_set_back)?;
+        let mut transaction = self.git.begin()?;
+        let merged = edit.write(&self.git, Some(&our_tree), transaction.layer()?)?;
+        if their_new && merged == their_tree {
+            drop(transaction);
+            return Ok(self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?);
+        }
+        // A history that was dropped stays dropped.
+        let parents = match (our_new, their_new) {
+            (false, false) => vec![ours, theirs],
+            (true, false) => vec![ours],
+            (_, true) => vec![theirs],
+        };
+        let onto = Onto { expected: Some(ours), parents, base: Some(our_tree) };
+        transaction.commit_onto(who, &format!("Merge {remote}"), onto, &edit)?;
+        Ok(())
+    }
+
+    /// What is to be done to our tree to have in it what they did since it was last seen.
     fn merged(
         &self,
         remote: &str,
-        base: Option<&ObjectId>,
-        ours: &ObjectId,
+        known: Option<Known>,
+        our_tree: &ObjectId,
         theirs: &ObjectId,
+        is_set_back: bool,
     ) -> Result<TreeEdit, RemoteError> {
-        let since = |side| changes(&self.git, base, Some(side));
-        let (ours, theirs): (Changes, Changes) = (since(ours)?, since(theirs)?);
+        let base = known.map(|known| self.git.read_commit(&known.base)).transpose()?;
+        let since = |side| changes(&self.git, base.as_ref().map(|base| &base.tree), Some(side));
+        let (mut ours, mut theirs): (Changes, Changes) = (since(our_tree)?, since(theirs)?);
+        if known.is_some_and(|known| known.trace.is_some()) {
+            restore_gone(&mut ours, &mut theirs);
+        }
+        let config = self.git.find(our_tree, CONFIG.as_bytes())?;
+        let config = config.map(|node| self.identity(remote, &node.id)).transpose()?;
+        if is_set_back || config.is_some_and(|config| config.append_only) {
+            theirs.retain(|_, change| change.new.is_some());
+        }
         // Who upgrades or sets up anew is followed, and of two who did it at one time the one who pushed first.
         let version = |changes: &Changes| -> Result<Option<u32>, RemoteError> {
             let node = changes.get(CONFIG.as_bytes()).and_then(|change| change.new);
@@ -180,13 +274,13 @@ impl Remotes {
 
     /// Remembers that `theirs` was seen, if nobody saw anything since `before` was remembered.
     fn see(&self, remote: &str, before: Option<&ObjectId>, theirs: &ObjectId) -> Result<(), RemoteError> {
-        if before == Some(theirs) {
-            return Ok(());
+        if before != Some(theirs) {
+            match self.git.compare_and_set(&seen(remote), before, theirs) {
+                Err(GitError::Moved { .. }) => {}
+                set => set?,
+            }
         }
-        match self.git.compare_and_set(&seen(remote), before, theirs) {
-            Err(GitError::Moved { .. }) => Ok(()),
-            set => Ok(set?),
-        }
+        Ok(self.git.remove_trace(remote)?)
     }
 
     /// Pushes `head` by way of earlier commits, so that an interrupted push goes on where it was.
@@ -203,6 +297,7 @@ impl Remotes {
                 Err(GitError::Moved { .. }) => {}
                 set => set?,
             }
+            self.git.remove_trace(remote)?;
             known = Some(commit);
         }
         Ok(())

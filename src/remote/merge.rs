@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::gitkv::{Git, GitError, Mode, Node, Tree, TreeEdit};
+use crate::gitkv::{Git, GitError, Mode, Node, Trace, Tree, TreeEdit};
 use crate::layers::ObjectId;
 
 /// Where the configuration lies, the only file that is ever replaced.
@@ -159,6 +159,24 @@ pub(super) fn merge(ours: &Changes, theirs: &Changes, take_theirs: bool) -> Resu
     Ok(edit)
 }
 
+/// Puts blobs back into changes since a trace, where pruning had taken them out: what they still have of it,
+/// they have not added.
+pub(super) fn restore_gone(ours: &mut Changes, theirs: &mut Changes) {
+    let gone = Trace::gone();
+    let is_gone = |node: &Option<Node>| node.is_some_and(|node| node.id == gone);
+    theirs.retain(|path, change| match change.new {
+        Some(_) if is_gone(&change.old) => {
+            match ours.get_mut(path) {
+                Some(own) if own.new == change.new => drop(ours.remove(path)),
+                Some(own) => own.old = change.new,
+                None => {}
+            }
+            false
+        }
+        _ => true,
+    });
+}
+
 fn adds_snapshots(changes: &Changes) -> bool {
     !changes.is_empty() && SnapshotCount::of(changes).added > 0
 }
@@ -252,6 +270,39 @@ mod tests {
         let [base, ours, theirs] = &sides("snapshots/1");
         let conflict = merged(&git, [base, ours, theirs], true);
         assert!(matches!(conflict, Err(MergeError::Conflict(path)) if path == b"snapshots/1"));
+    }
+
+    #[test]
+    fn what_was_pruned_is_not_added_again_by_who_still_has_it() {
+        let gone = Some(Node { mode: Mode::File, id: Trace::gone() });
+        let change = |old, new| Change { old, new };
+        let path = |text: &str| text.as_bytes().to_vec();
+        let mut ours = Changes::from([
+            (path("archives/1"), change(gone, None)),
+            (path("archives/2"), change(gone, None)),
+            (path("archives/3"), change(gone, Some(node(3)))),
+        ]);
+        let mut theirs = Changes::from([
+            (path("archives/1"), change(gone, Some(node(1)))),
+            (path("archives/2"), change(gone, None)),
+            (path("archives/3"), change(gone, Some(node(3)))),
+            (path("snapshots/4"), change(None, Some(node(4)))),
+        ]);
+        restore_gone(&mut ours, &mut theirs);
+        let expected = Changes::from([
+            (path("archives/1"), change(Some(node(1)), None)),
+            (path("archives/2"), change(gone, None)),
+        ]);
+        assert_eq!(ours, expected);
+        assert_eq!(theirs.len(), 2);
+        let edit = merge(&ours, &theirs, false).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let git = git(dir.path());
+        let mut layer = LayerWriter::create(&git.pack_dir()).unwrap();
+        let tree = edit.write(&git, None, &mut layer).unwrap();
+        layer.finish().unwrap();
+        let files: Vec<_> = git.walk(&tree, b"").unwrap().map(|file| file.unwrap().0).collect();
+        assert_eq!(files, [b"archives/1".to_vec(), b"snapshots/4".to_vec()], "the new one may rest on it");
     }
 
     #[test]

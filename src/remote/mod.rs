@@ -17,8 +17,12 @@
 //!
 //! Interrupted at any instant, the repository is as it was or has the merged branch. Between merging and
 //! remembering the commit that was merged there is an instant, and after it the merge is made again, to the
-//! same result. Pushes only add commits, so a remote that refuses anything else
-//! (`receive.denyNonFastForwards`) is enough; and what one side pruned stays in the remote's history.
+//! same result.
+//!
+//! Pruning begins a new history. The next push puts it in the place of the remote's, if the remote is still
+//! where it was last seen; nothing is lost with that, since the tree has all that either side kept. Who merges
+//! a history that began anew goes on from it and drops their own. So what was pruned can be freed everywhere.
+//! A remote that allows no such push (`receive.denyNonFastForwards`) takes pushes until somebody prunes.
 //!
 //! Not done here: locking the remote, encrypting, and looking at the content of what is fetched beyond its
 //! configuration.
@@ -54,7 +58,7 @@ use std::fs;
 use std::path::{self, Path};
 
 use crate::atomic;
-use crate::gitkv::{Git, GitRemote};
+use crate::gitkv::{Git, GitRemote, SEEN};
 
 pub use error::RemoteError;
 pub use exchange::Pushed;
@@ -125,6 +129,7 @@ impl Remotes {
         }
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
+        self.git.remove_trace(name)?;
         Ok(self.git.add_remote(name, &absolute(url)?)?)
     }
 
@@ -132,6 +137,7 @@ impl Remotes {
     pub fn remove(&self, name: &str) -> Result<(), RemoteError> {
         self.expect(name)?;
         self.git.remove_reference(&seen(name))?;
+        self.git.remove_trace(name)?;
         Ok(self.git.remove_remote(name)?)
     }
 
@@ -156,7 +162,7 @@ impl Remotes {
 
 /// The reference to the commit of a remote that was last merged or pushed.
 fn seen(remote: &str) -> String {
-    format!("refs/treering/seen/{remote}")
+    format!("{SEEN}{remote}")
 }
 
 /// A URL that means the same in every directory. As git has it, whatever has no scheme and no colon before

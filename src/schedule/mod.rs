@@ -26,5 +26,5 @@ pub use due::{End, History, Moment, Run, Status, due_at, upcoming};
 pub use install::{InstallError, Installer, Unit, read_crontab, write_crontab};
 pub use profile::{ConfigFile, Count, Length, Profile, ProfileError, Profiles, Unlimited, Within};
 pub use rule::{FORMS, Rule, RuleError};
-pub use run::{Attempt, Report, Runner, Stop, Terms};
+pub use run::{Attempt, Figures, Report, Runner, Stop, Terms};
 pub use state::{RepositoryLock, State, StateError};

@@ -124,13 +124,14 @@ impl Stop {
 
     fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
         let pid = Pid::from_child(child);
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        while let Err(error) = waitid(WaitId::Pid(pid), options) {
-            if error != rustix::io::Errno::INTR {
-                return Err(error.into());
+        let ended = loop {
+            match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+                Err(rustix::io::Errno::INTR) => {}
+                ended => break ended,
             }
-        }
+        };
         self.stopping().child = None;
+        ended?;
         child.wait()
     }
 }
@@ -148,13 +149,22 @@ pub enum Attempt {
     Ran(Report),
 }
 
-/// What a run did.
+/// A run that is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// When it began.
     pub started: Timestamp,
     /// How it ended.
     pub end: End,
+    /// What it did.
+    pub figures: Figures,
+    /// When it is made again because it did not come to a good end; `None` also where the profile has no schedule.
+    pub again: Option<Timestamp>,
+}
+
+/// What a run did, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Figures {
     /// Files that the snapshot has and its parent had not.
     pub files_new: u64,
     /// Files with other content than in the parent.
@@ -169,8 +179,6 @@ pub struct Report {
     pub bytes_freed: u64,
     /// The remotes that have everything now.
     pub pushed: Vec<String>,
-    /// When it is made again because it did not come to a good end; `None` also where the profile has no schedule.
-    pub again: Option<Timestamp>,
 }
 
 /// Makes runs of profiles.
@@ -239,18 +247,7 @@ impl Runner {
         self.state.save(&profile.name, &history)?;
         let again = due_at(profile, &history, &Moment { now: end.time, ..moment });
         let again = again.filter(|_| !status.is_success());
-        Ok(Attempt::Ran(Report {
-            started: now,
-            end,
-            files_new: found.files_new,
-            files_changed: found.files_changed,
-            bytes_added: found.bytes_added,
-            problems: found.problems,
-            removed: found.removed,
-            bytes_freed: found.bytes_freed,
-            pushed: found.pushed,
-            again,
-        }))
+        Ok(Attempt::Ran(Report { started: now, end, figures: found.figures, again }))
     }
 }
 
@@ -259,13 +256,7 @@ impl Runner {
 struct Found {
     snapshot: Option<String>,
     error: Option<String>,
-    files_new: u64,
-    files_changed: u64,
-    bytes_added: u64,
-    problems: u64,
-    removed: u64,
-    bytes_freed: u64,
-    pushed: Vec<String>,
+    figures: Figures,
 }
 
 struct Running<'a> {
@@ -302,7 +293,7 @@ impl Running<'_> {
     fn status(&mut self, result: &Result<(), StepError>) -> Status {
         let stopped = self.runner.stop.times() > 0;
         match result {
-            Ok(()) if self.found.problems > 0 => Status::Partial,
+            Ok(()) if self.found.figures.problems > 0 => Status::Partial,
             Ok(()) => Status::Done,
             Err(_) if stopped => {
                 self.found.error = Some("interrupted".to_owned());
@@ -323,10 +314,10 @@ impl Running<'_> {
         let saved = messages.into_iter().find(|message| message["message_type"] == "summary");
         let saved = saved.unwrap_or_default();
         let number = |key: &str| saved[key].as_u64().unwrap_or(0);
-        self.found.files_new = number("files_new");
-        self.found.files_changed = number("files_changed");
-        self.found.bytes_added = number("data_added");
-        self.found.problems = number("error_count");
+        self.found.figures.files_new = number("files_new");
+        self.found.figures.files_changed = number("files_changed");
+        self.found.figures.bytes_added = number("data_added");
+        self.found.figures.problems = number("error_count");
         self.found.snapshot = saved["snapshot_id"].as_str().map(str::to_owned);
         let mut result = Ok(());
         let keep = profile.keep_flags();
@@ -336,7 +327,7 @@ impl Running<'_> {
         for remote in &profile.push {
             let pushed = self.step("push", &["push", remote]);
             if pushed.is_ok() {
-                self.found.pushed.push(remote.clone());
+                self.found.figures.pushed.push(remote.clone());
             }
             result = first(result, pushed.map(drop));
         }
@@ -358,8 +349,9 @@ impl Running<'_> {
         }
         let flags = if self.profile.prune { ["forget", "--prune"].as_slice() } else { &["forget"] };
         let messages = self.step("forget", &[flags, ids.as_slice()].concat())?;
-        self.found.removed = ids.len() as u64;
-        self.found.bytes_freed = messages.iter().filter_map(|message| message["bytes_freed"].as_u64()).sum();
+        self.found.figures.removed = ids.len() as u64;
+        self.found.figures.bytes_freed =
+            messages.iter().filter_map(|message| message["bytes_freed"].as_u64()).sum();
         Ok(())
     }
 

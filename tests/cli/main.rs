@@ -8,6 +8,7 @@ mod kv;
 mod lab;
 #[path = "../it/programs.rs"]
 mod programs;
+mod prune;
 #[path = "../it/python.rs"]
 mod python;
 mod remotes;

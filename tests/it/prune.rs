@@ -11,14 +11,15 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use treering::atomic::TEMP_PREFIX;
-use treering::gitkv::Git;
+use treering::gitkv::{Git, Person};
 use treering::progress::Progress;
+use treering::remote::Remotes;
 use treering::repository::{
-    CheckOptions, MaxUnused, PruneOptions, PruneReport, Repository, RepositoryError, Snapshot,
+    CheckOptions, FORMAT_VERSION, MaxUnused, PruneOptions, PruneReport, Repository, RepositoryError, Snapshot,
 };
 use treering::timeline::TimeKey;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, run};
 use crate::tree::{assert_same, is_root, noise};
 
 fn options(max_unused: MaxUnused) -> PruneOptions {
@@ -39,8 +40,7 @@ fn forget(lab: &mut Lab, snapshots: &[&Snapshot]) {
 
 /// Bytes of all files below the repository.
 fn bytes(lab: &Lab) -> u64 {
-    let files = walkdir::WalkDir::new(lab.path("repo")).into_iter().map(Result::unwrap);
-    files.filter(|file| file.file_type().is_file()).map(|file| file.metadata().unwrap().len()).sum()
+    bytes_below(&lab.path("repo"))
 }
 
 /// A lab whose large file changes a page at a time, over so many snapshots, with a copy of each state.
@@ -271,6 +271,113 @@ fn follows_the_model(steps: Vec<Step>) {
     }
     let all = bytes(&lab);
     assert!(all < content + content / 2 + 200_000, "{all} bytes for {content}");
+}
+
+fn who() -> Person {
+    Person::new("Ann", "ann@example.org", Timestamp::now())
+}
+
+fn remotes(path: &Path) -> Remotes {
+    Remotes::open(path, FORMAT_VERSION).unwrap()
+}
+
+/// A bare repository that the lab's has as its remote, and has been pushed to.
+fn hub(lab: &Lab) -> PathBuf {
+    let hub = lab.path("hub.git");
+    run(Command::new("git").args(["init", "--quiet", "--bare", "--initial-branch=main"]).arg(&hub));
+    let here = remotes(&lab.path("repo"));
+    here.add("origin", hub.to_str().unwrap()).unwrap();
+    here.push("origin", &who()).unwrap();
+    hub
+}
+
+fn bytes_below(path: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(path).into_iter().map(Result::unwrap);
+    files.filter(|file| file.file_type().is_file()).map(|file| file.metadata().unwrap().len()).sum()
+}
+
+#[track_caller]
+fn check_at(path: &Path) {
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    let report = Repository::open(path).unwrap().check(&options, &Progress::new()).unwrap();
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
+}
+
+#[test]
+fn what_is_pruned_here_can_be_freed_in_a_remote_and_little_is_sent() {
+    let (mut lab, kept) = history(6);
+    let hub = hub(&lab);
+    let full = bytes_below(&hub);
+    forget(&mut lab, &kept[..5].iter().map(|(snapshot, _)| snapshot).collect::<Vec<_>>());
+    prune(&mut lab, MaxUnused::default());
+    lab.git(&["fsck", "--strict", "--no-progress"]);
+    let here = remotes(&lab.path("repo"));
+    assert!(here.pull("origin", &who()).unwrap().is_zero(), "nothing comes back");
+    assert!(bytes(&lab) < full - 150_000);
+    let pushed = here.push("origin", &who()).unwrap();
+    assert_eq!((pushed.there.added, pushed.there.removed), (0, 5));
+    assert!(bytes_below(&hub) < full + 60_000, "{} after {full}", bytes_below(&hub));
+    run(Command::new("git").arg("-C").arg(&hub).args(["gc", "--quiet", "--prune=now"]));
+    assert!(bytes_below(&hub) < full - 150_000, "{} after {full}", bytes_below(&hub));
+    run(Command::new("git").arg("-C").arg(&hub).args(["fsck", "--strict", "--no-progress"]));
+    let clone = lab.path("clone");
+    Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
+    check_at(&clone);
+    // And on from there, again and again.
+    let mut last = kept[5].0.clone();
+    for round in 0..3 {
+        lab.write("more", noise(50_000, 9000 + round));
+        let next = lab.backup().snapshot.unwrap();
+        forget(&mut lab, &[&last]);
+        prune(&mut lab, MaxUnused::Bytes(0));
+        let pushed = here.push("origin", &who()).unwrap();
+        assert_eq!((pushed.there.added, pushed.there.removed), (1, 1));
+        lab.check();
+        last = next;
+    }
+    remotes(&clone).pull("origin", &who()).unwrap();
+    check_at(&clone);
+    let found = Repository::open(&clone).unwrap().snapshots().unwrap();
+    assert_eq!(found.len(), 1);
+    assert_same(&lab.source(), &lab.restore(&last, "last"));
+}
+
+#[test]
+fn a_clone_that_went_on_meanwhile_keeps_what_it_rests_on() {
+    let (mut lab, kept) = history(4);
+    let hub = hub(&lab);
+    let clone = lab.path("clone");
+    Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
+    // Only a snapshot that the other one forgets holds most of this.
+    let other = lab.path("other");
+    let copied = Command::new("cp").arg("-a").arg(&kept[1].1).arg(&other).status().unwrap();
+    assert!(copied.success());
+    let later = Timestamp::now() + jiff::SignedDuration::from_mins(1);
+    let options = treering::repository::BackupOptions::new(vec![other.clone()], later);
+    let theirs = Repository::open(&clone).unwrap().backup(&options, &Progress::new()).unwrap();
+    let theirs = theirs.snapshot.unwrap();
+
+    forget(&mut lab, &kept[..3].iter().map(|(snapshot, _)| snapshot).collect::<Vec<_>>());
+    prune(&mut lab, MaxUnused::Bytes(0));
+    let (here, there) = (remotes(&lab.path("repo")), remotes(&clone));
+    here.push("origin", &who()).unwrap();
+    there.push("origin", &who()).unwrap();
+    here.pull("origin", &who()).unwrap();
+    check_at(&clone);
+    lab.check();
+    lab.reopen();
+    let keys = |repository: &Repository| -> Vec<TimeKey> {
+        repository.snapshots().unwrap().iter().map(|snapshot| snapshot.key).collect()
+    };
+    assert_eq!(keys(&lab.repository), [kept[3].0.key, theirs.key]);
+    assert_eq!(keys(&Repository::open(&clone).unwrap()), [kept[3].0.key, theirs.key]);
+    prune(&mut lab, MaxUnused::Bytes(0));
+    lab.check();
+    assert_same(&other, &lab.restore(&theirs, "restored"));
+    here.push("origin", &who()).unwrap();
+    there.pull("origin", &who()).unwrap();
+    check_at(&clone);
+    run(Command::new("git").arg("-C").arg(&clone).args(["fsck", "--strict", "--no-progress"]));
 }
 
 /// Where a process that is started finds the lab.

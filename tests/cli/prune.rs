@@ -1,0 +1,132 @@
+//! `forget`, `prune` and `append-only`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::lab::Lab;
+
+/// A lab with snapshots of the days from the 1st of November on.
+fn days(count: u32) -> Lab {
+    let lab = Lab::new();
+    for day in 1..=count {
+        lab.write("tree/day", &format!("{day}\n").repeat(2000));
+        lab.ok(["backup", "tree", "-q", "--host", "h", "--time", &format!("2026-11-{day:02} 12:00")]);
+    }
+    lab
+}
+
+fn snapshots(lab: &Lab) -> usize {
+    let listed: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
+    listed.as_array().unwrap().len()
+}
+
+#[test]
+fn each_snapshot_is_told_with_its_reason_and_a_dry_run_removes_none() {
+    let lab = days(5);
+    let said = lab.ok(["forget", "--keep-last", "1", "--keep-daily", "3", "--dry-run"]);
+    assert!(said.starts_with("host h, "), "{said}");
+    assert!(said.contains("last snapshot, daily snapshot"), "{said}");
+    assert_eq!(said.matches("no rule keeps it").count(), 2, "{said}");
+    assert!(said.ends_with("Would remove 2 snapshots\n"), "{said}");
+    assert_eq!(snapshots(&lab), 5);
+    let said = lab.ok(["forget", "--keep-daily", "3"]);
+    assert!(said.contains("Removed 2 snapshots: `treering prune`"), "{said}");
+    assert_eq!(snapshots(&lab), 3);
+    lab.ok(["check", "--read-data"]);
+}
+
+#[test]
+fn json_is_as_restic_has_it() {
+    let lab = days(3);
+    let said = lab.ok(["--json", "forget", "--keep-last", "2", "--prune"]);
+    let mut lines = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let groups = lines.next().unwrap();
+    assert_eq!(groups[0]["host"], "h");
+    assert_eq!(groups[0]["keep"].as_array().unwrap().len(), 2);
+    assert_eq!(groups[0]["remove"].as_array().unwrap().len(), 1);
+    assert_eq!(groups[0]["reasons"][0]["matches"][0], "last snapshot");
+    assert_eq!(lines.next().unwrap()["message_type"], "forgotten");
+    let pruned = lines.next().unwrap();
+    assert_eq!((&pruned["message_type"], &pruned["plan"]["snapshots"]), (&"prune".into(), &2.into()));
+}
+
+#[test]
+fn nothing_is_removed_without_a_rule_or_to_the_last() {
+    let lab = days(2);
+    let refused = lab.run(["forget"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.err.contains("no rule says what to keep"), "{}", refused.err);
+    let refused = lab.run(["forget", "--keep-tag", "none"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.err.contains("--unsafe-allow-remove-all"), "{}", refused.err);
+    assert!(lab.run(["forget", "abcd", "--keep-last", "1"]).err.contains("cannot be used with"));
+    assert!(lab.run(["forget", "2026-11-01"]).err.contains("no snapshot 2026-11-01"));
+    assert_eq!(snapshots(&lab), 2);
+    lab.ok(["forget", "--keep-tag", "none", "--unsafe-allow-remove-all", "--prune"]);
+    assert_eq!(snapshots(&lab), 0);
+}
+
+#[test]
+fn a_snapshot_is_removed_by_its_id_and_pruning_is_planned_first() {
+    let lab = days(3);
+    let listed: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
+    let id = listed[1]["short_id"].as_str().unwrap();
+    let planned = lab.ok(["forget", id, "latest", "--dry-run", "--prune"]);
+    assert!(planned.contains("Would remove 2 snapshots"), "{planned}");
+    lab.ok(["forget", id]);
+    assert_eq!(snapshots(&lab), 2);
+    let planned = lab.ok(["prune", "--dry-run", "--max-unused", "0"]);
+    assert!(planned.contains("Would free about"), "{planned}");
+    let freed = lab.ok(["prune", "--max-unused", "0"]);
+    assert!(freed.starts_with("Freed "), "{freed}");
+    assert!(lab.ok(["prune", "--max-unused", "0"]).starts_with("Nothing to free"));
+    assert_eq!(lab.run(["prune", "--max-unused", "lots"]).status, Some(1));
+    lab.ok(["check", "--read-data"]);
+}
+
+#[test]
+fn an_append_only_repository_refuses_and_says_what_to_do() {
+    let lab = Lab::bare();
+    lab.ok(["init", "--append-only"]);
+    lab.ok(["backup", "tree", "-q"]);
+    for arguments in [&["forget", "latest"][..], &["prune"], &["forget", "--keep-last", "9"]] {
+        let outcome = lab.run(arguments);
+        if outcome.status != Some(0) {
+            assert!(outcome.err.contains("`treering append-only off`"), "{}", outcome.err);
+        }
+    }
+    assert_eq!(snapshots(&lab), 1);
+    assert!(lab.ok(["append-only", "status"]).contains("is append-only"));
+    lab.ok(["append-only", "off"]);
+    lab.ok(["forget", "latest", "--prune"]);
+    assert_eq!(snapshots(&lab), 0);
+}
+
+#[test]
+fn a_remote_with_the_hook_takes_additions_and_nothing_else() {
+    let lab = days(2);
+    let hub = lab.path("hub.git");
+    let made = Command::new("git").args(["init", "--quiet", "--bare", "-b", "main"]).arg(&hub).status();
+    assert!(made.unwrap().success());
+    lab.ok(["append-only", "hook", "--install", "hub.git"]);
+    lab.ok(["append-only", "hook", "--install", "hub.git"]);
+    let hook = hub.join("hooks/pre-receive");
+    assert_eq!(fs::metadata(&hook).unwrap().permissions().mode() & 0o111, 0o111);
+    assert_eq!(fs::read_to_string(&hook).unwrap(), lab.ok(["append-only", "hook"]));
+    lab.ok(["remote", "add", "origin", "hub.git"]);
+    lab.ok(["push"]);
+    lab.ok(["backup", "tree", "-q", "--force", "--push"]);
+    lab.ok(["forget", "latest"]);
+    let refused = lab.run(["push"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.err.contains("append-only"), "{}", refused.err);
+    lab.ok(["prune", "--max-unused", "0"]);
+    assert_eq!(lab.run(["push"]).status, Some(1));
+    lab.ok(["clone", "hub.git", "clone"]);
+    let listed = lab.ok(["-r", "clone", "snapshots", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 3);
+    fs::write(&hook, "#!/bin/sh\n").unwrap();
+    assert!(lab.run(["append-only", "hook", "--install", "hub.git"]).err.contains("another hook"));
+}
