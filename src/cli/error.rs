@@ -103,6 +103,8 @@ pub enum CliError {
     NoHome { place: &'static str },
     #[error("-r has no meaning here: each profile names its repository")]
     RepositoryOfProfiles,
+    #[error("profile {0} has a key for an encrypted repository, which this version cannot open")]
+    NoEncryption(String),
     #[error("{0} asks what is due of all profiles: leave out -P")]
     AllProfiles(&'static str),
     #[error("profile {0} has no schedule: give it one, or run it now with --force")]

@@ -123,6 +123,12 @@ impl Session {
             Some(name) => places.profiles()?.get(&name)?.clone(),
             None => Profile::default(),
         };
+        if profile.password_file.is_some()
+            || profile.password_command.is_some()
+            || !profile.identity.is_empty()
+        {
+            return Err(CliError::NoEncryption(profile.name));
+        }
         let names_repository = repo.is_some();
         let environment = || std::env::var_os("TREERING_REPOSITORY").filter(|path| !path.is_empty());
         let repository = repo.or_else(|| profile.repo.clone()).or_else(|| environment().map(PathBuf::from));

@@ -156,6 +156,13 @@ pub struct Profile {
     pub name: String,
     /// The repository.
     pub repo: Option<PathBuf>,
+    /// A file whose first line is the passphrase of the repository.
+    pub password_file: Option<PathBuf>,
+    /// A command of the shell that prints the passphrase.
+    pub password_command: Option<String>,
+    /// Files with age identities that open the repository.
+    #[serde(deserialize_with = "one_or_more")]
+    pub identity: Vec<PathBuf>,
     /// The directories and files to save.
     #[serde(deserialize_with = "one_or_more")]
     pub sources: Vec<PathBuf>,
@@ -234,6 +241,9 @@ impl Default for Profile {
         Self {
             name: String::new(),
             repo: None,
+            password_file: None,
+            password_command: None,
+            identity: Vec::new(),
             sources: Vec::new(),
             exclude: Vec::new(),
             exclude_file: Vec::new(),
@@ -323,7 +333,8 @@ impl Profile {
 
     /// Makes every path absolute.
     fn settle(&mut self, base: &Path, home: Option<&Path>) {
-        let paths = self.repo.iter_mut().chain(&mut self.sources).chain(&mut self.exclude_file);
+        let single = self.repo.iter_mut().chain(&mut self.password_file);
+        let paths = single.chain(&mut self.sources).chain(&mut self.exclude_file).chain(&mut self.identity);
         for path in paths {
             *path = match (path.strip_prefix("~"), home) {
                 (Ok(rest), Some(home)) => home.join(rest),
@@ -572,6 +583,8 @@ mod tests {
 
             [profile."x.y-z_1"]
             repo = "~"
+            password-file = "~/secret"
+            identity = "key"
         "#;
         let profiles = parse(text).unwrap();
         let home = profiles.get("home").unwrap();
@@ -591,6 +604,8 @@ mod tests {
             (other.repo.as_deref(), other.tag.as_slice()),
             (Some(Path::new("/home/me")), &["all".into()][..])
         );
+        assert_eq!(other.password_file.as_deref(), Some(Path::new("/home/me/secret")));
+        assert_eq!(other.identity, [PathBuf::from("/etc/treering/key")]);
         assert!(other.catch_up && other.sources.is_empty());
         assert_eq!(profiles.iter().count(), 2);
         assert_eq!(parse("").unwrap().iter().count(), 0);

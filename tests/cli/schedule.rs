@@ -172,6 +172,8 @@ fn what_is_wrong_with_profiles_is_one_line() {
     home.fails("-P rest schedule install", 1, "profile rest has no schedule");
     home.fails("schedule next --now soon", 1, "--now cannot be used");
     home.fails("-r rings backup", 1, "name at least one directory");
+    home.profiles("[profile.p]\nidentity = 'key'\n");
+    home.fails("-P p backup", 1, "profile p has a key for an encrypted repository");
     home.profiles("[profile.p]\nshedule = 'daily'\n");
     home.fails("-P p backup", 1, "treering.toml:6: unknown key \"shedule\": did you mean \"schedule\"?");
     fs::remove_file(home.0.path("config/treering/treering.toml")).unwrap();
