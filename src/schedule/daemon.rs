@@ -28,7 +28,7 @@ use rustix::time::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-use super::due::{Moment, Run, due_at, pause};
+use super::due::{History, Moment, Run, due_at, pause};
 use super::profile::{ConfigFile, Profile, ProfileError, Profiles};
 use super::state::{State, StateError};
 use crate::causes::chain;
@@ -205,10 +205,26 @@ impl Daemon {
         for Running { name, before, .. } in over {
             // It says itself how it went. One that did not even begin would be due at once, again and again.
             match self.state.history(&name) {
-                Ok(Some(history)) if history.last != before => drop(self.held.remove(&name)),
+                Ok(Some(history)) if history.last != before => {
+                    self.held.remove(&name);
+                    self.tell_if_cut_off(&name, &history);
+                }
                 _ => drop(self.hold(&name)),
             }
         }
+    }
+
+    /// A run that was killed could not say so itself.
+    fn tell_if_cut_off(&self, name: &str, history: &History) {
+        if history.last.as_ref().is_none_or(|run| run.end.is_some()) {
+            return;
+        }
+        let zone = TimeZone::system();
+        let moment = Moment { now: Timestamp::now(), zone: &zone, since: self.since, host: &self.host };
+        let again = self.profiles.get(name).ok().and_then(|profile| due_at(profile, history, &moment));
+        let again =
+            again.map(|again| again.to_zoned(zone).strftime("; again at %Y-%m-%d %H:%M:%S").to_string());
+        tracing::error!("{name}: the run was cut off{}", again.unwrap_or_default());
     }
 
     /// Lets `name` be for a while; returns until when.

@@ -413,6 +413,21 @@ fn the_daemon_stops_its_runs_in_order() {
 }
 
 #[test]
+fn the_daemon_tells_of_a_run_that_is_killed() {
+    let home =
+        Home::new("[profile.a]\nschedule = 'every 1 second'\nrun-before = 'echo $PPID > pid; cat pipe'\n");
+    make_pipe(&home.0.path("pipe"));
+    let daemon = home.start("schedule daemon");
+    let pipe = home.held();
+    let run = fs::read_to_string(home.0.path("pid")).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(run).unwrap(), Signal::KILL).unwrap();
+    drop(pipe);
+    wait_until("it is told", || home.log().contains("ERROR a: the run was cut off; again at "));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end(), Some(0), "{}", home.log());
+}
+
+#[test]
 fn a_daemon_that_is_killed_leaves_a_sound_state_to_the_next() {
     let home = Home::new("[profile.a]\nschedule = 'every 1 second'\n");
     for round in 1..4 {
