@@ -10,6 +10,7 @@
 //! | 4 | [`timeline`] | time-indexed blobs in a git repository |
 //! | 5 | [`repository`] | snapshots of directories: backup, restore, check |
 //! | 5 | [`remote`] | clones of a repository: push, pull, and the merge of what each added |
+//! | 5 | [`schedule`] | profiles, and backups that run by themselves |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -28,6 +29,7 @@ pub mod progress;
 pub mod relpath;
 pub mod remote;
 pub mod repository;
+pub mod schedule;
 pub mod spoken;
 pub mod store;
 pub mod timeline;

@@ -15,6 +15,7 @@ use treering::diff::Excludes;
 use crate::cli::blob_args::BlobCommand;
 use crate::cli::kv_args::KvCommand;
 use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments};
+use crate::cli::schedule_args::ScheduleCommand;
 use crate::cli::store_args::StoreArguments;
 
 /// Back up directories into a plain git repository, and get them back
@@ -31,11 +32,21 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The repository
-    #[arg(short, long, global = true, value_name = "DIR", env = "TREERING_REPOSITORY", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    /// The repository [env: TREERING_REPOSITORY]
+    #[arg(short, long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub repo: Option<PathBuf>,
     #[command(flatten)]
     pub key: KeyArguments,
+    /// Take the repository and other flags from the profile of this name, where the command line does not give
+    /// them
+    #[arg(short = 'P', long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// The file with the profiles, instead of treering/treering.toml in ~/.config or /etc
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// A copy of that file, which the daemon gives its children
+    #[arg(long, global = true, value_name = "FILE", hide = true, requires = "config")]
+    pub config_text: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
@@ -101,6 +112,8 @@ pub enum Command {
     Push(PushArguments),
     Pull(PullArguments),
     #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    #[command(subcommand)]
     Blob(BlobCommand),
     #[command(subcommand)]
     Kv(KvCommand),
@@ -135,7 +148,7 @@ pub struct InitArguments {
 }
 
 /// Save directories as a new snapshot
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 What has not changed since the last snapshot of the same directories is not read again, and of what has changed only the new \
 bytes are stored. What cannot be read is named, the rest is saved, and the exit status is 3.
@@ -143,10 +156,11 @@ bytes are stored. What cannot be read is named, the rest is saved, and the exit 
 Examples:
   treering backup ~/work
   treering backup / -x -e /var/cache -e '*.tmp' --tag weekly
+  treering backup -P home
   treering backup ~/work --time '2026-11-01 14:00' --dry-run")]
 pub struct BackupArguments {
-    /// The directories or files to save
-    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    /// The directories or files to save; a profile can name them instead
+    #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]
     pub sources: Vec<PathBuf>,
     #[command(flatten)]
     pub scan: ScanArguments,
@@ -165,13 +179,16 @@ pub struct BackupArguments {
     /// Then push to a remote: this one, or the one that `push` alone would choose
     #[arg(long, value_name = "REMOTE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
     pub push: Option<Option<String>>,
+    /// Do not push, though the profile says so
+    #[arg(long, conflicts_with = "push")]
+    pub no_push: bool,
     /// Save nothing; sum up what would be saved, and with -v name every change
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
 
 /// What of a directory is looked at.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ScanArguments {
     /// Leave out what matches, a pattern as in .gitignore; can be given again
     #[arg(short, long, value_name = "GLOB")]
@@ -377,7 +394,7 @@ pub struct RemoteRemoveArguments {
 #[command(after_help = "\
 What others have pushed there meanwhile is merged first. A push that was interrupted is made again with the same command.")]
 pub struct PushArguments {
-    /// The remote; where none is given, `origin` or the only one
+    /// The remote; where none is given, those of the profile, or else `origin` or the only one
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
 }
@@ -567,11 +584,12 @@ Exit status:
   130  interrupted";
 
 /// The commands by what they are for; [`Command`] cannot say so itself.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
     ("Keep the repository", &["check", "forget", "prune", "append-only", "key"]),
     ("Keep it elsewhere too", &["remote", "push", "pull", "clone", "layers"]),
+    ("Let it run by itself", &["schedule"]),
     ("Building blocks", &["blob", "kv", "store", "dir"]),
     ("Beside", &["completions"]),
 ];

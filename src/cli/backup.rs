@@ -18,6 +18,7 @@ use crate::cli::{Session, cache_directory, host_name, user_name};
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
+    let arguments = &arguments.clone().filled(&session.profile);
     let options = options(session, arguments)?;
     let mut repository = session.open_with_what_is_given()?;
     if let Some(caches) = cache_directory() {
@@ -43,8 +44,12 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             (false, false) => write(out, session, &report, start.elapsed()),
         }
     })?;
-    if let Some(remote) = &arguments.push {
-        remote::push_snapshot(session, &repository, remote.as_deref())?;
+    let remotes = match &arguments.push {
+        Some(remote) => session.remotes(remote.as_deref()),
+        None => Vec::new(),
+    };
+    for remote in remotes {
+        remote::push_snapshot(session, &repository, remote)?;
     }
     Ok(if report.problems.is_empty() { Exit::Done } else { Exit::Partial })
 }
@@ -112,10 +117,13 @@ fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
             "objects": layer.objects,
         })
     };
+    let record = report.snapshot.as_ref().map(|snapshot| &snapshot.record);
     json!({
         "dry_run": report.snapshot.is_none(),
         "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
         "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
+        "hostname": record.map(|record| &record.host),
+        "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),
         "parent": report.parent,
         "changes": json::totals(&Totals::of(report.changes())),
         "files_new": statistics.files_new,

@@ -11,6 +11,7 @@ use treering::gitkv::GitError;
 use treering::progress::Interrupted;
 use treering::remote::RemoteError;
 use treering::repository::{RepositoryError, RetentionError};
+use treering::schedule::{DaemonError, InstallError, ProfileError, StateError};
 use treering::spoken::SpokenError;
 use treering::timeline::{CodecError, TimelineError};
 
@@ -111,6 +112,30 @@ pub enum CliError {
         "the environment variable {name} is {value:?}, which is no number that it can have: change or unset it"
     )]
     Variable { name: &'static str, value: OsString },
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error("there are no profiles: write some into {}, or name a file with --config", .0.display())]
+    NoConfig(PathBuf),
+    #[error("{place} is not known: set HOME")]
+    NoHome { place: &'static str },
+    #[error("-r has no meaning here: each profile names its repository")]
+    RepositoryOfProfiles,
+    #[error("{0} asks what is due of all profiles: leave out -P")]
+    AllProfiles(&'static str),
+    #[error("profile {0} has no schedule: give it one, or run it now with --force")]
+    NoSchedule(String),
+    #[error("profile {0} names no {1}, without which nothing can run")]
+    Incomplete(String, &'static str),
+    #[error("cannot find this program")]
+    Program(#[source] io::Error),
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
     #[error("{option} cannot be used")]
     Time { option: &'static str, source: SpokenError },
     #[error("cannot write to standard output")]

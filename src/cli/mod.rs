@@ -20,11 +20,14 @@ mod kv;
 mod kv_args;
 mod layers;
 mod ls;
+mod profile;
 mod prune;
 mod prune_args;
 mod remote;
 mod report;
 mod restore;
+mod schedule;
+mod schedule_args;
 mod secrets;
 mod snapshots;
 mod store;
@@ -37,18 +40,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use jiff::{Timestamp, Zoned};
-use tracing_subscriber::EnvFilter;
 use treering::causes::chain;
 use treering::diff::ChangeRef;
 use treering::gitkv::Person;
 use treering::progress::Progress;
 use treering::repository::{Repository, Snapshot, SnapshotPath};
+use treering::schedule::Profile;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
 
 use args::{Arguments, Command, Global, KeyArguments};
 use bar::Show;
 use error::{CliError, Exit};
+use profile::Places;
 use report::complain;
 
 /// Does what the command line of this process says.
@@ -61,9 +65,11 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { Exit::Failed } else { Exit::Done }.into();
         }
     };
-    let filter = EnvFilter::try_from_env("TREERING_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
-    let session = Session::new(arguments.global);
+    schedule::log(&arguments);
+    let session = match Session::new(arguments.global) {
+        Ok(session) => session,
+        Err(error) => return failed(&error).into(),
+    };
     let result = match &arguments.command {
         Command::Init(arguments) => snapshots::init(&session, arguments),
         Command::Backup(arguments) => backup::run(&session, arguments),
@@ -82,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Remote(command) => remote::run(&session, command),
         Command::Push(arguments) => remote::push(&session, arguments.name.as_deref()),
         Command::Pull(arguments) => remote::pull(&session, arguments.name.as_deref()),
+        Command::Schedule(command) => schedule::run(&session, command),
         Command::Blob(command) => blob::run(&session, command),
         Command::Kv(command) => kv::run(&session, command),
         Command::Store(arguments) => store::run(&session, arguments),
@@ -90,19 +97,27 @@ pub fn run() -> ExitCode {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
         }
     };
-    let exit = result.unwrap_or_else(|error| {
-        let exit = error.exit();
-        if exit != Exit::Pipe {
-            complain(&chain(&error));
-        }
-        exit
-    });
-    exit.into()
+    result.unwrap_or_else(|error| failed(&error)).into()
+}
+
+/// Tells of a failure.
+fn failed(error: &CliError) -> Exit {
+    let exit = error.exit();
+    if exit != Exit::Pipe {
+        complain(&chain(error));
+    }
+    exit
 }
 
 /// What holds for one run of the program, whatever the command.
 struct Session {
+    /// As the command line says, else the profile, else the environment.
     repository: Option<PathBuf>,
+    /// Whether the command line says it.
+    names_repository: bool,
+    places: Places,
+    /// The profile that was asked for; one that says nothing where none was.
+    profile: Profile,
     now: Zoned,
     key: KeyArguments,
     json: bool,
@@ -111,9 +126,28 @@ struct Session {
 }
 
 impl Session {
-    fn new(global: Global) -> Self {
-        let Global { repo, key, json, quiet, verbose } = global;
-        Self { repository: repo, now: Zoned::now(), key, json, quiet, verbose }
+    fn new(global: Global) -> Result<Self, CliError> {
+        let Global { repo, key, profile, config, config_text, json, quiet, verbose } = global;
+        let places = Places::of_process(config, config_text);
+        let profile = match profile {
+            Some(name) => places.profiles()?.get(&name)?.clone(),
+            None => Profile::default(),
+        };
+        let key = key.filled(&profile);
+        let names_repository = repo.is_some();
+        let environment = || std::env::var_os("TREERING_REPOSITORY").filter(|path| !path.is_empty());
+        let repository = repo.or_else(|| profile.repo.clone()).or_else(|| environment().map(PathBuf::from));
+        Ok(Self {
+            repository,
+            names_repository,
+            places,
+            profile,
+            now: Zoned::now(),
+            key,
+            json,
+            quiet,
+            verbose,
+        })
     }
 
     /// Where the repository is or shall be.

@@ -23,6 +23,7 @@ use crate::cli::{Session, host_name, user_name};
 
 /// Removes snapshots.
 pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
+    let arguments = &arguments.clone().filled(&session.profile)?;
     let repository = session.open_readable()?;
     let keys = if arguments.ids.is_empty() {
         let groups = decide(session, &repository, arguments)?;
@@ -56,7 +57,7 @@ fn decide(
     repository: &Repository,
     arguments: &ForgetArguments,
 ) -> Result<Vec<Group>, CliError> {
-    let FilterArguments { host, path, tag } = &arguments.filters;
+    let FilterArguments { host, path, tag, exactly } = &arguments.filters;
     let absolute = |path: &std::path::PathBuf| {
         let absolute = std::path::absolute(path).map_err(CliError::file("find", path))?;
         Ok::<_, CliError>(absolute.components().collect::<std::path::PathBuf>().into_os_string().into_vec())
@@ -67,7 +68,8 @@ fn decide(
         tags: tag.iter().map(|tags| tag_list(tags)).collect(),
     };
     let mut snapshots = repository.snapshots()?;
-    snapshots.retain(|snapshot| filter.matches(snapshot));
+    let is_exact = |snapshot: &Snapshot| !exactly || snapshot.record.roots.len() == filter.paths.len();
+    snapshots.retain(|snapshot| filter.matches(snapshot) && is_exact(snapshot));
     let policy = arguments.rules.policy();
     Ok(apply(snapshots, &policy, arguments.group_by, session.now.time_zone())?)
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueHint};
 use treering::repository::{Count, GroupBy, MaxUnused, Policy, Within};
 
 /// Remove snapshots, named ones or all that no rule keeps
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Rules apply to each group of snapshots by itself; what any rule keeps is kept. A rule such as --keep-daily 7 keeps the newest \
 snapshot of each of the last 7 days that have one. Days and the like are those of the local time zone. Without --prune, what \
@@ -41,7 +41,7 @@ pub struct ForgetArguments {
 }
 
 /// What is kept.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(id = "rules", multiple = true)]
 #[command(next_help_heading = "Rules")]
 pub struct RuleArguments {
@@ -107,7 +107,7 @@ impl RuleArguments {
 }
 
 /// Which snapshots are looked at.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(id = "filters", multiple = true)]
 #[command(next_help_heading = "Which snapshots")]
 pub struct FilterArguments {
@@ -120,6 +120,9 @@ pub struct FilterArguments {
     /// Only those that have all of these tags, separated by commas; can be given again
     #[arg(long, value_name = "TAGS")]
     pub tag: Vec<String>,
+    /// Only those of these directories and no others.
+    #[arg(skip)]
+    pub exactly: bool,
 }
 
 /// The tags of a list that is separated by commas.
@@ -128,7 +131,7 @@ pub fn tag_list(tags: &str) -> Vec<String> {
 }
 
 /// How much may stay waste.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct WasteArguments {
     /// How much may stay though nothing needs it, rather than be rewritten: a part (5%), a size (200M) or unlimited
     #[arg(long, value_name = "LIMIT", default_value = "5%")]

@@ -44,9 +44,12 @@ fn kind(remote: &Remote) -> &'static str {
     }
 }
 
-/// Pushes to a remote.
+/// Pushes to a remote; where none is named, to those of the profile.
 pub fn push(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
-    push_to(session, &session.open()?, name)?;
+    let repository = session.open()?;
+    for name in session.remotes(name) {
+        push_to(session, &repository, name)?;
+    }
     Ok(Exit::Done)
 }
 

@@ -7,10 +7,13 @@ mod encryption;
 mod json;
 mod kv;
 mod lab;
+#[path = "../it/programs.rs"]
+mod programs;
 mod prune;
 #[path = "../it/python.rs"]
 mod python;
 mod remotes;
+mod schedule;
 mod status;
 mod store;
 mod terminal;

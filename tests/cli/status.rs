@@ -22,6 +22,7 @@ fn a_failure_is_one_line_that_says_what_to_do() {
     let lab = Lab::new();
     fails(&lab, "init", 1, "choose another path");
     fails(&lab, "backup nowhere", 1, "cannot back up nowhere: No such file");
+    fails(&lab, "backup", 1, "name at least one directory");
     fails(&lab, "backup tree --time soon", 1, "2 days ago");
     fails(&lab, "ls latest", 1, "no snapshot at all: `treering snapshots` lists what there is");
     lab.ok(["backup", "tree"]);
@@ -53,7 +54,7 @@ fn without_a_repository_the_ways_to_name_one_are_told() {
 #[test]
 fn a_wrong_command_line_is_a_failure() {
     let lab = Lab::bare();
-    for line in ["", "bogus", "backup", "restore latest", "init --compression lzma"] {
+    for line in ["", "bogus", "backup --push --no-push", "restore latest", "init --compression lzma"] {
         let outcome = lab.run(line.split(' ').filter(|word| !word.is_empty()));
         assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""), "{line}");
         assert!(

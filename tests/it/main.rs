@@ -16,6 +16,7 @@ mod python;
 mod recover;
 mod remote;
 mod restore;
+mod schedule;
 mod store;
 mod stored;
 mod timeline;

@@ -1,0 +1,207 @@
+//! Profiles: where they are, and the flags that they stand for.
+
+use std::path::{Component, Path, PathBuf};
+
+use treering::repository::Count;
+use treering::schedule::{self, ConfigFile, Profile, Profiles, State};
+
+use crate::cli::args::{BackupArguments, KeyArguments, ScanArguments};
+use crate::cli::error::CliError;
+use crate::cli::prune_args::{FilterArguments, ForgetArguments, RuleArguments};
+use crate::cli::{Session, host_name};
+
+/// What the files of this program are called in the directories for such files.
+const OWN: &str = "treering";
+/// The file with the profiles.
+const FILE: &str = "treering.toml";
+/// The place of that file for the whole system.
+const SYSTEM_FILE: &str = "/etc/treering/treering.toml";
+/// Where the system remembers what ran.
+const SYSTEM_STATE: &str = "/var/lib/treering";
+
+/// Where this process finds its files.
+#[derive(Debug)]
+pub struct Places {
+    given: Option<ConfigFile>,
+    home: Option<PathBuf>,
+    configuration: Option<PathBuf>,
+    state: Option<PathBuf>,
+}
+
+impl Places {
+    /// By the environment, with the profiles in `config` if it is given, as they stand in `text`.
+    pub fn of_process(config: Option<PathBuf>, text: Option<PathBuf>) -> Self {
+        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let directory = |variable: &str, below_home: &str| {
+            let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+            set.or_else(|| Some(home.as_ref()?.join(below_home)))
+        };
+        Self {
+            given: config.map(|path| ConfigFile { path, text }),
+            configuration: directory("XDG_CONFIG_HOME", ".config"),
+            state: directory("XDG_STATE_HOME", ".local/state"),
+            home,
+        }
+    }
+
+    /// The file with the profiles: the one that was given, else the user's, else the system's.
+    pub fn config(&self) -> Result<ConfigFile, CliError> {
+        if let Some(given) = &self.given {
+            return Ok(given.clone());
+        }
+        let own = self.configuration.as_ref().map(|directory| directory.join(OWN).join(FILE));
+        let places = own.iter().map(PathBuf::as_path).chain([Path::new(SYSTEM_FILE)]);
+        let found = places.into_iter().find(|path| path.exists()).map(ConfigFile::new);
+        found.ok_or_else(|| CliError::NoConfig(own.unwrap_or_else(|| SYSTEM_FILE.into())))
+    }
+
+    pub fn profiles(&self) -> Result<Profiles, CliError> {
+        Ok(self.config()?.read(self.home())?.0)
+    }
+
+    pub fn home(&self) -> Option<&Path> {
+        self.home.as_deref()
+    }
+
+    /// The directory that remembers what ran of the profiles in the file `config`.
+    pub fn state_root(&self, config: &Path) -> Result<PathBuf, CliError> {
+        if is_system(config) {
+            return Ok(SYSTEM_STATE.into());
+        }
+        let state =
+            self.state.as_ref().ok_or(CliError::NoHome { place: "the place for what is remembered" })?;
+        Ok(state.join(OWN))
+    }
+
+    pub fn state(&self, profiles: &Profiles) -> Result<State, CliError> {
+        Ok(State::new(&self.state_root(profiles.path())?, profiles.path()))
+    }
+
+    /// Where systemd looks for units.
+    pub fn units(&self, system: bool) -> Result<PathBuf, CliError> {
+        if system {
+            return Ok("/etc/systemd/system".into());
+        }
+        let directory =
+            self.configuration.as_ref().ok_or(CliError::NoHome { place: "the place for units" })?;
+        Ok(directory.join("systemd/user"))
+    }
+}
+
+/// Whether the profiles in the file `config` are those of the system.
+pub fn is_system(config: &Path) -> bool {
+    config == Path::new(SYSTEM_FILE)
+}
+
+impl Session {
+    /// The remotes that are meant by `name`, or by the profile where no name is given; `None` is the one that the
+    /// repository would choose.
+    pub fn remotes<'a>(&'a self, name: Option<&'a str>) -> Vec<Option<&'a str>> {
+        if name.is_some() || self.profile.push.is_empty() {
+            return vec![name];
+        }
+        self.profile.push.iter().map(|name| Some(name.as_str())).collect()
+    }
+}
+
+/// What the command line says, or else the profile.
+fn or<T: Clone>(said: Vec<T>, profile: &[T]) -> Vec<T> {
+    if said.is_empty() { profile.to_vec() } else { said }
+}
+
+impl KeyArguments {
+    /// With the keys of `profile` where neither the command line nor the environment gives any.
+    pub fn filled(self, profile: &Profile) -> Self {
+        if self.password_file.is_some() || self.password_command.is_some() || !self.identity.is_empty() {
+            return self;
+        }
+        Self {
+            password_file: profile.password_file.clone(),
+            password_command: profile.password_command.clone(),
+            identity: profile.identity.clone(),
+        }
+    }
+}
+
+impl BackupArguments {
+    /// With the flags of `profile` where the command line does not give them.
+    pub fn filled(self, profile: &Profile) -> Self {
+        let pushes = !profile.push.is_empty() && !self.no_push && !self.dry_run;
+        Self {
+            sources: or(self.sources, &profile.sources),
+            scan: self.scan.filled(profile),
+            tag: or(self.tag, &profile.tag),
+            host: self.host.or_else(|| profile.host.clone()),
+            push: self.push.or(pushes.then_some(None)),
+            ..self
+        }
+    }
+}
+
+impl ForgetArguments {
+    /// With the rules of `profile` where the command line gives none, and for its own snapshots alone where the
+    /// command line does not choose.
+    pub fn filled(self, profile: &Profile) -> Result<Self, CliError> {
+        if profile.name.is_empty() || !self.ids.is_empty() {
+            return Ok(self);
+        }
+        let FilterArguments { host, path, tag, .. } = &self.filters;
+        let chooses = !(host.is_empty() && path.is_empty() && tag.is_empty());
+        let own = || FilterArguments {
+            host: vec![profile.host.clone().unwrap_or_else(host_name)],
+            path: profile.sources.iter().map(|source| as_saved(source)).collect(),
+            tag: Vec::new(),
+            exactly: true,
+        };
+        let filters = if chooses { self.filters } else { own() };
+        let rules = if self.rules.policy().is_empty() { RuleArguments::of(profile)? } else { self.rules };
+        Ok(Self { filters, rules, prune: self.prune || profile.prune, ..self })
+    }
+}
+
+/// The source at `path` by the name that snapshots know it by.
+fn as_saved(path: &Path) -> PathBuf {
+    let is_other = path.is_symlink() || path.components().any(|part| part == Component::ParentDir);
+    let real = if is_other { path.canonicalize().ok() } else { None };
+    real.unwrap_or_else(|| path.to_owned())
+}
+
+impl RuleArguments {
+    fn of(profile: &Profile) -> Result<Self, CliError> {
+        let count = |count: Option<schedule::Count>| match count {
+            None => Count(0),
+            Some(schedule::Count::Number(number)) => Count(number),
+            Some(schedule::Count::All(_)) => Count::UNLIMITED,
+        };
+        let within = |within: &Option<schedule::Within>| {
+            within.as_ref().map(|within| within.to_string().parse()).transpose()
+        };
+        Ok(Self {
+            keep_last: count(profile.keep_last),
+            keep_hourly: count(profile.keep_hourly),
+            keep_daily: count(profile.keep_daily),
+            keep_weekly: count(profile.keep_weekly),
+            keep_monthly: count(profile.keep_monthly),
+            keep_yearly: count(profile.keep_yearly),
+            keep_within: within(&profile.keep_within)?,
+            keep_within_hourly: within(&profile.keep_within_hourly)?,
+            keep_within_daily: within(&profile.keep_within_daily)?,
+            keep_within_weekly: within(&profile.keep_within_weekly)?,
+            keep_within_monthly: within(&profile.keep_within_monthly)?,
+            keep_within_yearly: within(&profile.keep_within_yearly)?,
+            keep_tag: profile.keep_tag.clone(),
+        })
+    }
+}
+
+impl ScanArguments {
+    fn filled(self, profile: &Profile) -> Self {
+        Self {
+            exclude: or(self.exclude, &profile.exclude),
+            exclude_file: or(self.exclude_file, &profile.exclude_file),
+            ignore_file: self.ignore_file.or_else(|| profile.ignore_file.clone()),
+            exclude_caches: self.exclude_caches || profile.exclude_caches,
+            one_file_system: self.one_file_system || profile.one_file_system,
+        }
+    }
+}
