@@ -83,14 +83,15 @@ fn write_cold(pack_dir: &Path, path: &Path, index: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    write_index(&dir, path, index)
+    write_index(pack_dir, path, index)
 }
 
-fn write_index(dir: &Path, path: &Path, index: &[u8]) -> io::Result<()> {
-    let mut file = atomic::temporary(dir, MODE)?;
+/// Through a temporary file among the packs, where leftovers are looked for.
+fn write_index(pack_dir: &Path, path: &Path, index: &[u8]) -> io::Result<()> {
+    let mut file = atomic::temporary(pack_dir, MODE)?;
     file.write_all(index)?;
     atomic::place(file, path)?;
-    atomic::sync_dir(dir)
+    atomic::sync_dir(atomic::parent(path))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
