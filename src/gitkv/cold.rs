@@ -1,6 +1,7 @@
 //! Layers whose packs lie elsewhere.
 //!
-//! Such a layer has its `.idx` here and no `.pack`. Git skips it, and would call the objects missing. What it
+//! Of such a layer only the `.idx` is here, in `objects/cold`, and git does not know of it. It would call the
+//! objects missing. What it
 //! has for that is the partial clone: objects that a pack marked by a `.promisor` file names may be missing,
 //! when some remote promises to have them. [`Git::promise`] sets both.
 
@@ -35,16 +36,17 @@ impl Git {
     }
 
     /// Adds the layer `name` with the bytes of its `.idx`, and its `.pack` if there is one; both are checked
-    /// first. What is there already stays.
+    /// first.
     pub fn add_layer(&self, name: &str, index: &[u8], pack: Option<NamedTempFile>) -> Result<(), GitError> {
         let pack_dir = self.pack_dir();
-        if let Some(pack) = pack {
-            layers::place_pack(&pack_dir, name, index, pack)?;
+        match pack {
+            Some(pack) => layers::place_pack(&pack_dir, name, index, pack)?,
+            None => layers::place_index(&pack_dir, name, index)?,
         }
-        Ok(layers::place_index(&pack_dir, name, index)?)
+        Ok(())
     }
 
-    /// Removes the `.pack` of a layer that lies elsewhere too, and leaves its `.idx`.
+    /// Removes the pack of a layer that lies elsewhere too; the layer is cold then.
     pub fn remove_pack(&self, name: &str) -> Result<(), GitError> {
         self.promise()?;
         layers::remove_pack(&self.pack_dir(), name)?;

@@ -45,6 +45,11 @@ impl Blocks {
         Self { dir: dir.to_owned(), limit, unchecked: Mutex::new(0) }
     }
 
+    /// Whether nothing is kept.
+    pub fn is_off(&self) -> bool {
+        self.limit == 0
+    }
+
     /// The block `number` of a pack, if it is here and sound.
     pub fn get(&self, layer: &str, number: u64) -> Option<Vec<u8>> {
         let (path, at) = self.place(layer, number);
@@ -70,7 +75,7 @@ impl Blocks {
 
     /// Keeps a block, if that can be done.
     pub fn put(&self, layer: &str, number: u64, bytes: &[u8]) {
-        if self.limit == 0 {
+        if self.is_off() {
             return;
         }
         if let Err(error) = self.write(layer, number, bytes) {

@@ -106,7 +106,9 @@ impl Cold {
     ) -> Result<Vec<u8>, LayerError> {
         let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         let wanted: Vec<u64> = blocks_of(&range).collect();
-        let hinted = hints.iter().flat_map(blocks_of).filter(|block| !wanted.contains(block));
+        // Without a cache it would be read twice.
+        let hints = if self.blocks.is_off() { &[] } else { hints };
+        let hinted = hints.iter().flat_map(blocks_of);
         let mut to_do: Vec<u64> = hinted.chain(wanted.iter().copied()).collect();
         to_do.sort_unstable();
         to_do.dedup();

@@ -8,10 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::atomic;
+
 use super::cold::Cold;
 use super::entry::{self, BLOCK_HEADER, CHECKSUM, Header, MAX_HEADER, STORED_BLOCK, ZLIB_HEADER};
 use super::index::Index;
-use super::{LayerError, ObjectId, ObjectKind, object_id};
+use super::{LayerError, ObjectId, ObjectKind, object_id, place};
 
 /// The largest object that is inflated in memory: 1 GiB, many times what this crate deflates.
 const INFLATE_LIMIT: u64 = 1 << 30;
@@ -44,11 +46,18 @@ impl Layer {
         let index = match known {
             Some(layer) => Arc::clone(&layer.index),
             None => {
-                let path = pack.with_extension("idx");
-                let bytes = match fs::read(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                    read => read.map_err(LayerError::io("read", &path))?,
-                };
+                // The first one twice: it is there before the second goes.
+                let index = pack.with_extension("idx");
+                let paths = [index.clone(), place::index_path(pack_dir, name), index];
+                let mut found = None;
+                for path in paths {
+                    match fs::read(&path) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        read => found = Some((read.map_err(LayerError::io("read", &path))?, path)),
+                    }
+                    break;
+                }
+                let Some((bytes, path)) = found else { return Ok(None) };
                 Arc::new(Index::parse(bytes).map_err(|fault| LayerError::Index { path, fault })?)
             }
         };
@@ -72,6 +81,15 @@ impl Layer {
     /// The size of its `.pack` in bytes; `None` when that was not here as the set was opened.
     pub fn pack_bytes(&self) -> Option<u64> {
         self.pack_bytes
+    }
+
+    /// Where its `.idx` lies.
+    pub fn index_path(&self) -> PathBuf {
+        let index = self.pack.with_extension("idx");
+        match index.exists() {
+            true => index,
+            false => place::index_path(atomic::parent(&index), &self.name),
+        }
     }
 
     /// The size of its `.idx` in bytes.

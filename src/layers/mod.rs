@@ -17,9 +17,10 @@
 //! [`LayerSet::read_range`] reads only the bytes asked for and therefore checks no hash: its caller must.
 //! [`Layer::verify`] checks a whole layer.
 //!
-//! **Elsewhere.** A layer whose `.idx` is here and whose `.pack` is not is *cold*. Given a [`Cold`], its
+//! **Elsewhere.** A layer of which only the `.idx` is here, in a directory `cold` beside that of the packs, is
+//! *cold*. Given a [`Cold`], its
 //! objects are read by ranges from a [`PackSource`], all the same, since the offsets of stored objects follow
-//! from the `.idx`. [`place_index`] and [`place_pack`] bring the two files of a layer here, and
+//! from the `.idx`. [`place_index`] adds a cold layer, [`place_pack`] brings its pack, and
 //! [`remove_pack`] makes it cold again.
 //!
 //! Deltas between objects are neither written nor resolved: a git host that repacked may have made some, and

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -14,59 +14,102 @@ use super::index::Index;
 use super::writer::{MODE, hash};
 use super::{LayerError, ObjectId};
 
-/// Makes `index`, which is found to be sound and of that name, the `.idx` of the layer `name`, durably. From then on the layer
-/// exists; it is cold until its `.pack` comes. Nothing happens where there is an `.idx` already.
-pub fn place_index(pack_dir: &Path, name: &str, index: &[u8]) -> Result<(), LayerError> {
-    let path = pack_dir.join(format!("{name}.idx"));
-    let damaged = |fault| LayerError::Index { path: path.clone(), fault };
-    let parsed = Index::parse(index.to_vec()).map_err(damaged)?;
-    let checksum: Option<[u8; CHECKSUM]> = parsed.pack_checksum().try_into().ok();
-    if checksum.is_none_or(|checksum| format!("pack-{}", ObjectId(checksum)) != name) {
-        return Err(damaged("it is the index of another pack"));
-    }
-    let write = || {
-        if path.exists() {
-            return Ok(());
-        }
-        let mut file = atomic::temporary(pack_dir, MODE)?;
-        file.write_all(index)?;
-        atomic::place(file, &path)?;
-        atomic::sync_dir(pack_dir)
-    };
-    write().map_err(LayerError::io("write", &path))
+/// Where the indexes of cold layers lie: beside the directory of packs, in which `git gc` would remove them.
+pub(super) fn cold_dir(pack_dir: &Path) -> PathBuf {
+    pack_dir.with_file_name("cold")
 }
 
-/// Makes `pack`, a file in `pack_dir`, the `.pack` of the layer `name`, durably, after it was found to be the
-/// one that `index` (the bytes of the layer's `.idx`) was made for: its count and its SHA-1 are right. The
-/// `.idx` is to be placed afterwards.
+/// Adds a cold layer, durably: only its index, which is found to be sound and of that name. Nothing happens
+/// where the layer is here already.
+pub fn place_index(pack_dir: &Path, name: &str, index: &[u8]) -> Result<(), LayerError> {
+    let path = index_path(pack_dir, name);
+    parse(&path, name, index)?;
+    match path.exists() || path_of(pack_dir, name, "idx").exists() {
+        true => Ok(()),
+        false => write_cold(pack_dir, &path, index).map_err(LayerError::io("write", &path)),
+    }
+}
+
+/// Adds a layer, durably, or brings the pack of a cold one: `pack`, a file in `pack_dir`, is found to be the one
+/// that `index` was made for; its count and its SHA-1 are right.
 pub fn place_pack(pack_dir: &Path, name: &str, index: &[u8], pack: NamedTempFile) -> Result<(), LayerError> {
-    let path = pack_dir.join(format!("{name}.pack"));
-    let index = Index::parse(index.to_vec())
-        .map_err(|fault| LayerError::Index { path: path.with_extension("idx"), fault })?;
-    let fault = check(pack.as_file(), &index).map_err(LayerError::io("read", pack.path()))?;
+    let path = path_of(pack_dir, name, "pack");
+    let parsed = parse(&path.with_extension("idx"), name, index)?;
+    let fault = check(pack.as_file(), &parsed).map_err(LayerError::io("read", pack.path()))?;
     if let Some(fault) = fault {
         return Err(LayerError::Pack { layer: name.to_owned(), fault });
     }
     let place = || {
         File::create(path.with_extension("keep"))?;
         atomic::place(pack, &path)?;
-        atomic::sync_dir(pack_dir)
+        atomic::sync_dir(pack_dir)?;
+        write_index(pack_dir, &path.with_extension("idx"), index)?;
+        remove(&index_path(pack_dir, name))
     };
     place().map_err(LayerError::io("write", &path))
 }
 
-/// Removes the `.pack` of the layer `name`, which is cold afterwards. The `.idx` stays.
+/// Removes the pack of the layer `name`, which is cold afterwards.
 pub fn remove_pack(pack_dir: &Path, name: &str) -> Result<(), LayerError> {
-    for extension in ["pack", "promisor", "keep"] {
-        let path = pack_dir.join(format!("{name}.{extension}"));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LayerError::io("remove", &path)(error));
-            }
-            _ => {}
+    let path = path_of(pack_dir, name, "idx");
+    let make_cold = || {
+        let index = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            index => index?,
+        };
+        write_cold(pack_dir, &index_path(pack_dir, name), &index)?;
+        // Git takes a pack as existing by its index.
+        for extension in ["idx", "pack", "promisor", "keep"] {
+            remove(&path.with_extension(extension))?;
         }
+        atomic::sync_dir(pack_dir)
+    };
+    make_cold().map_err(LayerError::io("remove the pack of", &path))
+}
+
+/// Where the index of a cold layer lies.
+pub(super) fn index_path(pack_dir: &Path, name: &str) -> PathBuf {
+    path_of(&cold_dir(pack_dir), name, "idx")
+}
+
+fn path_of(dir: &Path, name: &str, extension: &str) -> PathBuf {
+    dir.join(format!("{name}.{extension}"))
+}
+
+fn write_cold(pack_dir: &Path, path: &Path, index: &[u8]) -> io::Result<()> {
+    let dir = cold_dir(pack_dir);
+    match fs::create_dir(&dir) {
+        Ok(()) => atomic::sync_dir(atomic::parent(&dir))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
     }
-    atomic::sync_dir(pack_dir).map_err(LayerError::io("sync", pack_dir))
+    write_index(pack_dir, path, index)
+}
+
+/// Through a temporary file among the packs, where leftovers are looked for.
+fn write_index(pack_dir: &Path, path: &Path, index: &[u8]) -> io::Result<()> {
+    let mut file = atomic::temporary(pack_dir, MODE)?;
+    file.write_all(index)?;
+    atomic::place(file, path)?;
+    atomic::sync_dir(atomic::parent(path))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The index that is to lie at `path`, found to be sound and that of the layer `name`.
+fn parse(path: &Path, name: &str, index: &[u8]) -> Result<Index, LayerError> {
+    let damaged = |fault| LayerError::Index { path: path.to_owned(), fault };
+    let parsed = Index::parse(index.to_vec()).map_err(damaged)?;
+    let checksum: Option<[u8; CHECKSUM]> = parsed.pack_checksum().try_into().ok();
+    match checksum.is_some_and(|checksum| format!("pack-{}", ObjectId(checksum)) == name) {
+        true => Ok(parsed),
+        false => Err(damaged("it is the index of another pack")),
+    }
 }
 
 /// What is wrong with a pack that should be the one of `index`.
@@ -110,44 +153,64 @@ mod tests {
         file
     }
 
+    /// A directory with an empty one for packs, and that.
+    fn target() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let packs = dir.path().join("pack");
+        fs::create_dir(&packs).unwrap();
+        (dir, packs)
+    }
+
+    fn files(dir: &Path) -> usize {
+        fs::read_dir(dir).map_or(0, Iterator::count)
+    }
+
     #[test]
     fn a_layer_that_comes_in_parts_is_the_same_layer() {
         let (from, name, index) = layer(&[7; 100_000]);
-        let to = tempfile::tempdir().unwrap();
-        place_index(to.path(), &name, &index).unwrap();
-        assert_eq!(LayerSet::open(to.path()).unwrap().layers().next().unwrap().pack_bytes(), None);
-        place_pack(to.path(), &name, &index, copy(from.path(), &name, to.path())).unwrap();
-        place_index(to.path(), &name, &index).unwrap();
-        for extension in ["idx", "keep", "pack"] {
-            let read = |dir: &Path| fs::read(dir.join(format!("{name}.{extension}"))).unwrap();
-            assert_eq!(read(to.path()), read(from.path()));
+        let (_dir, packs) = target();
+        let cold = cold_dir(&packs);
+        place_index(&packs, &name, &index).unwrap();
+        let layers = LayerSet::open(&packs).unwrap();
+        assert_eq!(layers.layers().next().unwrap().pack_bytes(), None);
+        assert_eq!((files(&packs), files(&cold)), (0, 1), "git gc removes an index without a pack");
+        for _ in 0..2 {
+            place_pack(&packs, &name, &index, copy(from.path(), &name, &packs)).unwrap();
+            place_index(&packs, &name, &index).unwrap();
+            for extension in ["idx", "keep", "pack"] {
+                let read = |dir: &Path| fs::read(dir.join(format!("{name}.{extension}"))).unwrap();
+                assert_eq!(read(&packs), read(from.path()));
+            }
+            assert_eq!((files(&packs), files(&cold)), (3, 0));
+            assert_eq!(layers.reopen().unwrap().layers().len(), 1);
+            remove_pack(&packs, &name).unwrap();
+            remove_pack(&packs, &name).unwrap();
+            assert_eq!((files(&packs), files(&cold)), (0, 1));
+            assert_eq!(layers.reopen().unwrap().layers().next().unwrap().pack_bytes(), None);
         }
-        remove_pack(to.path(), &name).unwrap();
-        remove_pack(to.path(), &name).unwrap();
-        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn what_is_not_that_layer_takes_no_place() {
         let (from, name, index) = layer(&[7; 100_000]);
-        let to = tempfile::tempdir().unwrap();
+        let (_dir, packs) = target();
         let mut damaged = index.clone();
         damaged[1050] ^= 1;
-        let error = place_index(to.path(), &name, &damaged).unwrap_err();
+        let error = place_index(&packs, &name, &damaged).unwrap_err();
         assert!(matches!(error, LayerError::Index { .. }), "{error}");
         let (_, other, _) = layer(b"other");
-        let error = place_index(to.path(), &other, &index).unwrap_err();
+        let error = place_index(&packs, &other, &index).unwrap_err();
         assert!(matches!(error, LayerError::Index { .. }), "{error}");
         let spoils: [fn(&mut Vec<u8>); 3] =
             [|bytes| bytes[5000] ^= 1, |bytes| bytes.truncate(900), |bytes| bytes.clear()];
         for spoil in spoils {
             let mut bytes = fs::read(from.path().join(format!("{name}.pack"))).unwrap();
             spoil(&mut bytes);
-            let mut file = atomic::temporary(to.path(), MODE).unwrap();
+            let mut file = atomic::temporary(&packs, MODE).unwrap();
             file.write_all(&bytes).unwrap();
-            let error = place_pack(to.path(), &name, &index, file).unwrap_err();
+            let error = place_pack(&packs, &name, &index, file).unwrap_err();
             assert!(matches!(error, LayerError::Pack { .. }), "{error}");
         }
-        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+        assert_eq!((files(&packs), files(&cold_dir(&packs))), (0, 0));
     }
 }

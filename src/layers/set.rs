@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Cold, Layer, LayerError, ObjectId, ObjectKind};
+use super::{Cold, Layer, LayerError, ObjectId, ObjectKind, place};
 
 /// The layers of one pack directory as they were when it was opened, and where each object lies.
 ///
@@ -120,15 +120,25 @@ impl fmt::Debug for LayerSet {
     }
 }
 
-/// The names of the layers in `pack_dir`, in order.
+/// The names of the layers in `pack_dir`, and of the cold ones beside it, in order.
 fn names(pack_dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(pack_dir)? {
-        let file_name = entry?.file_name();
-        let name = file_name.to_str().and_then(|name| name.strip_suffix(".idx"));
-        names.extend(name.filter(|name| name.starts_with("pack-")).map(str::to_owned));
+    let cold_dir = place::cold_dir(pack_dir);
+    // Twice, since a layer may be moving from either to the other: it is in the second before it leaves the
+    // first.
+    for dir in [&cold_dir, pack_dir, &cold_dir] {
+        let entries = match fs::read_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir == cold_dir => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let file_name = entry?.file_name();
+            let name = file_name.to_str().and_then(|name| name.strip_suffix(".idx"));
+            names.extend(name.filter(|name| name.starts_with("pack-")).map(str::to_owned));
+        }
     }
     names.sort_unstable();
+    names.dedup();
     Ok(names)
 }
 

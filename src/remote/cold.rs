@@ -309,7 +309,12 @@ impl Remotes {
     ) -> Result<u64, RemoteError> {
         let names = LayerNames::new(kind, layer.name())?;
         let mut sent = 0;
-        for (name, bytes) in [(names.pack, layer.pack_bytes()), (names.index, Some(layer.index_bytes()))] {
+        let pack = self.git.pack_dir().join(names.pack.key());
+        let files = [
+            (names.pack, layer.pack_bytes(), pack),
+            (names.index, Some(layer.index_bytes()), layer.index_path()),
+        ];
+        for (name, bytes, path) in files {
             let there = match store.info(&name) {
                 Err(error) if error.is_not_found() => None,
                 info => Some(info.map_err(RemoteError::store(remote))?.size),
@@ -318,7 +323,6 @@ impl Remotes {
             if bytes.is_none() || there == bytes {
                 continue;
             }
-            let path = self.git.pack_dir().join(name.key());
             let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
             store.store_file(&name, &file).map_err(RemoteError::store(remote))?;
             sent += bytes.unwrap_or_default();

@@ -278,6 +278,8 @@ fn what_a_remote_provably_has_can_be_evicted_and_fetched() {
     assert!(evicted.failures.is_empty(), "{:?}", evicted.failures);
     assert_eq!(evicted.layers.len(), data(&before).len());
     fsck(&lab.path("repo"));
+    lab.git(&["gc", "--quiet", "--prune=now"]);
+    fsck(&lab.path("repo"));
     let repository = open(&lab.path("repo"));
     check(&repository);
     restore(&repository, &lab.path("restored"));
@@ -288,7 +290,8 @@ fn what_a_remote_provably_has_can_be_evicted_and_fetched() {
     let digits = name.strip_prefix("pack-").unwrap()[..12].to_owned();
     assert_eq!(here.fetch_layers(&[digits]).unwrap().layers[0].name, *name);
     here.fetch_layers(&[]).unwrap();
-    assert_eq!(here.layers().unwrap(), before);
+    let after = here.layers().unwrap();
+    assert!(before.iter().all(|layer| after.contains(layer)), "beside what git made");
     lab.check();
     here.remove("cold").unwrap();
     assert!(here.list().unwrap().is_empty());
