@@ -150,7 +150,7 @@ pub fn due_at(profile: &Profile, history: &History, moment: &Moment) -> Option<T
         return ended.checked_add(pause(history.failures)).ok();
     }
     let mut from = history.last.as_ref().map_or(history.seen, |run| run.started);
-    if !profile.catch_up {
+    if !profile.catch_up.0 {
         from = from.max(moment.since);
     }
     after(rule, from.min(moment.now), delay(profile, moment.host), moment.zone)
@@ -191,10 +191,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::schedule::{CatchUp, Length};
 
     fn profile(schedule: &str, jitter: &str, catch_up: bool) -> Profile {
-        let jitter = super::super::profile::Length::try_from(jitter.to_owned()).unwrap();
+        let jitter = Length::try_from(jitter.to_owned()).unwrap();
         let schedule = Some(schedule.parse().unwrap());
+        let catch_up = CatchUp(catch_up);
         Profile { name: "home".into(), schedule, jitter, catch_up, ..Profile::default() }
     }
 

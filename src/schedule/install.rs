@@ -117,7 +117,7 @@ impl Installer {
         let _ = writeln!(
             timer,
             "Persistent={}\nAccuracySec=1s\n\n[Install]\nWantedBy=timers.target",
-            profile.catch_up
+            profile.catch_up.0
         );
         Some([unit("service", service), unit("timer", timer)])
     }

@@ -24,7 +24,7 @@ mod state;
 pub use daemon::{Daemon, DaemonError};
 pub use due::{End, History, Moment, Run, Status, due_at, upcoming};
 pub use install::{InstallError, Installer, Unit, read_crontab, write_crontab};
-pub use profile::{ConfigFile, Count, Length, Profile, ProfileError, Profiles, Unlimited, Within};
+pub use profile::{CatchUp, ConfigFile, Count, Length, Profile, ProfileError, Profiles, Unlimited, Within};
 pub use rule::{FORMS, Rule, RuleError};
 pub use run::{Attempt, Figures, Report, Runner, Stop, Terms};
 pub use state::{RepositoryLock, State, StateError};

@@ -147,8 +147,19 @@ impl TryFrom<String> for Within {
     }
 }
 
+/// Whether missed runs are made up for; yes where nothing is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct CatchUp(pub bool);
+
+impl Default for CatchUp {
+    fn default() -> Self {
+        Self(true)
+    }
+}
+
 /// A profile: flags that have a name together.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Profile {
     /// What it is called: letters, digits, `.`, `_` and `-`.
@@ -232,50 +243,7 @@ pub struct Profile {
     /// By how much it may run later, so that not all machines begin at once.
     pub jitter: Length,
     /// Whether a run is made up for that came due while nobody watched.
-    pub catch_up: bool,
-}
-
-impl Default for Profile {
-    /// With no name, no flags, and no schedule.
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            repo: None,
-            password_file: None,
-            password_command: None,
-            identity: Vec::new(),
-            sources: Vec::new(),
-            exclude: Vec::new(),
-            exclude_file: Vec::new(),
-            ignore_file: None,
-            exclude_caches: false,
-            one_file_system: false,
-            tag: Vec::new(),
-            host: None,
-            push: Vec::new(),
-            keep_last: None,
-            keep_hourly: None,
-            keep_daily: None,
-            keep_weekly: None,
-            keep_monthly: None,
-            keep_yearly: None,
-            keep_within: None,
-            keep_within_hourly: None,
-            keep_within_daily: None,
-            keep_within_weekly: None,
-            keep_within_monthly: None,
-            keep_within_yearly: None,
-            keep_tag: Vec::new(),
-            prune: false,
-            run_before: Vec::new(),
-            run_after: Vec::new(),
-            run_failed: Vec::new(),
-            run_finally: Vec::new(),
-            schedule: None,
-            jitter: Length::default(),
-            catch_up: true,
-        }
-    }
+    pub catch_up: CatchUp,
 }
 
 /// `"a"`, or `["a", "b"]`.
@@ -598,7 +566,7 @@ mod tests {
         );
         assert_eq!(home.schedule.as_ref().unwrap().to_string(), "daily at 03:00");
         assert_eq!(home.jitter.0, SignedDuration::from_mins(15));
-        assert!(home.one_file_system && !home.catch_up);
+        assert!(home.one_file_system && !home.catch_up.0);
         let other = profiles.get("x.y-z_1").unwrap();
         assert_eq!(
             (other.repo.as_deref(), other.tag.as_slice()),
@@ -606,7 +574,7 @@ mod tests {
         );
         assert_eq!(other.password_file.as_deref(), Some(Path::new("/home/me/secret")));
         assert_eq!(other.identity, [PathBuf::from("/etc/treering/key")]);
-        assert!(other.catch_up && other.sources.is_empty());
+        assert!(other.catch_up.0 && other.sources.is_empty());
         assert_eq!(profiles.iter().count(), 2);
         assert_eq!(parse("").unwrap().iter().count(), 0);
     }
