@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use crate::archive::gunzip;
 use crate::cbor;
 use crate::diff::{Entry, MAX_PAGE, page};
-use crate::gitkv::{GitError, Person};
+use crate::gitkv::{GitError, KeepLayers, Person};
 use crate::layers::ObjectId;
 use crate::repository::config::{self, Config, InitOptions};
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
@@ -82,6 +82,16 @@ impl Repository {
         let read = || Ok::<_, RepositoryError>(cbor::from_slice(&self.timeline.read(&blob.id)?)?);
         let record = read().map_err(|error| RepositoryError::damaged(&path)(error.into()))?;
         Ok(Snapshot { key: blob.key, id: blob.id, record })
+    }
+
+    /// Keeps pruning away while something is read that takes long. Where the repository cannot be written to,
+    /// nothing is held, and who prunes meanwhile makes reading fail.
+    pub(super) fn keep_while_reading(&self) -> Result<Option<KeepLayers>, RepositoryError> {
+        match self.timeline.git().keep_layers() {
+            Ok(keep) => Ok(Some(keep)),
+            Err(GitError::Io { .. }) => Ok(None),
+            Err(error) => Err(TimelineError::from(error).into()),
+        }
     }
 
     /// The id of the blob at `path` of the tree, which something names.
