@@ -20,10 +20,6 @@ pub struct ForgetArguments {
     /// The snapshots to remove: the beginnings of their ids, or latest
     #[arg(value_name = "ID", conflicts_with_all = ["rules", "filters"])]
     pub ids: Vec<String>,
-    #[command(flatten)]
-    pub rules: RuleArguments,
-    #[command(flatten)]
-    pub filters: FilterArguments,
     /// What the snapshots of a group have in common: any of host, paths, tags
     #[arg(short, long, value_name = "WORDS", default_value = "host,paths")]
     pub group_by: GroupBy,
@@ -38,6 +34,11 @@ pub struct ForgetArguments {
     /// Remove nothing; tell what would be removed and why
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    // Last, since their headings hold for what follows.
+    #[command(flatten)]
+    pub rules: RuleArguments,
+    #[command(flatten)]
+    pub filters: FilterArguments,
 }
 
 /// What is kept.

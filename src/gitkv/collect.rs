@@ -73,8 +73,13 @@ impl Git {
     }
 
     /// How much of each layer is live. A live object that several hold counts in the one that wastes the smallest
-    /// part of itself, and rather where the `.pack` is here.
-    pub fn layer_uses(&self, live: &HashSet<ObjectId>) -> Result<Vec<LayerUse>, GitError> {
+    /// part of itself, rather where the `.pack` is here, and in a layer that is called one of `last` only when no
+    /// other has it.
+    pub fn layer_uses(
+        &self,
+        live: &HashSet<ObjectId>,
+        last: &HashSet<String>,
+    ) -> Result<Vec<LayerUse>, GitError> {
         let layers = self.refresh()?;
         let mut uses: Vec<LayerUse> = Vec::new();
         for layer in layers.layers() {
@@ -83,11 +88,11 @@ impl Git {
             let live = extents.into_iter().filter(|(id, _)| live.contains(id)).collect();
             uses.push(LayerUse { name: layer.name().to_owned(), pack_bytes: layer.pack_bytes(), live });
         }
-        // What a layer that wastes little holds need not stay in one that wastes much, so copies take the place
-        // of what they were made from.
         uses.sort_by(|one, other| {
-            let part = |used: &LayerUse| {
-                used.pack_bytes.map_or(-1.0, |all| used.live_bytes() as f64 / all.max(1) as f64)
+            let part = |used: &LayerUse| match used.pack_bytes {
+                None => -2.0,
+                Some(_) if last.contains(&used.name) => -1.0,
+                Some(all) => used.live_bytes() as f64 / all.max(1) as f64,
             };
             part(other).total_cmp(&part(one)).then_with(|| one.name.cmp(&other.name))
         });
@@ -130,13 +135,13 @@ impl<'a> Alone<'a> {
         self.git.sweep_alone()
     }
 
-    /// Removes every layer, and every loose object, without which no object of `live` is missing. `live` must
-    /// have all that is to stay.
-    pub fn collect(&self, live: &HashSet<ObjectId>) -> Result<Collected, GitError> {
+    /// Removes every layer, and every loose object, without which no object of `live` is missing; of two layers
+    /// that hold the same rather one called one of `copied`. `live` must have all that is to stay.
+    pub fn collect(&self, live: &HashSet<ObjectId>, copied: &HashSet<String>) -> Result<Collected, GitError> {
         let mut collected = Collected::default();
         let pack_dir = self.git.pack_dir();
         let dead: Vec<_> =
-            self.git.layer_uses(live)?.into_iter().filter(|used| used.live.is_empty()).collect();
+            self.git.layer_uses(live, copied)?.into_iter().filter(|used| used.live.is_empty()).collect();
         if !dead.is_empty() {
             self.git.remove_pack_list()?;
         }
@@ -216,13 +221,13 @@ mod tests {
         fixture.commit(&git, &[("b/2", "2")]);
         fixture.run(&["hash-object", "-w", "-t", "blob", "HEAD"]);
         begin_anew(&fixture, &git, "a/1");
-        let collected = git.alone().unwrap().collect(&live(&git)).unwrap();
+        let collected = git.alone().unwrap().collect(&live(&git), &HashSet::new()).unwrap();
         assert_eq!((collected.layers, collected.loose), (1, 1));
         assert!(collected.bytes > 0);
         assert_eq!(git.layers().layers().len(), 2);
         assert_eq!(fixture.run(&["cat-file", "blob", "main:b/2"]), "2");
         fixture.fsck();
-        assert_eq!(git.alone().unwrap().collect(&live(&git)).unwrap(), Collected::default());
+        assert_eq!(git.alone().unwrap().collect(&live(&git), &HashSet::new()).unwrap(), Collected::default());
     }
 
     #[test]
@@ -233,7 +238,7 @@ mod tests {
         let mut again = LayerWriter::create(&git.pack_dir()).unwrap();
         again.write(crate::layers::ObjectKind::Blob, b"same").unwrap();
         again.finish().unwrap();
-        let collected = git.alone().unwrap().collect(&live(&git)).unwrap();
+        let collected = git.alone().unwrap().collect(&live(&git), &HashSet::new()).unwrap();
         assert_eq!(collected.layers, 1);
         fixture.fsck();
     }
@@ -247,7 +252,7 @@ mod tests {
         let alone = git.alone().unwrap();
         let mut transaction = alone.begin().unwrap();
         let layers = git.layers();
-        for used in git.layer_uses(&live(&git)).unwrap() {
+        for used in git.layer_uses(&live(&git), &HashSet::new()).unwrap() {
             assert!(used.live_bytes() < used.pack_bytes.unwrap());
             let layer = layers.layers().find(|layer| layer.name() == used.name);
             for one in &used.live {
@@ -259,7 +264,7 @@ mod tests {
         let mut edit = TreeEdit::new();
         edit.set(b"c", transaction.blob(b"3").unwrap()).unwrap();
         transaction.commit_onto(&who(), "Copy", onto, &edit).unwrap();
-        assert_eq!(alone.collect(&live(&git)).unwrap().layers, 2);
+        assert_eq!(alone.collect(&live(&git), &HashSet::new()).unwrap().layers, 2);
         assert_eq!(git.layers().layers().len(), 1);
         fixture.fsck();
     }

@@ -67,7 +67,7 @@ impl Git {
         for attempt in 1..=TRIES {
             let Some(head) = self.head()? else { return Ok(()) };
             let known = self.reference(&self.tracking(remote))?;
-            let Err(refused) = self.push_commit(remote, known.as_ref(), &head) else { return Ok(()) };
+            let Err(refused) = self.push_commit(remote, &head) else { return Ok(()) };
             self.pull(remote, who)?;
             if self.reference(&self.tracking(remote))? == known && self.head()? == Some(head) {
                 return Err(refused);

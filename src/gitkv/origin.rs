@@ -63,7 +63,7 @@ impl Origin {
             let mut transaction = git.begin()?;
             let Some(tree) = transaction.edited(tip.as_ref(), edit)? else { return Ok(None) };
             let commit = transaction.seal(who, message, tip.into_iter().collect(), tree)?;
-            match git.push_commit(ORIGIN, tip.as_ref(), &commit) {
+            match git.push_commit(ORIGIN, &commit) {
                 Ok(()) => {
                     follow(git, tip.as_ref(), &commit)?;
                     transaction.done(commit, tree);

@@ -4,8 +4,8 @@
 //! must have the commit that the remote is at. A reference to that commit would keep everything alive that it
 //! names. So pruning replaces `refs/treering/seen/<remote>` by a *trace*, `refs/treering/traces/<remote>`: a
 //! commit without parents whose tree has the same paths, where those whose blobs are gone hold the empty
-//! blob. Its message names the remote's commit, which stays with its trees as objects that no reference
-//! reaches. Git misses nothing in a repository with traces.
+//! blob. Its message names the remote's commit, which stays with its trees and the commits before it, as objects
+//! that no reference reaches. Git misses nothing in a repository with traces.
 
 use std::collections::HashSet;
 
@@ -110,12 +110,28 @@ impl Git {
         Ok(found)
     }
 
-    /// The same of a commit that no reference reaches; nothing where it is not here any more.
+    /// The same of a commit that no reference reaches, and the commits before it, without which git refuses to
+    /// push; nothing where it is not here any more.
     pub fn remains(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
-        match self.commit_and_trees(commit) {
-            Err(GitError::Missing(_)) => Ok(HashSet::new()),
-            found => found,
+        let mut found = match self.commit_and_trees(commit) {
+            Err(GitError::Missing(_)) => return Ok(HashSet::new()),
+            found => found?,
+        };
+        let mut to_do = self.read_commit(commit)?.parents;
+        while let Some(id) = to_do.pop() {
+            if found.contains(&id) {
+                continue;
+            }
+            match self.read_commit(&id) {
+                Ok(commit) => {
+                    found.insert(id);
+                    to_do.extend(commit.parents);
+                }
+                Err(GitError::Missing(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(found)
     }
 
     /// Lets the trace `trace` take the place of what was seen of `remote`. Killed half-way, both are there,
@@ -201,7 +217,7 @@ mod tests {
         let node = |path: &str| git.find(&id, path.as_bytes()).unwrap().unwrap().id;
         assert_eq!((node("a/1"), node("b/2"), node("c/3")), (one, Trace::gone(), Trace::gone()));
         assert_eq!(write(&id), id, "the trace of a trace is of the same commit");
-        assert_eq!(git.remains(&seen).unwrap().len(), 5, "a commit and four trees");
+        assert_eq!(git.remains(&seen).unwrap().len(), 6, "a commit and four trees, and the commit before");
         git.remove_trace("origin").unwrap();
         assert_eq!(git.trace("origin").unwrap(), None);
         fixture.fsck();

@@ -61,6 +61,13 @@ impl<'a> Transaction<'a> {
         Ok(open_layer(self.git, &mut self.layer)?.write(ObjectKind::Blob, bytes)?)
     }
 
+    /// Writes an object that is in the repository already once more, into the layer of the commit.
+    pub fn copy(&mut self, id: &ObjectId) -> Result<(), GitError> {
+        let (kind, bytes) = self.git.read_any(id)?;
+        self.layer()?.write(kind, &bytes)?;
+        Ok(())
+    }
+
     /// The layer of the commit, to write objects of any kind to.
     pub fn layer(&mut self) -> Result<&mut LayerWriter, GitError> {
         open_layer(self.git, &mut self.layer)

@@ -4,9 +4,11 @@
 //! URL.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use tempfile::NamedTempFile;
 
 use crate::layers::ObjectId;
 
@@ -93,23 +95,38 @@ impl Git {
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
     }
 
-    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has, or if the
-    /// remote is at `known`, where it is known to be: then `commit` holds all that is to stay of that.
-    pub fn push_commit(
+    /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has.
+    pub fn push_commit(&self, remote: &str, commit: &ObjectId) -> Result<(), GitError> {
+        self.push_with(remote, commit, &mut self.program(), None)
+    }
+
+    /// Puts `commit` in the place of what a remote has, `old` and its history, if it still has that.
+    ///
+    /// What is in `old` is not sent again, if it is here, though `commit` does not follow it: git is told that
+    /// this is a shallow clone of it.
+    pub fn replace_commit(&self, remote: &str, old: &ObjectId, commit: &ObjectId) -> Result<(), GitError> {
+        let mut command = self.program();
+        let shallow = NamedTempFile::new().map_err(GitError::io("write to", &std::env::temp_dir()))?;
+        if self.read_commit(old).is_ok() {
+            writeln!(shallow.as_file(), "{old}").map_err(GitError::io("write to", shallow.path()))?;
+            command.env("GIT_SHALLOW_FILE", shallow.path());
+        }
+        self.push_with(remote, commit, &mut command, Some(old))
+    }
+
+    fn push_with(
         &self,
         remote: &str,
-        known: Option<&ObjectId>,
         commit: &ObjectId,
+        command: &mut Command,
+        replaced: Option<&ObjectId>,
     ) -> Result<(), GitError> {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN))?;
-        let mut command = self.program();
         command.args(["push", "--quiet"]);
-        if let Some(known) = known
-            && !self.descends(commit, known)?
-        {
-            command.arg(format!("--force-with-lease={}:{known}", self.branch()));
+        if let Some(replaced) = replaced {
+            command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));
         }
         if self.is_local(remote)? {
             command.arg(format!("--receive-pack={LOCAL} receive-pack"));
@@ -149,8 +166,14 @@ pub(super) fn turn(path: &Path) -> Result<File, GitError> {
 pub(super) fn git_program() -> Command {
     let mut command = Command::new("git");
     // Set when this runs in a hook; they would name another repository.
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_QUARANTINE_PATH"]
-    {
+    for name in [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_QUARANTINE_PATH",
+        "GIT_SHALLOW_FILE",
+    ] {
         command.env_remove(name);
     }
     // What it says is looked at, so it says it in one language.

@@ -341,7 +341,14 @@ impl Remotes {
     ) -> Result<(), GitError> {
         for commit in self.steps(known, head)? {
             let seen_before = self.git.reference(&seen(remote))?;
-            self.git.push_commit(remote, known.as_ref(), &commit)?;
+            // Only what was merged may be replaced.
+            let merged = self.known(remote)?.map(|known| known.commit);
+            match known.filter(|known| merged == Some(*known)) {
+                Some(old) if !self.git.descends(&commit, &old)? => {
+                    self.git.replace_commit(remote, &old, &commit)?;
+                }
+                _ => self.git.push_commit(remote, &commit)?,
+            }
             match self.git.compare_and_set(&seen(remote), seen_before.as_ref(), &commit) {
                 Err(GitError::Moved { .. }) => {}
                 set => set?,
@@ -606,7 +613,7 @@ mod tests {
         assert_eq!(steps.len(), 3);
         assert_eq!(steps[2], head);
         a.git.fetch("hub").unwrap();
-        a.git.push_commit("hub", None, &steps[0]).unwrap();
+        a.git.push_commit("hub", &steps[0]).unwrap();
         assert_eq!(a.steps(Some(steps[0]), head).unwrap(), steps[1..]);
         assert_eq!(a.push("hub", &who()).unwrap().there, SnapshotCount { added: 3, removed: 0 });
         assert_eq!(hub.head().unwrap(), Some(head));

@@ -17,17 +17,17 @@
 //! backups, and they wait for it. Other directories of the tree, other references, and layers that are not
 //! here are left alone. Of remotes a trace stays, by which a later push or pull knows what was seen there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use crate::gitkv::{Alone, GitError, LayerUse, Mode, Person};
+use crate::gitkv::{Alone, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Trace};
 use crate::layers::{LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{TimeKey, TimelineError};
+use crate::timeline::{Batch, TimeKey, TimelineError};
 
 /// Bytes of live objects that are copied in one step, unless a single layer has more.
 const STEP: u64 = 128 << 20;
@@ -235,7 +235,7 @@ impl Repository {
         let dead: HashSet<&str> = needs.dead.iter().map(|(path, _)| path.as_str()).collect();
         let live = self.live(&dead)?;
         let git = self.timeline.git();
-        let uses = git.layer_uses(&live).map_err(TimelineError::from)?;
+        let uses = git.layer_uses(&live, &HashSet::new()).map_err(TimelineError::from)?;
         let here = uses.iter().filter(|used| used.pack_bytes.is_some());
         let mut plan = PrunePlan {
             snapshots: needs.snapshots,
@@ -274,15 +274,15 @@ impl Repository {
             let references = git.seen_of_remotes()?;
             let branch = git.branch();
             let others = references.others.iter().filter(|(name, _)| name != branch);
-            let tips = others.chain(&references.traces).map(|(_, id)| (*id, Mode::Module)).collect();
-            let mut live = git.reachable(tips)?;
-            for (remote, _) in &references.traces {
+            let mut live = git.reachable(others.map(|(_, id)| (*id, Mode::Module)).collect())?;
+            for (remote, id) in &references.traces {
+                // No blob lives for its trace: each step of a prune writes the traces anew, without those that
+                // it takes away.
+                live.extend(git.commit_and_trees(id)?);
+                live.insert(Trace::gone());
                 if let Some(trace) = git.trace(remote)? {
                     live.extend(git.remains(&trace.commit)?);
                 }
-            }
-            for (_, seen) in &references.seen {
-                live.extend(git.remains(seen)?);
             }
             if let Some(head) = git.head()? {
                 live.extend(git.commit_and_trees(&head)?);
@@ -304,6 +304,45 @@ impl Repository {
     }
 }
 
+/// Writes a trace of each remote, in which no blob is but those of `live`.
+pub(super) fn write_traces(
+    references: &RemoteReferences,
+    batch: &mut Batch<'_>,
+    live: &HashSet<ObjectId>,
+    who: &Person,
+) -> Result<Vec<(String, ObjectId)>, RepositoryError> {
+    let mut traces = Vec::new();
+    for (remote, seen) in &references.seen {
+        traces.push((remote.clone(), batch.trace(seen, live, who)?));
+    }
+    // What was seen since counts, not an older trace.
+    let is_old = |(remote, _): &&(String, ObjectId)| !references.seen.iter().any(|(new, _)| new == remote);
+    for (remote, trace) in references.traces.iter().filter(is_old) {
+        traces.push((remote.clone(), batch.trace(trace, live, who)?));
+    }
+    Ok(traces)
+}
+
+/// Lets traces that were written, and are durable, take the place of what was seen.
+pub(super) fn set_traces(git: &Git, traces: &[(String, ObjectId)]) -> Result<(), RepositoryError> {
+    let set = traces.iter().try_for_each(|(remote, trace)| git.set_trace(remote, trace));
+    Ok(set.map_err(TimelineError::from)?)
+}
+
+/// What git needs of commits that others may have.
+fn remains(git: &Git, references: &RemoteReferences) -> Result<BTreeSet<ObjectId>, GitError> {
+    let mut commits: Vec<ObjectId> = git.head()?.into_iter().collect();
+    commits.extend(references.seen.iter().map(|(_, seen)| *seen));
+    for (remote, _) in &references.traces {
+        commits.extend(git.trace(remote)?.map(|trace| trace.commit));
+    }
+    let mut remains = BTreeSet::new();
+    for commit in &commits {
+        remains.extend(git.remains(commit)?);
+    }
+    Ok(remains)
+}
+
 /// The commit that pruning replaced, where a commit says so.
 fn replaced(message: &[u8]) -> Option<ObjectId> {
     let text = std::str::from_utf8(message).ok()?;
@@ -322,26 +361,16 @@ impl Pruning<'_> {
             batch.remove(path)?;
         }
         let references = git.seen_of_remotes().map_err(TimelineError::from)?;
-        let mut traces = Vec::new();
-        for (remote, seen) in &references.seen {
-            traces.push((remote, batch.trace(seen, &live, who)?));
-        }
-        // What was seen since counts, not an older trace.
-        let is_old =
-            |(remote, _): &&(String, ObjectId)| !references.seen.iter().any(|(new, _)| new == remote);
-        for (remote, trace) in references.traces.iter().filter(is_old) {
-            traces.push((remote, batch.trace(trace, &live, who)?));
-        }
+        let traces = write_traces(&references, &mut batch, &live, who)?;
+        // Out of the layers that hold so much else.
+        let remains = remains(git, &references).map_err(TimelineError::from)?;
+        remains.iter().try_for_each(|id| batch.copy(id))?;
         let committed = batch.commit_root(who, &self.message)?;
         self.report.layers.extend(committed.layers);
-        let replace = || {
-            for (remote, trace) in &traces {
-                git.set_trace(remote, trace)?;
-            }
-            references.fetched.iter().try_for_each(|name| git.remove_reference(name))
-        };
-        replace().map_err(TimelineError::from)?;
-        self.collect().map(drop)
+        set_traces(git, &traces)?;
+        let fetched = references.fetched.iter().try_for_each(|name| git.remove_reference(name));
+        fetched.map_err(TimelineError::from)?;
+        self.collect(&HashSet::new())
     }
 
     /// Rewrites the most wasteful layers until little enough is waste.
@@ -352,7 +381,7 @@ impl Pruning<'_> {
         for _ in 0..most {
             self.progress.check()?;
             let live = self.repository.live(&HashSet::new())?;
-            let uses = git.layer_uses(&live).map_err(TimelineError::from)?;
+            let uses = git.layer_uses(&live, &HashSet::new()).map_err(TimelineError::from)?;
             let sizes = self.needs.sizes(&uses);
             let mut bytes = 0;
             let group: Vec<&LayerUse> = choose(&sizes, self.options.max_unused)
@@ -368,14 +397,15 @@ impl Pruning<'_> {
                 break;
             }
             self.rewrite(&group)?;
-            self.collect()?;
+            self.collect(&group.iter().map(|used| used.name.clone()).collect())?;
         }
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<(), RepositoryError> {
+    /// Deletes what is dead; the layers called `copied` hold nothing that others do not hold too.
+    fn collect(&mut self, copied: &HashSet<String>) -> Result<(), RepositoryError> {
         let live = self.repository.live(&HashSet::new())?;
-        let collected = self.alone.collect(&live).map_err(TimelineError::from)?;
+        let collected = self.alone.collect(&live, copied).map_err(TimelineError::from)?;
         self.report.layers_removed += collected.layers;
         Ok(())
     }

@@ -8,10 +8,10 @@ use crate::gitkv::LayerUse;
 use crate::layers::ObjectId;
 use crate::repository::RepositoryError;
 use crate::repository::needs::Partial;
-use crate::repository::prune::Pruning;
+use crate::repository::prune::{Pruning, set_traces, write_traces};
 use crate::repository::store::kind;
 use crate::repository::volumes::Finished;
-use crate::timeline::Tier;
+use crate::timeline::{Tier, TimelineError};
 
 impl Pruning<'_> {
     /// Writes what is needed of some layers into new ones, and commits. Afterwards nothing in the old ones is
@@ -68,10 +68,15 @@ impl Pruning<'_> {
                 (false, false) => Some(Tier::Metadata),
             })?;
         }
-        for path in partial.iter().flat_map(|(_, partial)| &partial.paths) {
+        let dead: HashSet<&str> =
+            partial.iter().flat_map(|(_, partial)| &partial.paths).map(String::as_str).collect();
+        for path in &dead {
             batch.remove(path)?;
         }
+        let references = timeline.git().seen_of_remotes().map_err(TimelineError::from)?;
+        let traces = write_traces(&references, &mut batch, &repository.live(&dead)?, &self.who)?;
         let committed = batch.commit_root(&self.who, &self.message)?;
+        set_traces(timeline.git(), &traces)?;
         self.report.volumes_written += written as u64;
         self.report.layers.extend(committed.layers);
         Ok(())

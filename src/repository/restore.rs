@@ -87,6 +87,7 @@ impl Repository {
         options: &RestoreOptions,
         progress: &Progress,
     ) -> Result<RestoreReport, RepositoryError> {
+        let _keep = self.keep_while_reading()?;
         let (top, mut entries) = self.entries_below(snapshot, options.path.as_deref())?;
         rebase(&mut entries, &top);
         let choice = Choice::new(options)?;

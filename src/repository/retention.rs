@@ -20,6 +20,7 @@
 //! # Ok::<(), treering::repository::RetentionError>(())
 //! ```
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -412,7 +413,7 @@ fn decide(
     policy: &Policy,
     zone: &TimeZone,
 ) -> Result<Group, RetentionError> {
-    snapshots.sort_by(|one, other| other.key.cmp(&one.key));
+    snapshots.sort_by_key(|snapshot| Reverse(snapshot.key));
     let mut rules = Vec::new();
     for (period, count) in policy.counts() {
         rules.push(Rule { period, left: count.0, since: None, last: None });

@@ -7,7 +7,7 @@ use crate::archive::gunzip;
 use crate::cbor;
 use crate::crypt::Identity;
 use crate::diff::{Entry, MAX_PAGE, page};
-use crate::gitkv::{GitError, Person};
+use crate::gitkv::{GitError, KeepLayers, Person};
 use crate::layers::ObjectId;
 use crate::repository::blobs::Blob;
 use crate::repository::config::{self, Config, Encryption, InitOptions};
@@ -109,6 +109,16 @@ impl Repository {
         let decoded = cbor::from_slice(&self.read_blob(&blob)?);
         let record = decoded.map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))?;
         Ok(Snapshot { key: found.key, id: found.id, record })
+    }
+
+    /// Keeps pruning away while something is read that takes long. Where the repository cannot be written to,
+    /// nothing is held, and who prunes meanwhile makes reading fail.
+    pub(super) fn keep_while_reading(&self) -> Result<Option<KeepLayers>, RepositoryError> {
+        match self.timeline.git().keep_layers() {
+            Ok(keep) => Ok(Some(keep)),
+            Err(GitError::Io { .. }) => Ok(None),
+            Err(error) => Err(TimelineError::from(error).into()),
+        }
     }
 }
 

@@ -109,6 +109,11 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Writes an object that is in the repository already once more, into the layer of the commit.
+    pub fn copy(&mut self, id: &ObjectId) -> Result<(), TimelineError> {
+        Ok(self.transaction.copy(id)?)
+    }
+
     /// Writes what is to stay of a remote's commit; see [`Transaction::trace`].
     pub fn trace(
         &mut self,
