@@ -1,9 +1,8 @@
 //! Layers whose packs lie elsewhere.
 //!
 //! Of such a layer only the `.idx` is here, in `objects/cold`, and git does not know of it. It would call the
-//! objects missing. What it
-//! has for that is the partial clone: objects that a pack marked by a `.promisor` file names may be missing,
-//! when some remote promises to have them. [`Git::promise`] sets both.
+//! objects missing. What it has for that is the partial clone: objects that a pack marked by a `.promisor` file
+//! names may be missing, when some remote promises to have them. [`Git::promise`] sets both.
 
 use std::fs::{self, File};
 use std::io;
@@ -51,6 +50,15 @@ impl Git {
         self.promise()?;
         layers::remove_pack(&self.pack_dir(), name)?;
         self.refresh().map(drop)
+    }
+
+    /// Makes the promise again, where it was made, for packs that came since.
+    pub(super) fn renew_promise(&self) -> Result<(), GitError> {
+        let is_made = {
+            let config = self.libgit2().config().map_err(GitError::git("read the configuration of git"))?;
+            config.get_bool(PROMISE).unwrap_or(false)
+        };
+        if is_made { self.promise() } else { Ok(()) }
     }
 
     /// Tells git that objects which the packs here name may lie elsewhere.

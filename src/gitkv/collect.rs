@@ -155,6 +155,7 @@ impl<'a> Alone<'a> {
         }
         self.collect_loose(live, &mut collected)?;
         self.git.refresh()?;
+        self.git.renew_promise()?;
         Ok(collected)
     }
 

@@ -94,6 +94,7 @@ impl Alone<'_> {
         }
         atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
         git.refresh()?;
+        git.renew_promise()?;
         Ok(made)
     }
 }

@@ -303,7 +303,7 @@ pub(super) fn remove_layer(pack_dir: &Path, name: &str) -> Result<(), GitError> 
             _ => {}
         }
     }
-    Ok(())
+    Ok(crate::layers::remove_index(pack_dir, name)?)
 }
 
 #[cfg(test)]

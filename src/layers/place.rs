@@ -67,6 +67,12 @@ pub fn remove_pack(pack_dir: &Path, name: &str) -> Result<(), LayerError> {
     make_cold().map_err(LayerError::io("remove the pack of", &path))
 }
 
+/// Forgets a cold layer, if there is one of that name.
+pub fn remove_index(pack_dir: &Path, name: &str) -> Result<(), LayerError> {
+    let path = index_path(pack_dir, name);
+    remove(&path).map_err(LayerError::io("remove", &path))
+}
+
 /// Where the index of a cold layer lies.
 pub(super) fn index_path(pack_dir: &Path, name: &str) -> PathBuf {
     path_of(&cold_dir(pack_dir), name, "idx")
