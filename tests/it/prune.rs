@@ -213,7 +213,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[test]
 fn a_repository_holds_what_a_model_of_plain_copies_does() {
     let mut runner = TestRunner::new(ProptestConfig::with_cases(6));
-    runner.run(&steps(), |steps| Ok(follows_the_model(steps))).unwrap();
+    let run = |steps| {
+        follows_the_model(steps);
+        Ok(())
+    };
+    runner.run(&steps(), run).unwrap();
 }
 
 fn follows_the_model(steps: Vec<Step>) {
