@@ -117,7 +117,7 @@ pub enum Command {
     Blob(BlobCommand),
     #[command(subcommand)]
     Kv(KvCommand),
-    Store(StoreArguments),
+    Store(Box<StoreArguments>),
     #[command(subcommand)]
     Dir(DirCommand),
     Completions(CompletionsArguments),

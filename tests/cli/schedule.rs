@@ -13,6 +13,10 @@ use serde_json::Value;
 use crate::lab::{Lab, Outcome, contents, make_pipe};
 use crate::programs;
 
+/// A key made for this test, and who it belongs to.
+const IDENTITY: &str = "AGE-SECRET-KEY-1RSL8VL5S7YNKYVKK7M3E4M8CVF80SSXPJU5LP7YFH93R4F6RGA5QWH3RT0\n";
+const RECIPIENT: &str = "age1sqczhmrpndfuh7rk3llmgey62u75txvajweatg30xf3vx45uay8qj2yx49";
+
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -162,6 +166,22 @@ fn a_profile_stands_for_flags_and_the_command_line_wins() {
 }
 
 #[test]
+fn a_profile_has_the_key_of_an_encrypted_repository() {
+    let home = Home::new("[profile.p]\nrepo = '~/vault'\nidentity = '~/key'\nkeep-last = 1\nprune = true\n");
+    home.0.write("key", IDENTITY);
+    home.ok(&format!("-r vault init --encrypt --recipient {RECIPIENT}"));
+    home.ok("-P p schedule run --force");
+    home.0.write("tree/notes", "changed");
+    home.ok("-P p schedule run --force");
+    assert_eq!(home.json("-P p snapshots --json").as_array().unwrap().len(), 1);
+    assert_eq!(home.ok("-P p cat latest:notes"), "changed");
+    home.ok("-P p check --read-data");
+    assert_eq!(home.run("-r vault prune").status, Some(12));
+    home.ok("-P p restore latest --target out");
+    assert_eq!(contents(&home.0.path("out")), contents(&home.0.path("tree")));
+}
+
+#[test]
 fn what_is_wrong_with_profiles_is_one_line() {
     let home = Home::new("[profile.letters]\nschedule = 'daily'\n[profile.rest]\n");
     home.fails("-P leters backup", 1, "did you mean \"letters\"?");
@@ -172,8 +192,6 @@ fn what_is_wrong_with_profiles_is_one_line() {
     home.fails("-P rest schedule install", 1, "profile rest has no schedule");
     home.fails("schedule next --now soon", 1, "--now cannot be used");
     home.fails("-r rings backup", 1, "name at least one directory");
-    home.profiles("[profile.p]\nidentity = 'key'\n");
-    home.fails("-P p backup", 1, "profile p has a key for an encrypted repository");
     home.profiles("[profile.p]\nshedule = 'daily'\n");
     home.fails("-P p backup", 1, "treering.toml:6: unknown key \"shedule\": did you mean \"schedule\"?");
     fs::remove_file(home.0.path("config/treering/treering.toml")).unwrap();
