@@ -116,7 +116,8 @@ impl Git {
         let _keep = self.keep_layers()?;
         let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
         let mut command = self.program();
-        command.args(["fetch", "--quiet", "--progress", "--no-tags", "--prune"]);
+        // A quiet fetch does not tell what it receives, whatever else it is told.
+        command.args(["fetch", "--progress", "--no-tags", "--prune"]);
         if self.is_local(remote)? {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
