@@ -105,6 +105,9 @@ fn message(progress: &Progress) -> String {
     }
     let (files, bytes) = (report::count(progress.files.get()), report::size(progress.bytes.get()));
     let mut message = match (progress.total_files.get(), progress.total_bytes.get()) {
+        // Between repositories no files move.
+        (0, 0) if progress.files.get() == 0 => bytes,
+        (0, size) if progress.files.get() == 0 => format!("{bytes}/{}", report::size(size)),
         (0, 0) => format!("{files} files  {bytes}"),
         (all, size) => format!("{files}/{} files  {bytes}/{}", report::count(all), report::size(size)),
     };
@@ -154,8 +157,9 @@ mod tests {
     #[test]
     fn the_message_tells_what_is_known() {
         let progress = Progress::new();
-        progress.files.add(3);
         progress.bytes.add(2048);
+        assert_eq!(message(&progress), "2.0 KiB");
+        progress.files.add(3);
         assert_eq!(message(&progress), "3 files  2.0 KiB");
         progress.total_files.add(1000);
         progress.total_bytes.add(1 << 30);

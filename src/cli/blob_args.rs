@@ -115,7 +115,7 @@ pub struct BlobGetArguments {
 /// Another repository with the same blobs
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A remote is added by `git --git-dir REPO remote add NAME URL`, with any URL that git accepts. What was added on either side is on \
+A remote is added by `treering -r REPO remote add NAME URL`, with any URL that git accepts. What was added on either side is on \
 both afterwards.")]
 pub struct BlobRemoteArguments {
     /// The remote

@@ -84,7 +84,7 @@ pub enum CliError {
     KeyNotGiven,
     #[error("there is no blob {0}: `treering blob list` names those that are there")]
     NoBlob(String),
-    #[error("there is no remote {name}: add it with `git --git-dir {} remote add {name} URL`", .repository.display())]
+    #[error("there is no remote {name}: add it with `treering -r {} remote add {name} URL`", .repository.display())]
     NoRemote { name: String, repository: PathBuf },
     #[error("{commit} is no commit that changed {key}: `treering kv log` names those")]
     NoCommit { commit: String, key: String },
@@ -163,6 +163,7 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Git(GitError::NotRepository(_))
+            | Self::Remote(RemoteError::Git(GitError::NotRepository(_)))
             | Self::Timeline(TimelineError::Git(GitError::NotRepository(_))) => Exit::NoRepository,
             Self::Git(GitError::Locked { .. })
             | Self::Timeline(TimelineError::Git(GitError::Locked { .. })) => Exit::Locked,
@@ -174,6 +175,8 @@ impl CliError {
                 | RemoteError::Locked { .. },
             ) => Exit::Locked,
             Self::Interrupted(_)
+            | Self::Remote(RemoteError::Git(GitError::Interrupted(_)))
+            | Self::NotPushed(RemoteError::Git(GitError::Interrupted(_)))
             | Self::Repository(
                 RepositoryError::Interrupted(_) | RepositoryError::Diff(DiffError::Interrupted(_)),
             ) => Exit::Interrupted,

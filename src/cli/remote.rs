@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::remote::{Pushed, Remote, RemoteKind, Remotes, SnapshotCount};
+use treering::remote::{Pushed, Remote, RemoteKind, Remotes, SnapshotCount, is_cold_url};
 use treering::repository::{FORMAT_VERSION, Repository};
 
 use crate::cli::Session;
@@ -16,7 +16,8 @@ use crate::cli::report::{self, Align, duration, plural, print, text};
 
 /// Changes or lists the remotes.
 pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError> {
-    let remotes = open(&session.open()?)?;
+    // One of blobs has remotes too.
+    let remotes = Remotes::open_with(session.repository_path()?, FORMAT_VERSION, &cold::options()?)?;
     match command {
         RemoteCommand::Add(arguments) => remotes.add(&arguments.name, &arguments.url)?,
         RemoteCommand::Remove(arguments) => remotes.remove(&arguments.name)?,
@@ -65,7 +66,9 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let start = Instant::now();
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
-    let Pushed { there, here, layers, bytes } = remotes.push(&name, &session.who_in(repository))?;
+    let who = session.who_in(repository);
+    let Pushed { there, here, layers, bytes } =
+        session.watch(|progress| remotes.push_with(&name, &who, progress))?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -95,7 +98,12 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let repository = session.open()?;
     let remotes = open(&repository)?;
     let name = named(&remotes, name)?;
-    let here = remotes.pull(&name, &session.who_in(&repository))?;
+    let is_git = remotes.list()?.iter().any(|remote| remote.name == name && remote.kind == RemoteKind::Git);
+    let who = session.who_in(&repository);
+    let here = match is_git {
+        true => session.watch(|progress| remotes.pull_with(&name, &who, progress))?,
+        false => remotes.pull(&name, &who)?,
+    };
     print(|out| {
         if session.json {
             let summary = json!({
@@ -120,7 +128,10 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
     let options = cold::options()?;
     match is_cold {
         true => Remotes::clone_cold(url, path, FORMAT_VERSION, &options)?,
-        false => Remotes::clone_with(url, path, FORMAT_VERSION, &options)?,
+        false if is_cold_url(url) => Remotes::clone_with(url, path, FORMAT_VERSION, &options)?,
+        false => {
+            session.watch(|progress| Remotes::clone_watched(url, path, FORMAT_VERSION, &options, progress))?
+        }
     };
     let repository = Repository::open(&arguments.path)?;
     let snapshots = repository.count_snapshots()?;

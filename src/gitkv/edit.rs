@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::layers::{LayerWriter, ObjectId, ObjectKind, object_id};
 
-use super::tree::{self, Mode, TreeEntry};
+use super::tree::{self, Mode, Node, TreeEntry};
 use super::{Git, GitError, shown};
 
 /// Any number of paths to set and to remove, in any tree.
@@ -23,8 +23,9 @@ type Changes = BTreeMap<Vec<u8>, Change>;
 enum Change {
     /// Nothing is left here, whether it was a file or a directory.
     Remove,
-    /// A file is here; `rule` says what it may take the place of.
-    Set { id: ObjectId, rule: Rule },
+    /// A file is here; `rule` says what it may take the place of. Without a `mode` it is executable if what
+    /// was there is.
+    Set { id: ObjectId, mode: Option<Mode>, rule: Rule },
     /// A directory is here, its content changed; `fresh` ones begin empty, whatever there was.
     Within { changes: Changes, fresh: bool },
 }
@@ -53,12 +54,17 @@ impl TreeEdit {
     /// Makes the blob `id` the file at `path`, in place of the file that may be there; an executable one
     /// stays executable.
     pub fn set(&mut self, path: &[u8], id: ObjectId) -> Result<(), GitError> {
-        self.put(path, id, Rule::File)
+        self.put(path, id, None, Rule::File)
+    }
+
+    /// As [`set`](Self::set), with the mode that the file has from then on.
+    pub fn set_node(&mut self, path: &[u8], node: Node) -> Result<(), GitError> {
+        self.put(path, node.id, Some(node.mode), Rule::File)
     }
 
     /// As [`set`](Self::set), but when the edit is applied, it is an error if the path exists.
     pub fn add(&mut self, path: &[u8], id: ObjectId) -> Result<(), GitError> {
-        self.put(path, id, Rule::New)
+        self.put(path, id, None, Rule::New)
     }
 
     /// Leaves nothing at `path`, be it a file, a directory with all that it holds, or nothing already.
@@ -68,7 +74,7 @@ impl TreeEdit {
         Ok(())
     }
 
-    fn put(&mut self, path: &[u8], id: ObjectId, rule: Rule) -> Result<(), GitError> {
+    fn put(&mut self, path: &[u8], id: ObjectId, mode: Option<Mode>, rule: Rule) -> Result<(), GitError> {
         let (directory, name) = self.descend(path)?;
         let rule = match directory.get(name) {
             None => rule,
@@ -77,7 +83,7 @@ impl TreeEdit {
             Some(&Change::Set { rule, .. }) => rule,
             Some(Change::Within { .. }) => return Err(GitError::FileAndDirectory(shown(path))),
         };
-        directory.insert(name.to_owned(), Change::Set { id, rule });
+        directory.insert(name.to_owned(), Change::Set { id, mode, rule });
         Ok(())
     }
 
@@ -138,14 +144,14 @@ fn apply(
         path.extend_from_slice(name);
         let entry = match change {
             Change::Remove => None,
-            &Change::Set { id, rule } => {
+            &Change::Set { id, mode: new, rule } => {
                 let mode = match (rule, old.map(|old| old.mode)) {
                     (Rule::New, Some(_)) => return Err(GitError::Exists(shown(path))),
                     (Rule::File, Some(Mode::Directory)) => {
                         return Err(GitError::FileAndDirectory(shown(path)));
                     }
-                    (Rule::File, Some(Mode::Executable)) => Mode::Executable,
-                    _ => Mode::File,
+                    (Rule::File, Some(Mode::Executable)) => new.unwrap_or(Mode::Executable),
+                    _ => new.unwrap_or(Mode::File),
                 };
                 Some(TreeEntry { mode, name, id })
             }

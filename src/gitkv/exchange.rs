@@ -34,7 +34,7 @@ impl Git {
     /// What happened between the trees `base` and `theirs`, to be done to the tree `ours`. `None` is the
     /// empty tree.
     ///
-    /// Only trees that differ between `base` and `theirs` are read. New files come as plain ones.
+    /// Only trees that differ between `base` and `theirs` are read. Files come with their modes.
     pub fn merge_trees(
         &self,
         base: Option<&ObjectId>,
@@ -191,8 +191,8 @@ impl Merge<'_> {
             self.merged.conflicts.push(self.path.clone());
             return Ok(());
         }
-        if ours.is_some() && (theirs.is_none() || ours.map(|node| node.mode) != theirs.map(|node| node.mode))
-        {
+        let is_directory = |node: Option<Node>| node.is_some_and(|node| node.mode == Mode::Directory);
+        if ours.is_some() && (theirs.is_none() || is_directory(ours) || is_directory(theirs)) {
             self.merged.edit.remove(&self.path)?;
         }
         match theirs {
@@ -200,7 +200,7 @@ impl Merge<'_> {
             Some(Node { mode: Mode::Directory, .. }) => {
                 self.node(Sides { base: None, ours: None, theirs }, depth + 1)
             }
-            Some(node) => self.merged.edit.set(&self.path, node.id),
+            Some(node) => self.merged.edit.set_node(&self.path, node),
         }
     }
 }
@@ -352,5 +352,34 @@ mod tests {
             assert!(matches!(result, Err(GitError::Conflict(key)) if key == "key"));
         }
         assert_eq!((hub.head().unwrap(), git.head().unwrap()), (Some(theirs), Some(ours)));
+    }
+
+    #[test]
+    fn files_keep_their_modes() {
+        let (here, there) = (Fixture::new(), Fixture::new());
+        let (ours, theirs) = (here.open(), there.open());
+        here.commit(&ours, &[("script", "1"), ("link", "2"), ("tool", "3")]);
+        ours.add_remote("hub", there.path().to_str().unwrap()).unwrap();
+        ours.push("hub", &who()).unwrap();
+        let mut transaction = theirs.begin().unwrap();
+        let mut edit = TreeEdit::new();
+        for (path, mode) in [
+            ("script", Mode::Executable),
+            ("link", Mode::Link),
+            ("new", Mode::Executable),
+            ("plain", Mode::File),
+        ] {
+            let id = transaction.blob(path.as_bytes()).unwrap();
+            edit.set_node(path.as_bytes(), Node { mode, id }).unwrap();
+        }
+        transaction.commit(&who(), "Modes", &edit).unwrap().unwrap();
+        here.commit(&ours, &[("other", "x")]);
+        assert!(ours.pull("hub", &who()).unwrap());
+        let modes = here.run(&["ls-tree", "--format=%(objectmode) %(path)", "main"]);
+        assert_eq!(
+            modes,
+            "120000 link\n100755 new\n100644 other\n100644 plain\n100755 script\n100644 tool\n"
+        );
+        here.fsck();
     }
 }

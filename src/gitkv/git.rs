@@ -383,7 +383,7 @@ pub(super) fn parse_tree(id: &ObjectId, bytes: Vec<u8>) -> Result<Tree, GitError
     Tree::parse(bytes).map_err(|fault| GitError::Corrupt { id: *id, kind: "tree", fault })
 }
 
-fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind) -> Result<(), GitError> {
+pub(super) fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind) -> Result<(), GitError> {
     match found == expected {
         true => Ok(()),
         false => Err(GitError::Kind { id: *id, found: found.name(), expected: expected.name() }),
@@ -402,7 +402,7 @@ pub(super) fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
 }
 
 /// Syncs `path`, the directory that names it, and everything below it.
-fn sync_below(path: &Path) -> io::Result<()> {
+pub(super) fn sync_below(path: &Path) -> io::Result<()> {
     for entry in walkdir::WalkDir::new(path) {
         File::open(entry?.path())?.sync_all()?;
     }

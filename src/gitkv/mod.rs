@@ -40,11 +40,13 @@ mod cold;
 mod collect;
 mod combine;
 mod commit;
+mod copy;
 mod edit;
 mod exchange;
 mod file;
 mod git;
 mod kv;
+mod library;
 mod origin;
 mod refs;
 #[cfg(test)]
@@ -61,6 +63,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::layers::{LayerError, ObjectId};
+use crate::progress::Interrupted;
 
 pub use collect::{Alone, Collected, LayerUse};
 pub use combine::groups_to_combine;
@@ -73,7 +76,7 @@ pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use refs::PRIVATE;
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
-pub use transport::GitRemote;
+pub use transport::{GitRemote, without_passwords};
 pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::{KeepLayers, Swept};
 
@@ -157,8 +160,21 @@ pub enum GitError {
     #[error("{0:?} was changed by somebody else meanwhile; theirs stays, look at it and try again")]
     Conflict(String),
     /// The program git is not there, by which other repositories are reached.
-    #[error("the program git is not installed; it is needed to reach other repositories")]
+    #[error("the program git is not installed: install it to reach other repositories")]
     NoProgram,
+    /// Without the program git, a remote of that kind is reached by libgit2, which was built without it.
+    #[error(
+        "the program git is not installed, and this program reaches no {scheme}: remotes by itself; install git, or build treering with the feature {feature}"
+    )]
+    NoTransport {
+        /// The beginning of its URL.
+        scheme: String,
+        /// The feature of this crate that reaches it.
+        feature: &'static str,
+    },
+    /// Without the program git, nobody would run a hook of the remote.
+    #[error("the remote has the hook {}, which only the program git runs; install git", .0.display())]
+    Hook(PathBuf),
     /// Git could not clone, fetch or push.
     #[error("cannot {action}; git says: {said}")]
     Remote {
@@ -189,6 +205,9 @@ pub enum GitError {
         /// What to do when there is no such program.
         hint: &'static str,
     },
+    /// It was asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// The operating system has no random bits.
     #[error("cannot get random bits")]
     Random(#[from] getrandom::Error),

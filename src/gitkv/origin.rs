@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::layers::ObjectId;
+use crate::progress::Progress;
 
 use super::commit::Person;
 use super::transaction::Edit;
 use super::transport::{git_program, run, turn};
-use super::{Git, GitError, pause};
+use super::{Git, GitError, library, pause};
 
 /// The name of the remote that a clone came from.
 const ORIGIN: &str = "origin";
@@ -116,7 +117,10 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     let mut command = git_program();
     command.args(["clone", "--quiet", "--bare", "--no-tags"]);
     command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-    run("clone the repository", command.args(["--", &url]).arg(&unfinished))?;
+    match run("clone the repository", command.args(["--", &url]).arg(&unfinished), &Progress::new()) {
+        Err(GitError::NoProgram) => library::clone(&url, ORIGIN, &unfinished)?,
+        cloned => cloned?,
+    }
     fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;
     Ok(clone)
 }
@@ -126,7 +130,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::testing::{Fixture, who};
+    use super::super::testing::{Fixture, sweep, who};
     use super::super::{GitKv, OpenMode};
     use super::*;
 
@@ -226,7 +230,7 @@ mod tests {
         assert_eq!((kv.head().unwrap(), kv.git().head().unwrap()), (before, before));
         fs::remove_file(hooks.join("pre-receive")).unwrap();
         put(&kv, "key", "2").unwrap().unwrap();
-        assert_eq!(kv.git().sweep().unwrap(), super::super::Swept::default(), "the commit before swept");
+        assert_eq!(sweep(kv.git()), super::super::Swept::default(), "the commit before swept");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Transaction<'a> {
     layer: Option<LayerWriter>,
     /// The layers that are durable already.
     layers: Vec<LayerInfo>,
+    /// Whether a layer holds a commit that came too late. The next sweep sees what of it is needed.
+    is_late: bool,
     writing: Writing,
 }
 
@@ -53,7 +55,7 @@ impl Git {
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(git: &'a Git, writing: Writing) -> Self {
-        Self { git, layer: None, layers: Vec::new(), writing }
+        Self { git, layer: None, layers: Vec::new(), is_late: false, writing }
     }
 
     /// Writes a blob into the layer of the commit.
@@ -106,7 +108,10 @@ impl<'a> Transaction<'a> {
             let Some(tree) = self.edited(head.as_ref(), &mut edit)? else { return Ok(None) };
             match self.publish(who, message, head, head.into_iter().collect(), tree) {
                 Ok(committed) => return Ok(Some(committed)),
-                Err(GitError::Moved { .. }) => pause(attempt)?,
+                Err(GitError::Moved { .. }) => {
+                    self.is_late = true;
+                    pause(attempt)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -174,7 +179,9 @@ impl<'a> Transaction<'a> {
 
     /// To be called when a reference reaches `commit`.
     pub(super) fn done(&mut self, commit: ObjectId, tree: ObjectId) -> Committed {
-        self.writing.done();
+        if !self.is_late {
+            self.writing.done();
+        }
         Committed { commit, tree, layers: std::mem::take(&mut self.layers) }
     }
 }
@@ -194,7 +201,7 @@ fn open_layer<'a>(git: &Git, layer: &'a mut Option<LayerWriter>) -> Result<&'a m
 mod tests {
     use std::thread;
 
-    use super::super::testing::{Fixture, who};
+    use super::super::testing::{Fixture, sweep, who};
     use super::*;
 
     #[test]
@@ -287,6 +294,8 @@ mod tests {
         });
         assert!(committed.unwrap().is_some());
         assert_eq!(calls, 2);
+        assert_eq!(git.refresh().unwrap().layers().len(), 3);
+        assert_eq!(sweep(&git).layers, 1, "what came too late is swept");
         assert_eq!(fixture.run(&["cat-file", "blob", "main:count"]), "2");
         assert_eq!(fixture.run(&["rev-list", "--count", "main"]).trim(), "2");
     }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::gitkv::{GitError, Person, pause};
 use crate::layers::{Layer, ObjectId};
 use crate::pipeline;
+use crate::progress::Progress;
 use crate::store::{self, Item, Store};
 
 use super::exchange::{Pushed, TRIES};
@@ -83,7 +84,12 @@ impl Remotes {
     }
 
     /// Pushes to a cold remote.
-    pub(super) fn push_cold(&self, remote: &str, who: &Person) -> Result<Pushed, RemoteError> {
+    pub(super) fn push_cold(
+        &self,
+        remote: &str,
+        who: &Person,
+        progress: &Progress,
+    ) -> Result<Pushed, RemoteError> {
         let before = self.git.head()?;
         let (mut sent_layers, mut sent_bytes) = (0, 0);
         for attempt in 1..=TRIES {
@@ -102,7 +108,7 @@ impl Remotes {
                 return pushed(sent_layers, sent_bytes);
             }
             let _keep = self.git.keep_layers()?;
-            let (new, sent) = self.send(remote, &store, &state, head)?;
+            let (new, sent) = self.send(remote, &store, &state, head, progress)?;
             (sent_layers, sent_bytes) = (sent_layers + sent.0, sent_bytes + sent.1);
             let names = Namespaces::new()?;
             let number = state.number + 1;
@@ -259,6 +265,7 @@ impl Remotes {
         store: &Store,
         state: &ColdState,
         commit: ObjectId,
+        progress: &Progress,
     ) -> Result<(Head, (u64, u64)), RemoteError> {
         let kinds = self.settle()?;
         let layers = self.git.layers();
@@ -270,6 +277,9 @@ impl Remotes {
                 (Some(held), _) => *held,
                 (None, Some(&kind)) => {
                     to_send.push((layer, kind));
+                    progress
+                        .total_bytes
+                        .add(layer.pack_bytes().map_or(0, |bytes| bytes + layer.index_bytes()));
                     let (index_bytes, objects) = (layer.index_bytes(), layer.objects());
                     let pack_bytes = match layer.pack_bytes() {
                         Some(bytes) => bytes,
@@ -288,7 +298,7 @@ impl Remotes {
                 to_send.iter().filter(|(_, each)| *each == kind).map(|(layer, _)| layer).collect();
             let bytes = AtomicU64::new(0);
             at_once(&of_kind, |layer| {
-                let more = self.send_layer(remote, store, layer, kind)?;
+                let more = self.send_layer(remote, store, layer, kind, progress)?;
                 bytes.fetch_add(more, Ordering::Relaxed);
                 Ok(())
             })?;
@@ -306,6 +316,7 @@ impl Remotes {
         store: &Store,
         layer: &Layer,
         kind: LayerKind,
+        progress: &Progress,
     ) -> Result<u64, RemoteError> {
         let names = LayerNames::new(kind, layer.name())?;
         let mut sent = 0;
@@ -315,6 +326,7 @@ impl Remotes {
             (names.index, Some(layer.index_bytes()), layer.index_path()),
         ];
         for (name, bytes, path) in files {
+            progress.check().map_err(GitError::from)?;
             let there = match store.info(&name) {
                 Err(error) if error.is_not_found() => None,
                 info => Some(info.map_err(RemoteError::store(remote))?.size),
@@ -326,6 +338,7 @@ impl Remotes {
             let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
             store.store_file(&name, &file).map_err(RemoteError::store(remote))?;
             sent += bytes.unwrap_or_default();
+            progress.bytes.add(bytes.unwrap_or_default());
         }
         Ok(sent)
     }

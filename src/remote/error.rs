@@ -242,8 +242,11 @@ pub enum RemoteError {
     },
 }
 
-/// What git and ssh say, in the C locale, when they were not let in; in lower case.
-const NOT_LET_IN: [&str; 9] = [
+/// What git, ssh and libgit2 say, in the C locale, when they were not let in; in lower case.
+const NOT_LET_IN: [&str; 12] = [
+    "authentication required",
+    "status code: 401",
+    "status code: 403",
     "authentication failed",
     "permission denied (",
     "could not read username",
@@ -256,7 +259,9 @@ const NOT_LET_IN: [&str; 9] = [
 ];
 
 /// What they say when they reached somebody who does not have the repository.
-const NOT_FOUND: [&str; 4] = [
+const NOT_FOUND: [&str; 6] = [
+    "repository not exported",
+    "status code: 404",
     "does not appear to be a git repository",
     "does not exist",
     "repository not found",
@@ -264,7 +269,9 @@ const NOT_FOUND: [&str; 4] = [
 ];
 
 /// What they say when they reached nobody.
-const NOT_REACHED: [&str; 10] = [
+const NOT_REACHED: [&str; 12] = [
+    "failed to connect",
+    "failed to resolve",
     "could not resolve",
     "connection refused",
     "connection timed out",

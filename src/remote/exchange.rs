@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::cbor;
 use crate::gitkv::{GitError, Onto, Person, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
+use crate::progress::Progress;
 
 use super::cold::Bring;
 use super::error::is_race;
@@ -58,13 +59,24 @@ struct Encryption {
 impl Remotes {
     /// Fetches from a remote and merges its branch into this repository's. What changed in this repository.
     pub fn pull(&self, remote: &str, who: &Person) -> Result<SnapshotCount, RemoteError> {
+        self.pull_with(remote, who, &Progress::new())
+    }
+
+    /// As [`pull`](Self::pull), telling `progress` of the bytes that come from a git remote, and stopping when
+    /// that says so.
+    pub fn pull_with(
+        &self,
+        remote: &str,
+        who: &Person,
+        progress: &Progress,
+    ) -> Result<SnapshotCount, RemoteError> {
         self.expect(remote)?;
         // Nothing is pruned between a fetch and the merge of what it brought.
         let _keep = self.git.keep_layers()?;
         let before = self.git.head()?;
         match self.is_cold(remote)? {
             true => drop(self.pull_cold(remote, who, Bring::Indexes)?),
-            false => self.fetch_and_join(remote, who)?,
+            false => self.fetch_and_join(remote, who, progress)?,
         }
         self.count(before.as_ref(), self.git.head()?.as_ref())
     }
@@ -74,9 +86,15 @@ impl Remotes {
     /// It may be interrupted and made again at any time: what has arrived with a whole commit is not sent
     /// again.
     pub fn push(&self, remote: &str, who: &Person) -> Result<Pushed, RemoteError> {
+        self.push_with(remote, who, &Progress::new())
+    }
+
+    /// As [`push`](Self::push), telling `progress` of the bytes that come and go, and stopping when that says
+    /// so.
+    pub fn push_with(&self, remote: &str, who: &Person, progress: &Progress) -> Result<Pushed, RemoteError> {
         self.expect(remote)?;
         if self.is_cold(remote)? {
-            return self.push_cold(remote, who);
+            return self.push_cold(remote, who, progress);
         }
         let _keep = self.git.keep_layers()?;
         let before = self.git.head()?;
@@ -85,13 +103,13 @@ impl Remotes {
         // goes there.
         let known = self.whereabouts(remote)?;
         if known.is_none() || known != self.known(remote)?.map(|known| known.commit) {
-            self.fetch_and_join(remote, who)?;
+            self.fetch_and_join(remote, who, progress)?;
         }
         let mut there_before = self.whereabouts(remote)?;
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
             let known = self.whereabouts(remote)?;
-            match self.push_in_steps(remote, known, head) {
+            match self.push_in_steps(remote, known, head, progress) {
                 Ok(()) => {
                     return Ok(Pushed {
                         there: self.count(there_before.as_ref(), Some(&head))?,
@@ -101,7 +119,8 @@ impl Remotes {
                 }
                 Err(error) => {
                     let known = self.git.reference(&tracking)?;
-                    self.fetch_and_join(remote, who)?;
+                    progress.check().map_err(GitError::from)?;
+                    self.fetch_and_join(remote, who, progress)?;
                     let now = self.git.reference(&tracking)?;
                     let is_new = now != known || self.git.head()? != Some(head);
                     if !is_new && !is_race(&error) {
@@ -117,8 +136,8 @@ impl Remotes {
 
     /// Fetches from a remote and takes its branch for this repository's, which has none yet. Whether there
     /// was one.
-    pub(super) fn adopt(&self, remote: &str) -> Result<bool, RemoteError> {
-        self.git.fetch(remote).map_err(RemoteError::of(remote))?;
+    pub(super) fn adopt(&self, remote: &str, progress: &Progress) -> Result<bool, RemoteError> {
+        self.git.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
         self.adopt_tracked(remote)
     }
 
@@ -147,14 +166,18 @@ impl Remotes {
         }
     }
 
-    fn fetch_and_join(&self, remote: &str, who: &Person) -> Result<(), RemoteError> {
+    fn fetch_and_join(&self, remote: &str, who: &Person, progress: &Progress) -> Result<(), RemoteError> {
         // Git would fetch a commit again whose history was dropped here.
         if let Some(Known { commit, trace: Some(_), .. }) = self.known(remote)?
-            && self.git.remote_head(remote).map_err(RemoteError::of(remote))? == Some(commit)
+            && match self.git.remote_head(remote) {
+                // Then it is fetched again.
+                Err(GitError::NoProgram) => false,
+                head => head.map_err(RemoteError::of(remote))? == Some(commit),
+            }
         {
             return Ok(());
         }
-        self.git.fetch(remote).map_err(RemoteError::of(remote))?;
+        self.git.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
         self.join_again(remote, who)
     }
 
@@ -338,16 +361,17 @@ impl Remotes {
         remote: &str,
         mut known: Option<ObjectId>,
         head: ObjectId,
+        progress: &Progress,
     ) -> Result<(), GitError> {
-        for commit in self.steps(known, head)? {
+        for commit in self.steps(known, head, progress)? {
             let seen_before = self.git.reference(&seen(remote))?;
             // Only what was merged may be replaced.
             let merged = self.known(remote)?.map(|known| known.commit);
             match known.filter(|known| merged == Some(*known)) {
                 Some(old) if !self.git.descends(&commit, &old)? => {
-                    self.git.replace_commit(remote, &old, &commit)?;
+                    self.git.replace_commit(remote, &old, &commit, progress)?;
                 }
-                _ => self.git.push_commit(remote, &commit)?,
+                _ => self.git.push_commit_with(remote, &commit, progress)?,
             }
             match self.git.compare_and_set(&seen(remote), seen_before.as_ref(), &commit) {
                 Err(GitError::Moved { .. }) => {}
@@ -361,7 +385,12 @@ impl Remotes {
 
     /// Commits to push one after the other to a remote that is at `known`: each follows the one before, and
     /// adds about a step of data. The last one is `head`.
-    fn steps(&self, known: Option<ObjectId>, head: ObjectId) -> Result<Vec<ObjectId>, GitError> {
+    fn steps(
+        &self,
+        known: Option<ObjectId>,
+        head: ObjectId,
+        progress: &Progress,
+    ) -> Result<Vec<ObjectId>, GitError> {
         let mut line = Vec::new();
         let mut next = Some(head);
         let mut is_reached = known.is_none();
@@ -388,7 +417,9 @@ impl Remotes {
             for node in
                 changes(&self.git, before.as_ref(), Some(&tree))?.values().filter_map(|change| change.new)
             {
-                bytes += self.git.blob_size(&node.id)?;
+                let size = self.git.blob_size(&node.id)?;
+                progress.total_bytes.add(size);
+                bytes += size;
             }
             if bytes >= self.step || commit == head {
                 steps.push(commit);
@@ -609,18 +640,19 @@ mod tests {
             add(&a, len);
         }
         let head = a.git.head().unwrap().unwrap();
-        let steps = a.steps(None, head).unwrap();
+        let all = |known, head| a.steps(known, head, &Progress::new()).unwrap();
+        let steps = all(None, head);
         assert_eq!(steps.len(), 3);
         assert_eq!(steps[2], head);
         a.git.fetch("hub").unwrap();
         a.git.push_commit("hub", &steps[0]).unwrap();
-        assert_eq!(a.steps(Some(steps[0]), head).unwrap(), steps[1..]);
+        assert_eq!(all(Some(steps[0]), head), steps[1..]);
         assert_eq!(a.push("hub", &who()).unwrap().there, SnapshotCount { added: 3, removed: 0 });
         assert_eq!(hub.head().unwrap(), Some(head));
-        assert_eq!(a.steps(Some(head), head).unwrap(), [head], "what the remote has is for git to say");
+        assert_eq!(all(Some(head), head), [head], "what the remote has is for git to say");
         prune(&a, &[]);
         let root = a.git.head().unwrap().unwrap();
-        assert_eq!(a.steps(Some(head), root).unwrap(), [root]);
+        assert_eq!(all(Some(head), root), [root]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! [`Remotes`] are the other places where a repository lies, which git reaches. The `git` program moves the
 //! data, so any URL that git takes will do, with the person's own ssh configuration and credential helpers.
+//! Where it is not installed, paths still do, and what libgit2 was built for.
 //! What is added here is how two branches become one:
 //!
 //! 1. Fetch, and see that what is there is the same repository, in a format that is known.
@@ -70,8 +71,9 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic;
-use crate::gitkv::{Git, GitRemote, PRIVATE, Person, SEEN};
+use crate::gitkv::{Git, GitRemote, PRIVATE, Person, SEEN, without_passwords};
 use crate::layers::Cold;
+use crate::progress::Progress;
 use crate::store::StoreUrl;
 
 use cold::Bring;
@@ -113,7 +115,7 @@ pub enum RemoteKind {
 pub struct Remote {
     /// What it is called here.
     pub name: String,
-    /// Where it is. Of a cold remote it is shown without secrets.
+    /// Where it is, without passwords.
     pub url: String,
     /// What it is.
     pub kind: RemoteKind,
@@ -180,13 +182,25 @@ impl Remotes {
         newest_format: u32,
         options: &ColdOptions,
     ) -> Result<Self, RemoteError> {
+        Self::clone_watched(url, path, newest_format, options, &Progress::new())
+    }
+
+    /// As [`clone_with`](Self::clone_with), telling `progress` of the bytes that come from a git remote, and
+    /// stopping when that says so.
+    pub fn clone_watched(
+        url: &str,
+        path: &Path,
+        newest_format: u32,
+        options: &ColdOptions,
+        progress: &Progress,
+    ) -> Result<Self, RemoteError> {
         Self::clone_by(path, newest_format, options, |clone| match is_cold_url(url) {
             true => clone.adopt_cold(url, Bring::Everything),
             false => {
                 clone.add(ORIGIN, url)?;
-                match clone.adopt(ORIGIN)? {
+                match clone.adopt(ORIGIN, progress)? {
                     true => Ok(()),
-                    false => Err(RemoteError::Empty(url.to_owned())),
+                    false => Err(RemoteError::Empty(without_passwords(url))),
                 }
             }
         })
@@ -201,7 +215,7 @@ impl Remotes {
         options: &ColdOptions,
     ) -> Result<Self, RemoteError> {
         if !is_cold_url(url) {
-            return Err(RemoteError::NotCold(url.to_owned()));
+            return Err(RemoteError::NotCold(without_passwords(url)));
         }
         Self::clone_by(path, newest_format, options, |clone| clone.adopt_cold(url, Bring::Indexes))
     }
@@ -245,7 +259,10 @@ impl Remotes {
     /// The remotes, in the order of their names.
     pub fn list(&self) -> Result<Vec<Remote>, RemoteError> {
         let git = self.git.remotes()?.into_iter();
-        let git = git.map(|GitRemote { name, url }| Remote { name, url, kind: RemoteKind::Git });
+        let git = git.map(|GitRemote { name, url }| {
+            let url = without_passwords(&url);
+            Remote { name, url, kind: RemoteKind::Git }
+        });
         let cold = self.stores.list()?.into_iter();
         let cold = cold.map(|(name, url)| Remote { name, url: url.to_string(), kind: RemoteKind::Cold });
         let mut remotes: Vec<_> = git.chain(cold).collect();

@@ -69,11 +69,12 @@ pub enum CodecError {
         source: io::Error,
     },
     /// The content is larger than [`MAX_CONTENT`].
-    #[error("it is larger than 1 GiB; such content is not kept in memory")]
+    #[error("it is larger than 1 GiB, which is the most that a blob holds: cut it into several")]
     TooLarge,
 }
 
-/// The largest content in bytes that is decompressed, as a bound for what a hostile blob can ask for.
+/// The largest content in bytes that is stored, and that is decompressed, as a bound for what a hostile blob
+/// can ask for.
 pub const MAX_CONTENT: u64 = 1 << 30;
 
 /// How much memory an xz stream may ask for. The strongest preset needs a quarter of it.
@@ -201,6 +202,9 @@ impl Codec {
 
     /// The stored form of `content`. Encrypted content carries `time` in clear.
     pub(super) fn encode(&self, content: &[u8], time: Timestamp) -> Result<Vec<u8>, CodecError> {
+        if content.len() as u64 > MAX_CONTENT {
+            return Err(CodecError::TooLarge);
+        }
         let compression = self.compression;
         let failed = |source| CodecError::Compress { compression, source };
         let stored = compression.compress(content).map_err(failed)?;
@@ -247,6 +251,15 @@ mod tests {
         Compression::ALL
             .into_iter()
             .flat_map(move |compression| [None, Some(key.clone())].map(|key| Codec { compression, key }))
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        // Zeros that nobody reads take no memory.
+        let content = vec![0; MAX_CONTENT as usize + 1];
+        for codec in codecs() {
+            assert!(matches!(codec.encode(&content, TIME), Err(CodecError::TooLarge)), "{codec:?}");
+        }
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn remotes_get_and_give_what_either_side_added() {
     git(&["init", "-q", "--bare", "-b", "main"], &lab.path("remote.git"));
     let outcome = lab.run(["blob", "push"]);
     assert_eq!(outcome.status, Some(1));
-    assert!(outcome.err.contains("git --git-dir repo remote add origin URL"), "{}", outcome.err);
+    assert!(outcome.err.contains("treering -r repo remote add origin URL"), "{}", outcome.err);
     for name in ["repo", "other"] {
         let git_dir = lab.path(name);
         let added = ["--git-dir", git_dir.to_str().unwrap(), "remote", "add", "origin"];

@@ -1,11 +1,15 @@
 //! The repository in other places.
 
 use std::fs;
-use std::process::Command;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, contents};
+use crate::lab::{Lab, Outcome, contents};
 
 /// A repository with a snapshot, and an empty hub that it does not know of.
 fn with_hub() -> Lab {
@@ -48,6 +52,11 @@ fn snapshots_go_to_a_hub_and_to_a_clone_and_back() {
     assert_eq!(lab.ok(words("-r clone snapshots")), lab.ok(["snapshots"]));
     lab.ok(words("-r clone check --read-data"));
     assert_eq!(lab.ok(words("remote remove origin")), "");
+    lab.ok(words("remote add origin https://ann:s3cret@example.org/x.git"));
+    for line in ["remote list", "remote list --json"] {
+        let out = lab.ok(words(line));
+        assert!(out.contains("https://ann:***@example.org/x.git"), "{out}");
+    }
 }
 
 #[test]
@@ -212,4 +221,149 @@ fn small_layers_become_few() {
     lab.ok(words("check --read-data"));
     lab.ok(words("restore latest~11 --target first"));
     assert_eq!(fs::read_to_string(lab.path("first/notes")).unwrap(), "notes 0\n");
+}
+
+/// The same lab, with no program to be found.
+fn without_git(lab: &Lab, line: &str) -> Outcome {
+    let mut command = lab.command(words(line));
+    let output = command.env("PATH", lab.path("nowhere")).env("XDG_CACHE_HOME", lab.path("cache")).output();
+    let output = output.unwrap();
+    Outcome {
+        status: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn git(lab: &Lab, line: &str) -> String {
+    let output = Command::new("git").args(words(line)).current_dir(lab.path("")).output();
+    let output = output.expect("the program git is installed");
+    assert!(output.status.success(), "git {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_path_needs_no_git() {
+    let lab = with_hub();
+    let ok = |line: &str| {
+        let outcome = without_git(&lab, line);
+        assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{line}: {}", outcome.out);
+        outcome.out
+    };
+    ok("remote add origin hub.git");
+    assert!(ok("push").starts_with("Pushed to origin: 1 snapshot in "));
+    git(&lab, "-C hub.git fsck --strict --full");
+    assert!(ok("push").starts_with("Pushed to origin: nothing new in "));
+    assert!(ok("clone hub.git clone").starts_with("Cloned 1 snapshot to clone in "));
+    lab.write("tree/notes", "other");
+    ok("-r clone backup tree -q --push");
+    ok("backup tree -q");
+    let out = ok("push");
+    assert!(out.contains("\n  received 1 snapshot\n"), "{out}");
+    assert!(lab.ok(words("-r clone pull")).starts_with("Pulled from origin: 1 snapshot in "), "with git");
+    ok("-r clone check --read-data");
+    for repository in ["hub.git", "repo", "clone"] {
+        git(&lab, &format!("-C {repository} fsck --strict --full"));
+    }
+
+    ok("-r blobs.git blob init");
+    git(&lab, "init -q --bare blobs-hub.git");
+    ok("-r blobs.git blob add tree/notes -q");
+    ok("-r blobs.git remote add origin blobs-hub.git");
+    ok("-r blobs.git blob push");
+    ok("-r blobs.git blob pull");
+    git(&lab, "-C blobs-hub.git fsck --strict --full");
+    let url = format!("file://{}", lab.path("kv.git").display());
+    git(&lab, "init -q --bare -b trunk kv.git");
+    ok(&format!("kv put {url} key tree/notes"));
+    ok(&format!("kv put {url} other tree/letters/one"));
+    assert_eq!(ok(&format!("kv get {url} key")), "other");
+    assert_eq!(git(&lab, "-C kv.git show trunk:key"), "other");
+    git(&lab, "-C kv.git fsck --strict --full");
+}
+
+#[test]
+fn what_needs_git_says_so() {
+    let lab = with_hub();
+    let fails = |line: &str, messages: &[&str]| {
+        let outcome = without_git(&lab, line);
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        for message in messages {
+            assert!(outcome.err.contains(message), "{line}: {}", outcome.err);
+        }
+    };
+    if cfg!(not(feature = "git2-https")) {
+        fails("clone https://example.org/x.git new", &["install git", "feature git2-https"]);
+    }
+    if cfg!(not(feature = "git2-ssh")) {
+        for url in ["ssh://example.org/x.git", "git@example.org:x.git"] {
+            fails(&format!("clone {url} new"), &["install git", "feature git2-ssh"]);
+        }
+    }
+    fails("clone nowhere.git new", &["there is no git repository where"]);
+    lab.ok(words("remote add origin hub.git"));
+    let hook = lab.path("hub.git/hooks/pre-receive");
+    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\nexit 0\n");
+    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+    fails("push", &["pre-receive", "install git"]);
+    lab.ok(["push"]);
+}
+
+/// `git daemon`, which serves what lies in a lab to everybody, until it is dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(lab: &Lab) -> (Self, String) {
+        // Free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("git");
+        command.args(["daemon", "--export-all", "--enable=receive-pack", "--listen=127.0.0.1"]);
+        command.arg(format!("--port={port}")).arg(format!("--base-path={}", lab.path("").display()));
+        command.stderr(Stdio::null());
+        let mut daemon = Self(command.spawn().expect("the program git is installed"));
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert_eq!(daemon.0.try_wait().unwrap(), None, "git daemon serves");
+            thread::sleep(Duration::from_millis(10));
+        }
+        (daemon, format!("git://127.0.0.1:{port}"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_is_reached_without_git() {
+    let lab = with_hub();
+    let (_daemon, url) = Daemon::start(&lab);
+    let ok = |line: &str| {
+        let outcome = without_git(&lab, line);
+        assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{line}: {}", outcome.out);
+        outcome.out
+    };
+    ok(&format!("remote add origin {url}/hub.git"));
+    assert!(ok("push").starts_with("Pushed to origin: 1 snapshot in "));
+    git(&lab, "-C hub.git fsck --strict --full");
+    ok(&format!("clone {url}/hub.git clone"));
+    lab.write("tree/notes", "other");
+    ok("-r clone backup tree -q --push");
+    assert!(ok("pull").starts_with("Pulled from origin: 1 snapshot in "));
+    ok("check --read-data");
+    git(&lab, "init -q --bare -b trunk kv.git");
+    ok(&format!("kv put {url}/kv.git key tree/notes"));
+    assert_eq!(ok(&format!("kv get {url}/kv.git key")), "other");
+    let outcome = without_git(&lab, &format!("clone {url}/nothing.git new"));
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.contains("there is no git repository where"), "{}", outcome.err);
+    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\necho the disk is full >&2\nexit 1\n");
+    let hook = lab.path("hub.git/hooks/pre-receive");
+    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.ok(words("backup tree -q"));
+    let outcome = without_git(&lab, "push");
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.contains("the disk is full"), "{}", outcome.err);
 }
