@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -316,8 +317,9 @@ impl Daemon {
     fn start(lab: &Lab) -> (Self, String) {
         // Free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("git");
-        command.args(["daemon", "--export-all", "--enable=receive-pack", "--listen=127.0.0.1"]);
+        // Not by `git`, which would leave it behind when it is killed.
+        let mut command = Command::new(Path::new(git(lab, "--exec-path").trim()).join("git-daemon"));
+        command.args(["--export-all", "--enable=receive-pack", "--listen=127.0.0.1"]);
         command.arg(format!("--port={port}")).arg(format!("--base-path={}", lab.path("").display()));
         command.stderr(Stdio::null());
         let mut daemon = Self(command.spawn().expect("the program git is installed"));
