@@ -10,29 +10,24 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use indexmap::IndexSet;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
-use crate::archive::{self, Codec, DeltaLink, Payload, Stored, VolumeOptions, VolumeWriter, gzip};
+use crate::archive::{self, Codec, Payload, VolumeOptions, VolumeWriter, gzip};
 use crate::cbor;
-use crate::delta::{BlockSignature, Delta, SignatureOptions, from_content, from_signatures};
-use crate::diff::{
-    self, Change, ChangeRef, Entry, Excludes, Piece, ReadOptions, ScanError, ScanOptions, fill,
-};
-use crate::digest::Digest;
+use crate::diff::{self, Change, ChangeRef, Entry, Excludes, ReadOptions, ScanError, ScanOptions, fill};
 use crate::gitkv::Person;
 use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::cache::Cache;
+use crate::repository::maker::{Made, Maker};
 use crate::repository::pages::{PageWriter, Pages, write_pages};
-use crate::repository::plan::{Ancestors, Plan, PlanOptions, Sources, count, plan};
-use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
+use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
+use crate::repository::segments::Segments;
 use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
 use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
@@ -229,14 +224,6 @@ fn roots_of(sources: &Sources) -> Vec<ByteBuf> {
     sources.roots.iter().map(|root| ByteBuf::from(root.as_os_str().as_bytes())).collect()
 }
 
-/// What a worker made of a segment.
-enum Made {
-    /// It is stored already.
-    Known,
-    /// It is to be stored, with its signature where it is to have one.
-    New { stored: Stored, signature: Option<Vec<u8>> },
-}
-
 /// One backup under way.
 struct Session<'a> {
     repository: &'a Repository,
@@ -303,20 +290,7 @@ impl<'a> Session<'a> {
         progress: &Progress,
     ) -> Result<(), RepositoryError> {
         let Plan { old, new, problems, .. } = plan;
-        let is_gone = |entry: &Entry| new.binary_search_by(|new| new.path.cmp(&entry.path)).is_err();
-        let ancestors = Ancestors::new(old, is_gone);
-        let ancestors = match old.is_empty() {
-            true => Vec::new(),
-            false => new.iter().map(|entry| ancestors.of(entry)).collect(),
-        };
-        let maker = Maker {
-            repository: self.repository,
-            segments,
-            pending: RwLock::default(),
-            old,
-            ancestors,
-            layout: Mutex::default(),
-        };
+        let maker = Maker::new(self.repository, segments, old, new);
         let read = ReadOptions {
             threads: self.options.threads,
             ..ReadOptions::new(self.repository.config.segments, began)
@@ -486,137 +460,6 @@ impl<'a> Session<'a> {
         report.bytes_added = self.layers.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
         report.layers = self.layers;
         Ok(report)
-    }
-}
-
-/// Makes of new segments what is stored.
-struct Maker<'a> {
-    repository: &'a Repository,
-    segments: &'a Segments,
-    /// Segments on their way into a volume; half of what a `HashSet` of them may take.
-    pending: RwLock<IndexSet<Digest>>,
-    old: &'a [Entry],
-    /// For each new entry, the old one whose content it may resemble; empty where nothing is old.
-    ancestors: Vec<Option<usize>>,
-    /// Of the old file that was asked for last, since the segments of a large file come one after the other.
-    layout: Mutex<Option<(usize, Arc<diff::Layout>)>>,
-}
-
-/// A delta and what it hangs on.
-struct MadeDelta {
-    delta: Delta,
-    link: DeltaLink,
-    /// Signatures of the bases, where the delta was made with them.
-    signatures: Vec<BlockSignature>,
-}
-
-impl Maker<'_> {
-    fn make(&self, number: usize, piece: Piece) -> Result<Made, RepositoryError> {
-        let pending = || self.pending.read().unwrap_or_else(PoisonError::into_inner).contains(&piece.digest);
-        if self.segments.place(&piece.digest).is_some() || pending() {
-            return Ok(Made::Known);
-        }
-        // A file of one small segment is compared with the old content itself, which is at hand and finer.
-        let signed = piece.offset > 0 || piece.bytes.len() > self.repository.config.segments.min();
-        // An old segment that cannot be read is no reason not to store the new one.
-        let delta = self.delta(number, &piece, signed).ok().flatten();
-        let key = &self.repository.config.confirm_key;
-        let signature = match signed {
-            true => {
-                let options = SignatureOptions::for_segment(piece.bytes.len());
-                let signature = BlockSignature::compute(&piece.bytes, piece.offset, options, key)?;
-                let record = match delta.as_ref().map(|made| made.signatures.iter().collect::<Vec<_>>()) {
-                    Some(bases) if !bases.is_empty() => SignatureRecord::Patch(signature.diff(&bases)),
-                    _ => SignatureRecord::Full(signature),
-                };
-                Some(gzip(&cbor::to_vec(&record)?)?)
-            }
-            false => None,
-        };
-        let stored = match delta {
-            Some(MadeDelta { delta, link, .. }) => Stored {
-                digest: piece.digest,
-                len: piece.bytes.len() as u32,
-                payload: Payload::Delta { bytes: delta.bytes, link },
-            },
-            None => Stored::whole(piece.digest, piece.bytes),
-        };
-        Ok(Made::New { stored, signature })
-    }
-
-    /// Notes that a segment is on its way; false when it was so already.
-    fn note(&self, digest: Digest) -> bool {
-        self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(digest)
-    }
-
-    /// The delta that the segment is stored as; `None` where it is better stored whole.
-    fn delta(
-        &self,
-        number: usize,
-        piece: &Piece,
-        signed: bool,
-    ) -> Result<Option<MadeDelta>, RepositoryError> {
-        let Some((layout, content)) = self.ancestors.get(number).copied().flatten().and_then(|old| {
-            let content = self.old[old].content()?;
-            Some((self.layout(old, content), content))
-        }) else {
-            return Ok(None);
-        };
-        let Some(bases) = layout.bases(&piece.holes, piece.offset, piece.bytes.len()) else {
-            return Ok(None);
-        };
-        let digests: Vec<Digest> =
-            content.segments[bases.segments].iter().map(|segment| segment.digest).collect();
-        let Some(chain) = self.segments.chain(self.repository, &digests)? else { return Ok(None) };
-        if chain.depth >= MAX_DEPTH {
-            return Ok(None);
-        }
-        let signatures = if signed { self.signatures(&digests)? } else { None };
-        let (delta, signatures) = match signatures {
-            Some(signatures) => {
-                let bases_of: Vec<_> = signatures.iter().collect();
-                let key = &self.repository.config.confirm_key;
-                (from_signatures(&piece.bytes, &bases_of, &bases.expected, key), signatures)
-            }
-            None => (from_content(&piece.bytes, &self.read(&digests)?), Vec::new()),
-        };
-        let chain_bytes = chain.bytes as usize + delta.bytes.len();
-        if chain_bytes > piece.bytes.len() / 2 {
-            return Ok(None);
-        }
-        let Chain { depth, .. } = chain;
-        let link = DeltaLink { bases: digests, depth: depth + 1, chain_bytes: chain_bytes as u32 };
-        Ok(Some(MadeDelta { delta, link, signatures }))
-    }
-
-    fn layout(&self, old: usize, content: &diff::Content) -> Arc<diff::Layout> {
-        let mut last = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((number, layout)) if *number == old => layout.clone(),
-            _ => {
-                let layout = Arc::new(diff::Layout::new(content));
-                *last = Some((old, layout.clone()));
-                layout
-            }
-        }
-    }
-
-    /// The signatures of all of these, if all have one.
-    fn signatures(&self, digests: &[Digest]) -> Result<Option<Vec<BlockSignature>>, RepositoryError> {
-        digests.iter().map(|digest| self.segments.signature(self.repository, digest)).collect()
-    }
-
-    /// The bytes of these segments one after the other, checked.
-    fn read(&self, digests: &[Digest]) -> Result<Vec<u8>, RepositoryError> {
-        let mut bytes = Vec::new();
-        for digest in digests {
-            let segment = self.segments.read(self.repository, digest)?;
-            if Digest::of(&segment) != *digest {
-                return Err(RepositoryError::DamagedSegment(*digest));
-            }
-            bytes.extend(segment);
-        }
-        Ok(bytes)
     }
 }
 

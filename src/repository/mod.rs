@@ -38,6 +38,7 @@ mod config;
 mod error;
 mod forget;
 mod keys;
+mod maker;
 mod needs;
 mod pages;
 mod plan;
