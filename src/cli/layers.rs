@@ -5,8 +5,8 @@ use treering::causes::chain;
 use treering::remote::{LayerStatus, Moved, RemoteError, Remotes};
 use treering::repository::FORMAT_VERSION;
 
-use crate::cli::args::LayersCommand;
 use crate::cli::error::{CliError, Exit};
+use crate::cli::remote_args::LayersCommand;
 use crate::cli::report::{self, Align, complain, plural, print, text};
 use crate::cli::{Session, cold, json};
 

@@ -24,6 +24,7 @@ mod profile;
 mod prune;
 mod prune_args;
 mod remote;
+mod remote_args;
 mod report;
 mod restore;
 mod schedule;

@@ -8,10 +8,10 @@ use treering::remote::{Pushed, Remote, RemoteKind, Remotes, SnapshotCount, is_co
 use treering::repository::{FORMAT_VERSION, Repository};
 
 use crate::cli::Session;
-use crate::cli::args::{CloneArguments, RemoteCommand};
 use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
+use crate::cli::remote_args::{CloneArguments, RemoteCommand};
 use crate::cli::report::{self, Align, duration, plural, print, text};
 
 /// Changes or lists the remotes.
