@@ -103,6 +103,7 @@ pub enum Command {
     Prune(PruneArguments),
     #[command(subcommand)]
     AppendOnly(AppendOnlyCommand),
+    Compression(CompressionArguments),
     #[command(subcommand)]
     Key(KeyCommand),
     Clone(CloneArguments),
@@ -146,6 +147,19 @@ pub struct InitArguments {
     /// Let nothing be removed from it; see `treering append-only`
     #[arg(long)]
     pub append_only: bool,
+}
+
+/// Say how data is compressed, or compress what is new in another way
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is there stays as it is until `prune` repacks it; each volume says how it is compressed.
+
+Example:
+  treering compression zstd")]
+pub struct CompressionArguments {
+    /// gzip[:1..12], zstd[:1..19] or none
+    #[arg(value_name = "CODEC")]
+    pub codec: Option<Codec>,
 }
 
 /// Save directories as a new snapshot
@@ -462,7 +476,7 @@ Exit status:
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Save and get back", &["init", "backup", "restore"]),
     ("Look into snapshots", &["snapshots", "ls", "cat", "diff"]),
-    ("Keep the repository", &["check", "forget", "prune", "append-only", "key"]),
+    ("Keep the repository", &["check", "forget", "prune", "append-only", "compression", "key"]),
     ("Keep it elsewhere too", &["remote", "push", "pull", "clone", "layers"]),
     ("Let it run by itself", &["schedule"]),
     ("Building blocks", &["blob", "kv", "store", "dir"]),

@@ -83,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Forget(arguments) => prune::forget(&session, arguments),
         Command::Prune(arguments) => prune::prune(&session, arguments),
         Command::AppendOnly(command) => prune::append_only(&session, command),
+        Command::Compression(arguments) => snapshots::compression(&session, arguments),
         Command::Key(command) => key::run(&session, command),
         Command::Clone(arguments) => remote::clone(&session, arguments),
         Command::Layers(command) => layers::run(&session, command),

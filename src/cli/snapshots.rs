@@ -1,14 +1,14 @@
-//! `init` and `snapshots`: a repository as a whole.
+//! `init`, `compression` and `snapshots`: a repository as a whole.
 
 use serde::Serialize;
+use serde_json::json;
 use treering::repository::{InitOptions, Repository, Snapshot};
 
-use crate::cli::Session;
-use crate::cli::args::InitArguments;
+use crate::cli::args::{CompressionArguments, InitArguments};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name, SnapshotObject};
 use crate::cli::report::{self, Align, print};
-use crate::cli::secrets;
+use crate::cli::{Session, host_name, secrets, user_name};
 
 /// Makes a repository.
 pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliError> {
@@ -58,6 +58,21 @@ struct Initialized<'a> {
     repository: Name<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     recipient: Option<String>,
+}
+
+/// Tells how data is compressed, or changes it.
+pub fn compression(session: &Session, arguments: &CompressionArguments) -> Result<Exit, CliError> {
+    let mut repository = session.open()?;
+    if let Some(codec) = arguments.codec {
+        repository.set_compression(codec, &user_name(), &host_name(), session.now.timestamp())?;
+    }
+    let codec = &repository.config().compression;
+    session.say(
+        "compression",
+        &json!({ "compression": codec }),
+        &format!("New data is compressed by {codec}"),
+    )?;
+    Ok(Exit::Done)
 }
 
 /// Lists the snapshots, oldest first.

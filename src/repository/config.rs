@@ -1,12 +1,14 @@
-//! What is settled when a repository is made.
+//! What holds for a whole repository: settled when it is made, and what may be changed later.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Codec;
+use crate::cbor;
 use crate::crypt::Lock;
 use crate::delta::{ConfirmKey, SegmentParams};
-use crate::repository::{FORMAT_VERSION, RepositoryError};
+use crate::gitkv::Person;
+use crate::repository::{FORMAT_VERSION, Repository, RepositoryError};
 
 /// Where the configuration lies in the tree.
 pub(super) const PATH: &str = "config.cbor";
@@ -58,6 +60,38 @@ impl InitOptions {
     /// Volumes as `tar.gz`, plain, and whatever may be removed.
     pub fn new(time: Timestamp) -> Self {
         Self { time, compression: Codec::default(), append_only: false, locks: Vec::new() }
+    }
+}
+
+impl Repository {
+    /// Compresses volumes in another way from now on. Those that are there stay as they are until they are
+    /// repacked.
+    pub fn set_compression(
+        &mut self,
+        codec: Codec,
+        user: &str,
+        host: &str,
+        now: Timestamp,
+    ) -> Result<(), RepositoryError> {
+        let who = self.committer(user, host, now);
+        let compression = codec.to_string();
+        self.change_config(|config| config.compression = compression, "Change the compression", &who)
+    }
+
+    /// Changes the configuration, durably.
+    pub(super) fn change_config(
+        &mut self,
+        change: impl FnOnce(&mut Config),
+        message: &str,
+        who: &Person,
+    ) -> Result<(), RepositoryError> {
+        let mut config = self.config.clone();
+        change(&mut config);
+        let mut batch = self.timeline.begin()?;
+        batch.set(PATH, &cbor::to_vec(&config)?)?;
+        batch.commit(who, message)?;
+        self.config = config;
+        Ok(())
     }
 }
 

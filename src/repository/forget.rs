@@ -6,11 +6,9 @@
 
 use jiff::Timestamp;
 
-use crate::repository::config;
 use crate::repository::store::{Record, kind};
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{TimeKey, TimedBlob};
-use crate::{cbor, timeline};
+use crate::timeline::{self, TimeKey, TimedBlob};
 
 impl Repository {
     /// The key of the snapshot that `text` names: `latest`, or the beginning of its id or of its time key.
@@ -72,12 +70,12 @@ impl Repository {
         host: &str,
         now: Timestamp,
     ) -> Result<(), RepositoryError> {
-        self.config.append_only = append_only;
-        let mut batch = self.timeline.begin()?;
-        batch.set(config::PATH, &cbor::to_vec(&self.config)?)?;
         let message = if append_only { "Allow only additions" } else { "Allow removals" };
-        batch.commit(&self.committer(user, host, now), message)?;
-        Ok(())
+        self.change_config(
+            |config| config.append_only = append_only,
+            message,
+            &self.committer(user, host, now),
+        )
     }
 
     /// That something may be removed.

@@ -221,3 +221,24 @@ fn a_shell_can_complete_the_command_line() {
         assert!(lab.ok(["completions", shell]).contains("exclude-caches"), "{shell}");
     }
 }
+
+#[test]
+fn compression_can_be_changed_and_old_volumes_stay() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    assert_eq!(lab.ok(["compression"]), "New data is compressed by gzip:1\n");
+    assert_eq!(lab.ok(["compression", "zstd"]), "New data is compressed by zstd:3\n");
+    lab.write("tree/more", &"a line that was not there before\n".repeat(100));
+    lab.ok(["backup", "tree"]);
+    let output = std::process::Command::new("git")
+        .args(["-C", "repo", "ls-tree", "-r", "--name-only", "main", "archives"])
+        .current_dir(lab.path(""))
+        .output()
+        .expect("the program git is installed");
+    let names = String::from_utf8(output.stdout).unwrap();
+    assert!(names.contains(".tar.gz\n") && names.contains(".tar.zst\n"), "{names}");
+    lab.ok(["check", "--read-data", "-q"]);
+    lab.ok(["restore", "latest", "--target", "out", "-q"]);
+    assert_eq!(contents(&lab.path("out")), contents(&lab.path("tree")));
+    assert_eq!(lab.run(["compression", "lzma"]).status, Some(1));
+}
