@@ -27,7 +27,10 @@ fn a_host_backs_up_without_the_key_and_its_owner_reads() {
     lab.write("tree/notes", "more notes\n");
     let summary: Value =
         serde_json::from_str(lab.ok(["backup", "tree", "--json"]).lines().last().unwrap()).unwrap();
-    assert_eq!((&summary["files_changed"], &summary["snapshots_unread"]), (&Value::from(1), &Value::from(0)));
+    assert_eq!(
+        (&summary["changes"]["updated"], &summary["snapshots_unread"]),
+        (&Value::from(1), &Value::from(0))
+    );
     for line in [
         "snapshots",
         "ls latest",
