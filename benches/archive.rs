@@ -12,6 +12,10 @@ use treering::archive::{
 };
 use treering::digest::Digest;
 
+mod data;
+
+use data::noise;
+
 const MEMBER_LEN: usize = 1 << 20;
 
 /// The crate's source, once.
@@ -19,14 +23,6 @@ fn source() -> Vec<u8> {
     let files = walkdir::WalkDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).sort_by_file_name();
     let files = files.into_iter().map(|file| file.unwrap()).filter(|file| file.file_type().is_file());
     files.flat_map(|file| std::fs::read(file.path()).unwrap()).collect()
-}
-
-/// Bytes that do not compress.
-fn noise(len: usize) -> Vec<u8> {
-    (0..len.div_ceil(32) as u64)
-        .flat_map(|block| *Digest::of(&block.to_le_bytes()).as_bytes())
-        .take(len)
-        .collect()
 }
 
 fn segments(bytes: &[u8], len: usize) -> Vec<Stored> {
@@ -50,7 +46,7 @@ fn write(options: &VolumeOptions, segments: Vec<Stored>) -> Vec<Volume> {
 fn members(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("member");
     // Not repeated: zstd would find what lies a repetition back, and gzip would not.
-    let corpora = [("source", source()), ("noise", noise(MEMBER_LEN))];
+    let corpora = [("source", source()), ("noise", noise(1, MEMBER_LEN))];
     for (name, bytes) in corpora.iter().map(|(name, bytes)| (name, &bytes[..bytes.len().min(MEMBER_LEN)])) {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         for codec in ["gzip:1", "gzip:6", "zstd:1", "zstd:3"] {
@@ -98,7 +94,7 @@ fn indexes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("index");
     group.sample_size(10);
     group.throughput(Throughput::Elements(ENTRIES as u64));
-    let lens = noise(2 * ENTRIES);
+    let lens = noise(1, 2 * ENTRIES);
     let segments = lens.chunks(2).enumerate().map(|(number, len)| {
         let len = usize::from(u16::from_le_bytes([len[0], len[1]]) % 4096);
         Stored::whole(Digest::of(&number.to_le_bytes()), vec![0; len])

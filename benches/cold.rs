@@ -17,26 +17,17 @@ use treering::repository::{
     BackupOptions, FORMAT_VERSION, InitOptions, Repository, RestoreOptions, Selector,
 };
 
+mod data;
 #[path = "../tests/it/store/s3_server.rs"]
 mod s3_server;
 
+use data::noise;
 use s3_server::S3Server;
 
 const MIB: usize = 1 << 20;
 
 /// How often each way of copying is timed, one after the other.
 const ROUNDS: usize = 3;
-
-/// Bytes that do not compress, other ones for each seed (splitmix64).
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let word = |i: u64| {
-        let mut z = (seed << 40).wrapping_add(i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31).to_le_bytes()
-    };
-    (0..len as u64 / 8).flat_map(word).collect()
-}
 
 /// A tenth in files of 4 KiB, the rest in files of 16 MiB, and a repository of all of them.
 fn make(dir: &Path, mib: usize) -> PathBuf {

@@ -10,6 +10,10 @@ use treering::delta::{
     from_signatures, patch,
 };
 
+mod data;
+
+use data::noise;
+
 const MIB: usize = 1 << 20;
 const KEY: ConfirmKey = ConfirmKey([7; 32]);
 
@@ -26,26 +30,15 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str, bytes: usize) -> Benchmar
     group
 }
 
-/// Bytes without any structure (SplitMix64).
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let words = std::iter::repeat_with(|| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb)
-    });
-    words.flat_map(u64::to_le_bytes).take(len).collect()
-}
-
 /// Text that looks like source code: lines of words from a vocabulary chosen by `seed`.
 fn text(len: usize, seed: u64) -> Vec<u8> {
-    let vocabulary: Vec<String> = noise(4096, seed)
+    let vocabulary: Vec<String> = noise(seed, 4096)
         .chunks(8)
         .map(|word| {
             word.iter().take(2 + usize::from(word[7]) % 6).map(|b| char::from(b'a' + b % 26)).collect()
         })
         .collect();
-    let choices = noise(len, seed + 1);
+    let choices = noise(seed + 1, len);
     let mut out = Vec::with_capacity(len + 16);
     for (at, choice) in choices.chunks_exact(2).enumerate() {
         let choice = usize::from(u16::from_le_bytes([choice[0], choice[1]]));
@@ -64,7 +57,7 @@ fn sign(data: &[u8]) -> BlockSignature {
 }
 
 fn segmenting(criterion: &mut Criterion) {
-    let data = noise(64 * MIB, 1);
+    let data = noise(1, 64 * MIB);
     let mut group = group(criterion, "segment", data.len());
     group.bench_function("64 MiB", |bencher| {
         bencher.iter(|| {
@@ -77,7 +70,7 @@ fn segmenting(criterion: &mut Criterion) {
 }
 
 fn signatures(criterion: &mut Criterion) {
-    let data = noise(MIB, 2);
+    let data = noise(2, MIB);
     let mut changed = data.clone();
     for page in [20, 90, 200] {
         changed[page * 4096 + 17] ^= 1;
@@ -89,17 +82,17 @@ fn signatures(criterion: &mut Criterion) {
 }
 
 fn against_signatures(criterion: &mut Criterion) {
-    let bases: Vec<Vec<u8>> = (0..3).map(|seed| noise(MIB, 10 + seed)).collect();
+    let bases: Vec<Vec<u8>> = (0..3).map(|seed| noise(10 + seed, MIB)).collect();
     let signatures: Vec<_> = bases.iter().map(|base| sign(base)).collect();
     let signatures: Vec<_> = signatures.iter().collect();
-    let unrelated = noise(MIB, 20);
+    let unrelated = noise(20, MIB);
     let unrelated_text = text(MIB, 20);
     let mut edited = bases[1].clone();
     for page in [20, 90, 200] {
         edited[page * 4096 + 17] ^= 1;
     }
     let expected = [Expected { new: 0..MIB, base: MIB }];
-    let mut shifted = noise(100, 30);
+    let mut shifted = noise(30, 100);
     shifted.extend_from_slice(&bases[1][..MIB - 100]);
     let options = fast_rsync::SignatureOptions { block_size: 4096, crypto_hash_size: 8 };
     let librsync = fast_rsync::Signature::calculate(&bases.concat(), options);

@@ -1,4 +1,4 @@
-//! Times as people say them.
+//! Times, and sizes, as people say them.
 //!
 //! [`parse`] is a pure function of the text and of "now", which carries the time zone: a day begins and a
 //! clock shows what it does there. Every form that works is in [`FORMS`], which the error repeats. A clock
@@ -19,6 +19,15 @@ use jiff::{Span, Timestamp, Zoned};
 pub const FORMS: &str = "now, today, yesterday, midnight, noon yesterday, 14:00, 2pm, tuesday, last tuesday 14:00, \
     3h ago, 2 days ago, 1 month 2 days ago, 2026-11-01, 2026-11-01 14:00, 2026-11-01T14:00:30.5, \
     2026-11-01T14:00:30+01:00, @1700000000 (seconds since 1970), @-0.5";
+
+/// A number of bytes: digits, and perhaps `K`, `M`, `G` or `T` behind them for powers of 1024. `None` for
+/// anything else, and for more than 64 bits hold.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
 
 /// Why text is not a time.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -199,6 +208,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_1024() {
+        for (text, bytes) in [("0", 0), ("123", 123), ("4K", 4096), ("1G", 1 << 30), ("2T", 2 << 40)] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "K", "1.5G", "-1", "1GB", "99999999T"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
 
     /// An instant in a time zone that is given by its rules, since not every machine has the names of zones.
     fn local(time: &str, rules: &str) -> Zoned {

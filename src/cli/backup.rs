@@ -25,8 +25,10 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         repository = repository.with_cache(&caches.join("repositories"))?;
     }
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
+    let changes = report.changes();
+    let totals = Totals::of(changes.iter().copied());
     print(|out| {
-        session.list_changes(out, report.changes(), false)?;
+        session.list_changes(out, changes.iter().copied(), false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
         }
@@ -39,9 +41,9 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             ));
         }
         match (session.json, session.quiet) {
-            (true, _) => json::message(out, "summary", &summary(&report, start.elapsed())),
+            (true, _) => json::message(out, "summary", &summary(&report, &totals, start.elapsed())),
             (false, true) => Ok(()),
-            (false, false) => write(out, session, &report, start.elapsed()),
+            (false, false) => write(out, session, &report, &totals, start.elapsed()),
         }
     })?;
     let remotes = match &arguments.push {
@@ -85,7 +87,13 @@ fn lost(report: &BackupReport) -> Option<String> {
     })
 }
 
-fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Duration) -> io::Result<()> {
+fn write(
+    out: &mut dyn Write,
+    session: &Session,
+    report: &BackupReport,
+    changes: &Totals,
+    took: Duration,
+) -> io::Result<()> {
     let statistics = &report.statistics;
     let holds = format!("{}, {}", plural(statistics.files, "file"), size(statistics.bytes));
     match &report.snapshot {
@@ -95,7 +103,7 @@ fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Du
     if let Some(parent) = report.parent.as_deref().and_then(|key| key.parse::<TimeKey>().ok()) {
         writeln!(out, "  since    {}", local_time(parent.time(), session.now.time_zone()))?;
     }
-    writeln!(out, "  changes  {}", totals(&Totals::of(report.changes())))?;
+    writeln!(out, "  changes  {}", totals(changes))?;
     write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
     if statistics.files_unmodified > 0 {
         write!(out, "; {} not opened", count(statistics.files_unmodified))?;
@@ -107,7 +115,7 @@ fn write(out: &mut dyn Write, session: &Session, report: &BackupReport, took: Du
     Ok(())
 }
 
-fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
+fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_json::Value {
     let statistics = &report.statistics;
     let layer = |layer: &LayerInfo| {
         json!({
@@ -125,7 +133,7 @@ fn summary(report: &BackupReport, took: Duration) -> serde_json::Value {
         "hostname": record.map(|record| &record.host),
         "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),
         "parent": report.parent,
-        "changes": json::totals(&Totals::of(report.changes())),
+        "changes": json::totals(changes),
         "files_new": statistics.files_new,
         "files_changed": statistics.files_changed,
         "files_unmodified": statistics.files_unmodified,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use treering::remote::{ColdOptions, cold_reader};
 use treering::repository::Repository;
+use treering::spoken;
 use treering::store::Emulation;
 
 use crate::cli::error::CliError;
@@ -27,7 +28,7 @@ pub fn attach(repository: &Repository) -> Result<(), CliError> {
 /// What the environment says.
 pub fn options() -> Result<ColdOptions, CliError> {
     let mut options = ColdOptions::default();
-    if let Some(bytes) = variable(CACHE, size)? {
+    if let Some(bytes) = variable(CACHE, spoken::parse_size)? {
         options.cache_bytes = bytes;
     }
     let number = |text: &str| text.parse().ok();
@@ -42,30 +43,4 @@ fn variable(name: &'static str, parse: impl Fn(&str) -> Option<u64>) -> Result<O
     let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     let number = value.to_str().and_then(parse);
     number.map(Some).ok_or_else(|| CliError::Variable { name, value })
-}
-
-/// A number of bytes, with K, M, G or T behind it for powers of 1024.
-fn size(text: &str) -> Option<u64> {
-    let units = ["K", "M", "G", "T"];
-    let (digits, power) = units
-        .iter()
-        .zip(1..)
-        .find_map(|(unit, power)| Some((text.strip_suffix(unit)?, power)))
-        .unwrap_or((text, 0));
-    digits.parse::<u64>().ok()?.checked_mul(1 << (10 * power))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_bytes_or_powers_of_1024() {
-        for (text, bytes) in [("0", 0), ("123", 123), ("4K", 4096), ("1G", 1 << 30), ("2T", 2 << 40)] {
-            assert_eq!(size(text), Some(bytes), "{text}");
-        }
-        for text in ["", "K", "1.5G", "-1", "1GB", "99999999T"] {
-            assert_eq!(size(text), None, "{text}");
-        }
-    }
 }

@@ -19,7 +19,7 @@ use crate::relpath::RelPath;
 use crate::{atomic, cbor};
 
 /// One difference between two states of a tree, which owns its entry or, as a [`ChangeRef`], borrows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change<E = Entry, P = RelPath> {
     /// It was not there before.
     Created(E),

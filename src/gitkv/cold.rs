@@ -4,9 +4,8 @@
 //! objects missing. What it has for that is the partial clone: objects that a pack marked by a `.promisor` file
 //! names may be missing, when some remote promises to have them. [`Git::promise`] sets both.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use tempfile::NamedTempFile;
@@ -52,28 +51,26 @@ impl Git {
         self.refresh().map(drop)
     }
 
-    /// Makes the promise again, where it was made, for packs that came since.
-    pub(super) fn renew_promise(&self) -> Result<(), GitError> {
-        let is_made = {
-            let config = self.libgit2().config().map_err(GitError::git("read the configuration of git"))?;
-            config.get_bool(PROMISE).unwrap_or(false)
-        };
-        if is_made { self.promise() } else { Ok(()) }
-    }
-
     /// Tells git that objects which the packs here name may lie elsewhere.
     pub fn promise(&self) -> Result<(), GitError> {
-        {
-            let repository = self.libgit2();
-            let set = || {
-                let mut config = repository.config()?;
-                match config.get_bool(PROMISE) {
-                    Ok(true) => Ok(()),
-                    _ => config.set_bool(PROMISE, true),
-                }
-            };
-            set().map_err(GitError::git("set the configuration of git"))?;
+        if !self.has_promised()? {
+            let set = self.libgit2().config().and_then(|mut config| config.set_bool(PROMISE, true));
+            set.map_err(GitError::git("set the configuration of git"))?;
         }
+        self.mark_packs()
+    }
+
+    /// Makes the promise again, where it was made, for packs that came since.
+    pub(super) fn renew_promise(&self) -> Result<(), GitError> {
+        if self.has_promised()? { self.mark_packs() } else { Ok(()) }
+    }
+
+    fn has_promised(&self) -> Result<bool, GitError> {
+        let config = self.libgit2().config().map_err(GitError::git("read the configuration of git"))?;
+        Ok(config.get_bool(PROMISE).unwrap_or(false))
+    }
+
+    fn mark_packs(&self) -> Result<(), GitError> {
         let pack_dir = self.pack_dir();
         for layer in self.refresh()?.layers().filter(|layer| layer.pack_bytes().is_some()) {
             let mark = pack_dir.join(format!("{}.promisor", layer.name()));
@@ -95,29 +92,5 @@ impl Git {
             layer.write(kind, &bytes)?;
         }
         Ok(layer.finish()?)
-    }
-
-    /// The ids of the objects that lie in files of their own.
-    pub fn loose_objects(&self) -> Result<Vec<ObjectId>, GitError> {
-        let objects = self.path().join("objects");
-        let names = |path: &PathBuf| -> Result<Vec<(String, PathBuf)>, GitError> {
-            let list = || {
-                fs::read_dir(path)?
-                    .map(|entry| {
-                        entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
-                    })
-                    .collect::<io::Result<Vec<_>>>()
-            };
-            list().map_err(GitError::io("list", path))
-        };
-        let mut found = Vec::new();
-        for (first, path) in names(&objects)?.into_iter().filter(|(name, _)| name.len() == 2) {
-            found.extend(
-                names(&path)?
-                    .into_iter()
-                    .filter_map(|(rest, _)| format!("{first}{rest}").parse::<ObjectId>().ok()),
-            );
-        }
-        Ok(found)
     }
 }

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::atomic;
 use crate::layers::{Layer, LayerWriter, ObjectId};
@@ -58,6 +59,25 @@ impl Git {
     /// Waits until nobody writes, for some seconds, and keeps everybody from it.
     pub fn alone(&self) -> Result<Alone<'_>, GitError> {
         Ok(Alone { git: self, _lock: self.lock_out_writers()? })
+    }
+
+    /// The objects that git has stored each in a file of its own, and the files.
+    pub fn loose_objects(&self) -> Result<Vec<(ObjectId, PathBuf)>, GitError> {
+        let objects = self.path().join("objects");
+        let mut found = Vec::new();
+        for first in 0..=u8::MAX {
+            let directory = objects.join(format!("{first:02x}"));
+            let files = match fs::read_dir(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                files => files.map_err(GitError::io("list", &directory))?,
+            };
+            for file in files {
+                let file = file.map_err(GitError::io("list", &directory))?;
+                let name = format!("{first:02x}{}", file.file_name().to_string_lossy());
+                found.extend(name.parse().ok().map(|id| (id, file.path())));
+            }
+        }
+        Ok(found)
     }
 
     /// Every object that `tips` (commits, trees, tags or blobs, each of some mode) reach. About 40 bytes each.
@@ -161,24 +181,10 @@ impl<'a> Alone<'a> {
 
     /// Removes loose objects that are not live.
     fn collect_loose(&self, live: &HashSet<ObjectId>, collected: &mut Collected) -> Result<(), GitError> {
-        let objects = self.git.path().join("objects");
-        for first in 0..=u8::MAX {
-            let directory = objects.join(format!("{first:02x}"));
-            let files = match fs::read_dir(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                files => files.map_err(GitError::io("list", &directory))?,
-            };
-            for file in files {
-                let file = file.map_err(GitError::io("list", &directory))?;
-                let name = format!("{first:02x}{}", file.file_name().to_string_lossy());
-                let Ok(id) = name.parse::<ObjectId>() else { continue };
-                if !live.contains(&id) {
-                    let path = file.path();
-                    collected.bytes += file.metadata().map_or(0, |metadata| metadata.len());
-                    collected.loose += 1;
-                    fs::remove_file(&path).map_err(GitError::io("remove", &path))?;
-                }
-            }
+        for (_, path) in self.git.loose_objects()?.iter().filter(|(id, _)| !live.contains(id)) {
+            collected.bytes += fs::metadata(path).map_or(0, |metadata| metadata.len());
+            collected.loose += 1;
+            fs::remove_file(path).map_err(GitError::io("remove", path))?;
         }
         Ok(())
     }

@@ -6,11 +6,12 @@
 //! there; the new layer is durable before the old ones go, and a process that dies in between leaves both,
 //! which only costs space.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 
 use crate::atomic;
-use crate::layers::{LayerInfo, LayerWriter};
+use crate::layers::{Layer, LayerError, LayerInfo, LayerWriter};
 
 use super::collect::Alone;
 use super::writers::remove_layer;
@@ -78,10 +79,10 @@ impl Alone<'_> {
         let pack_dir = git.pack_dir();
         let layers = git.refresh()?;
         let mut writer = LayerWriter::create(&pack_dir)?;
+        let by_name: HashMap<&str, &Layer> = layers.layers().map(|layer| (layer.name(), layer)).collect();
         for name in names {
-            let layer = layers.layers().find(|layer| layer.name() == name);
-            let missing = || crate::layers::LayerError::Missing { layer: name.clone() };
-            let layer = layer.ok_or_else(missing)?;
+            let missing = || LayerError::Missing { layer: name.clone() };
+            let layer = *by_name.get(name.as_str()).ok_or_else(missing)?;
             for extent in layer.extents().ok_or_else(missing)? {
                 git.copy_live(Some(layer), &extent, &mut writer)?;
             }

@@ -204,7 +204,8 @@ impl Remotes {
     /// what describes is written once more into a layer of its own. So are objects in files of their own.
     pub(super) fn settle(&self) -> Result<BTreeMap<String, LayerKind>, RemoteError> {
         let sorted = self.sort_layers()?;
-        let loose = self.git.loose_objects()?.into_iter().filter(|id| !sorted.layers.contains(id));
+        let loose = self.git.loose_objects()?.into_iter().map(|(id, _)| id);
+        let loose = loose.filter(|id| !sorted.layers.contains(id));
         let mut missing: Vec<ObjectId> = sorted.buried.iter().copied().chain(loose).collect();
         missing.sort_unstable();
         let mut kinds = sorted.kinds;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::diff::{Change, ChangeRef, DirIndex, Entry, ScanError, ScanErrorKind, ScanOptions, compare};
-use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::pages::Pages;
@@ -82,10 +81,7 @@ impl Repository {
         let mut at = 0;
         let mut data = 0;
         for segment in &content.segments {
-            let bytes = segments.read(self, &segment.digest)?;
-            if Digest::of(&bytes) != segment.digest {
-                return Err(RepositoryError::DamagedSegment(segment.digest));
-            }
+            let bytes = segments.read_checked(self, &segment.digest)?;
             let mut rest = &bytes[..];
             for range in content.file_ranges(data..data + bytes.len() as u64) {
                 write_zeros(out, range.start - at).map_err(written)?;

@@ -159,11 +159,7 @@ impl<'a> Maker<'a> {
     fn read(&self, digests: &[Digest]) -> Result<Vec<u8>, RepositoryError> {
         let mut bytes = Vec::new();
         for digest in digests {
-            let segment = self.segments.read(self.repository, digest)?;
-            if Digest::of(&segment) != *digest {
-                return Err(RepositoryError::DamagedSegment(*digest));
-            }
-            bytes.extend(segment);
+            bytes.extend(self.segments.read_checked(self.repository, digest)?);
         }
         Ok(bytes)
     }

@@ -27,6 +27,7 @@ use crate::layers::{LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
 use crate::repository::{Repository, RepositoryError};
+use crate::spoken::parse_size;
 use crate::timeline::{Batch, TimeKey, TimelineError};
 
 /// Bytes of live objects that are copied in one step, unless a single layer has more.
@@ -77,12 +78,7 @@ impl FromStr for MaxUnused {
             let percent: f64 = percent.parse().map_err(|_| wrong())?;
             return if (0.0..100.0).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(wrong()) };
         }
-        let units = [('k', 10), ('m', 20), ('g', 30), ('t', 40)];
-        let lower = text.to_ascii_lowercase();
-        let unit = units.iter().find_map(|(unit, shift)| Some((lower.strip_suffix(*unit)?, *shift)));
-        let (digits, shift) = unit.unwrap_or((&lower, 0));
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        number.checked_mul(1 << shift).map(Self::Bytes).ok_or_else(wrong)
+        parse_size(&text.to_ascii_uppercase()).map(Self::Bytes).ok_or_else(wrong)
     }
 }
 
@@ -226,8 +222,8 @@ impl Repository {
         };
         let who = self.committer(&options.user, &options.host, options.time);
         let mut pruning = Pruning { repository: self, alone, options, needs, who, message, progress, report };
-        pruning.begin_anew()?;
-        pruning.rewrite_wasteful()?;
+        let live = pruning.begin_anew()?;
+        pruning.rewrite_wasteful(live)?;
         pruning.finish()
     }
 
@@ -350,8 +346,9 @@ fn replaced(message: &[u8]) -> Option<ObjectId> {
 }
 
 impl Pruning<'_> {
-    /// Writes the commit without parents that holds what is needed, and drops what then is dead.
-    fn begin_anew(&mut self) -> Result<(), RepositoryError> {
+    /// Writes the commit without parents that holds what is needed, and drops what then is dead. Returns what
+    /// is live.
+    fn begin_anew(&mut self) -> Result<HashSet<ObjectId>, RepositoryError> {
         let Self { repository, needs, who, .. } = self;
         let git = repository.timeline.git();
         let dead: HashSet<&str> = needs.dead.iter().map(|(path, _)| path.as_str()).collect();
@@ -373,14 +370,13 @@ impl Pruning<'_> {
         self.collect(&HashSet::new())
     }
 
-    /// Rewrites the most wasteful layers until little enough is waste.
-    fn rewrite_wasteful(&mut self) -> Result<(), RepositoryError> {
+    /// Rewrites the most wasteful layers until little enough is waste. `live` is what is live before.
+    fn rewrite_wasteful(&mut self, mut live: HashSet<ObjectId>) -> Result<(), RepositoryError> {
         let git = self.repository.timeline.git();
         // Each step makes what it rewrites dense; the bound is only for what nobody thought of.
         let most = git.layers().layers().len() + self.needs.partial.len() + 8;
         for _ in 0..most {
             self.progress.check()?;
-            let live = self.repository.live(&HashSet::new())?;
             let uses = git.layer_uses(&live, &HashSet::new()).map_err(TimelineError::from)?;
             let sizes = self.needs.sizes(&uses);
             let mut bytes = 0;
@@ -397,17 +393,18 @@ impl Pruning<'_> {
                 break;
             }
             self.rewrite(&group)?;
-            self.collect(&group.iter().map(|used| used.name.clone()).collect())?;
+            live = self.collect(&group.iter().map(|used| used.name.clone()).collect())?;
         }
         Ok(())
     }
 
-    /// Deletes what is dead; the layers called `copied` hold nothing that others do not hold too.
-    fn collect(&mut self, copied: &HashSet<String>) -> Result<(), RepositoryError> {
+    /// Deletes what is dead, and returns what is live; the layers called `copied` hold nothing that others do not
+    /// hold too.
+    fn collect(&mut self, copied: &HashSet<String>) -> Result<HashSet<ObjectId>, RepositoryError> {
         let live = self.repository.live(&HashSet::new())?;
         let collected = self.alone.collect(&live, copied).map_err(TimelineError::from)?;
         self.report.layers_removed += collected.layers;
-        Ok(())
+        Ok(live)
     }
 
     fn finish(mut self) -> Result<PruneReport, RepositoryError> {

@@ -303,6 +303,15 @@ impl Segments {
         self.read_at_depth(repository, digest, 0)
     }
 
+    /// As [`read`](Self::read), found to have its digest.
+    pub fn read_checked(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {
+        let bytes = self.read(repository, digest)?;
+        match Digest::of(&bytes) == *digest {
+            true => Ok(bytes),
+            false => Err(RepositoryError::DamagedSegment(*digest)),
+        }
+    }
+
     fn read_at_depth(
         &self,
         repository: &Repository,

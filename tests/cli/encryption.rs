@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::lab::{Lab, contents};
 
 /// What makes a lab's repository encrypted, and opens it.
-const IDENTITY: &str = "# a key made for this test\nAGE-SECRET-KEY-1RSL8VL5S7YNKYVKK7M3E4M8CVF80SSXPJU5LP7YFH93R4F6RGA5QWH3RT0\n";
-const RECIPIENT: &str = "age1sqczhmrpndfuh7rk3llmgey62u75txvajweatg30xf3vx45uay8qj2yx49";
+pub const IDENTITY: &str = "# a key made for this test\nAGE-SECRET-KEY-1RSL8VL5S7YNKYVKK7M3E4M8CVF80SSXPJU5LP7YFH93R4F6RGA5QWH3RT0\n";
+pub const RECIPIENT: &str = "age1sqczhmrpndfuh7rk3llmgey62u75txvajweatg30xf3vx45uay8qj2yx49";
 
 /// With an encrypted repository that the identity in `key.txt` opens.
 fn encrypted() -> Lab {

@@ -10,12 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::encryption::{IDENTITY, RECIPIENT};
 use crate::lab::{Lab, Outcome, contents, make_pipe};
 use crate::programs;
-
-/// A key made for this test, and who it belongs to.
-const IDENTITY: &str = "AGE-SECRET-KEY-1RSL8VL5S7YNKYVKK7M3E4M8CVF80SSXPJU5LP7YFH93R4F6RGA5QWH3RT0\n";
-const RECIPIENT: &str = "age1sqczhmrpndfuh7rk3llmgey62u75txvajweatg30xf3vx45uay8qj2yx49";
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

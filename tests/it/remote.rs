@@ -19,6 +19,7 @@ use treering::repository::{
 use treering::timeline::{Timeline, path};
 
 use crate::lab::{Lab, run};
+use crate::tree::noise;
 
 fn who() -> Person {
     Person::new("Ann", "ann@example.org", Timestamp::now())
@@ -49,17 +50,6 @@ fn push_and_clone_url(lab: &Lab, url: &str, name: &str) -> PathBuf {
     let clone = lab.path(name);
     Remotes::clone_from(url, &clone, FORMAT_VERSION).unwrap();
     clone
-}
-
-/// Bytes that do not compress.
-fn noise(len: usize, mut seed: u64) -> Vec<u8> {
-    let step = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        (seed >> 32) as u8
-    };
-    std::iter::repeat_with(step).take(len).collect()
 }
 
 fn check(path: &Path) {

@@ -10,6 +10,7 @@ use treering::digest::Digest;
 use treering::store::{Algorithm, Name, Namespace, NamespaceOptions, Operation, Reason, Span, Store};
 
 use super::Place;
+use crate::tree;
 
 pub fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -21,14 +22,7 @@ pub fn namespace(text: &str) -> Namespace {
 
 /// Bytes without a pattern.
 pub fn noise(size: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(size).collect()
+    tree::noise(size, 1)
 }
 
 /// Name, size and soft deletion of everything in a namespace, in order.
