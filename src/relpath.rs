@@ -108,6 +108,12 @@ impl RelPath {
         self.0.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
     }
 
+    /// Whether both lie in one directory.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        let above = |path: &Self| path.0.len() - path.name().len();
+        self.0[..above(self)] == other.0[..above(other)]
+    }
+
     /// Whether this is `other` or lies below it.
     pub fn is_within(&self, other: &Self) -> bool {
         self.strip_prefix(other).is_some()

@@ -31,7 +31,7 @@ use crate::relpath::RelPath;
 
 /// Where the segments of new content come from.
 pub trait SegmentSource: Sync {
-    /// A number that sorts as this source is best read: segments that lie together have numbers that do.
+    /// A number that sorts as this source is best read: of segments that follow each other there, the numbers do.
     fn position(&self, segment: &SegmentRef) -> u64;
 
     /// The bytes of a segment. `base` gives segments of the old state, for a source that holds deltas of them.
@@ -166,8 +166,25 @@ struct Apply<'a, S> {
 
 /// Files up to this many bytes are written in one piece; of larger ones each piece is about as long.
 const PIECE: u64 = 8 << 20;
-/// Small files are handed out in runs of at most this many.
-const RUN: usize = 64;
+/// Small files whose segments follow each other, of about so many bytes, are written directory by directory: a
+/// source keeps at least so much of what it has unpacked.
+const WINDOW: u64 = 24 << 20;
+/// What a segment takes in a source beside its bytes.
+const OVERHEAD: u64 = 1024;
+/// Small files are handed out in runs of one directory, of at most so many.
+const RUN: usize = 128;
+/// Shorter runs go on in the next directory.
+const SHORT_RUN: usize = 16;
+
+/// A file to be written.
+struct ToWrite<'a> {
+    /// Where its first segment is in the source; later, where its window begins.
+    position: u64,
+    /// Which of the files it is, in path order.
+    number: usize,
+    entry: &'a Entry,
+    content: &'a Content,
+}
 
 /// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
 struct LargeFile<'a> {
@@ -181,9 +198,14 @@ struct LargeFile<'a> {
 type Opened<'a> = (Arc<File>, Temp<'a>);
 
 /// Something for one thread to do.
-enum Task<'a> {
-    Files(Vec<(&'a Entry, &'a Content)>),
-    Piece { file: usize, segments: Range<usize>, offset: u64 },
+enum Task {
+    /// Small files, in the order in which they are written.
+    Files(Range<usize>),
+    Piece {
+        file: usize,
+        segments: Range<usize>,
+        offset: u64,
+    },
 }
 
 impl<'a, S: SegmentSource> Apply<'a, S> {
@@ -247,26 +269,17 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
     fn write_files(&self, threads: usize) {
         let mut small = Vec::new();
         let mut large = Vec::new();
-        for (entry, content) in self.files() {
+        for (number, (entry, content)) in self.files().enumerate() {
             let position = content.segments.first().map_or(0, |first| self.source.position(first));
-            if content.data_len() <= PIECE {
-                small.push((position, entry, content));
-            } else {
-                large.push((position, entry, content));
-            }
+            let is_small = content.data_len() <= PIECE;
+            let files = if is_small { &mut small } else { &mut large };
+            files.push(ToWrite { position, number, entry, content });
         }
-        // Stable, so that files whose segments lie in one place keep the order of their paths and directories.
-        small.sort_by_key(|(position, ..)| *position);
-        let mut tasks: Vec<_> = small
-            .chunks(RUN)
-            .map(|run| {
-                let files = run.iter().map(|&(_, entry, content)| (entry, content));
-                (run[0].0, Task::Files(files.collect()))
-            })
-            .collect();
-        drop(small);
+        by_window(&mut small);
+        let mut tasks: Vec<_> =
+            runs(&small).map(|run| (small[run.start].position, Task::Files(run))).collect();
         let mut files = Vec::with_capacity(large.len());
-        for (position, entry, content) in large {
+        for ToWrite { position, entry, content, .. } in large {
             let pieces = pieces(content);
             files.push(LargeFile {
                 entry,
@@ -278,11 +291,12 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             let piece = |(segments, offset)| (position, Task::Piece { file, segments, offset });
             tasks.extend(pieces.into_iter().map(piece));
         }
+        // Stable, so that what has one position stays in order.
         tasks.sort_by_key(|(position, _)| *position);
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some((_, task)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.work(task, &files);
+                self.work(task, &small, &files);
             }
         };
         std::thread::scope(|scope| {
@@ -293,16 +307,16 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         });
     }
 
-    fn work(&self, task: &Task<'a>, files: &[LargeFile<'a>]) {
+    fn work(&self, task: &Task, small: &[ToWrite<'a>], large: &[LargeFile<'a>]) {
         match task {
-            Task::Files(files) => {
-                for (entry, content) in files {
+            Task::Files(run) => {
+                for ToWrite { entry, content, .. } in &small[run.clone()] {
                     let written = self.write_small(entry, content);
                     self.note(&entry.path, written);
                 }
             }
             Task::Piece { file, segments, offset } => {
-                let file = &files[*file];
+                let file = &large[*file];
                 let written = self.write_piece(file, segments.clone(), *offset);
                 if let Err(error) = written
                     && let opened = &mut *lock(&file.opened)
@@ -319,7 +333,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
 
     fn write_small(&self, entry: &'a Entry, content: &Content) -> Result<(), ApplyError> {
         self.progress.check()?;
-        let (file, temp) = self.target.temporary_file(&entry.path)?;
+        let (file, temp) = self.target.temporary_file(entry)?;
         self.write_segments(&file, &entry.path, content, 0..content.segments.len(), 0)?;
         self.finish(entry, content, &file, temp)
     }
@@ -334,7 +348,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         let opened = {
             let mut opened = lock(&file.opened);
             if opened.is_none() {
-                let (file, temp) = self.target.temporary_file(path)?;
+                let (file, temp) = self.target.temporary_file(file.entry)?;
                 *opened = Some(Ok((Arc::new(file), temp)));
             }
             match &*opened {
@@ -405,12 +419,16 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         entry: &'a Entry,
         content: &Content,
         file: &File,
-        temp: Temp<'a>,
+        mut temp: Temp<'a>,
     ) -> Result<(), ApplyError> {
         if content.holes.is_some() {
             file.set_len(content.size)?;
         }
-        let metadata = self.target.set_metadata_of_temp(&temp, entry).map_err(ApplyError::Metadata);
+        let metadata = self.target.set_metadata_of_file(file, entry).map_err(ApplyError::Metadata);
+        if !self.base.holds(&entry.path) && temp.place_new(entry.path.name())? {
+            self.count_file();
+            return metadata;
+        }
         let found = self.target.look(&entry.path)?;
         if found.is_some() {
             file.sync_all()?;
@@ -580,6 +598,48 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
     }
 }
 
+/// Puts files in the order in which they are best written: those of one window of the source by their paths, and
+/// the windows as they lie there.
+fn by_window(files: &mut [ToWrite<'_>]) {
+    files.sort_unstable_by_key(|file| (file.position, file.number));
+    let mut rest = files;
+    while let Some(first) = rest.first().map(|file| file.position) {
+        let mut bytes = 0;
+        let mut len = 0;
+        for file in rest.iter() {
+            let span = (file.position - first).saturating_add(1);
+            let (files, total) = (len as u64 + 1, bytes + file.content.data_len());
+            // What lies between is taken to be like what is wanted.
+            if len > 0 && (total / files + OVERHEAD).saturating_mul(span) > WINDOW {
+                break;
+            }
+            (len, bytes) = (len + 1, total);
+        }
+        let (window, after) = rest.split_at_mut(len);
+        window.sort_unstable_by_key(|file| file.number);
+        window.iter_mut().for_each(|file| file.position = first);
+        rest = after;
+    }
+}
+
+/// Cuts files that are in order into runs for one thread each. Two threads that make files in one directory wait for
+/// each other.
+fn runs<'a>(files: &'a [ToWrite<'a>]) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        let start = end;
+        while let Some(next) = files.get(end)
+            && end - start < RUN
+            && (end - start < SHORT_RUN
+                || (next.position == files[end - 1].position
+                    && next.entry.path.is_beside(&files[end - 1].entry.path)))
+        {
+            end += 1;
+        }
+        (end > start).then_some(start..end)
+    })
+}
+
 /// Runs of segments of about [`PIECE`] bytes, each with where it begins in the data stream.
 fn pieces(content: &Content) -> Vec<(Range<usize>, u64)> {
     let mut pieces = Vec::new();
@@ -657,4 +717,57 @@ fn read_old(
         file.read_exact_at(&mut bytes[start..], range.start).ok()?;
     }
     (Digest::of(&bytes) == segment.digest).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of `len` bytes, by path, each with its position in the source.
+    fn ordered(files: &[(&str, u64)], len: u32) -> (Vec<String>, Vec<usize>) {
+        let segment = SegmentRef { digest: Digest::of(b""), len };
+        let content = Content { size: len.into(), segments: vec![segment].into(), ..Content::default() };
+        let entries: Vec<Entry> = files
+            .iter()
+            .map(|(path, _)| Entry {
+                path: RelPath::new(path.as_bytes()).unwrap(),
+                kind: Kind::File(content.clone()),
+                meta: Default::default(),
+            })
+            .collect();
+        let mut to_write: Vec<_> = entries
+            .iter()
+            .zip(files)
+            .enumerate()
+            .map(|(number, (entry, &(_, position)))| ToWrite { position, number, entry, content: &content })
+            .collect();
+        by_window(&mut to_write);
+        let paths = to_write.iter().map(|file| file.entry.path.to_string()).collect();
+        (paths, runs(&to_write).map(|run| run.len()).collect())
+    }
+
+    #[test]
+    fn what_lies_together_in_the_source_is_written_directory_by_directory() {
+        let files = [("a/x", 0), ("a/y", 2), ("b/x", 1), ("b/y", 3)];
+        assert_eq!(ordered(&files, 1000).0, ["a/x", "a/y", "b/x", "b/y"]);
+        let half_a_window = (WINDOW / 2 - OVERHEAD) as u32;
+        assert_eq!(ordered(&files, half_a_window).0, ["a/x", "b/x", "a/y", "b/y"]);
+    }
+
+    #[test]
+    fn what_lies_far_apart_in_the_source_is_no_window() {
+        let far = u64::from(u32::MAX);
+        let files = [("a/x", 0), ("a/y", 2 * far), ("b/x", far), ("b/y", u64::MAX)];
+        assert_eq!(ordered(&files, 1).0, ["a/x", "b/x", "a/y", "b/y"]);
+    }
+
+    #[test]
+    fn runs_end_with_their_directory_unless_they_are_short() {
+        let in_directory =
+            |name: &'static str, count: usize| (0..count).map(move |number| format!("{name}/{number:03}"));
+        let paths: Vec<_> =
+            in_directory("a", RUN + 20).chain(in_directory("b", 3)).chain(in_directory("c", 20)).collect();
+        let files: Vec<_> = paths.iter().map(String::as_str).zip(0..).collect();
+        assert_eq!(ordered(&files, 1).1, [RUN, 20, 23]);
+    }
 }

@@ -39,6 +39,7 @@ use crate::delta::SignatureError;
 use crate::progress::Interrupted;
 
 mod apply;
+mod attributes;
 mod bases;
 mod compute;
 mod contents;
@@ -52,6 +53,7 @@ mod read;
 mod scan;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, Failure, SegmentSource, apply_diff, apply_diff_with};
+pub use attributes::settable;
 pub use bases::{Bases, Layout, MAX_BASES};
 pub use compute::{Change, ChangeRef, DiffIndex, compare};
 pub use contents::{Piece, ReadOptions};
@@ -59,7 +61,6 @@ pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentRef, Xattrs};
 pub use exclude::{ExcludeError, Excludes};
 pub use index::{DirIndex, MAX_PAGE, Owners, describe, fill, pages_of};
-pub use place::settable;
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
 
 /// Version of the files that this module writes; see `docs/format.md`.
