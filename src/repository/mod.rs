@@ -50,6 +50,7 @@ mod segments;
 mod select;
 mod snapshot;
 mod store;
+mod table;
 mod volumes;
 
 pub use backup::{BackupOptions, BackupReport, Unread};

@@ -1,7 +1,6 @@
 //! Where segments are, and reading them back.
 //!
-//! The table holds 44 bytes a segment, up to twice that while it grows, and is read from the indexes of all
-//! volumes when it is first needed. The indexes themselves are kept as long as they fit a bound, about 70
+//! The table is read from the indexes of all volumes when it is first needed. The indexes themselves are kept as long as they fit a bound, about 70
 //! bytes a segment.
 //!
 //! A segment that several volumes hold, as after a merge of clones, is read where its chain of deltas is
@@ -23,6 +22,7 @@ use crate::digest::Digest;
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
 use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
+use crate::repository::table::{Place, Table};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::TimelineError;
 use serde::{Deserialize, Serialize};
@@ -36,20 +36,12 @@ const INDEX_CACHE: usize = 32 << 20;
 /// No signature of one segment is larger before compression.
 const MAX_SIGNATURE: usize = 16 << 20;
 
-/// A segment's place: number of the volume, and of the entry in it; and how many deltas it hangs on there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    pub volume: u32,
-    pub entry: u32,
-    depth: u8,
-}
-
 /// Where all segments of a repository are.
 pub(super) struct Segments {
     volumes: Vec<Volume>,
     faults: Vec<RepositoryError>,
     unread: u64,
-    table: HashMap<Digest, Place>,
+    table: Table,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
 }
@@ -161,7 +153,7 @@ impl Repository {
 impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
-        let mut table: HashMap<Digest, Place> = HashMap::new();
+        let mut rows = Vec::new();
         let mut unread = 0;
         pipeline::ordered(
             2,
@@ -186,11 +178,7 @@ impl Segments {
                         EntryKind::Whole => 0,
                         EntryKind::Delta { depth, .. } => depth,
                     };
-                    let place = Place { volume, entry, depth };
-                    let known = table.entry(view.digest).or_insert(place);
-                    if depth < known.depth {
-                        *known = place;
-                    }
+                    rows.push((view.digest, Place { depth, volume, entry }));
                 }
                 Ok::<_, RepositoryError>(())
             },
@@ -199,7 +187,7 @@ impl Segments {
             volumes,
             faults,
             unread,
-            table,
+            table: Table::new(rows),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
         })
@@ -222,7 +210,7 @@ impl Segments {
 
     /// Where a segment is.
     pub fn place(&self, digest: &Digest) -> Option<Place> {
-        self.table.get(digest).copied()
+        self.table.get(digest)
     }
 
     /// The index of volume `number`.
