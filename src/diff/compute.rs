@@ -1,7 +1,7 @@
 //! What differs between two indexes.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,19 +130,67 @@ impl DiffIndex {
     /// same inode, then the same name, is preferred.
     pub fn compute(old: &DirIndex, new: &DirIndex) -> Self {
         let changes = compare(&old.entries, &new.entries);
+        let all = changes.iter().map(ChangeRef::to_owned).collect();
+        Self { changes: all, ..Self::without_changes(&changes, old, new) }
+    }
+
+    /// As [`compute`](Self::compute), and makes the differences of the new entries themselves, so that a million
+    /// of them need not be there twice.
+    pub fn compute_into(old: &DirIndex, new: DirIndex) -> Self {
+        let changes = compare(&old.entries, &new.entries);
+        let mut diff = Self::without_changes(&changes, old, &new);
+        let mut verdicts = vec![Verdict::Same; new.entries.len()];
+        let mut sources = VecDeque::new();
+        let mut deleted = Vec::new();
+        let mut numbered = new.entries.iter().zip(&mut verdicts);
+        for change in &changes {
+            let verdict = match change {
+                Change::Created(_) => Verdict::Created,
+                Change::Updated(_) => Verdict::Updated,
+                Change::Metadata(_) => Verdict::Metadata,
+                Change::Renamed { from, .. } => {
+                    sources.push_back((*from).clone());
+                    Verdict::Renamed
+                }
+                Change::Deleted { .. } => {
+                    deleted.push(change.to_owned());
+                    continue;
+                }
+            };
+            // Both are in path order.
+            if let Some((_, slot)) = numbered.find(|(entry, _)| entry.path == *change.path()) {
+                *slot = verdict;
+            }
+        }
+        drop(changes);
+        let decided = new.entries.into_iter().zip(verdicts);
+        let changed = decided.filter_map(|(entry, verdict)| match verdict {
+            Verdict::Same => None,
+            Verdict::Created => Some(Change::Created(entry)),
+            Verdict::Updated => Some(Change::Updated(entry)),
+            Verdict::Metadata => Some(Change::Metadata(entry)),
+            Verdict::Renamed => sources.pop_front().map(|from| Change::Renamed { from, entry }),
+        });
+        diff.changes = changed.collect();
+        if !deleted.is_empty() {
+            diff.changes.append(&mut deleted);
+            diff.changes.sort_by(|a, b| a.path().cmp(b.path()));
+        }
+        diff
+    }
+
+    fn without_changes(changes: &[ChangeRef<'_>], old: &DirIndex, new: &DirIndex) -> Self {
         Self {
-            links: find_links(&changes, &new.entries),
-            base: find_base(&changes, &old.entries),
-            changes: changes.iter().map(ChangeRef::to_owned).collect(),
+            changes: Vec::new(),
+            links: find_links(changes, &new.entries),
+            base: find_base(changes, &old.entries),
             owners: new.owners.clone(),
             signatures: old.signatures.clone(),
             key: old.key.clone(),
             root: new.root.clone(),
         }
     }
-}
 
-impl DiffIndex {
     /// Takes out every removal: what is in the old state only stays, and what was renamed is made anew at its
     /// new path.
     pub fn keep_extra(&mut self) {
@@ -153,6 +201,16 @@ impl DiffIndex {
             }
         }
     }
+}
+
+/// What a difference says of a new entry.
+#[derive(Clone, Copy)]
+enum Verdict {
+    Same,
+    Created,
+    Updated,
+    Metadata,
+    Renamed,
 }
 
 /// The differences between two lists of entries in path order.
@@ -265,6 +323,9 @@ fn find_links(changes: &[ChangeRef<'_>], new: &[Entry]) -> BTreeMap<RelPath, Rel
 
 /// The old files that hold a segment of the new content, and the old version of each updated file.
 fn find_base(changes: &[ChangeRef<'_>], old: &[Entry]) -> Vec<(RelPath, Content)> {
+    if old.iter().all(|entry| entry.content().is_none()) {
+        return Vec::new();
+    }
     let mut wanted: HashSet<Digest> = HashSet::new();
     let mut updated: HashSet<&RelPath> = HashSet::new();
     for change in changes {
@@ -416,7 +477,7 @@ mod tests {
         let segment = SegmentRef { digest: Digest::of(text.as_bytes()), len: text.len() as u32 };
         let content = Content {
             size: text.len() as u64,
-            segments: [segment].into(),
+            segments: vec![segment].into(),
             link: link.map(Box::new),
             ..Content::default()
         };
@@ -433,6 +494,41 @@ mod tests {
         assert!(find_links(&compare(&[], &new), &new).is_empty());
         let new = [file("a", "one", 1, Some((5, 1))), file("b", "one", 1, Some((5, 1)))];
         assert_eq!(find_links(&compare(&[], &new), &new).len(), 1);
+    }
+
+    #[test]
+    fn the_difference_is_the_same_whether_entries_are_copied_or_moved() {
+        let renamed = |path| file(path, "moved content", 9, None);
+        let mut touched = file("e", "five", 5, None);
+        touched.meta.mode = 0o600;
+        let old = vec![
+            file("a", "one", 1, None),
+            file("b", "two", 2, None),
+            renamed("c"),
+            file("d", "four", 4, None),
+            file("e", "five", 5, None),
+        ];
+        let new = vec![
+            file("a", "another", 1, None),
+            file("aa", "new", 7, None),
+            file("d", "four", 4, None),
+            touched,
+            renamed("f"),
+        ];
+        let of = |entries| DirIndex { entries, ..DirIndex::default() };
+        let (old, new) = (of(old), of(new));
+        let copied = DiffIndex::compute(&old, &new);
+        let kinds = copied.changes.iter().map(|change| match change {
+            Change::Created(_) => 'c',
+            Change::Updated(_) => 'u',
+            Change::Metadata(_) => 'm',
+            Change::Renamed { .. } => 'r',
+            Change::Deleted { .. } => 'd',
+        });
+        assert_eq!(kinds.collect::<String>(), "ucdmr");
+        let moved = DiffIndex::compute_into(&old, new);
+        assert_eq!(moved.changes, copied.changes);
+        assert_eq!((moved.base, moved.links), (copied.base, copied.links));
     }
 
     #[test]

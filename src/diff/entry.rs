@@ -1,6 +1,7 @@
 //! What one name in a directory tree is.
 
-use std::ops::Range;
+use std::fmt;
+use std::ops::{Deref, Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +79,7 @@ pub struct Content {
     /// Length of the file in bytes, holes included.
     pub size: u64,
     /// The segments, in order.
-    pub segments: Box<[SegmentRef]>,
+    pub segments: SegmentList,
     /// Ranges of the file that hold nothing, ascending and apart. Boxed because few files have any.
     pub holes: Option<Box<Vec<Range<u64>>>>,
     /// Which file this is another name of: device and inode number, alike for all names of one file. `None`
@@ -93,6 +94,61 @@ pub struct SegmentRef {
     pub digest: Digest,
     /// How many bytes.
     pub len: u32,
+}
+
+/// The segments of a file: a slice that costs a file of one segment no allocation, since most files have one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SegmentList(Kept);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kept {
+    One([SegmentRef; 1]),
+    /// None, or several.
+    Other(Box<[SegmentRef]>),
+}
+
+impl Deref for SegmentList {
+    type Target = [SegmentRef];
+
+    fn deref(&self) -> &[SegmentRef] {
+        match &self.0 {
+            Kept::One(one) => one,
+            Kept::Other(other) => other,
+        }
+    }
+}
+
+impl From<Vec<SegmentRef>> for SegmentList {
+    fn from(segments: Vec<SegmentRef>) -> Self {
+        Self(<[SegmentRef; 1]>::try_from(segments).map_or_else(|other| Kept::Other(other.into()), Kept::One))
+    }
+}
+
+impl FromIterator<SegmentRef> for SegmentList {
+    fn from_iter<I: IntoIterator<Item = SegmentRef>>(segments: I) -> Self {
+        segments.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl<'a> IntoIterator for &'a SegmentList {
+    type Item = &'a SegmentRef;
+    type IntoIter = std::slice::Iter<'a, SegmentRef>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Default for SegmentList {
+    fn default() -> Self {
+        Self(Kept::Other(Box::default()))
+    }
+}
+
+impl fmt::Debug for SegmentList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self).finish()
+    }
 }
 
 impl Entry {
@@ -186,7 +242,7 @@ mod tests {
 
     fn content(size: u64, holes: &[Range<u64>]) -> Content {
         let data = size - holes.iter().map(|hole| hole.end - hole.start).sum::<u64>();
-        let segments = [SegmentRef { digest: Digest::of(b""), len: data as u32 }];
+        let segments = vec![SegmentRef { digest: Digest::of(b""), len: data as u32 }];
         Content { size, segments: segments.into(), holes: Some(Box::new(holes.to_vec())), link: None }
     }
 
@@ -202,8 +258,8 @@ mod tests {
     #[test]
     fn holes_out_of_place_are_seen() {
         for holes in [[10..20, 15..30], [30..40, 10..20], [0..10, 90..110], [0..10, 50..50]] {
-            let mut bad = content(100, &[]);
-            bad.segments[0].len = 80;
+            let mut bad = content(80, &[]);
+            bad.size = 100;
             bad.holes = Some(Box::new(holes.to_vec()));
             assert!(!bad.is_consistent());
         }

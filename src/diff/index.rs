@@ -236,19 +236,20 @@ pub fn fill<R: Send, E: From<Interrupted>>(
         let mut lost = Vec::new();
         let read = read_files(
             jobs.files.len(),
-            |job| (locate(&paths[jobs.files[job].0]), jobs.files[job].1),
+            |job| (locate(&paths[jobs.files[job].number()]), jobs.files[job].size.into()),
             options,
             progress,
-            |piece| process(jobs.files[piece.file].0, piece),
+            |piece| process(jobs.files[piece.file].number(), piece),
             |event| {
                 match event {
                     Event::Segment { file, segment, result } => {
                         segments.push(segment);
                         progress.bytes.add(segment.len.into());
-                        store(jobs.files[file].0, segment, result)?;
+                        store(jobs.files[file].number(), segment, result)?;
                     }
                     Event::File { file, outcome } => {
-                        let (number, size) = jobs.files[file];
+                        let number = jobs.files[file].number();
+                        let size = entries[number].content().map_or(0, |content| content.size);
                         let cut = std::mem::take(&mut segments);
                         progress.files.add(1);
                         // Holes, and what was cut off meanwhile, are done too.
@@ -304,10 +305,27 @@ fn likeness(path: &RelPath) -> (&[u8], &[u8]) {
 
 /// Which entries are read, and which are further names of those.
 struct Jobs {
-    /// Number of the entry, and its size.
-    files: Vec<(usize, u64)>,
+    files: Vec<Job>,
     /// Number of an entry, and of the one that is the same file.
     copies: Vec<(usize, usize)>,
+}
+
+/// A file to read, in 8 bytes: there may be a million, and no memory holds 2^32 entries.
+struct Job {
+    number: u32,
+    /// Whatever is longer than fits is just as large.
+    size: u32,
+}
+
+impl Job {
+    fn new(number: usize, size: u64) -> Self {
+        Self { number: number as u32, size: size.try_into().unwrap_or(u32::MAX) }
+    }
+
+    /// Of the entry.
+    fn number(&self) -> usize {
+        self.number as usize
+    }
 }
 
 impl Jobs {
@@ -318,10 +336,11 @@ impl Jobs {
             let Some(content) = entry.content() else { continue };
             match content.link.as_deref().map(|&link| *first.entry(link).or_insert(number)) {
                 Some(original) if original != number => jobs.copies.push((number, original)),
-                _ => jobs.files.push((number, content.size)),
+                _ => jobs.files.push(Job::new(number, content.size)),
             }
         }
-        jobs.files.sort_by(|&(a, _), &(b, _)| likeness(&entries[a].path).cmp(&likeness(&entries[b].path)));
+        let likeness = |job: &Job| likeness(&entries[job.number()].path);
+        jobs.files.sort_by(|a, b| likeness(a).cmp(&likeness(b)));
         jobs
     }
 
@@ -329,12 +348,12 @@ impl Jobs {
     fn retry(&mut self, lost: &[usize]) {
         let lost: HashSet<usize> = lost.iter().copied().collect();
         let mut instead = HashMap::new();
-        let sizes: HashMap<usize, u64> =
-            self.files.drain(..).filter(|(number, _)| lost.contains(number)).collect();
+        let tried = self.files.drain(..).map(|job| (job.number(), job.size));
+        let sizes: HashMap<usize, u32> = tried.filter(|(number, _)| lost.contains(number)).collect();
         self.copies.retain_mut(|(number, original)| {
             let Some(&size) = sizes.get(original) else { return true };
             *original = *instead.entry(*original).or_insert_with(|| {
-                self.files.push((*number, size));
+                self.files.push(Job::new(*number, size.into()));
                 *number
             });
             original != number

@@ -58,7 +58,7 @@ pub use bases::{Bases, Layout, MAX_BASES};
 pub use compute::{Change, ChangeRef, DiffIndex, compare};
 pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
-pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentRef, Xattrs};
+pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{ExcludeError, Excludes};
 pub use index::{DirIndex, MAX_PAGE, Owners, describe, fill, pages_of};
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};

@@ -519,7 +519,7 @@ pub(crate) mod tests {
         let segment = SegmentRef { digest: Digest::of(b""), len: MAX_SEGMENT_LEN + 1 };
         long.kind = Kind::File(Content {
             size: segment.len.into(),
-            segments: [segment].into(),
+            segments: vec![segment].into(),
             ..Content::default()
         });
         assert!(matches!(decode(&encode(&[long]).unwrap()), Err(PageError::Column(_))));

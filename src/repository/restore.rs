@@ -98,13 +98,16 @@ impl Repository {
         let mut failures = Vec::new();
         let extra = options.delete.then_some((&choice, &mut failures));
         let present = self.look_at(&options.target, &wanted.entries, extra, progress)?;
-        let mut diff = DiffIndex::compute(&present, &wanted);
+        // Only reading back needs what is there already too.
+        let to_verify = options.verify.then(|| wanted.entries.clone());
+        let total = wanted.entries.len();
+        let mut diff = DiffIndex::compute_into(&present, wanted);
         drop(present);
         if !options.delete {
             diff.keep_extra();
         }
         let mut report = RestoreReport {
-            unchanged: unchanged(&wanted.entries, &diff.changes),
+            unchanged: unchanged(total, &diff.changes),
             changes: Vec::new(),
             applied: ApplyReport::default(),
             verified: None,
@@ -126,11 +129,11 @@ impl Repository {
             .map_err(RepositoryError::io(&options.target))?;
         report.applied.failures.extend(failures);
         progress.check()?;
-        if options.verify {
+        if let Some(wanted) = to_verify {
             let failed: HashSet<&RelPath> =
                 report.applied.failures.iter().map(|failure| &failure.path).collect();
-            let now = self.look_at(&options.target, &wanted.entries, None, progress)?;
-            let mut wrong = crate::diff::compare(&now.entries, &wanted.entries);
+            let now = self.look_at(&options.target, &wanted, None, progress)?;
+            let mut wrong = crate::diff::compare(&now.entries, &wanted);
             wrong.retain(|change| !failed.contains(change.path()) && !is_socket(change));
             report.verified =
                 Some(now.entries.iter().filter(|entry| entry.content().is_some()).count() as u64);
@@ -221,9 +224,9 @@ fn is_socket(change: &ChangeRef<'_>) -> bool {
     change.entry().is_some_and(|entry| matches!(entry.kind, Kind::Socket))
 }
 
-fn unchanged(entries: &[Entry], changes: &[Change]) -> u64 {
+fn unchanged(total: usize, changes: &[Change]) -> u64 {
     let changed = changes.iter().filter(|change| change.entry().is_some()).count();
-    (entries.len() - changed.min(entries.len())) as u64
+    total.saturating_sub(changed) as u64
 }
 
 /// Makes `top` the root; where it is no directory it keeps its name.
