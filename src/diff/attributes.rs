@@ -297,6 +297,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_open_to_others_from_the_beginning_only_where_nothing_else_is_to_be_set() {
+        let attributes = Attributes { own: (0, 0), ids: Some(Ids::new(&Owners::default())) };
+        let meta = Metadata { mode: 0o4640, ..Metadata::default() };
+        let first = |meta: &Metadata, directory| attributes.first_mode(meta, directory).as_raw_mode();
+        assert_eq!(first(&meta, 0o755), 0o640);
+        assert_eq!(first(&meta, 0o2755), 0o600);
+        assert_eq!(first(&Metadata { gid: 5, ..meta.clone() }, 0o755), 0o600);
+        let xattrs = Some(Box::new(vec![(b"user.x".to_vec(), b"value".to_vec())]));
+        assert_eq!(first(&Metadata { xattrs, ..meta.clone() }, 0o755), 0o600);
+        let nobody = Attributes { own: (7, 7), ids: None };
+        assert_eq!(nobody.first_mode(&meta, 0o755).as_raw_mode(), 0o640);
+    }
+
+    #[test]
+    fn what_a_file_has_already_is_left_and_the_rest_is_set() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        let attributes = Attributes::new(&Owners::default());
+        let (uid, gid) = attributes.own;
+        let mut wanted = entry("file", Kind::File(Default::default()));
+        wanted.meta = Metadata { mode: 0o640, uid, gid, ..Metadata::default() };
+        for (mode, seconds) in [(0o640, 5), (0o4755, 6), (0o444, 7), (0o444, 8)] {
+            wanted.meta.mode = mode;
+            wanted.meta.mtime.seconds = seconds;
+            attributes.set(&Subject::File(&file), &wanted).unwrap();
+            let stat = rustix::fs::fstat(&file).unwrap();
+            assert_eq!((stat.st_mode & 0o7777, stat.st_mtime), (mode, seconds));
+        }
+    }
+
+    #[test]
     fn no_number_means_to_keep_the_owner() {
         let ids = Ids::new(&Owners::default());
         assert!(ids.local(&Metadata { uid: u32::MAX, ..Metadata::default() }).is_err());

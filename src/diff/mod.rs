@@ -47,6 +47,7 @@ mod data;
 mod entry;
 mod exclude;
 mod index;
+mod order;
 pub mod page;
 mod place;
 mod read;
