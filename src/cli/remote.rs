@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::remote::{Pushed, Remote, RemoteKind, Remotes, SnapshotCount, is_cold_url};
+use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount, is_cold_url};
 use treering::repository::{FORMAT_VERSION, Repository};
 
 use crate::cli::Session;
@@ -67,8 +67,13 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(repository);
-    let Pushed { there, here, layers, bytes } =
+    let Pushed { there, here, layers, bytes, removed } =
         session.watch(|progress| remotes.push_with(&name, &who, progress))?;
+    if let Some(failure) = &removed.failure {
+        // What was asked for has happened, and a place where nothing may be removed can be meant so.
+        let cause = treering::causes::chain(failure);
+        report::complain(&format!("what nothing needs stays in {name} until a later push: {cause}"));
+    }
     print(|out| {
         if session.json {
             let summary = json!({
@@ -77,6 +82,8 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
                 "received": document(here),
                 "layers_sent": layers,
                 "bytes_sent": bytes,
+                "layers_removed": removed.layers,
+                "bytes_removed": removed.bytes,
                 "total_duration": start.elapsed().as_secs_f64(),
             });
             return json::message(out, "push", &summary);
@@ -87,6 +94,15 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
         writeln!(out, "Pushed to {}: {} in {}", text(&name), sentence(there), duration(start.elapsed()))?;
         if layers > 0 {
             writeln!(out, "  sent {}, {}", plural(layers, "layer"), report::size(bytes))?;
+        }
+        if removed.layers > 0 {
+            let Removed { layers, bytes, .. } = removed;
+            writeln!(
+                out,
+                "  removed {} that nothing needs, {}",
+                plural(layers, "layer"),
+                report::size(bytes)
+            )?;
         }
         if here.is_zero() { Ok(()) } else { writeln!(out, "  received {}", sentence(here)) }
     })

@@ -3,7 +3,10 @@
 //! A pull brings the layers that the head lists and that were not seen before: of metadata both files, of
 //! data the `.idx`. A push sends what the remote lacks, data first, each `.pack` before its `.idx`, and then
 //! publishes a head. Killed at any instant, it has left whole files that nobody names yet, which the next push
-//! finds and does not send again.
+//! finds and does not send again. At last it [removes](super::removal) what no head needs any more.
+//!
+//! A head lists the layers of its writer that hold anything its commit reaches. What another one listed and this
+//! writer merged, pruned or finds to be of no use is not listed again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,9 +20,11 @@ use crate::progress::Progress;
 use crate::store::{self, Item, Store};
 
 use super::exchange::{Pushed, TRIES};
-use super::head::{self, Head, HeadError, Held, LAYOUT, LayerKind};
+use super::head::{self, Copies, Head, HeadError, Held, LAYOUT, LayerKind};
 use super::publish::{self, PublishError};
+use super::removal::still_there;
 use super::stores::{LayerNames, Namespaces};
+use super::uploads::Uploads;
 use super::{RemoteError, Remotes, seen};
 
 /// Layers under way at once; each has several requests under way itself.
@@ -45,8 +50,20 @@ pub(super) struct ColdState {
     number: u64,
     /// The commits of its heads: none, one, or several where two writers met.
     commits: Vec<ObjectId>,
-    /// The layers that they list.
+    /// The layers that they list, one copy of each.
     layers: BTreeMap<String, Held>,
+    /// All copies that they list, and all that they call going.
+    listed: Copies,
+    going: Copies,
+}
+
+/// What is to be pushed.
+#[derive(Default)]
+struct Plan {
+    /// The layers that the head will list.
+    listed: BTreeMap<String, Held>,
+    /// Those of them that are to be sent.
+    to_send: Copies,
 }
 
 impl Remotes {
@@ -63,24 +80,62 @@ impl Remotes {
         let mark =
             load_mark(&store, remote, &names)?.ok_or_else(|| RemoteError::NotPushed(remote.to_owned()))?;
         self.expect_own(remote, &mark)?;
-        let Some((number, items)) =
-            publish::newest(&store, &names.heads).map_err(RemoteError::store(remote))?
-        else {
-            return Ok(ColdState::default());
-        };
+        let mut missing = None;
+        loop {
+            let newest = publish::newest(&store, &names.heads).map_err(RemoteError::store(remote))?;
+            let Some((number, items)) = newest else { return Ok(ColdState::default()) };
+            match missing {
+                Some((before, error)) if before == number => return Err(error),
+                _ => {}
+            }
+            match self.pull_heads(remote, &store, &mark, who, bring, (number, &items)) {
+                // Others may have published and removed meanwhile; then there is a later head.
+                Err(error @ RemoteError::Gone { .. }) => missing = Some((number, error)),
+                pulled => return pulled,
+            }
+        }
+    }
+
+    /// Brings and merges heads that have one number.
+    fn pull_heads(
+        &self,
+        remote: &str,
+        store: &Store,
+        mark: &str,
+        who: &Person,
+        bring: Bring,
+        (number, items): (u64, &[Item]),
+    ) -> Result<ColdState, RemoteError> {
         let heads =
-            items.iter().map(|item| load_head(&store, remote, &mark, item)).collect::<Result<Vec<_>, _>>()?;
+            items.iter().map(|item| load_head(store, remote, mark, item)).collect::<Result<Vec<_>, _>>()?;
         let mut state = ColdState { number, ..ColdState::default() };
-        for head in &heads {
+        for head in heads {
             // Nobody may take layers away that nothing here names yet.
             let _keep = self.git.keep_layers()?;
-            self.bring(remote, &store, head, bring)?;
-            self.take(remote, who, number, head)?;
-            self.stores.see(remote, number, head)?;
+            self.bring(remote, store, &head, bring)?;
+            self.take(remote, who, number, &head)?;
+            self.stores.see(remote, number, &head)?;
+            self.forget_gone()?;
             state.commits.push(head.commit);
-            state.layers.extend(head.layers.iter().map(|(name, held)| (name.clone(), *held)));
+            state.listed.extend(head.layers.iter().map(|(name, held)| (name.clone(), *held)));
+            state.layers.extend(head.layers);
+            state.going.extend(head.going);
         }
         Ok(state)
+    }
+
+    /// The layers that a cold remote lists now, as they lie there.
+    pub(super) fn listed_now(&self, remote: &str) -> Result<Copies, RemoteError> {
+        let store = self.stores.open(remote)?;
+        let names = Namespaces::new()?;
+        let mark = load_mark(&store, remote, &names)?;
+        let mark = mark.ok_or_else(|| RemoteError::NotPushed(remote.to_owned()))?;
+        let newest = publish::newest(&store, &names.heads).map_err(RemoteError::store(remote))?;
+        let mut listed = Copies::new();
+        for item in newest.map_or_else(Vec::new, |(_, items)| items) {
+            listed.extend(load_head(&store, remote, &mark, &item)?.layers);
+        }
+        Ok(listed)
     }
 
     /// Pushes to a cold remote.
@@ -92,40 +147,55 @@ impl Remotes {
     ) -> Result<Pushed, RemoteError> {
         let before = self.git.head()?;
         let (mut sent_layers, mut sent_bytes) = (0, 0);
+        let mut uploads = self.stores.uploads(remote, progress)?;
         for attempt in 1..=TRIES {
             let store = self.open_to_push(remote)?;
             let state = self.pull_cold(remote, who, Bring::Indexes)?;
-            let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
+            let Some(commit) = self.git.head()? else { return Ok(Pushed::default()) };
+            let repository = self.own_id(remote)?.unwrap_or_default();
             let pushed = |layers, bytes| {
                 Ok(Pushed {
-                    there: self.count(state.commits.first(), Some(&head))?,
-                    here: self.count(before.as_ref(), Some(&head))?,
+                    there: self.count(state.commits.first(), Some(&commit))?,
+                    here: self.count(before.as_ref(), Some(&commit))?,
                     layers,
                     bytes,
+                    removed: self.remove_going(remote, &store, &repository, who),
                 })
             };
-            if state.commits == [head] {
+            let _keep = self.git.keep_layers()?;
+            for published in [&state.listed, &state.going] {
+                uploads.heed(published)?;
+            }
+            let plan = self.plan(remote, &state, commit, uploads.tag())?;
+            let is_known = |copy: &(String, Held)| state.listed.contains(copy) || state.going.contains(copy);
+            if state.commits == [commit] && state.layers == plan.listed && uploads.all().all(is_known) {
+                uploads.done()?;
                 return pushed(sent_layers, sent_bytes);
             }
-            let _keep = self.git.keep_layers()?;
-            let (new, sent) = self.send(remote, &store, &state, head, progress)?;
+            let sent = self.send(remote, &store, &plan, &mut uploads, progress)?;
             (sent_layers, sent_bytes) = (sent_layers + sent.0, sent_bytes + sent.1);
+            let mut going = state.listed.clone();
+            going.extend(still_there(remote, &store, &state.going)?.into_keys());
+            going.extend(uploads.all().cloned());
+            going.retain(|(name, held)| plan.listed.get(name) != Some(held));
+            let previous = state.commits.last().copied();
+            let new = Head { repository: repository.clone(), commit, previous, layers: plan.listed, going };
             let names = Namespaces::new()?;
             let number = state.number + 1;
+            uploads.publishing()?;
             match publish::publish(&store, &names.heads, &names.locks, number, &new, who) {
                 Ok(()) => {
-                    self.follow(remote, &head)?;
-                    self.see(remote, self.git.reference(&seen(remote))?.as_ref(), &head)?;
+                    self.follow(remote, &commit)?;
+                    self.see(remote, self.git.reference(&seen(remote))?.as_ref(), &commit)?;
                     self.stores.see(remote, number, &new)?;
+                    uploads.done()?;
                     return pushed(sent_layers, sent_bytes);
                 }
-                Err(PublishError::Lost) => pause(attempt)?,
-                Err(PublishError::Locked(lock)) => {
-                    return Err(RemoteError::Locked { remote: remote.to_owned(), lock: lock.to_string() });
-                }
-                Err(PublishError::Store(error)) => return Err(RemoteError::store(remote)(error)),
-                Err(PublishError::Name(error)) => return Err(error.into()),
+                Err(PublishError::Lost) => uploads.lost()?,
+                Err(PublishError::Met) => uploads.give_up()?,
+                Err(error) => return Err(error.of(remote)),
             }
+            pause(attempt)?;
         }
         Err(RemoteError::Contended { remote: remote.to_owned(), tries: TRIES })
     }
@@ -178,9 +248,9 @@ impl Remotes {
             |name: &str| !seen.contains_key(name) && !layers.layers().any(|layer| layer.name() == name);
         let wanted: Vec<_> = head.layers.iter().filter(|(name, _)| is_new(name)).collect();
         let has_cold = bring == Bring::Indexes && wanted.iter().any(|(_, held)| held.kind == LayerKind::Data);
-        at_once(&wanted, |(name, held)| {
+        at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| {
             let is_whole = held.kind == LayerKind::Metadata || bring == Bring::Everything;
-            self.bring_layer(remote, store, name, held.kind, is_whole)
+            self.bring_layer(remote, store, name, held, is_whole)
         })?;
         match has_cold {
             true => Ok(self.git.promise()?),
@@ -194,15 +264,15 @@ impl Remotes {
         remote: &str,
         store: &Store,
         layer: &str,
-        kind: LayerKind,
+        held: &Held,
         is_whole: bool,
     ) -> Result<(), RemoteError> {
-        let names = LayerNames::new(kind, layer)?;
-        let index = store.load(&names.index).map_err(RemoteError::store(remote))?;
+        let names = LayerNames::new(layer, held)?;
+        let index = store.load(&names.index).map_err(RemoteError::layer(remote, layer))?;
         let pack = match is_whole {
             true => {
                 let mut pack = self.git.temporary_pack()?;
-                store.load_to(&names.pack, pack.as_file_mut()).map_err(RemoteError::store(remote))?;
+                store.load_to(&names.pack, pack.as_file_mut()).map_err(RemoteError::layer(remote, layer))?;
                 Some(pack)
             }
             false => None,
@@ -257,107 +327,104 @@ impl Remotes {
         Ok(())
     }
 
-    /// Sends the layers that a cold remote lacks. The head to publish then, and how many layers and bytes were
-    /// sent.
+    /// Which layers a cold remote is to have so that `commit` is whole there; those that it lacks get `tag`.
+    fn plan(&self, remote: &str, state: &ColdState, commit: ObjectId, tag: u64) -> Result<Plan, RemoteError> {
+        let kinds = self.settle()?;
+        let layers = self.git.layers();
+        let (listed, new): (Vec<_>, Vec<_>) =
+            layers.layers().partition(|layer| state.layers.contains_key(layer.name()));
+        // Metadata that nothing needs is little, and is found when history is pruned.
+        let is_data =
+            |layer: &&Layer| state.layers.get(layer.name()).is_some_and(|held| held.kind == LayerKind::Data);
+        let (data, metadata): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_data);
+        let kept = self.needed(&commit, &data, &metadata)?;
+        let listed: Vec<_> =
+            data.into_iter().filter(|layer| kept.contains(layer.name())).chain(metadata).collect();
+        // What has no kind came meanwhile, and is for the next push.
+        let mut new: Vec<_> = new.into_iter().filter(|layer| kinds.contains_key(layer.name())).collect();
+        new.sort_by_key(|layer| layer.pack_bytes().is_none());
+        let needed = self.needed(&commit, &new, &listed)?;
+        let mut plan = Plan::default();
+        for layer in listed {
+            plan.listed
+                .extend(state.layers.get_key_value(layer.name()).map(|(name, held)| (name.clone(), *held)));
+        }
+        for layer in new.into_iter().filter(|layer| needed.contains(layer.name())) {
+            let name = layer.name().to_owned();
+            let Some(pack_bytes) = layer.pack_bytes() else {
+                return Err(match self.stores.holders()?.contains_key(&name) {
+                    true => RemoteError::Elsewhere { remote: remote.to_owned(), layer: name },
+                    false => RemoteError::Pruned { layer: name },
+                });
+            };
+            if !head::is_layer(&name) {
+                return Err(RemoteError::LayerName(name));
+            }
+            let kind = kinds.get(&name).copied().unwrap_or(LayerKind::Data);
+            let held =
+                Held { kind, pack_bytes, index_bytes: layer.index_bytes(), objects: layer.objects(), tag };
+            plan.listed.insert(name.clone(), held);
+            plan.to_send.insert((name, held));
+        }
+        Ok(plan)
+    }
+
+    /// Sends the layers that a cold remote lacks. How many, and how many bytes.
     fn send(
         &self,
         remote: &str,
         store: &Store,
-        state: &ColdState,
-        commit: ObjectId,
+        plan: &Plan,
+        uploads: &mut Uploads,
         progress: &Progress,
-    ) -> Result<(Head, (u64, u64)), RemoteError> {
-        let kinds = self.settle()?;
-        let layers = self.git.layers();
-        let mut listed = BTreeMap::new();
-        let mut to_send = Vec::new();
-        for layer in layers.layers() {
-            let name = layer.name();
-            let held = match (state.layers.get(name), kinds.get(name)) {
-                (Some(held), _) => *held,
-                (None, Some(&kind)) => {
-                    to_send.push((layer, kind));
-                    progress
-                        .total_bytes
-                        .add(layer.pack_bytes().map_or(0, |bytes| bytes + layer.index_bytes()));
-                    let (index_bytes, objects) = (layer.index_bytes(), layer.objects());
-                    let pack_bytes = match layer.pack_bytes() {
-                        Some(bytes) => bytes,
-                        None => self.pack_bytes_there(remote, store, name, kind)?,
-                    };
-                    Held { kind, pack_bytes, index_bytes, objects }
-                }
-                // It came meanwhile, and is for the next push.
-                (None, None) => continue,
-            };
-            listed.insert(name.to_owned(), held);
+    ) -> Result<(u64, u64), RemoteError> {
+        let begun: Copies = plan.to_send.iter().filter(|copy| uploads.is_begun(copy)).cloned().collect();
+        uploads.note(plan.to_send.iter())?;
+        for (_, held) in &plan.to_send {
+            progress.total_bytes.add(held.pack_bytes + held.index_bytes);
         }
-        let mut sent = (0, 0);
+        let bytes = AtomicU64::new(0);
         for kind in [LayerKind::Data, LayerKind::Metadata] {
-            let of_kind: Vec<_> =
-                to_send.iter().filter(|(_, each)| *each == kind).map(|(layer, _)| layer).collect();
-            let bytes = AtomicU64::new(0);
-            at_once(&of_kind, |layer| {
-                let more = self.send_layer(remote, store, layer, kind, progress)?;
+            let of_kind: Vec<_> = plan.to_send.iter().filter(|(_, held)| held.kind == kind).collect();
+            at_once(LAYERS_AT_ONCE, &of_kind, |copy| {
+                let more = self.send_layer(remote, store, copy, begun.contains(copy), progress)?;
                 bytes.fetch_add(more, Ordering::Relaxed);
                 Ok(())
             })?;
-            sent = (sent.0 + of_kind.len() as u64, sent.1 + bytes.into_inner());
         }
-        let repository = self.own_id(remote)?.unwrap_or_default();
-        let previous = state.commits.last().copied();
-        Ok((Head { repository, commit, previous, layers: listed }, sent))
+        Ok((plan.to_send.len() as u64, bytes.into_inner()))
     }
 
-    /// Sends a layer, as far as it is not there. How many bytes were sent.
+    /// Sends a layer; one that was begun before, as far as it is not there. How many bytes were sent.
     fn send_layer(
         &self,
         remote: &str,
         store: &Store,
-        layer: &Layer,
-        kind: LayerKind,
+        (layer, held): &(String, Held),
+        is_begun: bool,
         progress: &Progress,
     ) -> Result<u64, RemoteError> {
-        let names = LayerNames::new(kind, layer.name())?;
+        let names = LayerNames::new(layer, held)?;
         let mut sent = 0;
-        let pack = self.git.pack_dir().join(names.pack.key());
-        let files = [
-            (names.pack, layer.pack_bytes(), pack),
-            (names.index, Some(layer.index_bytes()), layer.index_path()),
-        ];
-        for (name, bytes, path) in files {
+        let files = [(names.pack, held.pack_bytes, "pack"), (names.index, held.index_bytes, "idx")];
+        for (name, bytes, extension) in files {
             progress.check().map_err(GitError::from)?;
-            let there = match store.info(&name) {
-                Err(error) if error.is_not_found() => None,
-                info => Some(info.map_err(RemoteError::store(remote))?.size),
+            let there = match is_begun.then(|| store.info(&name)) {
+                None => None,
+                Some(Err(error)) if error.is_not_found() => None,
+                Some(info) => Some(info.map_err(RemoteError::store(remote))?.size),
             };
-            // A name is made of the content's hash, and an object is there whole or not at all.
-            if bytes.is_none() || there == bytes {
+            // Nobody else uses the name, and an object is there whole or not at all.
+            if there == Some(bytes) {
                 continue;
             }
+            let path = self.git.pack_dir().join(format!("{layer}.{extension}"));
             let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
             store.store_file(&name, &file).map_err(RemoteError::store(remote))?;
-            sent += bytes.unwrap_or_default();
-            progress.bytes.add(bytes.unwrap_or_default());
+            sent += bytes;
+            progress.bytes.add(bytes);
         }
         Ok(sent)
-    }
-
-    /// The size of a `.pack` that is not here and must be in the remote already.
-    fn pack_bytes_there(
-        &self,
-        remote: &str,
-        store: &Store,
-        layer: &str,
-        kind: LayerKind,
-    ) -> Result<u64, RemoteError> {
-        match store.info(&LayerNames::new(kind, layer)?.pack) {
-            Ok(Item { size, .. }) => Ok(size),
-            Err(error) if error.is_not_found() => {
-                Err(RemoteError::Elsewhere { remote: remote.to_owned(), layer: layer.to_owned() })
-            }
-            Err(error) => Err(RemoteError::store(remote)(error)),
-        }
     }
 }
 
@@ -370,12 +437,17 @@ fn load_mark(store: &Store, remote: &str, names: &Namespaces) -> Result<Option<S
     head::parse_mark(&bytes).map(Some).map_err(|error| unreadable(remote, "config/repository", error))
 }
 
-fn load_head(store: &Store, remote: &str, repository: &str, item: &Item) -> Result<Head, RemoteError> {
+pub(super) fn load_head(
+    store: &Store,
+    remote: &str,
+    repository: &str,
+    item: &Item,
+) -> Result<Head, RemoteError> {
     let name = item.name.to_string();
     if item.size > MAX_HEAD {
         return Err(unreadable(remote, &name, HeadError::Damaged("it is too large")));
     }
-    let bytes = store.load(&item.name).map_err(RemoteError::store(remote))?;
+    let bytes = store.load(&item.name).map_err(RemoteError::layer(remote, &name))?;
     let head = Head::parse(&bytes).map_err(|error| unreadable(remote, &name, error))?;
     match head.repository == repository {
         true => Ok(head),
@@ -393,14 +465,15 @@ fn unreadable(remote: &str, object: &str, error: HeadError) -> RemoteError {
     }
 }
 
-/// Does `work` with each item, several at once; the first error ends it.
+/// Does `work` with each item, `threads` at once; the first error ends it.
 pub(super) fn at_once<T: Sync>(
+    threads: usize,
     items: &[T],
     work: impl Fn(&T) -> Result<(), RemoteError> + Sync,
 ) -> Result<(), RemoteError> {
     pipeline::ordered(
-        LAYERS_AT_ONCE,
-        LAYERS_AT_ONCE,
+        threads,
+        threads,
         |feed| items.iter().try_for_each(|item| feed.send(item)).unwrap_or_default(),
         work,
         |result| result,

@@ -200,6 +200,33 @@ pub enum RemoteError {
         /// The layer.
         layer: String,
     },
+    /// A layer that was removed from the only place that had it.
+    #[error(
+        "the data of layer {layer}, which a snapshot made here needs, was removed from its cold remote when somebody else pruned: \
+         `treering check` names the snapshot; forget it, prune, and back up again"
+    )]
+    Pruned {
+        /// The layer.
+        layer: String,
+    },
+    /// A layer that is listed is not there.
+    #[error(
+        "the cold remote {remote} does not have layer {layer} any more: if somebody has pruned, `treering pull {remote}` \
+         brings what took its place, so try again after that"
+    )]
+    Gone {
+        /// The remote's name.
+        remote: String,
+        /// The layer.
+        layer: String,
+        /// What the store says.
+        source: Box<store::Error>,
+    },
+    /// A layer whose name is not the one that git gives.
+    #[error(
+        "the layer {0} is not called `pack-` and its SHA-1: rename its files, or let `git repack -a -d` make others"
+    )]
+    LayerName(String),
     /// No layer has that name.
     #[error(
         "no layer, or more than one, is called {0}: `treering layers list` shows them and who holds them"
@@ -322,6 +349,15 @@ impl RemoteError {
     pub(super) fn store(remote: &str) -> impl FnOnce(store::Error) -> Self {
         let remote = remote.to_owned();
         move |source| Self::Store { remote, source: Box::new(source) }
+    }
+
+    /// For `map_err`: a layer could not be had from the store of the cold remote `remote`.
+    pub(super) fn layer(remote: &str, layer: &str) -> impl FnOnce(store::Error) -> Self {
+        let (remote, layer) = (remote.to_owned(), layer.to_owned());
+        move |source| match source.is_not_found() {
+            true => Self::Gone { remote, layer, source: Box::new(source) },
+            false => Self::Store { remote, source: Box::new(source) },
+        }
     }
 
     /// For `map_err`: what came from the cold remote `remote` cannot be used.

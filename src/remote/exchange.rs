@@ -10,13 +10,14 @@ use crate::progress::Progress;
 use super::cold::Bring;
 use super::error::is_race;
 use super::merge::{CONFIG, Changes, MergeError, SnapshotCount, changes, merge, restore_gone};
+use super::removal::Removed;
 use super::{RemoteError, Remotes, seen};
 
 /// How often a merge or a push is made anew when others move the same branch.
 pub(super) const TRIES: u32 = 12;
 
 /// What a push did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct Pushed {
     /// What changed in the remote.
     pub there: SnapshotCount,
@@ -26,6 +27,8 @@ pub struct Pushed {
     pub layers: u64,
     /// Bytes that were sent to a cold remote.
     pub bytes: u64,
+    /// What was removed from a cold remote since nothing needs it any more.
+    pub removed: Removed,
 }
 
 /// What this repository knows of a remote.
@@ -323,6 +326,11 @@ impl Remotes {
     /// The id of this repository; `None` while it has none.
     pub(super) fn own_id(&self, remote: &str) -> Result<Option<String>, RemoteError> {
         Ok(self.own_identity(remote)?.map(|own| own.id))
+    }
+
+    /// Whether nothing may be removed.
+    pub(super) fn is_append_only(&self, remote: &str) -> Result<bool, RemoteError> {
+        Ok(self.own_identity(remote)?.is_some_and(|own| own.append_only))
     }
 
     fn own_identity(&self, remote: &str) -> Result<Option<Identity>, RemoteError> {

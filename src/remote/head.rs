@@ -2,8 +2,11 @@
 //!
 //! A *head* names a commit and the layers that hold all that it reaches. The last line is the SHA-256 of the
 //! lines before it, so a head that was cut short or changed is noticed.
+//!
+//! A layer lies there under the name that it has everywhere and a *tag*, random digits of the push that brought
+//! it. So what is stored again after it was removed has another name: see [`removal`](super::removal).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::digest::Digest;
@@ -36,13 +39,18 @@ impl LayerKind {
 }
 
 /// What a head says of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Held {
     pub kind: LayerKind,
     pub pack_bytes: u64,
     pub index_bytes: u64,
     pub objects: u32,
+    /// Of the push that brought it.
+    pub tag: u64,
 }
+
+/// Layers as they lie in a remote, each with its name.
+pub(super) type Copies = BTreeSet<(String, Held)>;
 
 /// The state of a repository, as a cold remote has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +63,8 @@ pub(super) struct Head {
     pub previous: Option<ObjectId>,
     /// The layers, by name.
     pub layers: BTreeMap<String, Held>,
+    /// Layers that nothing needs any more, and that may be there still.
+    pub going: Copies,
 }
 
 /// Why text is not what it should be.
@@ -73,8 +83,10 @@ impl Head {
             let _ = writeln!(text, "previous {previous}");
         }
         for (name, held) in &self.layers {
-            let Held { kind, pack_bytes, index_bytes, objects } = held;
-            let _ = writeln!(text, "{} {name} {pack_bytes} {index_bytes} {objects}", kind.name());
+            let _ = writeln!(text, "{}", encode_layer(name, held));
+        }
+        for (name, held) in &self.going {
+            let _ = writeln!(text, "{GOING} {}", encode_layer(name, held));
         }
         seal(text)
     }
@@ -82,7 +94,7 @@ impl Head {
     pub fn parse(bytes: &[u8]) -> Result<Self, HeadError> {
         let text = unseal(bytes, HEAD)?;
         let (mut repository, mut commit, mut previous) = (None, None, None);
-        let mut layers = BTreeMap::new();
+        let (mut layers, mut going) = (BTreeMap::new(), Copies::new());
         let id = |text: &str| text.parse().map_err(|_| HeadError::Damaged("it names no commit"));
         for line in text.lines() {
             let (key, value) = line.split_once(' ').ok_or(HeadError::Damaged("a line has no value"))?;
@@ -91,27 +103,46 @@ impl Head {
                 "commit" => commit = Some(id(value)?),
                 "previous" => previous = Some(id(value)?),
                 "metadata" | "data" => {
-                    let kind = if key == "data" { LayerKind::Data } else { LayerKind::Metadata };
-                    let (name, held) = layer(kind, value).ok_or(HeadError::Damaged("a line is no layer"))?;
+                    let (name, held) = parse_layer(line).ok_or(NO_LAYER)?;
                     layers.insert(name, held);
                 }
+                GOING => drop(going.insert(parse_layer(value).ok_or(NO_LAYER)?)),
                 // Later programs may say more.
                 _ => {}
             }
         }
         match (repository, commit) {
-            (Some(repository), Some(commit)) => Ok(Self { repository, commit, previous, layers }),
+            (Some(repository), Some(commit)) => Ok(Self { repository, commit, previous, layers, going }),
             _ => Err(HeadError::Damaged("it names no commit")),
         }
     }
 }
 
-fn layer(kind: LayerKind, line: &str) -> Option<(String, Held)> {
+/// What stands before a layer that may be there still.
+const GOING: &str = "going";
+
+const NO_LAYER: HeadError = HeadError::Damaged("a line is no layer");
+
+/// The line for a layer.
+pub(super) fn encode_layer(name: &str, held: &Held) -> String {
+    let Held { kind, pack_bytes, index_bytes, objects, tag } = held;
+    format!("{} {name} {pack_bytes} {index_bytes} {objects} {tag:016x}", kind.name())
+}
+
+/// The layer of a line; `None` where it is none.
+pub(super) fn parse_layer(line: &str) -> Option<(String, Held)> {
     let mut words = line.split(' ');
+    let kind = match words.next()? {
+        "data" => LayerKind::Data,
+        "metadata" => LayerKind::Metadata,
+        _ => return None,
+    };
     let name = words.next().filter(|name| is_layer(name))?;
     let mut number = || words.next()?.parse::<u64>().ok();
-    let (pack_bytes, index_bytes, objects) = (number()?, number()?, number()?);
-    Some((name.to_owned(), Held { kind, pack_bytes, index_bytes, objects: u32::try_from(objects).ok()? }))
+    let (pack_bytes, index_bytes, objects) = (number()?, number()?, u32::try_from(number()?).ok()?);
+    let tag = words.next().filter(|tag| tag.len() == 16)?;
+    let tag = u64::from_str_radix(tag, 16).ok()?;
+    Some((name.to_owned(), Held { kind, pack_bytes, index_bytes, objects, tag }))
 }
 
 /// Whether `name` can be that of a layer: `pack-` and a SHA-1.
@@ -167,13 +198,14 @@ mod tests {
 
     fn head() -> Head {
         let name = |digit: &str| format!("pack-{}", digit.repeat(40));
-        let held = |kind, objects| Held { kind, pack_bytes: 1 << 40, index_bytes: 1072, objects };
+        let held = |kind, objects| Held { kind, pack_bytes: 1 << 40, index_bytes: 1072, objects, tag: 10 };
         Head {
             repository: "0123456789abcdef".into(),
             commit: ObjectId::from_bytes([1; 20]),
             previous: Some(ObjectId::from_bytes([2; 20])),
             layers: [(name("a"), held(LayerKind::Data, 16)), (name("b"), held(LayerKind::Metadata, 9))]
                 .into(),
+            going: [(name("c"), held(LayerKind::Data, 3)), (name("a"), held(LayerKind::Data, 16))].into(),
         }
     }
 
@@ -201,7 +233,16 @@ mod tests {
             Head::parse(seal(format!("{body}{line}\n")).as_bytes())
         };
         assert_eq!(parse("colour blue"), Ok(head()));
-        for line in ["data ../../x 1 2 3", "data pack-00 1 2 3", "data pack-a 1 2", "commit x", "data"] {
+        let name = format!("pack-{}", "a".repeat(40));
+        for line in [
+            "data ../../x 1 2 3 0123456789abcdef",
+            "data pack-00 1 2 3 0123456789abcdef",
+            &format!("data {name} 1 2 3"),
+            &format!("data {name} 1 2 3 ../0123456789abc"),
+            &format!("going {name} 1 2 3 0123456789abcdef"),
+            "commit x",
+            "data",
+        ] {
             assert!(matches!(parse(line), Err(HeadError::Damaged(_))), "{line}");
         }
     }

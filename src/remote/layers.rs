@@ -1,15 +1,16 @@
 //! Which layers are where, and bringing their data here or giving its disk back.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 
 use crate::digest::{Digest, Hasher};
-use crate::gitkv::{GitError, groups_to_combine};
-use crate::layers::{Layer, LayerInfo, LayerSet, ObjectId, ObjectKind};
+use crate::gitkv::{GitError, Mode, groups_to_combine};
+use crate::layers::{Layer, LayerInfo, LayerSet, ObjectId, ObjectKind, remove_index};
 use crate::store::Algorithm;
 
-use super::head::LayerKind;
+use super::head::{Copies, Held, LayerKind};
 use super::stores::{Holders, LayerNames};
 use super::{RemoteError, Remotes};
 
@@ -71,7 +72,9 @@ impl Remotes {
                 index_bytes: layer.index_bytes(),
                 objects: layer.objects(),
                 is_here: layer.pack_bytes().is_some(),
-                remotes: there.map(|there| there.remotes.clone()).unwrap_or_default(),
+                remotes: there.map_or_else(Vec::new, |there| {
+                    there.remotes.iter().map(|(remote, _)| remote.clone()).collect()
+                }),
             }
         };
         Ok(sorted.layers.layers().map(status).collect())
@@ -82,13 +85,14 @@ impl Remotes {
     pub fn fetch_layers(&self, names: &[String]) -> Result<Moved, RemoteError> {
         let _keep = self.git.keep_layers()?;
         let mut moved = Moved::default();
+        let holders = self.stores.holders()?;
         for layer in self.chosen(names)?.into_iter().filter(|layer| !layer.is_here) {
             let mut fetched = Err(RemoteError::NoSuchLayer(layer.name.clone()));
-            for remote in &layer.remotes {
+            for (remote, held) in holders.get(&layer.name).map_or(&[][..], |there| &there.remotes) {
                 fetched = self
                     .stores
                     .open(remote)
-                    .and_then(|store| self.bring_layer(remote, &store, &layer.name, layer.kind, true));
+                    .and_then(|store| self.bring_layer(remote, &store, &layer.name, held, true));
                 if fetched.is_ok() {
                     break;
                 }
@@ -122,8 +126,8 @@ impl Remotes {
         Ok(merged)
     }
 
-    /// Removes the packs of layers of data, of those called `names` or of all, that a cold remote has: both
-    /// files are read back from there and compared by their SHA-256 first. `remote` is the one to ask; else any
+    /// Removes the packs of layers of data, of those called `names` or of all, that a cold remote has: it
+    /// lists them still, and both files are read back from there and compared by their SHA-256 first. `remote` is the one to ask; else any
     /// that has it will do.
     pub fn evict_layers(&self, names: &[String], remote: Option<&str>) -> Result<Moved, RemoteError> {
         if let Some(remote) = remote {
@@ -131,6 +135,9 @@ impl Remotes {
         }
         let _keep = self.git.keep_layers()?;
         let mut moved = Moved::default();
+        let holders = self.stores.holders()?;
+        // What was seen there may be going by now.
+        let mut listed: BTreeMap<&str, Copies> = BTreeMap::new();
         for layer in self.chosen(names)? {
             if layer.kind != LayerKind::Data {
                 if !names.is_empty() {
@@ -142,10 +149,17 @@ impl Remotes {
             if !layer.is_here {
                 continue;
             }
-            let asked = layer.remotes.iter().filter(|holder| remote.is_none_or(|remote| remote == *holder));
+            let there = holders.get(&layer.name).map_or(&[][..], |there| &there.remotes);
+            let asked = there.iter().filter(|(holder, _)| remote.is_none_or(|remote| remote == holder));
             let mut proven = Err(RemoteError::NotHeld(layer.name.clone()));
-            for holder in asked {
-                proven = self.prove(holder, &layer);
+            for (holder, held) in asked {
+                let listed = match listed.entry(holder) {
+                    Entry::Occupied(listed) => listed.into_mut(),
+                    Entry::Vacant(place) => place.insert(self.listed_now(holder)?),
+                };
+                if listed.contains(&(layer.name.clone(), *held)) {
+                    proven = self.prove(holder, &layer.name, held);
+                }
                 if proven.is_ok() {
                     break;
                 }
@@ -162,11 +176,11 @@ impl Remotes {
     }
 
     /// Reads a layer back from a cold remote, and finds that it is the one that is here.
-    fn prove(&self, remote: &str, layer: &LayerStatus) -> Result<(), RemoteError> {
+    fn prove(&self, remote: &str, layer: &str, held: &Held) -> Result<(), RemoteError> {
         let store = self.stores.open(remote)?;
-        let names = LayerNames::new(layer.kind, &layer.name)?;
-        for name in [&names.index, &names.pack] {
-            let path = self.git.pack_dir().join(name.key());
+        let names = LayerNames::new(layer, held)?;
+        for (name, extension) in [(&names.index, "idx"), (&names.pack, "pack")] {
+            let path = self.git.pack_dir().join(format!("{layer}.{extension}"));
             let here = digest(&path).map_err(RemoteError::io("read", &path))?;
             let there = store.hash(name, Algorithm::Sha256).map_err(RemoteError::store(remote))?;
             if here.to_string() != there {
@@ -249,6 +263,57 @@ impl Remotes {
             }
         }
         Ok(Sorted { layers, kinds, buried })
+    }
+
+    /// Those of `candidates` that hold anything which `commit` reaches, its history included, and which lies in
+    /// none of `others`. Of several that hold the same the first one counts.
+    pub(super) fn needed<'a>(
+        &self,
+        commit: &ObjectId,
+        candidates: &[&'a Layer],
+        others: &[&Layer],
+    ) -> Result<HashSet<&'a str>, RemoteError> {
+        let mut only_there: HashSet<ObjectId> = candidates.iter().flat_map(|layer| layer.ids()).collect();
+        for id in others.iter().flat_map(|layer| layer.ids()) {
+            only_there.remove(&id);
+        }
+        if only_there.is_empty() {
+            return Ok(HashSet::new());
+        }
+        // Mostly all of them are needed by the commit's own tree, and history need not be read.
+        let mut of_tree = HashSet::from([*commit]);
+        for file in self.git.walk(commit, b"")? {
+            of_tree.insert(file?.1.id);
+        }
+        let has_own =
+            |layer: &&&Layer| layer.ids().any(|id| only_there.contains(&id) && of_tree.contains(&id));
+        if candidates.iter().all(|layer| has_own(&layer)) {
+            return Ok(candidates.iter().map(|layer| layer.name()).collect());
+        }
+        let reached = self.git.reachable(vec![(*commit, Mode::Module)])?;
+        let mut needed = HashSet::new();
+        for layer in candidates {
+            if layer.ids().filter(|id| only_there.remove(id) && reached.contains(id)).count() > 0 {
+                needed.insert(layer.name());
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Forgets the indexes of layers that are neither here nor in a cold remote, unless the branch needs what
+    /// they alone hold. Others removed such layers, and objects are to be looked for where they are.
+    pub(super) fn forget_gone(&self) -> Result<(), RemoteError> {
+        let layers = self.git.refresh()?;
+        let holders = self.stores.holders()?;
+        let is_gone = |layer: &&Layer| layer.pack_bytes().is_none() && !holders.contains_key(layer.name());
+        let (gone, others): (Vec<_>, Vec<_>) = layers.layers().partition(is_gone);
+        let Some(head) = self.git.head()?.filter(|_| !gone.is_empty()) else { return Ok(()) };
+        let needed = self.needed(&head, &gone, &others)?;
+        for layer in gone.iter().filter(|layer| !needed.contains(layer.name())) {
+            remove_index(&self.git.pack_dir(), layer.name()).map_err(GitError::from)?;
+        }
+        self.git.refresh()?;
+        Ok(())
     }
 
     /// The volumes of the branch.

@@ -29,7 +29,8 @@
 //! what lies there. Its head takes the place of the fetched branch, and all else is as above. What describes
 //! snapshots is brought here, and data stays there, to be read by ranges ([`cold_reader`]), until
 //! [`Remotes::fetch_layers`] brings it. [`Remotes::evict_layers`] gives the disk back that data takes which is
-//! found to be there. A push sends layers before the head that lists them, so it can be killed at any instant.
+//! found to be there. A push sends layers before the head that lists them, so it can be killed at any instant,
+//! and removes from the store what nothing needs any more.
 //!
 //! Not done here: locking git remotes, encrypting, and looking at the content of what is fetched beyond its
 //! configuration.
@@ -64,7 +65,9 @@ mod head;
 mod layers;
 mod merge;
 mod publish;
+mod removal;
 mod stores;
+mod uploads;
 
 use std::fs;
 use std::path::{self, Path};
@@ -84,6 +87,7 @@ pub use exchange::Pushed;
 pub use head::LayerKind;
 pub use layers::{LayerStatus, Merged, Moved};
 pub use merge::SnapshotCount;
+pub use removal::Removed;
 pub use stores::ColdOptions;
 
 /// The remote that goes without saying, and that a clone came from.

@@ -9,12 +9,14 @@
 //! failed, two heads have the same number, both writers find that when they look again, and whoever reads
 //! them merges both. So a stale lock, of somebody who died, may be removed by anybody.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::gitkv::Person;
 use crate::store::{Error, Item, Name, NameError, Namespace, Store};
 
+use super::RemoteError;
 use super::head::Head;
 
 /// Heads that stay. They are small, and tell what was pushed lately.
@@ -33,6 +35,8 @@ const LOCK_TRIES: u32 = 120;
 pub(super) enum PublishError {
     /// Somebody else published; read theirs, and begin again.
     Lost,
+    /// The same, and what was to be published may have been read by others.
+    Met,
     /// Others hold the lock all the time.
     Locked(Name),
     Store(Error),
@@ -51,6 +55,19 @@ impl From<Error> for PublishError {
     }
 }
 
+impl PublishError {
+    /// As an error of the cold remote `remote`, for one who does not begin again.
+    pub fn of(self, remote: &str) -> RemoteError {
+        let remote = remote.to_owned();
+        match self {
+            Self::Lost | Self::Met => RemoteError::Contended { remote, tries: 1 },
+            Self::Locked(lock) => RemoteError::Locked { remote, lock: lock.to_string() },
+            Self::Store(error) => RemoteError::store(&remote)(error),
+            Self::Name(error) => error.into(),
+        }
+    }
+}
+
 /// The number of the head of that name.
 pub(super) fn number(name: &Name) -> Option<u64> {
     let (number, rest) = name.key().split_at_checked(DIGITS)?;
@@ -61,20 +78,20 @@ pub(super) fn number(name: &Name) -> Option<u64> {
 
 /// The heads that count, and their number: one, or several where two writers met.
 pub(super) fn newest(store: &Store, heads: &Namespace) -> Result<Option<(u64, Vec<Item>)>, Error> {
-    let mut newest: Option<(u64, Vec<Item>)> = None;
+    Ok(by_number(store, heads)?.pop_last())
+}
+
+/// All heads, by their numbers.
+pub(super) fn by_number(store: &Store, heads: &Namespace) -> Result<BTreeMap<u64, Vec<Item>>, Error> {
+    let mut found: BTreeMap<u64, Vec<Item>> = BTreeMap::new();
     for item in store.list(heads) {
         let item = item?;
-        let Some(number) = number(&item.name) else { continue };
-        match &mut newest {
-            Some((highest, _)) if number < *highest => {}
-            Some((highest, items)) if number == *highest => items.push(item),
-            _ => newest = Some((number, vec![item])),
+        if let Some(number) = number(&item.name) {
+            found.entry(number).or_default().push(item);
         }
     }
-    if let Some((_, items)) = &mut newest {
-        items.sort_by(|one, other| one.name.cmp(&other.name));
-    }
-    Ok(newest)
+    found.values_mut().for_each(|items| items.sort_by(|one, other| one.name.cmp(&other.name)));
+    Ok(found)
 }
 
 /// Makes `head` the one with `number`, which follows the highest that was seen.
@@ -102,21 +119,21 @@ fn publish_new(store: &Store, heads: &Namespace, number: u64, text: &[u8]) -> Re
         stored => stored?,
     }
     // Heads are removed in the order of their numbers. So where the one before is still there, this number
-    // was free because nobody ever had it; else it may have been used and removed since.
-    let mut is_highest = true;
+    // was free because nobody ever had it; else it may have been used and removed since. Who cannot make new
+    // objects in one step may have come to the same number by another name.
+    let (mut follows, mut is_highest, mut is_alone) = (false, true, true);
     for item in store.list(heads) {
-        let other = self::number(&item?.name);
-        if other.is_some_and(|other| other + 1 == number) {
-            return Ok(());
-        }
-        is_highest &= other.is_none_or(|other| other <= number);
+        let name = item?.name;
+        let Some(other) = self::number(&name).filter(|_| name != own) else { continue };
+        follows |= other + 1 == number;
+        is_highest &= other <= number;
+        is_alone &= other != number;
     }
-    if is_highest {
-        return Ok(());
+    if !follows && !is_highest {
+        // If it stays it is old, and goes with the next ones.
+        let _ = store.delete(&own);
     }
-    // If it stays it is old, and goes with the next ones.
-    let _ = store.delete(&own);
-    Err(PublishError::Lost)
+    if is_alone && (follows || is_highest) { Ok(()) } else { Err(PublishError::Met) }
 }
 
 fn publish_locked(
@@ -136,7 +153,7 @@ fn publish_locked(
     store.store(&own, text)?;
     match newest(store, heads)? {
         Some((_, items)) if items.iter().all(|item| item.name == own) => Ok(()),
-        _ => Err(PublishError::Lost),
+        _ => Err(PublishError::Met),
     }
 }
 
@@ -241,7 +258,8 @@ mod tests {
 
     fn head(id: u8) -> Head {
         let commit = ObjectId::from_bytes([id; 20]);
-        Head { repository: "r".into(), commit, previous: None, layers: Default::default() }
+        let (layers, going) = Default::default();
+        Head { repository: "r".into(), commit, previous: None, layers, going }
     }
 
     fn names(fixture: &Fixture) -> Vec<String> {
@@ -268,7 +286,8 @@ mod tests {
         let publish = |number| publish(&f.store, &f.heads, &f.locks, number, &head(1), &who());
         (1..=KEPT + 3).for_each(|number| assert!(publish(number).is_ok()));
         assert_eq!(names(&f).len() as u64, KEPT);
-        assert!(matches!(publish(2), Err(PublishError::Lost)), "a writer who slept through all of them");
+        assert!(matches!(publish(2), Err(PublishError::Met)), "a writer who slept through all of them");
+        assert_eq!(names(&f).len() as u64, KEPT);
     }
 
     #[test]
@@ -306,6 +325,16 @@ mod tests {
         assert!(matches!(lost, Err(PublishError::Lost)));
         assert!(publish_locked(&f.store, &f.heads, &f.locks, 2, b"merged", &who()).is_ok());
         assert_eq!(newest(&f.store, &f.heads).unwrap().unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn who_is_told_that_a_name_is_new_finds_the_head_of_one_who_is_not() {
+        let f = fixture();
+        f.store.store(&f.heads.name("0000000001.aaaa").unwrap(), b"theirs").unwrap();
+        let publish = |number| publish(&f.store, &f.heads, &f.locks, number, &head(1), &who());
+        assert!(matches!(publish(1), Err(PublishError::Met)));
+        assert_eq!(newest(&f.store, &f.heads).unwrap().unwrap().1.len(), 2, "both count");
+        assert!(publish(2).is_ok());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Cold remotes: where they are, what was last seen of them, and reading packs that lie there.
 //!
 //! What is known of the cold remote NAME lies in the repository's `treering/remotes/NAME/`: its URL, which
-//! may hold a secret and is for nobody else to read, and the head that was last seen.
+//! may hold a secret and is for nobody else to read, the head that was last seen, and what pushes have
+//! [begun to bring](super::uploads).
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -14,10 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::atomic;
 use crate::layers::PackSource;
+use crate::progress::Progress;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
 
 use super::RemoteError;
-use super::head::{Head, LayerKind};
+use super::head::{Head, Held, LayerKind};
+use super::uploads::Uploads;
 
 /// Mode of what may hold a secret.
 const PRIVATE: u32 = 0o600;
@@ -71,9 +74,9 @@ pub(super) struct LayerNames {
 }
 
 impl LayerNames {
-    pub fn new(kind: LayerKind, layer: &str) -> Result<Self, NameError> {
+    pub fn new(layer: &str, Held { kind, tag, .. }: &Held) -> Result<Self, NameError> {
         let namespace = Namespace::new(kind.name())?;
-        let name = |extension: &str| namespace.name(&format!("{layer}.{extension}"));
+        let name = |extension: &str| namespace.name(&format!("{layer}-{tag:016x}.{extension}"));
         Ok(Self { pack: name("pack")?, index: name("idx")? })
     }
 }
@@ -187,6 +190,11 @@ impl Stores {
             .map_err(RemoteError::io("write", &path))
     }
 
+    /// What was begun to be brought to a cold remote. Waits until no other push of this clone to it runs.
+    pub fn uploads(&self, name: &str, progress: &Progress) -> Result<Uploads, RemoteError> {
+        Uploads::begin(&self.dir.join(name).join("uploads"), progress)
+    }
+
     /// For each layer that was seen in a cold remote, what it is and the names of those remotes.
     pub fn holders(&self) -> Result<BTreeMap<String, Holders>, RemoteError> {
         let mut holders: BTreeMap<String, Holders> = BTreeMap::new();
@@ -198,19 +206,19 @@ impl Stores {
                     pack_bytes: held.pack_bytes,
                     remotes: Vec::new(),
                 });
-                entry.remotes.push(name.clone());
+                entry.remotes.push((name.clone(), held));
             }
         }
         Ok(holders)
     }
 }
 
-/// Where a layer was seen.
+/// Where a layer was seen, and how it lies there.
 #[derive(Debug, Clone)]
 pub(super) struct Holders {
     pub kind: LayerKind,
     pub pack_bytes: u64,
-    pub remotes: Vec<String>,
+    pub remotes: Vec<(String, Held)>,
 }
 
 /// The packs in the cold remotes of a repository.
@@ -243,19 +251,19 @@ impl PackSource for ColdPacks {
 
     fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
         let holders = self.holders(layer)?.ok_or_else(|| RemoteError::NoSuchLayer(layer.to_owned()))?;
-        let pack = LayerNames::new(holders.kind, layer)?.pack;
-        let span = |range: &Range<u64>| Span {
-            name: pack.clone(),
-            offset: range.start,
-            size: range.end - range.start,
-        };
-        let spans: Vec<_> = ranges.iter().map(span).collect();
         let mut failed = None;
-        for remote in &holders.remotes {
+        for (remote, held) in &holders.remotes {
+            let pack = LayerNames::new(layer, held)?.pack;
+            let span = |range: &Range<u64>| Span {
+                name: pack.clone(),
+                offset: range.start,
+                size: range.end - range.start,
+            };
+            let spans: Vec<_> = ranges.iter().map(span).collect();
             let read = self
                 .stores
                 .open(remote)
-                .and_then(|store| store.load_many(&spans).map_err(RemoteError::store(remote)));
+                .and_then(|store| store.load_many(&spans).map_err(RemoteError::layer(remote, layer)));
             match read {
                 Ok(parts) => return Ok(parts),
                 Err(error) => failed = Some(error),

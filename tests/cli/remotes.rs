@@ -142,6 +142,25 @@ fn data_lies_in_a_cold_remote_and_is_read_there() {
 }
 
 #[test]
+fn a_push_after_pruning_says_what_it_removed() {
+    let (lab, _) = with_cold();
+    lab.ok(words("push -q"));
+    for round in ["once", "twice"] {
+        lab.write("tree/notes", &format!("changed {round}\n"));
+        lab.ok(words("backup tree -q"));
+        lab.ok(words("forget --keep-last 1 --prune -q"));
+        if round == "once" {
+            let out = lab.ok(["push"]);
+            assert!(out.contains("\n  removed ") && out.contains(" that nothing needs, "), "{out}");
+            assert!(!lab.ok(["push"]).contains("removed"));
+        }
+    }
+    let push: Value = serde_json::from_str(&lab.ok(words("push --json"))).unwrap();
+    assert!(push["layers_removed"].as_u64().unwrap() >= 1, "{push}");
+    assert!(push["bytes_removed"].as_u64().unwrap() >= 1_000, "{push}");
+}
+
+#[test]
 fn programs_get_json_of_layers() {
     let (lab, url) = with_cold();
     let json = |line: &str| serde_json::from_str::<Value>(&lab.ok(words(line))).unwrap();

@@ -22,28 +22,28 @@ use crate::store::s3_server::S3Server;
 use crate::store::servers::{RcloneRemote, WebDavServer};
 use crate::tree::{assert_same, noise};
 
-fn who() -> Person {
+pub fn who() -> Person {
     Person::new("Ann", "ann@example.org", Timestamp::now())
 }
 
 /// Quick retries: what fails here fails for good.
-fn quick() -> ColdOptions {
+pub fn quick() -> ColdOptions {
     let (first_pause, longest_pause) = (Duration::from_millis(1), Duration::from_millis(5));
     let retry = Retry { attempts: 3, first_pause, longest_pause };
     let store = Options { retry, timeout: Duration::from_secs(20), ..Options::default() };
     ColdOptions { store, ..ColdOptions::default() }
 }
 
-fn remotes(path: &Path) -> Remotes {
+pub fn remotes(path: &Path) -> Remotes {
     Remotes::open_with(path, FORMAT_VERSION, &quick()).unwrap()
 }
 
-fn store_url(lab: &Lab) -> String {
+pub fn store_url(lab: &Lab) -> String {
     format!("file://{}", lab.path("store").display())
 }
 
 /// The URL of an S3 server, with its secret.
-fn s3_url(server: &S3Server) -> String {
+pub fn s3_url(server: &S3Server) -> String {
     server.url(S3Server::SECRET)
 }
 
@@ -59,7 +59,7 @@ fn filled() -> Lab {
 }
 
 /// The lab's repository pushed to a cold remote at `url`.
-fn push_to(lab: &Lab, url: &str) -> Remotes {
+pub fn push_to(lab: &Lab, url: &str) -> Remotes {
     let here = remotes(&lab.path("repo"));
     here.add("cold", url).unwrap();
     here.push("cold", &who()).unwrap();
@@ -67,7 +67,7 @@ fn push_to(lab: &Lab, url: &str) -> Remotes {
 }
 
 /// The repository at `path`, reading from its cold remotes.
-fn open(path: &Path) -> Repository {
+pub fn open(path: &Path) -> Repository {
     let repository = Repository::open(path).unwrap();
     if let Some(cold) = cold_reader(path, &quick()).unwrap() {
         repository.read_cold(cold).unwrap();
@@ -75,19 +75,19 @@ fn open(path: &Path) -> Repository {
     repository
 }
 
-fn restore(repository: &Repository, target: &Path) {
+pub fn restore(repository: &Repository, target: &Path) {
     let snapshot = repository.find(&Selector::Latest(0)).unwrap();
     let report = repository.restore(&snapshot, &RestoreOptions::new(target), &Progress::new()).unwrap();
     assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
 }
 
-fn check(repository: &Repository) {
+pub fn check(repository: &Repository) {
     let options = CheckOptions { read_data: true, ..CheckOptions::default() };
     let report = repository.check(&options, &Progress::new()).unwrap();
     assert!(report.faults.is_empty(), "{:?}", report.faults);
 }
 
-fn snapshots(path: &Path) -> Vec<String> {
+pub fn snapshots(path: &Path) -> Vec<String> {
     let snapshots = Repository::open(path).unwrap().snapshots().unwrap();
     snapshots.iter().map(|snapshot| snapshot.key.to_string()).collect()
 }
@@ -100,8 +100,18 @@ fn data(layers: &[LayerStatus]) -> Vec<&LayerStatus> {
     layers.iter().filter(|layer| layer.kind == LayerKind::Data).collect()
 }
 
+/// The file of a layer of data in the store.
+fn stored(lab: &Lab, layer: &str, extension: &str) -> PathBuf {
+    let mut files = fs::read_dir(lab.path("store/data")).unwrap().map(|file| file.unwrap().path());
+    let is_meant = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(layer) && name.ends_with(extension)
+    };
+    files.find(is_meant).unwrap()
+}
+
 /// The program, on the repository at `path`, with the latency of a far store.
-fn program(path: &Path, arguments: &[&str], latency: Duration) -> Command {
+pub fn program(path: &Path, arguments: &[&str], latency: Duration) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_treering"));
     command
         .args(arguments)
@@ -303,7 +313,7 @@ fn what_is_damaged_there_stays_here() {
     let here = push_to(&lab, &store_url(&lab));
     let layers = here.layers().unwrap();
     let damaged = &data(&layers)[0].name;
-    let pack = lab.path("store/data").join(format!("{damaged}.pack"));
+    let pack = stored(&lab, damaged, "pack");
     let mut bytes = fs::read(&pack).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -366,7 +376,9 @@ fn without_treering_git_and_a_copy_bring_everything_back() {
     for kind in ["data", "metadata"] {
         for file in fs::read_dir(lab.path("store").join(kind)).unwrap() {
             let file = file.unwrap();
-            fs::copy(file.path(), plain.join("objects/pack").join(file.file_name())).unwrap();
+            let name = file.file_name().into_string().unwrap();
+            let (name, extension) = (&name["pack-".len()..][..40], name.rsplit_once('.').unwrap().1);
+            fs::copy(file.path(), plain.join(format!("objects/pack/pack-{name}.{extension}"))).unwrap();
         }
     }
     let head = fs::read_to_string(lab.path("store/heads/0000000001")).unwrap();
