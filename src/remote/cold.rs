@@ -115,12 +115,12 @@ impl Remotes {
             self.bring(remote, store, &head, bring)?;
             self.take(remote, who, number, &head)?;
             self.stores.see(remote, number, &head)?;
-            self.forget_gone()?;
             state.commits.push(head.commit);
             state.listed.extend(head.layers.iter().map(|(name, held)| (name.clone(), *held)));
             state.layers.extend(head.layers);
             state.going.extend(head.going);
         }
+        self.forget_gone()?;
         Ok(state)
     }
 
@@ -188,6 +188,7 @@ impl Remotes {
                     self.follow(remote, &commit)?;
                     self.see(remote, self.git.reference(&seen(remote))?.as_ref(), &commit)?;
                     self.stores.see(remote, number, &new)?;
+                    self.forget_gone()?;
                     uploads.done()?;
                     return pushed(sent_layers, sent_bytes);
                 }

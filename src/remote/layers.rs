@@ -1,6 +1,5 @@
 //! Which layers are where, and bringing their data here or giving its disk back.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -137,7 +136,7 @@ impl Remotes {
         let mut moved = Moved::default();
         let holders = self.stores.holders()?;
         // What was seen there may be going by now.
-        let mut listed: BTreeMap<&str, Copies> = BTreeMap::new();
+        let mut listed: BTreeMap<String, Copies> = BTreeMap::new();
         for layer in self.chosen(names)? {
             if layer.kind != LayerKind::Data {
                 if !names.is_empty() {
@@ -153,11 +152,18 @@ impl Remotes {
             let asked = there.iter().filter(|(holder, _)| remote.is_none_or(|remote| remote == holder));
             let mut proven = Err(RemoteError::NotHeld(layer.name.clone()));
             for (holder, held) in asked {
-                let listed = match listed.entry(holder) {
-                    Entry::Occupied(listed) => listed.into_mut(),
-                    Entry::Vacant(place) => place.insert(self.listed_now(holder)?),
-                };
-                if listed.contains(&(layer.name.clone(), *held)) {
+                if !listed.contains_key(holder) {
+                    match self.listed_now(holder) {
+                        Ok(now) => drop(listed.insert(holder.clone(), now)),
+                        Err(error) => {
+                            proven = Err(error);
+                            continue;
+                        }
+                    }
+                }
+                let is_listed =
+                    listed.get(holder).is_some_and(|now| now.contains(&(layer.name.clone(), *held)));
+                if is_listed {
                     proven = self.prove(holder, &layer.name, held);
                 }
                 if proven.is_ok() {
