@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
+use crate::atomic;
+
 use super::error::Reason;
 use super::name::MAX_LEVEL;
 
@@ -13,7 +15,8 @@ use super::name::MAX_LEVEL;
 ///
 /// Paths are those that [`Name::path`](super::name::Name::path) gives: relative, components separated by `/`.
 pub(super) trait Backend: Send + Sync {
-    /// Makes the place, which may exist when it is empty.
+    /// Makes the place, which may exist when it is empty. In a backend of files, directories for objects with
+    /// nothing but unfinished files are as good as nothing.
     fn create(&self) -> Result<(), Reason>;
 
     /// Looks whether the place is there and answers.
@@ -44,6 +47,11 @@ pub(super) trait Backend: Send + Sync {
 
     /// Whether storing with `new` should be one atomic step, also between processes.
     fn is_exclusive(&self) -> Result<bool, Reason>;
+}
+
+/// Whether a file of that name is one that a backend of files was writing.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.starts_with(atomic::TEMP_PREFIX) && name.ends_with(".tmp")
 }
 
 pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry, Reason>> + Send + 'a>;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use super::backend::{Backend, Content, Entries, Entry};
+use super::backend::{Backend, Content, Entries, Entry, is_unfinished};
 use super::error::Reason;
 use super::name::{MAX_LEVEL, Namespace};
 use crate::atomic;
@@ -202,6 +202,22 @@ impl Local {
         Ok(used)
     }
 
+    /// Whether there is nothing but what one leaves who was killed while he stored the first object.
+    fn has_only_leftovers(&self) -> io::Result<bool> {
+        for directory in fs::read_dir(&self.root)? {
+            let directory = directory?;
+            if !directory.file_type()?.is_dir() {
+                return Ok(false);
+            }
+            for file in fs::read_dir(directory.path())? {
+                if !file?.file_name().to_str().is_some_and(is_unfinished) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     fn walk(&self, directory: &str) -> LocalWalk<'_> {
         LocalWalk { local: self, start: Some(directory.into()), stack: Vec::new() }
     }
@@ -210,7 +226,7 @@ impl Local {
 impl Backend for Local {
     fn create(&self) -> Result<(), Reason> {
         fs::create_dir_all(&self.root)?;
-        if fs::read_dir(&self.root)?.next().transpose()?.is_some() {
+        if !self.has_only_leftovers()? {
             return Err(Reason::NotEmpty);
         }
         Ok(atomic::sync_dir(atomic::parent(&self.root))?)

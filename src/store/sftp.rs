@@ -31,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Walk};
+use super::backend::{Backend, Content, Entries, Entry, Walk, is_unfinished};
 use super::error::Reason;
 use super::net::{random, runtime, shorten};
 use super::url;
@@ -248,6 +248,20 @@ impl Ssh {
         Ok(entries)
     }
 
+    /// Whether there is nothing but what one leaves who was killed while he stored the first object.
+    async fn has_only_leftovers(&self, sftp: &Sftp) -> Result<bool, Reason> {
+        for (directory, metadata) in self.list_directory(sftp, "").await? {
+            if !metadata.file_type().is_some_and(|kind| kind.is_dir()) {
+                return Ok(false);
+            }
+            let files = self.list_directory(sftp, &directory).await?;
+            if !files.iter().all(|(path, _)| path.rsplit('/').next().is_some_and(is_unfinished)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn read_directory(&self, sftp: &Sftp, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         let entries = match self.list_directory(sftp, path).await {
@@ -371,7 +385,7 @@ impl Backend for Ssh {
             }
             self.make_directory(sftp, self.root()).await
         })?;
-        match self.run(async |sftp| self.list_directory(sftp, "").await)?.is_empty() {
+        match self.run(async |sftp| self.has_only_leftovers(sftp).await)? {
             true => Ok(()),
             false => Err(Reason::NotEmpty),
         }

@@ -368,6 +368,17 @@ fn a_killed_push_is_made_again_and_sends_nothing_twice() {
 }
 
 #[test]
+fn a_first_push_that_was_killed_at_its_first_object_is_made_again() {
+    let lab = filled();
+    fs::create_dir_all(lab.path("store/config")).unwrap();
+    fs::write(lab.path("store/config/.treering-tmp-a1B2c3.tmp"), "treering co").unwrap();
+    push_to(&lab, &store_url(&lab));
+    let whole = lab.path("whole");
+    Remotes::clone_with(&store_url(&lab), &whole, FORMAT_VERSION, &quick()).unwrap();
+    check(&open(&whole));
+}
+
+#[test]
 fn without_treering_git_and_a_copy_bring_everything_back() {
     let lab = filled();
     push_to(&lab, &store_url(&lab));

@@ -16,7 +16,7 @@ use treering::store::{
 use super::contract::{listed, name, namespace, noise};
 use super::options;
 use super::s3_server::S3Server;
-use super::servers::{RcloneRemote, Server, SshServer, WebDavServer};
+use super::servers::{RcloneRemote, Server, SshServer, WebDavServer, local_files};
 
 fn create(root: &Path, options: Options) -> Store {
     Store::create(&StoreUrl::file(root).unwrap(), options).unwrap()
@@ -30,6 +30,27 @@ fn an_interrupted_store_leaves_the_old_object_and_nothing_that_is_listed() {
     fs::write(dir.path().join("data/.treering-tmp-x.tmp"), b"ne").unwrap();
     assert_eq!(store.load(&name("data/0123")).unwrap(), b"old");
     assert_eq!(listed(&store, "data"), ["data/0123"]);
+}
+
+#[test]
+fn a_store_whose_maker_was_killed_at_the_first_object_can_be_made_again() {
+    for place in [Some(local_files()), SshServer::place()].into_iter().flatten() {
+        let make = || Store::create(&place.url, place.options.clone());
+        make().unwrap();
+        let files = place.server.files();
+        fs::create_dir(files.join("config")).unwrap();
+        fs::write(files.join("config/.treering-tmp-x.tmp"), b"ne").unwrap();
+        make().unwrap();
+        for foreign in ["config/notes.tmp", "notes", ".treering-tmp-x.tmp", "config/deep/.treering-tmp-x.tmp"]
+        {
+            let path = files.join(foreign);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, b"foreign").unwrap();
+            let error = make().map(drop).unwrap_err();
+            assert!(matches!(error.reason(), Reason::NotEmpty), "{foreign}: {error}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
 }
 
 #[test]
