@@ -90,6 +90,21 @@ def change(source, rng, number, mib, share):
             (source / f"new{gone}").unlink(missing_ok=True)
 
 
+def make(work, arguments, treering, env):
+    """Makes both repositories in a directory."""
+    source = work / "source"
+    source.mkdir(parents=True)
+    ours, theirs = str(work / "treering"), str(work / "restic")
+    run([treering, "-r", ours, "init"], **env)
+    run(["restic", "-q", "-r", theirs, "init"], **env)
+    rng = random.Random(1)
+    for number in range(arguments.snapshots):
+        change(source, rng, number, arguments.mib, arguments.share)
+        run([treering, "-q", "-r", ours, "backup", str(source)], **env)
+        run(["restic", "-q", "-r", theirs, "backup", str(source)], **env)
+    shutil.rmtree(source)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--treering", default="target/release/treering")
@@ -97,36 +112,30 @@ def main():
     parser.add_argument("--keep", type=int, default=100)
     parser.add_argument("--mib", type=int, default=1024, help="bytes of the history, about")
     parser.add_argument("--share", type=int, default=50, help="percent of them in the large file")
+    parser.add_argument("--history", type=Path, help="where the repositories are made, to be used again; a copy is pruned")
     arguments = parser.parse_args()
     treering = str(Path(arguments.treering).resolve())
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=arguments.history and arguments.history.absolute().parent) as work:
         work = Path(work)
-        source = work / "source"
-        source.mkdir()
-        ours, theirs = str(work / "treering"), str(work / "restic")
         env = {"RESTIC_PASSWORD": "x", "HOME": str(work), "RESTIC_CACHE_DIR": str(work / "cache")}
-        run([treering, "-r", ours, "init"], **env)
-        run(["restic", "-q", "-r", theirs, "init"], **env)
-        rng = random.Random(1)
-        for number in range(arguments.snapshots):
-            change(source, rng, number, arguments.mib, arguments.share)
-            run([treering, "-q", "-r", ours, "backup", str(source)], **env)
-            run(["restic", "-q", "-r", theirs, "backup", str(source)], **env)
+        history = arguments.history or work / "history"
+        if not history.exists():
+            make(history, arguments, treering, {**env, "RESTIC_CACHE_DIR": str(history / "cache")})
+        shutil.copytree(history / "cache", work / "cache")
         keep = ["--keep-last", str(arguments.keep), "--prune"]
-        rows = [
-            ("treering", ours, [treering, "-q", "-r", ours, "forget", *keep], [treering, "-q", "-r", ours, "check"]),
-            ("restic", theirs, ["restic", "-q", "-r", theirs, "forget", *keep], ["restic", "-q", "-r", theirs, "check"]),
-        ]
+        rows = [("treering", [treering, "-q", "-r"]), ("restic", ["restic", "-q", "-r"])]
         print("| program | wall s | CPU s | before MiB | after MiB | more space meanwhile, MiB |")
         print("|---|---|---|---|---|---|")
-        for name, path, forget, check in rows:
+        for name, program in rows:
+            path = str(work / name)
+            shutil.copytree(history / name, path, symlinks=True)
             os.sync()
             before = used(path)
-            (wall, cpu), more = sampled(path, lambda forget=forget: run(forget, **env))
-            run(check, **env)
+            (wall, cpu), more = sampled(path, lambda: run([*program, path, "forget", *keep], **env))
+            run([*program, path, "check"], **env)
             mib = [round(size / (1 << 20), 1) for size in (before, used(path), more)]
             print(f"| {name} | {wall:.2f} | {cpu:.2f} | {mib[0]} | {mib[1]} | {mib[2]} |", flush=True)
-        shutil.rmtree(source)
+            shutil.rmtree(path)
 
 
 if __name__ == "__main__":

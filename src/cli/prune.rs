@@ -19,14 +19,19 @@ use crate::cli::prune_args::{
     AppendOnlyCommand, FilterArguments, ForgetArguments, PruneArguments, WasteArguments, tag_list,
 };
 use crate::cli::report::{self, Align, local_time, plural, print, size, text};
+use crate::cli::snapshots::readable;
 use crate::cli::{Session, host_name, user_name};
 
 /// Removes snapshots.
 pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
     let arguments = &arguments.clone().filled(&session.profile)?;
     let repository = session.open_readable()?;
+    let mut exit = Exit::Done;
     let keys = if arguments.ids.is_empty() {
-        let groups = decide(session, &repository, arguments)?;
+        // Without those that cannot be read, rules keep more of the others and never less.
+        let snapshots;
+        (snapshots, exit) = readable(&repository)?;
+        let groups = decide(session, snapshots, arguments)?;
         let all = groups.iter().find(|group| group.keep.is_empty());
         if let Some(group) = all.filter(|_| !arguments.unsafe_allow_remove_all) {
             return Err(CliError::RemovesAll { group: name_of(group), snapshots: group.remove.len() });
@@ -49,12 +54,12 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
         (true, true) => plan(session, &repository, &arguments.waste, &keys)?,
         (true, false) => prune_now(session, &repository, &arguments.waste)?,
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn decide(
     session: &Session,
-    repository: &Repository,
+    mut snapshots: Vec<Snapshot>,
     arguments: &ForgetArguments,
 ) -> Result<Vec<Group>, CliError> {
     let FilterArguments { host, path, tag, exactly } = &arguments.filters;
@@ -67,7 +72,6 @@ fn decide(
         paths: path.iter().map(absolute).collect::<Result<_, _>>()?,
         tags: tag.iter().map(|tags| tag_list(tags)).collect(),
     };
-    let mut snapshots = repository.snapshots()?;
     let is_exact = |snapshot: &Snapshot| !exactly || snapshot.record.roots.len() == filter.paths.len();
     snapshots.retain(|snapshot| filter.matches(snapshot) && is_exact(snapshot));
     let policy = arguments.rules.policy();

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::json;
+use treering::causes::chain;
 use treering::repository::{InitOptions, Repository, Snapshot};
 
 use crate::cli::args::{CompressionArguments, InitArguments};
@@ -77,12 +78,12 @@ pub fn compression(session: &Session, arguments: &CompressionArguments) -> Resul
 
 /// Lists the snapshots, oldest first.
 pub fn list(session: &Session) -> Result<Exit, CliError> {
-    let snapshots = session.open_readable()?.snapshots()?;
+    let (snapshots, exit) = readable(&session.open_readable()?)?;
     print(|out| {
         if session.json {
             return json::line(out, &snapshots.iter().map(SnapshotObject::new).collect::<Vec<_>>());
         }
-        if snapshots.is_empty() {
+        if snapshots.is_empty() && exit == Exit::Done {
             return writeln!(out, "There are no snapshots yet: make one with `treering backup DIR`");
         }
         use Align::{Left, Right};
@@ -92,7 +93,14 @@ pub fn list(session: &Session) -> Result<Exit, CliError> {
             .collect();
         report::table(out, &[Left, Left, Left, Left, Right, Right, Right, Left], &rows)
     })?;
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// The snapshots that can be read, oldest first. Complains about the others, which make a status of their own.
+pub fn readable(repository: &Repository) -> Result<(Vec<Snapshot>, Exit), CliError> {
+    let (snapshots, unreadable) = repository.readable_snapshots()?;
+    unreadable.iter().for_each(|error| report::complain(&chain(error)));
+    Ok((snapshots, if unreadable.is_empty() { Exit::Done } else { Exit::Partial }))
 }
 
 fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {

@@ -5,18 +5,16 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use age::stream::StreamWriter;
 use age::{Decryptor, Encryptor};
 
-use super::{CryptError, Identity, Recipient};
+use super::{CryptError, Identity, Recipient, stream};
 
 /// Bytes that the header of an age file may have. One that is written here has less than 600.
 pub const MAX_HEADER: usize = 16 * 1024;
 
-/// Content in one chunk; all but the last have exactly that.
-const CHUNK: u64 = 64 * 1024;
+const CHUNK: u64 = stream::CHUNK as u64;
 /// A chunk as it is encrypted: with its authentication tag.
 const SEALED_CHUNK: u64 = CHUNK + TAG;
-const TAG: u64 = 16;
-/// What stands between header and chunks.
-const NONCE: u64 = 16;
+const TAG: u64 = stream::TAG as u64;
+const NONCE: u64 = stream::NONCE as u64;
 /// What is read of a file at first, which holds any header that is written here.
 const HEAD: u64 = 1024;
 
@@ -59,10 +57,14 @@ pub(super) fn begin<W: Write>(recipient: &dyn age::Recipient, out: W) -> Result<
 
 /// The age file that holds `content`, for `recipient`.
 pub fn encrypt(recipient: &Recipient, content: &[u8]) -> Result<Vec<u8>, CryptError> {
-    let chunks = (content.len() as u64 / CHUNK + 1) * TAG;
-    let mut writer = encrypting(recipient, Vec::with_capacity(content.len() + (chunks + HEAD) as usize))?;
-    writer.write_all(content).map_err(CryptError::write)?;
-    writer.finish()
+    let mut file = content.to_vec();
+    encrypt_in_place(recipient, &mut file)?;
+    Ok(file)
+}
+
+/// Makes of `content` the age file that holds it, for `recipient`. After an error it is neither.
+pub fn encrypt_in_place(recipient: &Recipient, content: &mut Vec<u8>) -> Result<(), CryptError> {
+    stream::seal(&recipient.0, content)
 }
 
 /// The content of the age file that `file` gives. What is read before an error is authentic, but only a read

@@ -31,6 +31,7 @@
 
 mod blob;
 mod slot;
+mod stream;
 
 use std::fmt;
 use std::io;
@@ -39,7 +40,8 @@ use std::str::FromStr;
 use age::secrecy::{ExposeSecret, SecretString};
 
 pub use blob::{
-    Encrypting, MAX_HEADER, content_len, decrypt, decrypt_range, decrypting, encrypt, encrypting, header_len,
+    Encrypting, MAX_HEADER, content_len, decrypt, decrypt_range, decrypting, encrypt, encrypt_in_place,
+    encrypting, header_len,
 };
 pub use slot::{
     Credential, DEFAULT_WORK_FACTOR, Lock, MAX_WORK_FACTOR, Passphrase, SlotKind, lock, slot_kind, unlock,

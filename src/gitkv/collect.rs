@@ -13,11 +13,15 @@ use std::path::PathBuf;
 
 use crate::atomic;
 use crate::layers::{Layer, LayerWriter, ObjectId};
+use crate::pipeline;
 
 use super::transaction::Transaction;
 use super::tree::Mode;
 use super::writers::{Swept, Writing, remove_layer};
 use super::{Git, GitError};
+
+/// Threads that remove layers. Some file systems wait for the disk when a file goes, and do so for several at once.
+const REMOVERS: usize = 4;
 
 /// The right to be the only one who writes or relies on what is written; it ends with the process or when
 /// dropped.
@@ -165,11 +169,17 @@ impl<'a> Alone<'a> {
         if !dead.is_empty() {
             self.git.remove_pack_list()?;
         }
-        for used in &dead {
-            remove_layer(&pack_dir, &used.name)?;
-            collected.layers += 1;
-            collected.bytes += used.pack_bytes.unwrap_or(0);
-        }
+        pipeline::ordered(
+            REMOVERS,
+            2 * REMOVERS,
+            |feed| dead.iter().try_for_each(|used| feed.send(used)).unwrap_or_default(),
+            |used| remove_layer(&pack_dir, &used.name).map(|()| used),
+            |removed| {
+                collected.layers += 1;
+                collected.bytes += removed?.pack_bytes.unwrap_or(0);
+                Ok::<_, GitError>(())
+            },
+        )?;
         if !dead.is_empty() {
             atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
         }

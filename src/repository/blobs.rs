@@ -150,9 +150,11 @@ impl Repository {
     /// Makes of content what will be a blob. Any thread may do that, before one of them writes it.
     pub(super) fn encode(&self, content: Vec<u8>, tier: Tier) -> Result<Encoded, RepositoryError> {
         let Some(vault) = &self.vault else { return Ok(Encoded { bytes: content, tier, content: None }) };
-        let bytes = crypt::encrypt(&vault.recipient, &content)?;
         let is_remembered = vault.cache.is_some() && tier == Tier::Metadata;
-        Ok(Encoded { bytes, tier, content: is_remembered.then_some(content) })
+        let remembered = is_remembered.then(|| content.clone());
+        let mut bytes = content;
+        crypt::encrypt_in_place(&vault.recipient, &mut bytes)?;
+        Ok(Encoded { bytes, tier, content: remembered })
     }
 
     /// What the names of new blobs end with, where those of plain ones end with `suffix`.

@@ -160,6 +160,24 @@ pub enum RepositoryError {
         /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The record of a snapshot.
+    #[error("snapshot {id} cannot be read: `treering forget {id}` gives it up")]
+    UnreadableSnapshot {
+        /// The first digits of its id.
+        id: String,
+        /// What is wrong with it.
+        source: Box<RepositoryError>,
+    },
+    /// What a snapshot needs is not known, so nothing may be removed.
+    #[error(
+        "what snapshot {id} needs cannot be read, so nothing is freed: `treering forget {id}` gives it up"
+    )]
+    UnknownNeeds {
+        /// The first digits of its id.
+        id: String,
+        /// What is wrong with it.
+        source: Box<RepositoryError>,
+    },
     /// A segment that no volume holds.
     #[error("segment {0} is in no volume: run `treering check`, and fetch it from a remote or a copy")]
     NoSegment(Digest),

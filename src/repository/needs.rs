@@ -17,6 +17,7 @@ use crate::pipeline;
 use crate::progress::Progress;
 use crate::repository::pages::Pages;
 use crate::repository::segments::Segments;
+use crate::repository::snapshot::short;
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{TimeKey, TimedBlob, path};
@@ -67,20 +68,25 @@ impl Needs {
         let mut seen = HashSet::new();
         for record in repository.records()?.into_iter().filter(|record| !without.contains(&record.key)) {
             progress.check()?;
-            let snapshot = record.snapshot?;
-            keys.insert(snapshot.key);
-            page_blobs.extend(snapshot.record.pages.blobs.iter().cloned());
-            let pages = Pages::of(repository, &snapshot.record)?;
-            // A page that several snapshots share needs one look.
-            let is_new = |&number: &usize| {
-                let (path, place) = pages.place(number);
-                seen.insert((path.to_owned(), place.offset))
-            };
-            let fresh: Vec<usize> = (0..pages.len()).filter(is_new).collect();
-            pages.for_each_of(&fresh, threads, |_, page| {
-                let contents = page.iter().filter_map(|entry| entry.content());
-                wanted.extend(contents.flat_map(|content| content.segments.iter().map(|at| at.digest)));
-                Ok::<_, RepositoryError>(())
+            keys.insert(record.key);
+            let needs = record.snapshot.and_then(|snapshot| {
+                page_blobs.extend(snapshot.record.pages.blobs.iter().cloned());
+                let pages = Pages::of(repository, &snapshot.record)?;
+                // A page that several snapshots share needs one look.
+                let is_new = |&number: &usize| {
+                    let (path, place) = pages.place(number);
+                    seen.insert((path.to_owned(), place.offset))
+                };
+                let fresh: Vec<usize> = (0..pages.len()).filter(is_new).collect();
+                pages.for_each_of(&fresh, threads, |_, page| {
+                    let contents = page.iter().filter_map(|entry| entry.content());
+                    wanted.extend(contents.flat_map(|content| content.segments.iter().map(|at| at.digest)));
+                    Ok(())
+                })
+            });
+            needs.map_err(|error| match error {
+                RepositoryError::Encrypted => error,
+                source => RepositoryError::UnknownNeeds { id: short(&record.id), source: source.into() },
             })?;
         }
         drop(seen);

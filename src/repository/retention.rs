@@ -612,6 +612,29 @@ mod tests {
     }
 
     proptest! {
+        /// `forget` rests on it where a record cannot be read.
+        #[test]
+        fn of_a_part_of_the_snapshots_no_more_is_removed_than_of_all(
+            hours in prop::collection::btree_map(0i64..3000, any::<bool>(), 1..60),
+            counts: [u8; 6], length in 0u32..400, periods: [bool; 6],
+        ) {
+            let snapshot = |hour: i64, tags: &[&str]| at(Timestamp::from_second(1_790_000_000 + hour * 1800).unwrap(), "h", "/r", tags);
+            let all = || hours.keys().map(|hour| snapshot(*hour, if hour % 50 == 0 { &["t"] } else { &[] }));
+            let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|count| Count(u32::from(count % 8)));
+            let [within, within_hourly, within_daily, within_weekly, within_monthly, within_yearly] =
+                periods.map(|is_given| is_given.then(|| format!("{}h", length + 1).parse().unwrap()));
+            let policy = Policy {
+                last, hourly, daily, weekly, monthly, yearly, within, within_hourly, within_daily, within_weekly,
+                within_monthly, within_yearly, tags: vec![vec!["t".into()]],
+            };
+            let removed = |snapshots: Vec<Snapshot>| -> std::collections::BTreeSet<TimeKey> {
+                let groups = apply(snapshots, &policy, GroupBy::default(), &TimeZone::UTC).unwrap();
+                groups.iter().flat_map(|group| group.remove.iter().map(|snapshot| snapshot.key)).collect()
+            };
+            let part = all().zip(hours.values()).filter(|(_, is_there)| **is_there).map(|(snapshot, _)| snapshot);
+            prop_assert!(removed(part.collect()).is_subset(&removed(all().collect())));
+        }
+
         #[test]
         fn rules_add_up_and_the_newest_always_stays(hours in prop::collection::vec(0i64..5000, 1..60), counts: [u8; 6]) {
             let base = 1_790_000_000;

@@ -28,10 +28,15 @@ impl Snapshot {
 
     /// The first eight digits of the id, which tell it from most others.
     pub fn short_id(&self) -> String {
-        let mut id = self.id.to_string();
-        id.truncate(8);
-        id
+        short(&self.id)
     }
+}
+
+/// The first digits of the id of a record, by which people call its snapshot.
+pub(super) fn short(id: &ObjectId) -> String {
+    let mut id = id.to_string();
+    id.truncate(8);
+    id
 }
 
 /// The record of a snapshot, as it lies in the repository.

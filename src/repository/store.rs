@@ -12,6 +12,7 @@ use crate::layers::ObjectId;
 use crate::repository::blobs::Blob;
 use crate::repository::config::{self, Config, Encryption, InitOptions};
 use crate::repository::keys;
+use crate::repository::snapshot::short;
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
 use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
 
@@ -80,10 +81,24 @@ impl Repository {
         Ok(Self { timeline, config, vault, segments: Mutex::default() })
     }
 
-    /// All snapshots, oldest first. Fails where one cannot be read; [`find`](Self::find) still finds the
-    /// others.
+    /// All snapshots, oldest first. Fails where one cannot be read.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
         self.records()?.into_iter().map(|record| record.snapshot).collect()
+    }
+
+    /// All snapshots whose records can be read, oldest first, and why the others cannot.
+    pub fn readable_snapshots(&self) -> Result<(Vec<Snapshot>, Vec<RepositoryError>), RepositoryError> {
+        let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
+        for Record { id, snapshot, .. } in self.records()? {
+            match snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                // This one is not of the record.
+                Err(RepositoryError::Encrypted) => return Err(RepositoryError::Encrypted),
+                Err(source) => unreadable
+                    .push(RepositoryError::UnreadableSnapshot { id: short(&id), source: source.into() }),
+            }
+        }
+        Ok((snapshots, unreadable))
     }
 
     /// How many snapshots there are, whether they can be read or not.

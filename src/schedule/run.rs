@@ -257,6 +257,8 @@ struct Found {
     snapshot: Option<String>,
     error: Option<String>,
     figures: Figures,
+    /// Whether a step could not read all that it should.
+    is_partial: bool,
 }
 
 struct Running<'a> {
@@ -293,7 +295,7 @@ impl Running<'_> {
     fn status(&mut self, result: &Result<(), StepError>) -> Status {
         let stopped = self.runner.stop.times() > 0;
         match result {
-            Ok(()) if self.found.figures.problems > 0 => Status::Partial,
+            Ok(()) if self.found.is_partial => Status::Partial,
             Ok(()) => Status::Done,
             Err(_) if stopped => {
                 self.found.error = Some("interrupted".to_owned());
@@ -390,7 +392,8 @@ impl Running<'_> {
             (messages, complaints.join().unwrap_or_default())
         });
         let status = self.runner.stop.wait(&mut child).map_err(failed)?;
-        if let Some(0 | PARTIAL) = status.code() {
+        if let Some(code @ (0 | PARTIAL)) = status.code() {
+            self.found.is_partial |= code == PARTIAL;
             if let Some(complaint) = complaint {
                 tracing::warn!("{profile}: {complaint}");
             }

@@ -85,6 +85,55 @@ fn a_snapshot_is_removed_by_its_id_and_pruning_is_planned_first() {
     lab.ok(["check", "--read-data"]);
 }
 
+/// Puts garbage in the place of the record of the snapshot of a day; its short id from then on.
+fn damage_record(lab: &Lab, day: u32) -> String {
+    let git = |arguments: &[&str]| {
+        let done = Command::new("git").arg("-C").arg(lab.path("repo")).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let path = git(&["ls-tree", "-r", "--name-only", "HEAD", &format!("snapshots/2026/11/{day:02}")]);
+    let script = format!(
+        "commit refs/heads/main\ncommitter t <t> 0 +0000\ndata 0\nfrom refs/heads/main^0\n\
+         M 100644 inline {path}data 7\ngarbage\n"
+    );
+    lab.write("script", &script);
+    let mut import = Command::new("git");
+    import.arg("-C").arg(lab.path("repo")).args(["fast-import", "--quiet"]);
+    assert!(import.stdin(fs::File::open(lab.path("script")).unwrap()).status().unwrap().success());
+    let id = git(&["rev-parse", &format!("HEAD:{}", path.trim_end())]);
+    id[..8].to_owned()
+}
+
+#[test]
+fn a_damaged_record_is_named_hides_no_other_and_lets_nothing_more_be_removed() {
+    let lab = days(5);
+    let id = damage_record(&lab, 5);
+    let told = |line: &str, status: i32| {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(status), "{line}: {outcome:?}");
+        let named = format!("`treering forget {id}` gives it up: snapshots/2026/11/05/");
+        assert!(outcome.err.lines().all(|complaint| complaint.contains(&named)), "{line}: {}", outcome.err);
+        assert!(outcome.err.starts_with("treering: "), "{line}: {outcome:?}");
+        outcome.out
+    };
+    assert_eq!(told("snapshots", 3).lines().count(), 5);
+    let listed: serde_json::Value = serde_json::from_str(&told("snapshots --json", 3)).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 4);
+    // Sound, it would be the last, and those of the 3rd and 4th would go.
+    let said = told("forget --keep-last 2", 3);
+    assert!(said.contains("keep 2, remove 2") && said.contains("Removed 2 snapshots"), "{said}");
+    told("prune", 1);
+    told("prune --dry-run", 1);
+    assert!(told("forget --keep-last 1 --prune", 1).contains("Removed 1 snapshot\n"));
+    lab.ok(["cat", "2026-11-04 13:00:day"]);
+    assert!(lab.run(["cat", "latest:day"]).err.contains("snapshots/2026/11/05/"));
+    lab.ok(["forget", &id]);
+    lab.ok(["prune", "--max-unused", "0"]);
+    assert_eq!(snapshots(&lab), 1);
+    lab.ok(["check", "--read-data"]);
+}
+
 #[test]
 fn an_append_only_repository_refuses_and_says_what_to_do() {
     let lab = Lab::bare();

@@ -7,10 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use jiff::Timestamp;
 use treering::digest::Digest;
 use treering::gitkv::Git;
 use treering::progress::Progress;
-use treering::repository::{CheckOptions, Repository, RestoreOptions, Selector, Snapshot};
+use treering::repository::{
+    CheckOptions, PruneOptions, Repository, RepositoryError, RestoreOptions, Selector, Snapshot,
+};
 
 use crate::lab::{Lab, run};
 use crate::tree::noise;
@@ -263,9 +266,15 @@ fn try_out(case: &Case) {
     let names = (case.names)(&scene);
     (case.damage)(&scene);
     scene.lab.reopen();
-    match scene.lab.repository.snapshots() {
-        Ok(snapshots) => assert!(case.listed && snapshots.len() == 2),
-        Err(error) => assert!(!case.listed && text(&error).contains(&names[0]), "{}", text(&error)),
+    let (snapshots, unreadable) = scene.lab.repository.readable_snapshots().unwrap();
+    assert_eq!((snapshots.len(), unreadable.len()), if case.listed { (2, 0) } else { (1, 1) });
+    assert!(unreadable.iter().all(|error| text(error).contains(&names[0])), "{unreadable:?}");
+    assert_eq!(scene.lab.repository.snapshots().is_ok(), case.listed);
+    if case.restored.contains(&Nothing) {
+        let options = PruneOptions::new(Timestamp::now());
+        let refused = scene.lab.repository.prune(&options, &Progress::new()).unwrap_err();
+        assert!(matches!(refused, RepositoryError::UnknownNeeds { .. }), "{refused}");
+        assert!(names.iter().any(|name| text(&refused).contains(name)), "{}", text(&refused));
     }
     for number in [0, 1] {
         assert_eq!(restore(&scene, number, &names), case.restored[number], "snapshot {number}");
