@@ -118,6 +118,7 @@ fn scan(
     sign: bool,
 ) -> Result<DirIndex, CliError> {
     let options = ScanOptions {
+        leave_out: None,
         excludes: arguments.excludes(),
         one_file_system: arguments.one_file_system,
         threads: 1,

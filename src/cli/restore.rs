@@ -88,6 +88,13 @@ impl Done<'_> {
         if applied.sockets > 0 {
             writeln!(out, "  sockets  {} left to the programs that make them", count(applied.sockets))?;
         }
+        if report.lacking > 0 {
+            writeln!(
+                out,
+                "  lacking  {} that only root can give the owner, group, mode or attributes of the snapshot",
+                plural(report.lacking, "name")
+            )?;
+        }
         if let Some(files) = report.verified {
             writeln!(out, "  verified {}", plural(files, "file"))?;
         }
@@ -110,6 +117,7 @@ impl Done<'_> {
             "files_deleted": applied.deleted,
             "entries_unchanged": report.unchanged,
             "sockets_skipped": applied.sockets,
+            "entries_lacking": report.lacking,
             "files_verified": report.verified,
             "total_duration": took.as_secs_f64(),
             "error_count": self.errors(),

@@ -23,16 +23,16 @@ use crate::diff::index::Owners;
 
 /// What of the metadata of entries is set here, and how.
 pub(super) struct Attributes {
-    /// Whom files belong to that this process makes.
-    own: (u32, u32),
-    /// `None` for whoever may not give files away.
-    ids: Option<Ids>,
+    ids: Ids,
 }
 
-/// Which local numbers the owners have.
+/// Which local numbers the owners have, and to whom this process may give files.
 struct Ids {
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
+    own: (u32, u32),
+    /// The groups that this process is in; `None` for root, who may give files to anybody.
+    member_of: Option<Vec<u32>>,
 }
 
 /// Whose metadata is set.
@@ -45,25 +45,25 @@ pub(super) enum Subject<'a> {
 
 pub(super) const PATH_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 
 impl Attributes {
-    /// For entries with these owners. They are set where this runs as root: by name where the name is known
-    /// here, else by number.
+    /// For entries with these owners: by name where the name is known here, else by number. Who is not root
+    /// keeps what is made, and gives it to the groups that it is in.
     pub fn new(owners: &Owners) -> Self {
-        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-        Self { own: (user.as_raw(), group.as_raw()), ids: user.is_root().then(|| Ids::new(owners)) }
+        Self { ids: Ids::new(owners) }
     }
 
     /// Whether permissions do not bind this process.
     pub fn is_root(&self) -> bool {
-        self.ids.is_some()
+        self.ids.is_root()
     }
 
     /// The mode to make a file with in a directory of `directory_mode`: the one that it is to have, if nobody
     /// else could read it before all of its metadata is set.
     pub fn first_mode(&self, meta: &Metadata, directory_mode: u32) -> Mode {
-        let is_own = self.ids.as_ref().is_none_or(|ids| ids.numbers(meta) == self.own);
+        let is_own = self.ids.numbers(meta) == self.ids.own;
         let is_settled = is_own && directory_mode & SET_GROUP_ID == 0 && meta.xattrs.is_none();
         Mode::from_raw_mode(if is_settled { meta.mode & 0o777 } else { 0o600 })
     }
@@ -76,49 +76,62 @@ impl Attributes {
         }
     }
 
-    fn set_of_file(&self, file: &File, Entry { meta, .. }: &Entry) -> io::Result<()> {
+    fn set_of_file(&self, file: &File, entry: &Entry) -> io::Result<()> {
+        let meta = &entry.meta;
         let stat = rustix::fs::fstat(file)?;
-        let ids = self.ids.as_ref().map(|ids| ids.local(meta)).transpose();
-        let others = ids
-            .as_ref()
-            .ok()
-            .copied()
-            .flatten()
-            .filter(|(user, group)| (user.as_raw(), group.as_raw()) != (stat.st_uid, stat.st_gid));
-        let owned = match others {
-            Some((user, group)) => Ok(rustix::fs::fchown(file, Some(user), Some(group))?),
-            None => ids.map(drop),
-        };
+        let owned = self.set_owner(meta, &stat, |user, group| rustix::fs::fchown(file, user, group));
         let changed = self.set_xattrs(&Handle::File(file), meta, || {
             Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode as u32 & 0o7777 | 0o600))?)
         });
-        let mode = permitted_mode(meta, owned.is_ok());
+        let mode = self.mode(entry, owned.is_ok());
         // Changes of owner and of ACLs take some bits away.
-        let is_as_made = others.is_none() && matches!(changed, Ok(false));
+        let is_as_made = matches!((&owned, &changed), (Ok(false), Ok(false)));
         let permitted = match is_as_made && stat.st_mode as u32 & 0o7777 == mode {
             true => Ok(()),
             false => rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(io::Error::from),
         };
         let timed = rustix::fs::futimens(file, &times(meta.mtime)).map_err(io::Error::from);
-        owned.and(changed.map(drop)).and(permitted).and(timed)
+        owned.and(changed).and(permitted).and(timed)
     }
 
     fn set_of_name(&self, directory: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<()> {
         let meta = &entry.meta;
         let opened = rustix::fs::openat(directory, name, PATH_FLAGS, Mode::empty())?;
+        let stat = rustix::fs::fstat(&opened)?;
         let is_link = matches!(entry.kind, Kind::Symlink(_));
-        let owned = self.ids.as_ref().map_or(Ok(()), |ids| {
-            let (user, group) = ids.local(meta)?;
-            Ok(rustix::fs::chownat(&opened, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+        let owned = self.set_owner(meta, &stat, |user, group| {
+            rustix::fs::chownat(&opened, "", user, group, AtFlags::EMPTY_PATH)
         });
         let path = proc_path(directory).join(OsStr::from_bytes(name));
         let attributed = self.set_xattrs(&Handle::Path(path), meta, || match is_link {
             true => Ok(()),
             false => chmod(&opened, rustix::fs::fstat(&opened)?.st_mode as u32 | 0o600),
         });
-        let permitted = if is_link { Ok(()) } else { chmod(&opened, permitted_mode(meta, owned.is_ok())) };
+        let permitted = if is_link { Ok(()) } else { chmod(&opened, self.mode(entry, owned.is_ok())) };
         let timed = set_times(directory, name, meta.mtime);
-        owned.and(attributed.map(drop)).and(permitted).and(timed)
+        owned.and(attributed).and(permitted).and(timed)
+    }
+
+    /// Gives something that is as `stat` says to its owner; whether that changed anything.
+    fn set_owner(
+        &self,
+        meta: &Metadata,
+        stat: &rustix::fs::Stat,
+        chown: impl FnOnce(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
+    ) -> io::Result<bool> {
+        let (user, group) = self.ids.local(meta)?;
+        // Who is not root gives nothing to another user, and does not take what is another's.
+        let user = self.is_root().then_some(user);
+        let is_set = user.is_none_or(|user| user.as_raw() == stat.st_uid) && group.as_raw() == stat.st_gid;
+        if !is_set {
+            chown(user, Some(group))?;
+        }
+        Ok(!is_set)
+    }
+
+    /// The mode for something whose owner could be set or not.
+    fn mode(&self, entry: &Entry, is_owned: bool) -> u32 {
+        self.ids.mode(entry) & if is_owned { 0o7777 } else { 0o1777 }
     }
 
     /// Sets extended attributes, and removes those that are not wanted; whether any was set or removed. What
@@ -162,11 +175,6 @@ impl Attributes {
     }
 }
 
-/// Only the owner that was meant may get set-user-id.
-fn permitted_mode(meta: &Metadata, is_owned: bool) -> u32 {
-    meta.mode & if is_owned { 0o7777 } else { 0o1777 }
-}
-
 /// By what extended attributes are reached.
 enum Handle<'a> {
     File(&'a File),
@@ -204,24 +212,43 @@ impl Handle<'_> {
     }
 }
 
-/// Makes of `entries` what can be set here, so that they compare with what is there: for root with the
-/// numbers that `owners` have here; for others without owners, and without the attributes that only root may
-/// set.
-pub fn settable(entries: &mut [Entry], owners: &Owners) {
-    if rustix::process::geteuid().is_root() {
-        let ids = Ids::new(owners);
-        for Entry { meta, .. } in entries {
-            (meta.uid, meta.gid) = ids.numbers(meta);
-        }
+/// Makes of `entries`, which have these owners, what can be set here, so that they compare with what is there once
+/// they are restored. Returns how many of them will lack something, their owner, group, mode or attributes,
+/// which is none for root.
+pub fn settable(entries: &mut [Entry], owners: &Owners) -> u64 {
+    let ids = Ids::new(owners);
+    let mut lacking = 0;
+    for entry in entries {
+        let (before, mode) = ((ids.named(&entry.meta), entry.meta.mode), ids.mode(entry));
+        (entry.meta.uid, entry.meta.gid) = ids.numbers(&entry.meta);
+        entry.meta.mode = mode;
+        let dropped = !ids.is_root() && drop_privileged(&mut entry.meta);
+        lacking += u64::from(dropped || before != ((entry.meta.uid, entry.meta.gid), mode));
+    }
+    lacking
+}
+
+/// Makes of entries that are there what [`settable`] makes of those that are wanted: without what only root can
+/// change.
+pub fn comparable(entries: &mut [Entry]) {
+    let ids = Ids::new(&Owners::default());
+    if ids.is_root() {
         return;
     }
     for Entry { meta, .. } in entries {
-        (meta.uid, meta.gid) = (0, 0);
-        if let Some(xattrs) = &mut meta.xattrs {
-            xattrs.retain(|(name, _)| !is_privileged(name));
-        }
-        meta.xattrs.take_if(|xattrs| xattrs.is_empty());
+        meta.uid = ids.own.0;
+        drop_privileged(meta);
     }
+}
+
+/// Takes away the extended attributes that only root may set; whether there were any.
+fn drop_privileged(meta: &mut Metadata) -> bool {
+    let Some(xattrs) = &mut meta.xattrs else { return false };
+    let before = xattrs.len();
+    xattrs.retain(|(name, _)| !is_privileged(name));
+    let is_less = xattrs.len() < before;
+    meta.xattrs.take_if(|xattrs| xattrs.is_empty());
+    is_less
 }
 
 /// Whether only root may set an extended attribute of that name.
@@ -256,13 +283,52 @@ impl Ids {
             .groups
             .iter()
             .filter_map(|(gid, name)| Some((*gid, uzers::get_group_by_name(name)?.gid())));
-        Self { users: users.collect(), groups: groups.collect() }
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        let member_of = || {
+            let groups = rustix::process::getgroups().unwrap_or_default();
+            groups.iter().map(|group| group.as_raw()).chain([group.as_raw()]).collect()
+        };
+        Self {
+            users: users.collect(),
+            groups: groups.collect(),
+            own: (user.as_raw(), group.as_raw()),
+            member_of: (!user.is_root()).then(member_of),
+        }
     }
 
-    fn numbers(&self, meta: &Metadata) -> (u32, u32) {
+    fn is_root(&self) -> bool {
+        self.member_of.is_none()
+    }
+
+    /// The numbers that the owners have here.
+    fn named(&self, meta: &Metadata) -> (u32, u32) {
         let uid = self.users.get(&meta.uid).copied().unwrap_or(meta.uid);
         let gid = self.groups.get(&meta.gid).copied().unwrap_or(meta.gid);
         (uid, gid)
+    }
+
+    /// Whom something will belong to: whoever is not root keeps it, and has one group rather than whichever the
+    /// directory gives it.
+    fn numbers(&self, meta: &Metadata) -> (u32, u32) {
+        let (uid, gid) = self.named(meta);
+        match &self.member_of {
+            None => (uid, gid),
+            Some(groups) => (self.own.0, if groups.contains(&gid) { gid } else { self.own.1 }),
+        }
+    }
+
+    /// The mode that something will have: what runs as its owner or its group does so only if these are the
+    /// ones that were meant.
+    fn mode(&self, Entry { kind, meta, .. }: &Entry) -> u32 {
+        let (named, numbers) = (self.named(meta), self.numbers(meta));
+        let mut mode = meta.mode & 0o7777;
+        if named.0 != numbers.0 && !matches!(kind, Kind::Directory) {
+            mode &= !SET_USER_ID;
+        }
+        if named.1 != numbers.1 && !matches!(kind, Kind::Directory) {
+            mode &= !SET_GROUP_ID;
+        }
+        mode
     }
 
     fn local(&self, meta: &Metadata) -> io::Result<(Uid, Gid)> {
@@ -284,6 +350,31 @@ mod tests {
         Entry { path: RelPath::new(path.as_bytes()).unwrap(), kind, meta: Metadata::default() }
     }
 
+    fn ids(own: (u32, u32), member_of: Option<Vec<u32>>) -> Ids {
+        Ids { users: HashMap::new(), groups: HashMap::new(), own, member_of }
+    }
+
+    #[test]
+    fn nothing_runs_as_somebody_who_was_not_meant() {
+        let mut entry = entry("program", Kind::File(Default::default()));
+        entry.meta = Metadata { mode: 0o6755, uid: 7, gid: 8, ..Metadata::default() };
+        assert_eq!(ids((0, 0), None).mode(&entry), 0o6755);
+        assert_eq!(ids((7, 7), Some(vec![7, 8])).mode(&entry), 0o6755);
+        assert_eq!(ids((7, 7), Some(vec![7])).mode(&entry), 0o4755);
+        assert_eq!(ids((9, 9), Some(vec![9])).mode(&entry), 0o755);
+        entry.kind = Kind::Directory;
+        assert_eq!(ids((9, 9), Some(vec![9])).mode(&entry), 0o6755);
+    }
+
+    #[test]
+    fn groups_are_given_only_to_those_that_this_process_is_in() {
+        let meta = |uid, gid| Metadata { uid, gid, ..Metadata::default() };
+        assert_eq!(ids((0, 0), None).numbers(&meta(5, 6)), (5, 6));
+        let somebody = ids((7, 7), Some(vec![7, 8]));
+        assert_eq!(somebody.numbers(&meta(5, 8)), (7, 8));
+        assert_eq!(somebody.numbers(&meta(5, 6)), (7, 7));
+    }
+
     #[test]
     fn what_cannot_be_set_is_not_compared() {
         let mut entries = [entry("file", Kind::Fifo)];
@@ -291,14 +382,16 @@ mod tests {
         let attribute = |name: &str| (name.as_bytes().to_vec(), b"value".to_vec());
         entries[0].meta.xattrs = Some(Box::new(vec![attribute("security.x"), attribute("trusted.y")]));
         let owners = Owners { users: [(54_321, "root".into())].into(), ..Owners::default() };
-        settable(&mut entries, &owners);
-        assert_eq!(entries[0].meta.uid, 0);
-        assert_eq!(entries[0].meta.xattrs.is_some(), rustix::process::geteuid().is_root());
+        let user = rustix::process::geteuid();
+        let lacking = settable(&mut entries, &owners);
+        assert_eq!(entries[0].meta.uid, user.as_raw());
+        assert_eq!(entries[0].meta.xattrs.is_some(), user.is_root());
+        assert_eq!(lacking, u64::from(!user.is_root()));
     }
 
     #[test]
     fn a_file_is_open_to_others_from_the_beginning_only_where_nothing_else_is_to_be_set() {
-        let attributes = Attributes { own: (0, 0), ids: Some(Ids::new(&Owners::default())) };
+        let attributes = Attributes { ids: ids((0, 0), None) };
         let meta = Metadata { mode: 0o4640, ..Metadata::default() };
         let first = |meta: &Metadata, directory| attributes.first_mode(meta, directory).as_raw_mode();
         assert_eq!(first(&meta, 0o755), 0o640);
@@ -306,8 +399,10 @@ mod tests {
         assert_eq!(first(&Metadata { gid: 5, ..meta.clone() }, 0o755), 0o600);
         let xattrs = Some(Box::new(vec![(b"user.x".to_vec(), b"value".to_vec())]));
         assert_eq!(first(&Metadata { xattrs, ..meta.clone() }, 0o755), 0o600);
-        let nobody = Attributes { own: (7, 7), ids: None };
-        assert_eq!(nobody.first_mode(&meta, 0o755).as_raw_mode(), 0o640);
+        let somebody = Attributes { ids: ids((7, 7), Some(vec![7, 8])) };
+        assert_eq!(somebody.first_mode(&meta, 0o755).as_raw_mode(), 0o640);
+        let shared = Metadata { gid: 8, ..meta };
+        assert_eq!(somebody.first_mode(&shared, 0o755).as_raw_mode(), 0o600);
     }
 
     #[test]
@@ -315,7 +410,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
         let attributes = Attributes::new(&Owners::default());
-        let (uid, gid) = attributes.own;
+        let (uid, gid) = attributes.ids.own;
         let mut wanted = entry("file", Kind::File(Default::default()));
         wanted.meta = Metadata { mode: 0o640, uid, gid, ..Metadata::default() };
         for (mode, seconds) in [(0o640, 5), (0o4755, 6), (0o444, 7), (0o444, 8)] {

@@ -54,7 +54,7 @@ mod read;
 mod scan;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, Failure, SegmentSource, apply_diff, apply_diff_with};
-pub use attributes::settable;
+pub use attributes::{comparable, settable};
 pub use bases::{Bases, Layout, MAX_BASES};
 pub use compute::{Change, ChangeRef, DiffIndex, compare};
 pub use contents::{Piece, ReadOptions};

@@ -183,7 +183,8 @@ impl Target {
         Ok(rustix::fs::openat(directory, path.name(), flags, Mode::empty())?.into())
     }
 
-    /// Makes the directory at `path`, and those above it, as far as they are missing.
+    /// Makes the directory at `path`, and those above it, as far as they are missing: nothing is known of them, so
+    /// they get the mode that the umask leaves.
     pub(super) fn make_directories(&self, path: &RelPath) -> io::Result<()> {
         let mut missing = Vec::new();
         let mut above = Some(path.clone());
@@ -194,17 +195,21 @@ impl Target {
             above = path.parent();
             missing.push(path);
         }
-        missing.iter().rev().try_for_each(|path| self.make_directory(path))
+        missing.iter().rev().try_for_each(|path| self.make_directory_with(path, Mode::from_raw_mode(0o777)))
     }
 
     /// Makes the directory at `path`, open to us alone until [`set_metadata`](Self::set_metadata); one that
     /// is there is kept.
     pub(super) fn make_directory(&self, path: &RelPath) -> io::Result<()> {
+        self.make_directory_with(path, Mode::RWXU)
+    }
+
+    fn make_directory_with(&self, path: &RelPath, mode: Mode) -> io::Result<()> {
         if self.look(path)?.is_some() {
             return Ok(());
         }
         let (parent, _) = self.touch_parent(path)?;
-        Ok(rustix::fs::mkdirat(parent, path.name(), Mode::RWXU)?)
+        Ok(rustix::fs::mkdirat(parent, path.name(), mode)?)
     }
 
     /// A new temporary file beside the place of `entry`.

@@ -30,6 +30,8 @@ pub struct ScanOptions {
     pub excludes: Excludes,
     /// Do not enter directories of another file system than the root's.
     pub one_file_system: bool,
+    /// Device and inode number of a directory to leave out, wherever it lies below the root.
+    pub leave_out: Option<(u64, u64)>,
     /// Threads beside the caller's; with none the caller does everything.
     pub threads: usize,
 }
@@ -370,6 +372,9 @@ impl Walk<'_> {
         let stat = Stat::from(stat);
         let is_dir = stat.file_type() == FileType::Directory;
         if !rules.is_empty() && rules.exclude(&directory.join(OsStr::from_bytes(name.to_bytes())), is_dir) {
+            return Ok(None);
+        }
+        if is_dir && self.options.leave_out == Some((stat.device, stat.inode)) {
             return Ok(None);
         }
         let path = node.path.join(name.to_bytes())?;

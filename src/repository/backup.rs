@@ -18,7 +18,9 @@ use serde_bytes::ByteBuf;
 
 use crate::archive::{self, Codec, Payload, VolumeOptions, VolumeWriter, gzip};
 use crate::cbor;
-use crate::diff::{self, Change, ChangeRef, Entry, Excludes, ReadOptions, ScanError, ScanOptions, fill};
+use crate::diff::{
+    self, Change, ChangeRef, Entry, Excludes, ReadOptions, ScanError, ScanOptions, Stat, fill,
+};
 use crate::gitkv::Person;
 use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
@@ -147,6 +149,8 @@ impl Repository {
         let scan = ScanOptions {
             excludes: options.excludes.clone(),
             one_file_system: options.one_file_system,
+            // A backup of itself would be in the next one, and so on.
+            leave_out: self.own_directory(),
             threads: options.threads.saturating_sub(1),
         };
         let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
@@ -171,6 +175,12 @@ impl Repository {
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;
         Ok(report)
+    }
+
+    /// Device and inode number of the repository's own directory.
+    pub(super) fn own_directory(&self) -> Option<(u64, u64)> {
+        let stat = Stat::from(rustix::fs::stat(self.timeline.git().path()).ok()?);
+        Some((stat.device, stat.inode))
     }
 
     fn plan_against(

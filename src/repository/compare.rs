@@ -108,7 +108,8 @@ impl Repository {
             }
             Other::Directory(directory) => {
                 let old = self.entries_of(snapshot, directory)?;
-                let options = ScanOptions { threads: 1, ..ScanOptions::default() };
+                let leave_out = self.own_directory();
+                let options = ScanOptions { leave_out, threads: 1, ..ScanOptions::default() };
                 let new = DirIndex::scan_with(directory, &options, false, SystemTime::UNIX_EPOCH, progress)?;
                 // What is there but cannot be read must not look like it were gone.
                 let unread = |problem: &ScanError| match &problem.source {

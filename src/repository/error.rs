@@ -32,6 +32,9 @@ pub enum RepositoryError {
     /// Something is there already.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Exists(PathBuf),
+    /// A restore would write into the repository that it reads.
+    #[error("{} lies in the repository that is read: choose another target", .0.display())]
+    IntoItself(PathBuf),
     /// A later version made it.
     #[error(
         "the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering"

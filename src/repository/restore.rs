@@ -16,8 +16,8 @@ use walkdir::WalkDir;
 
 use crate::diff::DiffIndex;
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Failure, Found, Kind, Owners, ReadOptions,
-    Stat, apply_diff_with, describe, fill, settable,
+    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Failure, Found, Kind, ReadOptions, Stat,
+    apply_diff_with, comparable, describe, fill, settable,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -70,6 +70,9 @@ pub struct RestoreReport {
     pub applied: ApplyReport,
     /// Entries that were as they should be already.
     pub unchanged: u64,
+    /// Entries that lack something that only root can set: their owner, a group, set-user-id and set-group-id, or
+    /// attributes.
+    pub lacking: u64,
     /// Files that were read back and found right, where that was asked for.
     pub verified: Option<u64>,
     /// What was not as it should be when it was read back.
@@ -90,10 +93,10 @@ impl Repository {
         let _keep = self.keep_while_reading()?;
         let (top, mut entries) = self.entries_below(snapshot, options.path.as_deref())?;
         rebase(&mut entries, &top);
-        let choice = Choice::new(options)?;
-        choice.select(&mut entries);
+        let choice = Choice::new(options, self.place_below(&options.target)?)?;
+        let on_the_way = choice.select(&mut entries);
         // With the numbers of the owners here, which therefore need no names any more.
-        settable(&mut entries, &snapshot.record.owners);
+        let lacking = settable(&mut entries, &snapshot.record.owners);
         let wanted = DirIndex { entries, ..DirIndex::default() };
         let mut failures = Vec::new();
         let extra = options.delete.then_some((&choice, &mut failures));
@@ -106,10 +109,15 @@ impl Repository {
         if !options.delete {
             diff.keep_extra();
         }
+        diff.changes.retain(|change| match change {
+            Change::Metadata(entry) => !on_the_way.contains(&entry.path),
+            _ => true,
+        });
         let mut report = RestoreReport {
             unchanged: unchanged(total, &diff.changes),
             changes: Vec::new(),
             applied: ApplyReport::default(),
+            lacking,
             verified: None,
             mismatches: Vec::new(),
         };
@@ -135,6 +143,9 @@ impl Repository {
             let now = self.look_at(&options.target, &wanted, None, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted);
             wrong.retain(|change| !failed.contains(change.path()) && !is_socket(change));
+            wrong.retain(
+                |change| !matches!(change, Change::Metadata(entry) if on_the_way.contains(&entry.path)),
+            );
             report.verified =
                 Some(now.entries.iter().filter(|entry| entry.content().is_some()).count() as u64);
             report.mismatches = wrong.iter().map(|change| change.path().clone()).collect();
@@ -181,8 +192,28 @@ impl Repository {
             |_, _| (),
             |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
         )?;
-        settable(&mut entries, &Owners::default());
+        comparable(&mut entries);
         Ok(DirIndex { entries, ..DirIndex::default() })
+    }
+
+    /// Where this repository lies below a directory that something is restored into, if it does.
+    fn place_below(&self, target: &Path) -> Result<Option<RelPath>, RepositoryError> {
+        let own = self.timeline.git().path();
+        let own = own.canonicalize().map_err(RepositoryError::io(own))?;
+        let target = std::path::absolute(target).map_err(RepositoryError::io(target))?;
+        // What is missing of it is no link.
+        let there = target.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+        let target = match &there {
+            Some((above, real)) => real.join(target.strip_prefix(above).unwrap_or(&target)),
+            None => target,
+        };
+        if target.starts_with(&own) {
+            return Err(RepositoryError::IntoItself(target));
+        }
+        match own.strip_prefix(&target) {
+            Ok(below) => Ok(Some(RelPath::new(below.as_os_str().as_bytes())?)),
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -243,25 +274,30 @@ fn rebase(entries: &mut [Entry], top: &RelPath) {
 struct Choice {
     include: Gitignore,
     exclude: Gitignore,
+    /// The repository itself, which is neither written nor removed.
+    own: Option<RelPath>,
 }
 
 impl Choice {
-    fn new(options: &RestoreOptions) -> Result<Self, RepositoryError> {
-        Ok(Self { include: patterns(&options.include)?, exclude: patterns(&options.exclude)? })
+    fn new(options: &RestoreOptions, own: Option<RelPath>) -> Result<Self, RepositoryError> {
+        Ok(Self { include: patterns(&options.include)?, exclude: patterns(&options.exclude)?, own })
     }
 
     fn has(&self, path: &RelPath, is_dir: bool) -> bool {
         let matches =
             |patterns: &Gitignore| patterns.matched_path_or_any_parents(path.as_path(), is_dir).is_ignore();
-        path.is_root() || (!matches(&self.exclude) && (self.include.is_empty() || matches(&self.include)))
+        let is_chosen = || !matches(&self.exclude) && (self.include.is_empty() || matches(&self.include));
+        let is_own = self.own.as_ref().is_some_and(|own| path.is_within(own));
+        path.is_root() || (!is_own && is_chosen())
     }
 
-    /// Leaves what the patterns ask for, and the directories above it.
-    fn select(&self, entries: &mut Vec<Entry>) {
+    /// Leaves what the patterns ask for, and the directories above it. Returns those directories that the patterns do
+    /// not ask for themselves: where they are there already, nothing about them is to be changed.
+    fn select(&self, entries: &mut Vec<Entry>) -> HashSet<RelPath> {
         let has = |entry: &Entry| self.has(&entry.path, matches!(entry.kind, Kind::Directory));
         if self.include.is_empty() {
             entries.retain(has);
-            return;
+            return HashSet::new();
         }
         let mut kept: HashSet<RelPath> = HashSet::new();
         for entry in entries.iter().filter(|entry| !entry.path.is_root() && has(entry)) {
@@ -271,6 +307,11 @@ impl Choice {
             }
         }
         entries.retain(|entry| kept.contains(&entry.path));
+        kept.retain(|path| {
+            let at = entries.binary_search_by(|entry| entry.path.cmp(path));
+            path.is_root() || at.is_ok_and(|at| !has(&entries[at]))
+        });
+        kept
     }
 }
 

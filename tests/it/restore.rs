@@ -1,11 +1,14 @@
 //! What a restore writes, keeps and refuses.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use jiff::Timestamp;
 use treering::progress::Progress;
-use treering::repository::{BackupOptions, Other, RestoreOptions};
+use treering::repository::{
+    BackupOptions, CheckOptions, InitOptions, Other, Repository, RepositoryError, RestoreOptions, Selector,
+};
 
 use crate::lab::Lab;
 use crate::tree::{assert_same, everything, noise, unlock};
@@ -104,6 +107,86 @@ fn links_in_the_target_are_replaced_and_not_followed() {
     lab.restore_with(&snapshot, &RestoreOptions::new(&target));
     assert_eq!(fs::read_to_string(lab.path("elsewhere/file")).unwrap(), "untouched");
     assert_same(&lab.source(), &target);
+}
+
+#[test]
+fn a_repository_is_neither_backed_up_into_itself_nor_removed_by_a_restore() {
+    let lab = Lab::new();
+    let home = lab.source();
+    lab.write("docs/file", "content");
+    let place = home.join("rings");
+    let repository = Repository::init(&place, &InitOptions::new(Timestamp::now())).unwrap();
+    repository.backup(&BackupOptions::new(vec![home.clone()], Timestamp::now()), &Progress::new()).unwrap();
+    let snapshot = repository.find(&Selector::Latest(0)).unwrap();
+    let names: Vec<String> =
+        repository.entries(&snapshot, None).unwrap().iter().map(|entry| entry.path.to_string()).collect();
+    assert_eq!(names, ["", "docs", "docs/file"]);
+
+    lab.write("extra", "extra");
+    fs::remove_file(home.join("docs/file")).unwrap();
+    let options = RestoreOptions { delete: true, ..RestoreOptions::new(&home) };
+    let report = repository.restore(&snapshot, &options, &Progress::new()).unwrap();
+    assert_eq!((report.applied.files, report.applied.deleted), (1, 1));
+    let repository = Repository::open(&place).unwrap();
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    assert!(repository.check(&options, &Progress::new()).unwrap().faults.is_empty());
+
+    std::os::unix::fs::symlink(&place, lab.path("link")).unwrap();
+    for inside in [place.clone(), place.join("objects/new"), lab.path("link/new/deep")] {
+        let options = RestoreOptions { delete: true, ..RestoreOptions::new(&inside) };
+        let refused = repository.restore(&snapshot, &options, &Progress::new());
+        assert!(matches!(refused, Err(RepositoryError::IntoItself(_))), "{refused:?}");
+    }
+}
+
+#[test]
+fn directories_on_the_way_to_what_is_included_stay_as_they_are() {
+    let mut lab = Lab::new();
+    lab.write("dir/wanted", "wanted");
+    lab.write("dir/other", "other");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&lab.source(), 0o750);
+    mode(&lab.source().join("dir"), 0o750);
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.path("restored");
+    fs::create_dir_all(target.join("dir")).unwrap();
+    mode(&target, 0o1777);
+    mode(&target.join("dir"), 0o775);
+    let modes = |names: [&str; 2]| names.map(|name| fs::metadata(target.join(name)).unwrap().mode() & 0o7777);
+    let some =
+        RestoreOptions { include: vec!["wanted".into()], verify: true, ..RestoreOptions::new(&target) };
+    let report = lab.restore_with(&snapshot, &some);
+    assert_eq!((report.applied.files, report.mismatches), (1, vec![]));
+    assert_eq!(modes(["", "dir"]), [0o1777, 0o775]);
+    let some = RestoreOptions { include: vec!["dir".into()], ..RestoreOptions::new(&target) };
+    lab.restore_with(&snapshot, &some);
+    assert_eq!(modes(["", "dir"]), [0o1777, 0o750]);
+    lab.restore(&snapshot, "restored");
+    assert_eq!(modes(["", "dir"]), [0o750, 0o750]);
+}
+
+#[test]
+fn directories_above_what_was_backed_up_can_be_entered() {
+    let mut lab = Lab::new();
+    lab.write("one/file", "one");
+    lab.write("two/file", "two");
+    let sources = ["one", "two"].map(|name| lab.source().join(name)).to_vec();
+    lab.reopen();
+    let snapshot = lab
+        .repository
+        .backup(&BackupOptions::new(sources, Timestamp::now()), &Progress::new())
+        .unwrap()
+        .snapshot
+        .unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    let probe = lab.path("probe");
+    fs::create_dir(&probe).unwrap();
+    let usual = fs::metadata(&probe).unwrap().mode();
+    let mut above = target.join(lab.source().strip_prefix("/").unwrap());
+    while above != target {
+        assert_eq!(fs::metadata(&above).unwrap().mode(), usual, "{}", above.display());
+        above.pop();
+    }
 }
 
 #[test]
