@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use treering::diff::Change;
-use treering::repository::{RestoreOptions, RestoreReport, Snapshot, Totals};
+use treering::repository::{Mismatch, RestoreOptions, RestoreReport, Snapshot, Totals};
 
 use crate::cli::Session;
 use crate::cli::args::RestoreArguments;
@@ -35,9 +35,9 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
             let path = options.target.join(failure.path.as_path());
             session.tell(out, "restore", &path, failure)?;
         }
-        for path in &report.mismatches {
+        for (path, mismatch) in &report.mismatches {
             let path = options.target.join(path.as_path());
-            session.tell(out, "verify", &path, &Mismatch(&path))?;
+            session.tell(out, "verify", &path, &Differs(&path, *mismatch))?;
         }
         match (session.json, session.quiet) {
             (true, _) => json::message(out, "summary", &done.summary()),
@@ -50,8 +50,8 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
 
 /// What was read back is not what was written.
 #[derive(Debug, thiserror::Error)]
-#[error("{} is not what the snapshot holds: restore it again, and check the disk", .0.display())]
-struct Mismatch<'a>(&'a Path);
+#[error("{} {}", name(.0.as_os_str().as_encoded_bytes()), .1)]
+struct Differs<'a>(&'a Path, Mismatch);
 
 /// A restore that came to its end.
 struct Done<'a> {

@@ -110,7 +110,10 @@ pub enum ApplyError {
     #[error("its content is in place, but not all of its metadata could be set")]
     Metadata(#[source] io::Error),
     /// A directory took its place, and others that need its content failed.
-    #[error("a directory took its place; what it held is kept as {0}, since something made of it failed")]
+    #[error(
+        "the directory is made; the file that stood there is kept as {0}, since something failed that could be made \
+         of it: remove it when the rest is restored"
+    )]
     Kept(RelPath),
     /// What it is another name of, or lies in, is not there.
     #[error("{0} could not be made")]
@@ -526,9 +529,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         for (path, temp) in aside {
             if failed
                 && self.base.holds(path)
-                && let Some(now) = temp.path()
+                && let Some(now) = temp.keep()
             {
-                temp.keep();
                 self.note(path, Err(ApplyError::Kept(now)));
             }
         }

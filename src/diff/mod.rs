@@ -4,7 +4,7 @@
 //! [`DiffData`] writes what is new into a `tar.gz`; [`apply_diff`] brings a directory from the old state to
 //! the new one. What is put in place has the SHA-256 that the index promises, or the old file stays. A patch
 //! that is interrupted leaves files that are old or new, never mixed, and perhaps temporary files whose names
-//! begin with [`atomic::TEMP_PREFIX`](crate::atomic::TEMP_PREFIX); applying it again completes it.
+//! begin with [`atomic::TEMP_PREFIX`](crate::atomic::TEMP_PREFIX); applying it again completes it and removes them.
 //!
 //! ```
 //! use treering::{DiffData, DiffIndex, DirIndex, apply_diff};

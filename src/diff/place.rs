@@ -3,7 +3,8 @@
 //! Every directory is opened component by component, refusing links, and what is done is done relative to
 //! that descriptor. Things are made under a temporary name beside their place and renamed. The first time a
 //! directory is changed, its mode and times are noted, and it is made writable if it was not;
-//! [`Target::settle`] brings them back.
+//! [`Target::settle`] brings them back. Then also goes what a process that was killed has left there under
+//! temporary names; unless another one works in the same directory tree, which a lock on its root tells.
 
 use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
@@ -16,7 +17,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, flock};
+use rustix::process::Pid;
 
 use crate::atomic::TEMP_PREFIX;
 use crate::diff::attributes::{Attributes, PATH_FLAGS, Subject, chmod, set_times};
@@ -24,6 +26,9 @@ use crate::diff::entry::{Entry, Kind};
 use crate::diff::index::Owners;
 use crate::diff::scan::Stat;
 use crate::relpath::RelPath;
+
+/// What the names of files begin with that were moved out of the way, and that something failed which needs them.
+const KEPT_PREFIX: &str = ".treering-kept-";
 
 /// How many directories are kept open.
 const OPEN_DIRECTORIES: usize = 128;
@@ -34,6 +39,8 @@ pub(super) struct Target {
     open: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
     touched: Mutex<BTreeMap<RelPath, Stat>>,
     attributes: Attributes,
+    /// Locked while nobody else puts things below the same root.
+    alone: Option<OwnedFd>,
     /// What temporary names of this process begin with, and the number that the next one gets.
     prefix: String,
     names: AtomicU64,
@@ -89,9 +96,14 @@ impl Temp<'_> {
         self.directory.join(self.name.as_bytes()).ok()
     }
 
-    /// Leaves it under its temporary name.
-    pub(super) fn keep(mut self) {
+    /// Gives it a name that nobody takes for a temporary one, if that can be done, and leaves it; where it is then.
+    pub(super) fn keep(mut self) -> Option<RelPath> {
+        let name = format!("{KEPT_PREFIX}{}", self.name.trim_start_matches(TEMP_PREFIX));
+        if self.place_new(name.as_bytes()).unwrap_or(false) {
+            self.name = name;
+        }
         self.placed = true;
+        self.path()
     }
 }
 
@@ -102,7 +114,15 @@ impl Target {
         std::fs::create_dir_all(root)?;
         let opened =
             rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let alone = rustix::fs::openat(
+            &opened,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let alone = alone.ok().filter(|root| flock(root, FlockOperation::NonBlockingLockExclusive).is_ok());
         Ok(Self {
+            alone,
             root: Arc::new(opened),
             open: Mutex::default(),
             touched: Mutex::default(),
@@ -153,6 +173,9 @@ impl Target {
                 let stat = Stat::from(rustix::fs::fstat(&directory)?);
                 if stat.mode & 0o300 != 0o300 && !self.attributes.is_root() {
                     chmod(&directory, stat.mode | 0o700)?;
+                }
+                if self.alone.is_some() {
+                    sweep(&directory);
                 }
                 *vacant.insert(stat)
             }
@@ -345,6 +368,31 @@ impl Target {
     }
 }
 
+/// Removes from a directory what processes that are no more have left there under temporary names. What cannot be
+/// removed stays: its name says what it is.
+fn sweep(directory: &OwnedFd) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(opened) = rustix::fs::openat(directory, ".", flags, Mode::empty()) else { return };
+    let Ok(entries) = Dir::new(opened) else { return };
+    for entry in entries.flatten() {
+        if owner_of(entry.file_name().to_bytes()).is_some_and(is_gone) {
+            let _ = rustix::fs::unlinkat(directory, entry.file_name(), AtFlags::empty());
+        }
+    }
+}
+
+/// The process that gave something this temporary name, if it is one.
+fn owner_of(name: &[u8]) -> Option<Pid> {
+    let (process, number) = str::from_utf8(name).ok()?.strip_prefix(TEMP_PREFIX)?.split_once('-')?;
+    number.parse::<u64>().ok()?;
+    Pid::from_raw(process.parse().ok()?)
+}
+
+fn is_gone(process: Pid) -> bool {
+    process != rustix::process::getpid()
+        && rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,6 +417,32 @@ mod tests {
         assert!(target.set_metadata(&wanted).is_err());
         let stat = target.look(&wanted.path).unwrap().unwrap();
         assert_eq!((stat.mode & 0o7777, stat.mtime), (0o640, wanted.meta.mtime));
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_unless_somebody_works_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (gone, here) = (child.id(), std::process::id());
+        child.wait().unwrap();
+        let name = |rest: String| dir.path().join(format!("{TEMP_PREFIX}{rest}"));
+        let left = name(format!("{gone}-3"));
+        let others = [name(format!("{here}-3")), name("abcdef".into()), name(format!("{gone}-x"))];
+        let fill = || others.iter().chain([&left]).for_each(|path| std::fs::write(path, "").unwrap());
+        let make = |name: &str| {
+            let target = Target::open(dir.path(), &Owners::default()).unwrap();
+            target.make_directory(&RelPath::new(name.as_bytes()).unwrap()).unwrap();
+            target
+        };
+        fill();
+        let first = make("one");
+        assert!(!left.exists() && others.iter().all(|path| path.exists()));
+        fill();
+        make("two");
+        assert!(left.exists(), "while another one works there");
+        drop(first);
+        make("three");
+        assert!(!left.exists());
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub use config::{Config, Encryption, InitOptions};
 pub use error::RepositoryError;
 pub use keys::KeySlot;
 pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
-pub use restore::{RestoreOptions, RestoreReport};
+pub use restore::{Mismatch, RestoreOptions, RestoreReport};
 pub use retention::{
     Count, Group, GroupBy, Period, Policy, Reason, RetentionError, SnapshotFilter, Within, apply,
 };

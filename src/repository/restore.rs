@@ -76,7 +76,33 @@ pub struct RestoreReport {
     /// Files that were read back and found right, where that was asked for.
     pub verified: Option<u64>,
     /// What was not as it should be when it was read back.
-    pub mismatches: Vec<RelPath>,
+    pub mismatches: Vec<(RelPath, Mismatch)>,
+}
+
+/// How something that was read back differs from what was restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// It is not there, or this user may not read it.
+    #[error("cannot be read back: somebody has removed it, or its mode lets only root read it")]
+    Unreadable,
+    /// It holds something else.
+    #[error("does not hold what was written: restore it again, and check the disk")]
+    Content,
+    /// Only its metadata is another.
+    #[error(
+        "has another owner, mode, time or attributes than the snapshot: perhaps its file system cannot keep them"
+    )]
+    Metadata,
+}
+
+impl Mismatch {
+    fn of(change: &ChangeRef<'_>) -> Self {
+        match change {
+            Change::Created(_) => Self::Unreadable,
+            Change::Metadata(_) => Self::Metadata,
+            Change::Updated(_) | Change::Renamed { .. } | Change::Deleted { .. } => Self::Content,
+        }
+    }
 }
 
 impl Repository {
@@ -148,7 +174,8 @@ impl Repository {
             );
             report.verified =
                 Some(now.entries.iter().filter(|entry| entry.content().is_some()).count() as u64);
-            report.mismatches = wrong.iter().map(|change| change.path().clone()).collect();
+            report.mismatches =
+                wrong.iter().map(|change| (change.path().clone(), Mismatch::of(change))).collect();
         }
         report.changes = diff.changes;
         Ok(report)
@@ -376,4 +403,26 @@ fn list_extra(
 /// what is wrong.
 fn lstat(path: &Path) -> Option<Stat> {
     rustix::fs::lstat(path).ok().map(Stat::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::compare;
+
+    #[test]
+    fn what_is_read_back_tells_content_from_metadata() {
+        let entry = |path: &str, kind, mode| {
+            let meta = crate::diff::Metadata { mode, ..Default::default() };
+            Entry { path: RelPath::new(path.as_bytes()).unwrap(), kind, meta }
+        };
+        let now = [entry("a", Kind::Fifo, 0o644), entry("b", Kind::Fifo, 0o644)];
+        let wanted = [
+            entry("a", Kind::Fifo, 0o600),
+            entry("b", Kind::File(Default::default()), 0o644),
+            entry("c", Kind::Fifo, 0o644),
+        ];
+        let found: Vec<_> = compare(&now, &wanted).iter().map(Mismatch::of).collect();
+        assert_eq!(found, [Mismatch::Metadata, Mismatch::Content, Mismatch::Unreadable]);
+    }
 }

@@ -301,8 +301,16 @@ fn what_a_failure_would_have_replaced_stays() {
         ("precious".into(), "old".into(), "own".into())
     );
     assert_eq!(read("goes/inner"), "part of a whole");
+    let kept: Vec<_> = report
+        .failures
+        .iter()
+        .filter_map(|failure| match &failure.source {
+            treering::diff::ApplyError::Kept(path) => Some(path.to_string()),
+            _ => None,
+        })
+        .collect();
     assert!(
-        report.failures.iter().any(|failure| matches!(failure.source, treering::diff::ApplyError::Kept(_)))
+        matches!(&kept[..], [kept] if kept.starts_with(".treering-kept-") && read(kept) == "part of a whole")
     );
 }
 
