@@ -21,7 +21,7 @@ use crate::cli::store_args::StoreArguments;
 
 /// Back up directories into a plain git repository, and get them back
 #[derive(Debug, Parser)]
-#[command(name = "treering", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "treering", version, after_help = AFTER_HELP)]
 pub struct Arguments {
     #[command(flatten)]
     pub global: Global,

@@ -35,7 +35,11 @@ const FRAME: Duration = Duration::from_millis(100);
 /// How often a line of JSON is printed.
 const LINE: Duration = Duration::from_secs(1);
 
-const TOTAL_UNKNOWN: &str = "{spinner} {msg}  {elapsed}";
+/// A terminal of fewer columns has no room for a bar beside the figures.
+const WIDE: u16 = 80;
+
+const TOTAL_UNKNOWN: &str = "{spinner} {wide_msg}  {elapsed}";
+const NARROW: &str = "{percent:>3}% {wide_msg}";
 const NOTHING_DONE: &str = "{percent:>3}% [{wide_bar}] {msg}";
 const UNDER_WAY: &str = "{percent:>3}% [{wide_bar}] {msg}  {binary_bytes_per_sec}  {eta} left";
 
@@ -78,6 +82,7 @@ fn draw(progress: &Progress, ended: &Receiver<()>) {
         // Neither a rate nor an end can be told before anything is done.
         let template = match (total, done) {
             (0, _) => TOTAL_UNKNOWN,
+            _ if is_narrow() => NARROW,
             (_, 0) => NOTHING_DONE,
             _ => UNDER_WAY,
         };
@@ -99,6 +104,10 @@ fn draw(progress: &Progress, ended: &Receiver<()>) {
     bar.finish_and_clear();
 }
 
+fn is_narrow() -> bool {
+    rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| size.ws_col < WIDE)
+}
+
 fn message(progress: &Progress) -> String {
     if progress.check().is_err() {
         return "stopping; Ctrl-C again ends at once".into();
@@ -109,6 +118,7 @@ fn message(progress: &Progress) -> String {
         (0, 0) if progress.files.get() == 0 => bytes,
         (0, size) if progress.files.get() == 0 => format!("{bytes}/{}", report::size(size)),
         (0, 0) => format!("{files} files  {bytes}"),
+        (all, 0) => format!("{files}/{} files  {bytes}", report::count(all)),
         (all, size) => format!("{files}/{} files  {bytes}/{}", report::count(all), report::size(size)),
     };
     if progress.errors.get() > 0 {
@@ -149,7 +159,7 @@ mod tests {
 
     #[test]
     fn every_template_is_one() {
-        for template in [TOTAL_UNKNOWN, NOTHING_DONE, UNDER_WAY] {
+        for template in [TOTAL_UNKNOWN, NARROW, NOTHING_DONE, UNDER_WAY] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
@@ -162,6 +172,7 @@ mod tests {
         progress.files.add(3);
         assert_eq!(message(&progress), "3 files  2.0 KiB");
         progress.total_files.add(1000);
+        assert_eq!(message(&progress), "3/1,000 files  2.0 KiB");
         progress.total_bytes.add(1 << 30);
         progress.errors.add(1);
         assert_eq!(message(&progress), "3/1,000 files  2.0 KiB/1.0 GiB  1 error");

@@ -17,7 +17,7 @@ Examples:
   treering forget --keep-within 1m --keep-tag release --dry-run
   treering forget 1a2b3c4d 5e6f7a8b")]
 pub struct ForgetArguments {
-    /// The snapshots to remove: the beginnings of their ids, or latest
+    /// The snapshots to remove: the beginnings of their ids, latest, or latest~N
     #[arg(value_name = "ID", conflicts_with_all = ["rules", "filters"])]
     pub ids: Vec<String>,
     /// What the snapshots of a group have in common: any of host, paths, tags

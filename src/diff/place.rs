@@ -31,7 +31,7 @@ use crate::relpath::RelPath;
 const KEPT_PREFIX: &str = ".treering-kept-";
 
 /// How many directories are kept open.
-const OPEN_DIRECTORIES: usize = 128;
+const OPEN_DIRECTORIES: usize = 64;
 
 /// A directory below which things are placed.
 pub(super) struct Target {

@@ -176,7 +176,7 @@ pub enum GitError {
     #[error("the remote has the hook {}, which only the program git runs; install git", .0.display())]
     Hook(PathBuf),
     /// Git could not clone, fetch or push.
-    #[error("cannot {action}; git says: {said}")]
+    #[error("cannot {action}; git says: {}", one_line(said))]
     Remote {
         /// What was attempted, as a verb.
         action: &'static str,
@@ -236,4 +236,10 @@ pub(crate) fn pause(attempt: u32) -> Result<(), GitError> {
 /// A path as it is shown in an error.
 fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+/// What was said in several lines, in one.
+fn one_line(said: &str) -> String {
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
 }

@@ -6,20 +6,22 @@
 
 use jiff::Timestamp;
 
+use crate::repository::select::steps_back;
 use crate::repository::store::{Record, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{self, TimeKey, TimedBlob};
 
 impl Repository {
-    /// The key of the snapshot that `text` names: `latest`, or the beginning of its id or of its time key.
+    /// The key of the snapshot that `text` names: `latest`, `latest~N`, or the beginning of its id or of its time key.
     /// Times name nothing here, since a snapshot near a time is not one that anybody meant. The record itself
     /// need not be readable.
     pub fn key_of(&self, text: &str) -> Result<TimeKey, RepositoryError> {
         let lower = text.to_ascii_lowercase();
         let mut records = self.records()?;
-        if text == "latest" {
-            let latest = records.pop().map(|record| record.key);
-            return latest.ok_or_else(|| RepositoryError::NoSnapshot("at all".into()));
+        if let Some(back) = steps_back(text) {
+            let at = records.len().checked_sub(back.saturating_add(1));
+            let missing = || RepositoryError::NoSnapshot(if back == 0 { "at all" } else { text }.into());
+            return at.map(|at| records[at].key).ok_or_else(missing);
         }
         let is_meant = |record: &Record| {
             text.len() >= SHORTEST

@@ -26,10 +26,7 @@ impl Selector {
     /// Reads `latest`, `latest~N`, the beginning of an id (at least four hexadecimal digits) or of a time
     /// key, or a time relative to `now`.
     pub fn parse(text: &str, now: &Zoned) -> Result<Self, RepositoryError> {
-        if text == "latest" {
-            return Ok(Self::Latest(0));
-        }
-        if let Some(back) = text.strip_prefix("latest~").and_then(|back| back.parse().ok()) {
+        if let Some(back) = steps_back(text) {
             return Ok(Self::Latest(back));
         }
         let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -41,6 +38,14 @@ impl Selector {
         }
         let time = spoken::parse(text, now);
         time.map(Self::Before).map_err(|source| RepositoryError::Selector { text: text.to_owned(), source })
+    }
+}
+
+/// How many snapshots before the newest one `latest` or `latest~N` means.
+pub(super) fn steps_back(text: &str) -> Option<usize> {
+    match text.strip_prefix("latest")? {
+        "" => Some(0),
+        back => back.strip_prefix('~')?.parse().ok(),
     }
 }
 

@@ -211,6 +211,7 @@ fn help_tells_groups_examples_and_exit_statuses() {
         assert!(help.contains(text), "{text}: {help}");
     }
     assert!(Lab::bare().ok(["diff", "--help"]).contains("R  renamed: OLD -> NEW"));
+    assert!(Lab::bare().ok(["help", "diff"]).contains("R  renamed: OLD -> NEW"));
     assert_eq!(Lab::bare().ok(["--version"]), concat!("treering ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 

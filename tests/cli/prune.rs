@@ -74,6 +74,8 @@ fn a_snapshot_is_removed_by_its_id_and_pruning_is_planned_first() {
     let id = listed[1]["short_id"].as_str().unwrap();
     let planned = lab.ok(["forget", id, "latest", "--dry-run", "--prune"]);
     assert!(planned.contains("Would remove 2 snapshots"), "{planned}");
+    assert!(lab.ok(["forget", "latest~1", "--dry-run"]).contains("Would remove 1 snapshot"));
+    assert!(lab.run(["forget", "latest~3"]).err.contains("no snapshot latest~3"));
     lab.ok(["forget", id]);
     assert_eq!(snapshots(&lab), 2);
     let planned = lab.ok(["prune", "--dry-run", "--max-unused", "0"]);

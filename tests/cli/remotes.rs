@@ -61,6 +61,16 @@ fn snapshots_go_to_a_hub_and_to_a_clone_and_back() {
 }
 
 #[test]
+fn what_git_says_is_told_in_one_line() {
+    let lab = with_hub();
+    lab.ok(words("remote add gone git://127.0.0.1:1/gone.git"));
+    let refused = lab.run(["push", "gone"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.err.contains("git says: ") && !refused.err.contains("\\n"), "{}", refused.err);
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
+}
+
+#[test]
 fn programs_get_json() {
     let lab = with_hub();
     let json = |line: &str| serde_json::from_str::<Value>(&lab.ok(words(line))).unwrap();
