@@ -166,7 +166,8 @@ pub struct CompressionArguments {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 What has not changed since the last snapshot of the same directories is not read again, and of what has changed only the new \
-bytes are stored. What cannot be read is named, the rest is saved, and the exit status is 3.
+bytes are stored. What cannot be read is named, the rest is saved, and the exit status is 3. The repository itself is left out \
+where it lies in one of the directories.
 
 Examples:
   treering backup ~/work
@@ -444,7 +445,9 @@ const RESTORE_HELP: &str = concat!(
     "\
 Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
 content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
-at that path.
+at that path. The target gets the owner, mode and time of that directory too, but not with --include, where directories \
+that are there already stay as they are unless a pattern matches them. Owners can be set by root only; others are told how \
+much they could not set.
 
 Examples:
   treering restore latest --target /tmp/work
