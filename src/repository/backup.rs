@@ -140,12 +140,14 @@ impl Repository {
         }
         // Whoever prunes waits for this: what the new snapshot shares with earlier ones must stay until it is
         // named again.
+        // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
+        let excludes = options.excludes.load()?;
         let _keep = self.timeline.git().keep_layers().map_err(TimelineError::from)?;
         self.fill_cache()?;
         let (mut parent, mut unread) = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
-            excludes: options.excludes.clone(),
+            excludes,
             one_file_system: options.one_file_system,
             threads: options.threads.saturating_sub(1),
         };

@@ -71,6 +71,27 @@ fn excludes_leave_things_out() {
 }
 
 #[test]
+fn excludes_that_cannot_be_used_fail_before_anything_is_saved() {
+    let lab = Lab::new();
+    lab.write("patterns", "# fine\n*.o\na**b\\\n");
+    for (flags, named) in [
+        (["--exclude-file", "/nope"], "/nope"),
+        (["--exclude-file", "patterns"], "exclude patterns in patterns: error parsing glob 'a**b\\'"),
+        (["-e", "a**b\\"], "a**b\\"),
+    ] {
+        let outcome = lab.run(["backup", "tree"].into_iter().chain(flags));
+        assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""), "{}", outcome.err);
+        assert!(outcome.err.contains(named), "{}", outcome.err);
+    }
+    assert!(lab.ok(["snapshots"]).starts_with("There are no snapshots"));
+    // One in the tree is a problem of its directory.
+    lab.write("tree/.leave", "a**b\\\ntwo\n");
+    let outcome = lab.run(["backup", "tree", "--ignore-file", ".leave"]);
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
+    assert!(outcome.out.contains(": 3 files"), "{}", outcome.out);
+}
+
+#[test]
 fn snapshots_are_a_table() {
     let out = two_snapshots().ok(["snapshots"]);
     let lines: Vec<_> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
