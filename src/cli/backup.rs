@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use treering::causes::chain;
 use treering::layers::LayerInfo;
 use treering::repository::{BackupOptions, BackupReport, Totals, Unread};
 use treering::timeline::TimeKey;
@@ -31,6 +32,9 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         session.list_changes(out, changes.iter().copied(), false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
+        }
+        if let Some(unknown) = unknown(&report) {
+            complain(&unknown);
         }
         if let Some(lost) = lost(&report) {
             complain(&lost);
@@ -73,7 +77,7 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
 }
 
 /// What the backup stored again because it could not know it, if it did.
-fn lost(report: &BackupReport) -> Option<String> {
+fn unknown(report: &BackupReport) -> Option<String> {
     let Unread { snapshots, volumes } = report.unread;
     let advice = "give the key once with --identity or --password-file, and the cache is made again";
     if snapshots > 0 && report.parent.is_none() {
@@ -85,6 +89,16 @@ fn lost(report: &BackupReport) -> Option<String> {
         let volumes = plural(volumes, "volume");
         format!("without a key, and the cache does not know what is in {volumes}: some of it may have been stored again; {advice}")
     })
+}
+
+/// What earlier backups stored and is not there any more, if so.
+fn lost(report: &BackupReport) -> Option<String> {
+    let first = chain(report.lost.first()?);
+    Some(format!(
+        "{} of earlier backups cannot be read: what files here have of it was stored again, the rest is lost unless you bring it \
+         back; `treering check` tells all ({first})",
+        plural(report.lost.len() as u64, "volume"),
+    ))
 }
 
 fn write(
@@ -149,3 +163,4 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "volumes_unread": report.unread.volumes,
     })
 }
+        "volumes_lost": report.lost.len(),

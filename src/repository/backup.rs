@@ -105,6 +105,8 @@ pub struct BackupReport {
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
     pub cache_error: Option<io::Error>,
     old: Vec<Entry>,
+    /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
+    pub lost: Vec<RepositoryError>,
     new: Vec<Entry>,
 }
 
@@ -151,7 +153,15 @@ impl Repository {
             one_file_system: options.one_file_system,
             threads: options.threads.saturating_sub(1),
         };
-        let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
+        let lost = self.lost_volumes()?;
+        let segments = if lost.is_empty() { None } else { Some(self.segments()?) };
+        let plan_options = PlanOptions {
+            scan: &scan,
+            force: options.force,
+            segments: segments.as_deref(),
+            threads: options.threads,
+            began,
+        };
         let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
             // An index that cannot be read costs the comparison with it, not the backup.
             Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Encrypted))
@@ -175,6 +185,7 @@ impl Repository {
         Ok(report)
     }
 
+        report.lost = lost;
     fn plan_against(
         &self,
         parent: Option<&Snapshot>,
@@ -432,6 +443,7 @@ impl<'a> Session<'a> {
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };
         let writer = PageWriter::new(self.key, pages);
+            lost: Vec::new(),
         let (list, pages_new) =
             write_pages(writer, pages, &report.old, &report.new, &plan.pages, &mut batch)?;
         report.statistics.pages_new = pages_new;

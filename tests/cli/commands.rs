@@ -46,6 +46,23 @@ fn backup_sums_up_what_it_did() {
 }
 
 #[test]
+fn lost_data_is_told_and_stored_again() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree", "--time", "2026-11-01 10:00"]);
+    let layers: serde_json::Value = serde_json::from_str(&lab.ok(["layers", "list", "--json"])).unwrap();
+    let layers = layers.as_array().or_else(|| layers["layers"].as_array()).unwrap();
+    let data = layers.iter().find(|layer| layer["kind"] == "data").unwrap()["name"].as_str().unwrap();
+    fs::remove_file(lab.path("repo/objects/pack").join(data).with_extension("pack")).unwrap();
+    let checked = lab.run(["check"]);
+    assert_eq!(checked.status, Some(1));
+    assert!(checked.err.contains(data), "{}", checked.err);
+    let outcome = lab.run(["backup", "tree"]);
+    assert_eq!(outcome.status, Some(0), "{}", outcome.err);
+    assert!(outcome.err.contains("1 volume of earlier backups cannot be read"), "{}", outcome.err);
+    lab.ok(["restore", "latest", "--target", "restored"]);
+}
+
+#[test]
 fn a_dry_run_sums_up_what_would_be_done_and_saves_nothing() {
     let lab = Lab::new();
     let out = lab.ok(["backup", "tree", "-n"]);
