@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gitkv::GitError;
+use crate::layers::LayerError;
 use crate::store::{self, NameError, UrlError};
 
 /// Why a repository could not be exchanged with another.
@@ -238,6 +239,17 @@ pub enum RemoteError {
     /// No cold remote has a layer.
     #[error("no cold remote that was asked holds layer {0}: push to one first")]
     NotHeld(String),
+    /// The pack of a layer here is not what it was.
+    #[error(
+        "layer {layer} is damaged here: bring it again with `treering layers fetch {layer}` where a cold remote holds it, or put back \
+         its pack from a copy"
+    )]
+    DamagedHere {
+        /// The layer.
+        layer: String,
+        /// What is wrong.
+        source: LayerError,
+    },
     /// A cold remote has what is nowhere else.
     #[error(
         "the cold remote {remote} alone holds layer {layer}, and others perhaps: bring them here with `treering layers fetch` before it is forgotten"
