@@ -63,6 +63,20 @@ fn lost_data_is_told_and_stored_again() {
 }
 
 #[test]
+fn the_repository_of_another_user_is_told_with_what_to_do() {
+    let lab = Lab::new();
+    let repo = lab.path("repo");
+    // Only root can give it away.
+    if std::os::unix::fs::chown(&repo, Some(12345), None).is_err() {
+        return;
+    }
+    let outcome = lab.run(["snapshots"]);
+    let hint = format!("git config --global --add safe.directory {}", repo.canonicalize().unwrap().display());
+    assert!(outcome.err.contains(&hint), "{}", outcome.err);
+    assert_eq!(outcome.status, Some(1));
+}
+
+#[test]
 fn a_dry_run_sums_up_what_would_be_done_and_saves_nothing() {
     let lab = Lab::new();
     let out = lab.ok(["backup", "tree", "-n"]);
