@@ -233,12 +233,12 @@ pub enum RemoteError {
         "no layer, or more than one, is called {0}: `treering layers list` shows them and who holds them"
     )]
     NoSuchLayer(String),
+    /// A remote that would be no second copy.
+    #[error("{0} would be this repository itself: give the URL of another place")]
+    Itself(String),
     /// A layer that must stay.
     #[error("layer {0} is not one of data and stays here, since every command needs it")]
     NotData(String),
-    /// No cold remote has a layer.
-    #[error("no cold remote that was asked holds layer {0}: push to one first")]
-    NotHeld(String),
     /// The pack of a layer here is not what it was.
     #[error(
         "layer {layer} is damaged here: bring it again with `treering layers fetch {layer}` where a cold remote holds it, or put back \
@@ -250,6 +250,9 @@ pub enum RemoteError {
         /// What is wrong.
         source: LayerError,
     },
+    /// No cold remote has a layer.
+    #[error("no cold remote that was asked holds layer {0}: push to one first")]
+    NotHeld(String),
     /// A cold remote has what is nowhere else.
     #[error(
         "the cold remote {remote} alone holds layer {layer}, and others perhaps: bring them here with `treering layers fetch` before it is forgotten"

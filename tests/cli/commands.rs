@@ -77,6 +77,18 @@ fn the_repository_of_another_user_is_told_with_what_to_do() {
 }
 
 #[test]
+fn a_repository_is_no_remote_of_itself() {
+    let lab = Lab::new();
+    let file = format!("file://{}", lab.path("repo").display());
+    for url in ["repo", "./tree/../repo", &file] {
+        let outcome = lab.run(["remote", "add", "self", url]);
+        assert_eq!(outcome.status, Some(1));
+        assert!(outcome.err.contains("would be this repository itself"), "{}", outcome.err);
+    }
+    assert!(!lab.ok(["remote", "list"]).contains("self"));
+}
+
+#[test]
 fn a_dry_run_sums_up_what_would_be_done_and_saves_nothing() {
     let lab = Lab::new();
     let out = lab.ok(["backup", "tree", "-n"]);
