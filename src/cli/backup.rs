@@ -114,10 +114,14 @@ fn write(
         Some(snapshot) => writeln!(out, "Saved snapshot {}: {holds}", snapshot.short_id())?,
         None => writeln!(out, "Would save a snapshot: {holds}")?,
     }
-    if let Some(parent) = report.parent.as_deref().and_then(|key| key.parse::<TimeKey>().ok()) {
+    let parent = report.parent.as_deref().filter(|_| !report.is_first);
+    if let Some(parent) = parent.and_then(|key| key.parse::<TimeKey>().ok()) {
         writeln!(out, "  since    {}", local_time(parent.time(), session.now.time_zone()))?;
     }
-    writeln!(out, "  changes  {}", totals(changes))?;
+    match report.is_first && report.parent.is_some() {
+        true => writeln!(out, "  first    of these paths; what it shares with others is not stored again")?,
+        false => writeln!(out, "  changes  {}", totals(changes))?,
+    }
     write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
     if statistics.files_unmodified > 0 {
         write!(out, "; {} not opened", count(statistics.files_unmodified))?;
@@ -147,6 +151,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "hostname": record.map(|record| &record.host),
         "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),
         "parent": report.parent,
+        "first_of_paths": report.is_first,
         "changes": json::totals(changes),
         "files_new": statistics.files_new,
         "files_changed": statistics.files_changed,
@@ -161,6 +166,6 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "error_count": report.problems.len(),
         "snapshots_unread": report.unread.snapshots,
         "volumes_unread": report.unread.volumes,
+        "volumes_lost": report.lost.len(),
     })
 }
-        "volumes_lost": report.lost.len(),

@@ -92,6 +92,9 @@ pub struct BackupReport {
     pub snapshot: Option<Snapshot>,
     /// Time key of the snapshot that this was compared with.
     pub parent: Option<String>,
+    /// Whether that is none of the same sources, so that differences from it mean nothing to a person: it only
+    /// saved reading or storing what the two share.
+    pub is_first: bool,
     /// Counts.
     pub statistics: Statistics,
     /// What could not be read, or changed while it was read.
@@ -102,11 +105,11 @@ pub struct BackupReport {
     pub bytes_added: u64,
     /// What this could not be compared with.
     pub unread: Unread,
+    /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
+    pub lost: Vec<RepositoryError>,
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
     pub cache_error: Option<io::Error>,
     old: Vec<Entry>,
-    /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
-    pub lost: Vec<RepositoryError>,
     new: Vec<Entry>,
 }
 
@@ -137,13 +140,13 @@ impl Repository {
         progress: &Progress,
     ) -> Result<BackupReport, RepositoryError> {
         let sources = Sources::new(&options.sources)?;
+        // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
+        let excludes = options.excludes.load()?;
         if !options.dry_run {
             self.timeline.sweep()?;
         }
         // Whoever prunes waits for this: what the new snapshot shares with earlier ones must stay until it is
         // named again.
-        // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
-        let excludes = options.excludes.load()?;
         let _keep = self.timeline.git().keep_layers().map_err(TimelineError::from)?;
         self.fill_cache()?;
         let (mut parent, mut unread) = self.parent(&sources, options)?;
@@ -182,10 +185,10 @@ impl Repository {
         }
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;
+        report.lost = lost;
         Ok(report)
     }
 
-        report.lost = lost;
     fn plan_against(
         &self,
         parent: Option<&Snapshot>,
@@ -432,6 +435,7 @@ impl<'a> Session<'a> {
         let mut report = BackupReport {
             snapshot: None,
             parent: parent_key.clone(),
+            is_first: parent.is_none_or(|parent| parent.record.roots != roots_of(sources)),
             statistics,
             problems: plan.problems,
             layers: Vec::new(),
@@ -439,11 +443,11 @@ impl<'a> Session<'a> {
             old: plan.old,
             new: plan.new,
             unread: Unread::default(),
+            lost: Vec::new(),
             cache_error: None,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };
         let writer = PageWriter::new(self.key, pages);
-            lost: Vec::new(),
         let (list, pages_new) =
             write_pages(writer, pages, &report.old, &report.new, &plan.pages, &mut batch)?;
         report.statistics.pages_new = pages_new;

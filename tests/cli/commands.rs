@@ -46,6 +46,18 @@ fn backup_sums_up_what_it_did() {
 }
 
 #[test]
+fn the_first_snapshot_of_a_directory_is_not_said_to_differ_from_another_one() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    lab.write("other/thing", "thing\n");
+    let first = lab.ok(["backup", "other"]);
+    assert!(first.contains("first    of these paths"), "{first}");
+    assert!(!first.contains("since") && !first.contains("deleted"), "{first}");
+    let second = lab.ok(["backup", "other"]);
+    assert!(second.contains("since ") && second.contains("changes  no differences\n"), "{second}");
+}
+
+#[test]
 fn lost_data_is_told_and_stored_again() {
     let lab = Lab::new();
     lab.ok(["backup", "tree", "--time", "2026-11-01 10:00"]);
