@@ -165,9 +165,9 @@ pub struct CompressionArguments {
 /// Save directories as a new snapshot
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-What has not changed since the last snapshot of the same directories is not read again, and of what has changed only the new \
-bytes are stored. What cannot be read is named, the rest is saved, and the exit status is 3. The repository itself is left out \
-where it lies in one of the directories.
+What has not changed since the last snapshot of the same directories, or of one that was moved, is not read again, and of what \
+has changed only the new bytes are stored. What cannot be read is named, the rest is saved, and the exit status is 3. The \
+repository itself is left out where it lies in one of the directories.
 
 Examples:
   treering backup ~/work

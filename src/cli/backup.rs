@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use treering::causes::chain;
 use treering::layers::LayerInfo;
 use treering::repository::{BackupOptions, BackupReport, Totals, Unread};
 use treering::timeline::TimeKey;
@@ -31,6 +32,9 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         session.list_changes(out, changes.iter().copied(), false)?;
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
+        }
+        if let Some(unknown) = unknown(&report) {
+            complain(&unknown);
         }
         if let Some(lost) = lost(&report) {
             complain(&lost);
@@ -73,7 +77,7 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
 }
 
 /// What the backup stored again because it could not know it, if it did.
-fn lost(report: &BackupReport) -> Option<String> {
+fn unknown(report: &BackupReport) -> Option<String> {
     let Unread { snapshots, volumes } = report.unread;
     let advice = "give the key once with --identity or --password-file, and the cache is made again";
     if snapshots > 0 && report.parent.is_none() {
@@ -85,6 +89,16 @@ fn lost(report: &BackupReport) -> Option<String> {
         let volumes = plural(volumes, "volume");
         format!("without a key, and the cache does not know what is in {volumes}: some of it may have been stored again; {advice}")
     })
+}
+
+/// What earlier backups stored and is not there any more, if so.
+fn lost(report: &BackupReport) -> Option<String> {
+    let first = chain(report.lost.first()?);
+    Some(format!(
+        "{} of earlier backups cannot be read: what files here have of it was stored again, the rest is lost unless you bring it \
+         back; `treering check` tells all ({first})",
+        plural(report.lost.len() as u64, "volume"),
+    ))
 }
 
 fn write(
@@ -100,10 +114,14 @@ fn write(
         Some(snapshot) => writeln!(out, "Saved snapshot {}: {holds}", snapshot.short_id())?,
         None => writeln!(out, "Would save a snapshot: {holds}")?,
     }
-    if let Some(parent) = report.parent.as_deref().and_then(|key| key.parse::<TimeKey>().ok()) {
+    let parent = report.parent.as_deref().filter(|_| !report.is_first);
+    if let Some(parent) = parent.and_then(|key| key.parse::<TimeKey>().ok()) {
         writeln!(out, "  since    {}", local_time(parent.time(), session.now.time_zone()))?;
     }
-    writeln!(out, "  changes  {}", totals(changes))?;
+    match report.is_first && report.parent.is_some() {
+        true => writeln!(out, "  first    of these paths; what it shares with others is not stored again")?,
+        false => writeln!(out, "  changes  {}", totals(changes))?,
+    }
     write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
     if statistics.files_unmodified > 0 {
         write!(out, "; {} not opened", count(statistics.files_unmodified))?;
@@ -133,6 +151,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "hostname": record.map(|record| &record.host),
         "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),
         "parent": report.parent,
+        "first_of_paths": report.is_first,
         "changes": json::totals(changes),
         "files_new": statistics.files_new,
         "files_changed": statistics.files_changed,
@@ -147,5 +166,6 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "error_count": report.problems.len(),
         "snapshots_unread": report.unread.snapshots,
         "volumes_unread": report.unread.volumes,
+        "volumes_lost": report.lost.len(),
     })
 }

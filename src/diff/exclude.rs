@@ -23,6 +23,41 @@ pub struct Excludes {
     pub caches: bool,
 }
 
+impl Excludes {
+    /// The same without files: what stands in them is among the patterns. Each is found to be one.
+    ///
+    /// Files are read once, so that one may be a pipe, and what is wrong is found before anything is scanned.
+    ///
+    /// # Errors
+    /// A pattern or a file that cannot be used, named.
+    pub fn load(&self) -> Result<Self, ExcludeError> {
+        let mut builder = GitignoreBuilder::new("/");
+        let mut loaded = Self { files: Vec::new(), ..self.clone() };
+        for pattern in &self.patterns {
+            add(&mut builder, pattern, None)?;
+        }
+        for path in &self.files {
+            let text = std::fs::read_to_string(path).map_err(|error| ExcludeError {
+                from: Some(path.clone()),
+                source: ignore::Error::Io(error),
+            })?;
+            for line in text.lines().filter(|line| !line.starts_with('#')) {
+                add(&mut builder, line, Some(path))?;
+                loaded.patterns.push(line.to_owned());
+            }
+        }
+        builder.build().map_err(|source| ExcludeError { from: None, source })?;
+        Ok(loaded)
+    }
+}
+
+fn add(builder: &mut GitignoreBuilder, pattern: &str, from: Option<&Path>) -> Result<(), ExcludeError> {
+    // Only in a file is it a comment.
+    let comment = if pattern.starts_with('#') { "\\" } else { "" };
+    let added = builder.add_line(None, &format!("{comment}{pattern}"));
+    added.map(drop).map_err(|source| ExcludeError { from: from.map(Path::to_owned), source })
+}
+
 /// A pattern that cannot be used, or a file of patterns that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the exclude patterns{}", .from.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default())]
@@ -44,24 +79,10 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, ExcludeError> {
+        let loaded = excludes.load()?;
         let mut builder = GitignoreBuilder::new(root);
-        for pattern in &excludes.patterns {
-            // Only in a file is it a comment.
-            let comment = if pattern.starts_with('#') { "\\" } else { "" };
-            builder
-                .add_line(None, &format!("{comment}{}", relative_pattern(root, pattern)))
-                .map_err(|source| ExcludeError { from: None, source })?;
-        }
-        for path in &excludes.files {
-            let text = std::fs::read_to_string(path).map_err(|error| ExcludeError {
-                from: Some(path.clone()),
-                source: ignore::Error::Io(error),
-            })?;
-            for line in text.lines() {
-                builder
-                    .add_line(Some(path.clone()), &relative_pattern(root, line))
-                    .map_err(|source| ExcludeError { from: Some(path.clone()), source })?;
-            }
+        for pattern in &loaded.patterns {
+            add(&mut builder, &relative_pattern(root, pattern), None)?;
         }
         let matcher = builder.build().map_err(|source| ExcludeError { from: None, source })?;
         Ok(Self {

@@ -83,6 +83,10 @@ impl Git {
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
             ErrorCode::NotFound => GitError::NotRepository(path.to_owned()),
+            ErrorCode::Owner => {
+                let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+                GitError::Owner { path, source: error }
+            }
             _ => GitError::git("open the git repository")(error),
         })?;
         if !repository.is_bare() {

@@ -86,6 +86,17 @@ pub enum GitError {
     /// There is no git repository.
     #[error("{} is not a git repository; create one, or check the path", .0.display())]
     NotRepository(PathBuf),
+    /// It belongs to somebody else, and git is not told that it may be trusted.
+    #[error(
+        "{path} belongs to another user: if you trust it, say so with `git config --global --add safe.directory {path}`",
+        path = .path.display()
+    )]
+    Owner {
+        /// Where it is, as git wants it.
+        path: PathBuf,
+        /// What libgit2 says.
+        source: git2::Error,
+    },
     /// There is one, but with a working tree, which would not follow the branch.
     #[error("the git repository {} has a working tree; give a bare one", .0.display())]
     NotBare(PathBuf),

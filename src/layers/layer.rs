@@ -97,6 +97,42 @@ impl Layer {
         self.index.file_len() as u64
     }
 
+    /// Finds, by one small read, that the pack is here and ends as its index says, or lies elsewhere.
+    ///
+    /// # Errors
+    /// [`LayerError::Missing`] where it is nowhere, [`LayerError::Pack`] where it is cut off.
+    pub fn expect_whole(&self) -> Result<(), LayerError> {
+        let pack = match self.open_pack() {
+            Err(LayerError::Missing { .. }) if self.is_elsewhere() => return Ok(()),
+            pack => pack?,
+        };
+        self.expect(place::check_end(&pack, &self.index).map(|end| end.err()))
+    }
+
+    /// Reads the pack, which must be here, and finds that it has the SHA-1 in its index.
+    ///
+    /// # Errors
+    /// [`LayerError::Pack`] where it does not.
+    pub fn expect_sound(&self) -> Result<(), LayerError> {
+        self.expect(place::check(&self.open_pack()?, &self.index))
+    }
+
+    fn expect(&self, fault: io::Result<Option<&'static str>>) -> Result<(), LayerError> {
+        match fault.map_err(LayerError::io("read", &self.pack))? {
+            Some(fault) => Err(LayerError::Pack { layer: self.name.clone(), fault }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a pack that is not here is said to lie elsewhere. Who was given no [`Cold`] to ask cannot know
+    /// more than that it was put away.
+    fn is_elsewhere(&self) -> bool {
+        match &self.cold {
+            Some(cold) => cold.pack_bytes(&self.name).is_some(),
+            None => !self.pack.with_extension("idx").exists(),
+        }
+    }
+
     /// The ids of its objects, in order.
     pub fn ids(&self) -> impl ExactSizeIterator<Item = ObjectId> {
         self.index.ids().iter().map(|&id| ObjectId(id))

@@ -118,14 +118,23 @@ fn parse(path: &Path, name: &str, index: &[u8]) -> Result<Index, LayerError> {
     }
 }
 
-/// What is wrong with a pack that should be the one of `index`.
-fn check(pack: &File, index: &Index) -> io::Result<Option<&'static str>> {
+/// Where the checksum of a pack begins that should be the one of `index`, and ends as that; else what is wrong.
+pub(super) fn check_end(pack: &File, index: &Index) -> io::Result<Result<u64, &'static str>> {
     let Some(len) = pack.metadata()?.len().checked_sub(CHECKSUM as u64) else {
-        return Ok(Some("it is cut off"));
+        return Ok(Err("it is cut off"));
     };
     let mut checksum = [0; CHECKSUM];
     pack.read_exact_at(&mut checksum, len)?;
-    if checksum != index.pack_checksum() || hash(pack, len)? != checksum {
+    Ok(if checksum == index.pack_checksum() { Ok(len) } else { Err("it does not end as its index says") })
+}
+
+/// What is wrong with a pack that should be the one of `index`.
+pub(super) fn check(pack: &File, index: &Index) -> io::Result<Option<&'static str>> {
+    let len = match check_end(pack, index)? {
+        Ok(len) => len,
+        Err(fault) => return Ok(Some(fault)),
+    };
+    if hash(pack, len)? != index.pack_checksum() {
         return Ok(Some("its checksum does not hold"));
     }
     let mut header = [0; PACK_MAGIC.len() + 4];

@@ -419,6 +419,10 @@ impl Remotes {
             if there == Some(bytes) {
                 continue;
             }
+            if extension == "pack" {
+                // A copy that is damaged would look like one to rely on.
+                self.expect_sound(layer)?;
+            }
             let path = self.git.pack_dir().join(format!("{layer}.{extension}"));
             let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
             store.store_file(&name, &file).map_err(RemoteError::store(remote))?;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gitkv::GitError;
+use crate::layers::LayerError;
 use crate::store::{self, NameError, UrlError};
 
 /// Why a repository could not be exchanged with another.
@@ -232,9 +233,23 @@ pub enum RemoteError {
         "no layer, or more than one, is called {0}: `treering layers list` shows them and who holds them"
     )]
     NoSuchLayer(String),
+    /// A remote that would be no second copy.
+    #[error("{0} would be this repository itself: give the URL of another place")]
+    Itself(String),
     /// A layer that must stay.
     #[error("layer {0} is not one of data and stays here, since every command needs it")]
     NotData(String),
+    /// The pack of a layer here is not what it was.
+    #[error(
+        "layer {layer} is damaged here: bring it again with `treering layers fetch {layer}` where a cold remote holds it, or put back \
+         its pack from a copy"
+    )]
+    DamagedHere {
+        /// The layer.
+        layer: String,
+        /// What is wrong.
+        source: LayerError,
+    },
     /// No cold remote has a layer.
     #[error("no cold remote that was asked holds layer {0}: push to one first")]
     NotHeld(String),

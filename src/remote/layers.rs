@@ -6,7 +6,7 @@ use std::io;
 
 use crate::digest::{Digest, Hasher};
 use crate::gitkv::{GitError, Mode, groups_to_combine};
-use crate::layers::{Layer, LayerInfo, LayerSet, ObjectId, ObjectKind, remove_index};
+use crate::layers::{Layer, LayerError, LayerInfo, LayerSet, ObjectId, ObjectKind, remove_index};
 use crate::store::Algorithm;
 
 use super::head::{Copies, Held, LayerKind};
@@ -80,13 +80,20 @@ impl Remotes {
     }
 
     /// Brings the packs of layers here that are in cold remotes only: of those called `names`, or of all where
-    /// there are none.
+    /// there are none. One that is named and is here, but damaged, is brought again.
     pub fn fetch_layers(&self, names: &[String]) -> Result<Moved, RemoteError> {
         let _keep = self.git.keep_layers()?;
         let mut moved = Moved::default();
         let holders = self.stores.holders()?;
-        for layer in self.chosen(names)?.into_iter().filter(|layer| !layer.is_here) {
-            let mut fetched = Err(RemoteError::NoSuchLayer(layer.name.clone()));
+        for layer in self.chosen(names)? {
+            let mut fetched = match layer.is_here {
+                false => Err(RemoteError::NoSuchLayer(layer.name.clone())),
+                true if names.is_empty() => continue,
+                true => self.expect_sound(&layer.name),
+            };
+            if fetched.is_ok() {
+                continue;
+            }
             for (remote, held) in holders.get(&layer.name).map_or(&[][..], |there| &there.remotes) {
                 fetched = self
                     .stores
@@ -181,8 +188,22 @@ impl Remotes {
         Ok(moved)
     }
 
+    /// Reads a pack that is here, and finds that it is what its index says.
+    pub(super) fn expect_sound(&self, name: &str) -> Result<(), RemoteError> {
+        let layers = self.git.layers();
+        let layer = layers.layers().find(|layer| layer.name() == name);
+        let layer = layer.ok_or_else(|| RemoteError::NoSuchLayer(name.to_owned()))?;
+        layer.expect_sound().map_err(|error| match error {
+            error @ LayerError::Pack { .. } => {
+                RemoteError::DamagedHere { layer: name.to_owned(), source: error }
+            }
+            error => GitError::from(error).into(),
+        })
+    }
+
     /// Reads a layer back from a cold remote, and finds that it is the one that is here.
     fn prove(&self, remote: &str, layer: &str, held: &Held) -> Result<(), RemoteError> {
+        self.expect_sound(layer)?;
         let store = self.stores.open(remote)?;
         let names = LayerNames::new(layer, held)?;
         for (name, extension) in [(&names.index, "idx"), (&names.pack, "pack")] {

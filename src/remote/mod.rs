@@ -283,6 +283,10 @@ impl Remotes {
         if self.list()?.iter().any(|remote| remote.name == name) {
             return Err(RemoteError::Exists(name.to_owned()));
         }
+        let path = Path::new(url.strip_prefix("file://").unwrap_or(url)).canonicalize();
+        if path.is_ok_and(|path| self.git.path().canonicalize().is_ok_and(|own| own == path)) {
+            return Err(RemoteError::Itself(name.to_owned()));
+        }
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
         self.git.remove_trace(name)?;

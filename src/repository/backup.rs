@@ -94,6 +94,9 @@ pub struct BackupReport {
     pub snapshot: Option<Snapshot>,
     /// Time key of the snapshot that this was compared with.
     pub parent: Option<String>,
+    /// Whether that is none of the same sources, so that differences from it mean nothing to a person: it only
+    /// saved reading or storing what the two share.
+    pub is_first: bool,
     /// Counts.
     pub statistics: Statistics,
     /// What could not be read, or changed while it was read.
@@ -104,6 +107,8 @@ pub struct BackupReport {
     pub bytes_added: u64,
     /// What this could not be compared with.
     pub unread: Unread,
+    /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
+    pub lost: Vec<RepositoryError>,
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
     pub cache_error: Option<io::Error>,
     old: Vec<Entry>,
@@ -137,6 +142,8 @@ impl Repository {
         progress: &Progress,
     ) -> Result<BackupReport, RepositoryError> {
         let sources = Sources::new(&options.sources)?;
+        // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
+        let excludes = options.excludes.load()?;
         if !options.dry_run {
             self.timeline.sweep()?;
         }
@@ -147,13 +154,21 @@ impl Repository {
         let (mut parent, mut unread) = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
-            excludes: options.excludes.clone(),
+            excludes,
             one_file_system: options.one_file_system,
             // A backup of itself would be in the next one, and so on.
             leave_out: self.own_directory(),
             threads: options.threads.saturating_sub(1),
         };
-        let plan_options = PlanOptions { scan: &scan, force: options.force, threads: options.threads, began };
+        let lost = self.lost_volumes()?;
+        let segments = if lost.is_empty() { None } else { Some(self.segments()?) };
+        let plan_options = PlanOptions {
+            scan: &scan,
+            force: options.force,
+            segments: segments.as_deref(),
+            threads: options.threads,
+            began,
+        };
         let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
             // An index that cannot be read costs the comparison with it, not the backup.
             Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Encrypted))
@@ -174,6 +189,7 @@ impl Repository {
         }
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;
+        report.lost = lost;
         Ok(report)
     }
 
@@ -429,6 +445,7 @@ impl<'a> Session<'a> {
         let mut report = BackupReport {
             snapshot: None,
             parent: parent_key.clone(),
+            is_first: parent.is_none_or(|parent| parent.record.roots != roots_of(sources)),
             statistics,
             problems: plan.problems,
             layers: Vec::new(),
@@ -436,6 +453,7 @@ impl<'a> Session<'a> {
             old: plan.old,
             new: plan.new,
             unread: Unread::default(),
+            lost: Vec::new(),
             cache_error: None,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };

@@ -1,12 +1,13 @@
 //! Whether everything that snapshots need is there and sound.
 //!
-//! Without reading data: every record, page and volume index can be read, every volume is as long as its
+//! Without reading data: every layer is here and ends as its index says, or is in a cold remote; every record, page and volume index can be read, every volume is as long as its
 //! index says, its signatures are there, every segment that a page names is in a volume, and so is every base
 //! of a delta. With it: every layer that is here matches its checksums, every signature can be read, and every segment
 //! that a snapshot needs has its SHA-256.
 //!
 //! Without the key of an encrypted repository: every blob looks like an encrypted one, volumes and indexes
-//! come in pairs, there are keys, and, if data is read, every layer matches its checksums.
+//! come in pairs, no layer is missing or cut off, there are keys, and, if data is read, every layer matches its
+//! checksums.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -23,6 +24,7 @@ use crate::repository::pages::Pages;
 use crate::repository::segments::{Segments, Volume};
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError, Snapshot};
+use crate::timeline::TimelineError;
 
 /// How thorough a check is.
 #[derive(Debug, Clone)]
@@ -116,8 +118,8 @@ impl Repository {
         let segments = self.segments()?;
         let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
         self.check_volumes(&segments, options.read_data, &mut wanted, &mut bad, &mut report)?;
+        self.check_layers(options, progress, &mut report)?;
         if options.read_data {
-            self.check_layers(progress, &mut report)?;
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
         }
         let mut affected = self.affected(&snapshots, &bad);
@@ -156,9 +158,7 @@ impl Repository {
             let what = "no key is left that could be opened: fetch one from a remote or a copy".to_owned();
             report.faults.push(Fault { what, affects: Vec::new() });
         }
-        if options.read_data {
-            self.check_layers(progress, &mut report)?;
-        }
+        self.check_layers(options, progress, &mut report)?;
         Ok(report)
     }
 
@@ -236,15 +236,22 @@ impl Repository {
         Err(RepositoryError::damaged(&volume.archive.path)(fault.into()))
     }
 
-    fn check_layers(&self, progress: &Progress, report: &mut CheckReport) -> Result<(), RepositoryError> {
-        let layers = self.timeline.git().layers();
-        // Of those that are elsewhere, what snapshots need is read segment by segment.
-        for layer in layers.layers().filter(|layer| layer.pack_bytes().is_some()) {
+    fn check_layers(
+        &self,
+        options: &CheckOptions,
+        progress: &Progress,
+        report: &mut CheckReport,
+    ) -> Result<(), RepositoryError> {
+        let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
+        for layer in layers.layers() {
             progress.check()?;
-            report.layers += 1;
-            let damage = match layer.verify() {
-                Ok(check) => check.damage,
-                Err(error) => vec![error],
+            // Of those that are elsewhere, what snapshots need is read segment by segment.
+            let verified = (options.read_data && layer.pack_bytes().is_some()).then(|| layer.verify());
+            report.layers += u64::from(verified.is_some());
+            let damage = match verified {
+                Some(Ok(check)) => check.damage,
+                Some(Err(error)) => vec![error],
+                None => layer.expect_whole().err().into_iter().collect(),
             };
             let faults = damage.iter().map(|error| Fault { what: chain(error), affects: Vec::new() });
             report.faults.extend(faults);

@@ -62,7 +62,7 @@ impl<'a> Maker<'a> {
     /// Makes what is to be stored of a segment of the new file `number`.
     pub fn make(&self, number: usize, piece: Piece) -> Result<Made, RepositoryError> {
         let pending = || self.pending.read().unwrap_or_else(PoisonError::into_inner).contains(&piece.digest);
-        if self.segments.place(&piece.digest).is_some() || pending() {
+        if self.segments.holds(&piece.digest) || pending() {
             return Ok(Made::Known);
         }
         // A file of one small segment is compared with the old content itself, which is at hand and finer.

@@ -20,6 +20,7 @@ use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::RepositoryError;
 use crate::repository::pages::Pages;
+use crate::repository::segments::Segments;
 use crate::repository::snapshot::{Layout, Statistics};
 
 /// The sources of a backup, and how their paths become those of the index.
@@ -109,6 +110,8 @@ pub(super) struct PlanOptions<'a> {
     pub scan: &'a ScanOptions,
     /// Take nothing for unchanged.
     pub force: bool,
+    /// Where anything stored is lost, what is still there: files that need anything else count as changed.
+    pub segments: Option<&'a Segments>,
     pub threads: usize,
     pub began: SystemTime,
 }
@@ -251,7 +254,11 @@ impl Join<'_> {
                     dirty |= self.describe(new, true, &mut left);
                 }
                 match found.next_if(|new| new.path == old.path) {
-                    Some(new) if !self.options.force && is_unchanged(&old, &new.stat) => self.keep(&old),
+                    Some(new)
+                        if !self.options.force && is_unchanged(&old, &new.stat) && self.is_stored(&old) =>
+                    {
+                        self.keep(&old);
+                    }
                     Some(new) => {
                         self.describe(new, false, &mut left);
                         self.plan.old.push(old);
@@ -271,6 +278,15 @@ impl Join<'_> {
         }
         problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).append(&mut left);
         Ok(())
+    }
+
+    /// Whether the content of `old` is not known to be lost.
+    fn is_stored(&self, old: &Entry) -> bool {
+        let Some((segments, content)) = self.options.segments.zip(old.content()) else { return true };
+        // Without a key, what is in no volume that can be read is in another.
+        let is_stored =
+            |digest| segments.holds(digest) || (segments.unread() > 0 && segments.place(digest).is_none());
+        content.segments.iter().all(|segment| is_stored(&segment.digest))
     }
 
     fn keep(&mut self, old: &Entry) {

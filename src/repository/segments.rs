@@ -5,9 +5,11 @@
 //!
 //! A segment that several volumes hold, as after a merge of clones, is read where its chain of deltas is
 //! shortest. So each base has a shorter chain than what hangs on it, and no chain leads back to its beginning,
-//! whichever clone made which delta.
+//! whichever clone made which delta. Only where that volume is lost with its layer, or a base of the chain is,
+//! another place comes first. What is in no other place is still looked for there, since of a layer that is cut
+//! off a part can be read; but nothing new may rest on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +21,7 @@ use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
 use crate::digest::Digest;
+use crate::layers::{Layer, LayerError};
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
 use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
@@ -42,6 +45,8 @@ pub(super) struct Segments {
     faults: Vec<RepositoryError>,
     unread: u64,
     table: Table,
+    /// Those that are only in volumes that are lost, or hang on such.
+    lost: HashSet<Digest>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
 }
@@ -136,6 +141,41 @@ impl Repository {
         Ok((volumes, faults))
     }
 
+    /// What volumes are lost, and why: parts of them, or the layers in which they lie, are missing or cut off.
+    pub(super) fn lost_volumes(&self) -> Result<Vec<RepositoryError>, RepositoryError> {
+        let (volumes, mut faults) = self.volumes()?;
+        faults.extend(self.lost(&volumes)?.into_iter().map(|(_, error)| error));
+        Ok(faults)
+    }
+
+    /// The numbers of the volumes that are lost, and why.
+    fn lost(&self, volumes: &[Volume]) -> Result<Vec<(u32, RepositoryError)>, RepositoryError> {
+        let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
+        let is_lost = |layer: &Layer| {
+            let whole = layer.expect_whole();
+            whole.err().filter(|error| matches!(error, LayerError::Missing { .. } | LayerError::Pack { .. }))
+        };
+        // Many volumes lie in one layer.
+        let mut whole = HashSet::new();
+        let mut lost = Vec::new();
+        for (number, volume) in (0..).zip(volumes) {
+            let Some(location) = layers.locate(&volume.archive.id) else {
+                lost.extend(self.blob_len(&volume.archive).err().map(|error| (number, error)));
+                continue;
+            };
+            if whole.contains(location.layer.name()) {
+                continue;
+            }
+            match is_lost(location.layer) {
+                Some(error) => {
+                    lost.push((number, RepositoryError::damaged(&volume.archive.path)(error.into())));
+                }
+                None => drop(whole.insert(location.layer.name())),
+            }
+        }
+        Ok(lost)
+    }
+
     /// Where the signatures of the segments of a volume lie: at the same time and number, in another kind.
     pub(super) fn signatures_path(&self, volume: &Volume) -> String {
         let stem = stem(&volume.archive.path);
@@ -153,7 +193,10 @@ impl Repository {
 impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
+        let lost: HashSet<u32> = repository.lost(&volumes)?.into_iter().map(|(number, _)| number).collect();
+        let follow = !lost.is_empty() || !faults.is_empty();
         let mut rows = Vec::new();
+        let mut bases_of = HashMap::new();
         let mut unread = 0;
         pipeline::ordered(
             2,
@@ -178,15 +221,26 @@ impl Segments {
                         EntryKind::Whole => 0,
                         EntryKind::Delta { depth, .. } => depth,
                     };
-                    rows.push((view.digest, Place { depth, volume, entry }));
+                    let place = Place { depth, volume, entry };
+                    if let EntryKind::Delta { bases, .. } = view.kind
+                        && follow
+                    {
+                        bases_of.insert((volume, entry), bases.to_vec());
+                    }
+                    rows.push((view.digest, place));
                 }
                 Ok::<_, RepositoryError>(())
             },
         )?;
+        let lost = match follow {
+            true => prefer_whole(&mut rows, &lost, &bases_of),
+            false => HashSet::new(),
+        };
         Ok(Self {
             volumes,
             faults,
             unread,
+            lost,
             table: Table::new(rows),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
@@ -206,6 +260,11 @@ impl Segments {
     /// Volumes that may hold anything, since there is no key to read their indexes with.
     pub fn unread(&self) -> u64 {
         self.unread
+    }
+
+    /// Whether a segment is stored in a way that new things may rest on.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.place(digest).is_some() && !self.lost.contains(digest)
     }
 
     /// Where a segment is.
@@ -239,10 +298,14 @@ impl Segments {
         Ok(Some(Located { place, index: self.index(repository, place.volume)? }))
     }
 
-    /// The chain that a delta of `bases` would continue; `None` when one of them is in no finished volume.
+    /// The chain that a delta of `bases` would continue; `None` when one of them is in no finished volume, or
+    /// lost.
     pub fn chain(&self, repository: &Repository, bases: &[Digest]) -> Result<Option<Chain>, RepositoryError> {
         let mut chain = Chain::default();
         for digest in bases {
+            if self.lost.contains(digest) {
+                return Ok(None);
+            }
             let Some(located) = self.locate(repository, digest)? else { return Ok(None) };
             let view = located.index.entry(located.place.entry as usize);
             if let Some(EntryKind::Delta { depth, chain_bytes, .. }) = view.map(|view| view.kind) {
@@ -386,6 +449,32 @@ impl Segments {
         let blob = repository.blob(&repository.signatures_path(&self.volumes[volume as usize]))?;
         repository.read_blob_range(&blob, location.offset, location.len.into())
     }
+}
+
+/// Takes out the places of segments in `lost` volumes, and those that hang on such, where there are others; and
+/// tells which segments have no others. `bases_of` has the bases of each delta, by volume and entry.
+fn prefer_whole(
+    rows: &mut Vec<(Digest, Place)>,
+    lost: &HashSet<u32>,
+    bases_of: &HashMap<(u32, u32), Vec<Digest>>,
+) -> HashSet<Digest> {
+    // A base hangs on fewer deltas than what it is a base of.
+    rows.sort_unstable_by_key(|(_, place)| *place);
+    let mut whole: HashSet<Digest> = HashSet::new();
+    let mut doubtful = HashMap::new();
+    for (digest, place) in rows.iter() {
+        let bases = bases_of.get(&(place.volume, place.entry));
+        let is_whole = !lost.contains(&place.volume)
+            && bases.is_none_or(|bases| bases.iter().all(|base| whole.contains(base)));
+        match is_whole {
+            true => drop(whole.insert(*digest)),
+            false => drop(doubtful.insert((place.volume, place.entry), *digest)),
+        }
+    }
+    rows.retain(|(digest, place)| {
+        !doubtful.contains_key(&(place.volume, place.entry)) || !whole.contains(digest)
+    });
+    doubtful.into_values().filter(|digest| !whole.contains(digest)).collect()
 }
 
 /// The path of an archive without what tells how it is compressed.

@@ -46,6 +46,61 @@ fn backup_sums_up_what_it_did() {
 }
 
 #[test]
+fn the_first_snapshot_of_a_directory_is_not_said_to_differ_from_another_one() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    lab.write("other/thing", "thing\n");
+    let first = lab.ok(["backup", "other"]);
+    assert!(first.contains("first    of these paths"), "{first}");
+    assert!(!first.contains("since") && !first.contains("deleted"), "{first}");
+    let second = lab.ok(["backup", "other"]);
+    assert!(second.contains("since ") && second.contains("changes  no differences\n"), "{second}");
+}
+
+#[test]
+fn lost_data_is_told_and_stored_again() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree", "--time", "2026-11-01 10:00"]);
+    let layers: serde_json::Value = serde_json::from_str(&lab.ok(["layers", "list", "--json"])).unwrap();
+    let layers = layers.as_array().or_else(|| layers["layers"].as_array()).unwrap();
+    let data = layers.iter().find(|layer| layer["kind"] == "data").unwrap()["name"].as_str().unwrap();
+    fs::remove_file(lab.path("repo/objects/pack").join(data).with_extension("pack")).unwrap();
+    let checked = lab.run(["check"]);
+    assert_eq!(checked.status, Some(1));
+    assert!(checked.err.contains(data), "{}", checked.err);
+    let outcome = lab.run(["backup", "tree"]);
+    assert_eq!(outcome.status, Some(0), "{}", outcome.err);
+    assert!(outcome.err.contains("1 volume of earlier backups cannot be read"), "{}", outcome.err);
+    lab.ok(["restore", "latest", "--target", "restored"]);
+}
+
+#[test]
+fn the_repository_of_another_user_is_told_with_what_to_do() {
+    let lab = Lab::new();
+    let repo = lab.path("repo");
+    // Only root can give it away.
+    if std::os::unix::fs::chown(&repo, Some(12345), None).is_err() {
+        return;
+    }
+    let outcome = lab.run(["snapshots"]);
+    let hint = format!("git config --global --add safe.directory {}", repo.canonicalize().unwrap().display());
+    assert!(outcome.err.contains(&hint), "{}", outcome.err);
+    assert_eq!(outcome.status, Some(1));
+}
+
+#[test]
+fn a_repository_is_no_remote_of_itself() {
+    let lab = Lab::new();
+    let file = format!("file://{}", lab.path("repo").display());
+    for url in ["repo", "./tree/../repo", &file] {
+        let outcome = lab.run(["remote", "add", "self", url]);
+        assert_eq!(outcome.status, Some(1));
+        assert!(outcome.err.contains("would be this repository itself"), "{}", outcome.err);
+    }
+    assert!(!lab.ok(["remote", "list"]).contains("self"));
+}
+
+#[test]
 fn a_dry_run_sums_up_what_would_be_done_and_saves_nothing() {
     let lab = Lab::new();
     let out = lab.ok(["backup", "tree", "-n"]);
@@ -68,6 +123,27 @@ fn excludes_leave_things_out() {
     let listed = lab.ok(["ls", "latest"]);
     let names: Vec<_> = listed.lines().map(|line| line.rsplit('/').next().unwrap()).collect();
     assert_eq!(names, ["tree", "cache", "CACHEDIR.TAG", "letters", ".leave"]);
+}
+
+#[test]
+fn excludes_that_cannot_be_used_fail_before_anything_is_saved() {
+    let lab = Lab::new();
+    lab.write("patterns", "# fine\n*.o\na**b\\\n");
+    for (flags, named) in [
+        (["--exclude-file", "/nope"], "/nope"),
+        (["--exclude-file", "patterns"], "exclude patterns in patterns: error parsing glob 'a**b\\'"),
+        (["-e", "a**b\\"], "a**b\\"),
+    ] {
+        let outcome = lab.run(["backup", "tree"].into_iter().chain(flags));
+        assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""), "{}", outcome.err);
+        assert!(outcome.err.contains(named), "{}", outcome.err);
+    }
+    assert!(lab.ok(["snapshots"]).starts_with("There are no snapshots"));
+    // One in the tree is a problem of its directory.
+    lab.write("tree/.leave", "a**b\\\ntwo\n");
+    let outcome = lab.run(["backup", "tree", "--ignore-file", ".leave"]);
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
+    assert!(outcome.out.contains(": 3 files"), "{}", outcome.out);
 }
 
 #[test]

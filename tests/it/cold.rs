@@ -335,6 +335,41 @@ fn what_is_damaged_there_stays_here() {
 }
 
 #[test]
+fn what_is_damaged_here_is_not_spread_and_can_be_brought_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = filled();
+    let here = push_to(&lab, &store_url(&lab));
+    let name = data(&here.layers().unwrap())[0].name.clone();
+    let pack = lab.path("repo/objects/pack").join(&name).with_extension("pack");
+    let sound = fs::read(&pack).unwrap();
+    let mut other = sound.clone();
+    other[sound.len() / 2] ^= 1;
+    let is_here = |failures: &[(String, RemoteError)]| matches!(failures, [(_, RemoteError::DamagedHere { layer, .. })] if *layer == name);
+    for bytes in [&other[..], &sound[..sound.len() / 2]] {
+        fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&pack, bytes).unwrap();
+        let evicted = here.evict_layers(std::slice::from_ref(&name), None).unwrap();
+        assert!(is_here(&evicted.failures), "{:?}", evicted.failures);
+        let second = format!("file://{}", lab.path(&format!("second{}", bytes.len())).display());
+        let second_name = format!("second{}", bytes.len());
+        here.add(&second_name, &second).unwrap();
+        let error = here.push(&second_name, &who()).unwrap_err();
+        assert!(matches!(&error, RemoteError::DamagedHere { layer, .. } if *layer == name), "{error}");
+        let fetched = here.fetch_layers(std::slice::from_ref(&name)).unwrap();
+        assert_eq!((fetched.layers.len(), fetched.failures.len()), (1, 0), "{:?}", fetched.failures);
+        assert_eq!(fs::read(&pack).unwrap(), sound);
+        assert_eq!(here.fetch_layers(std::slice::from_ref(&name)).unwrap().layers, [], "it is sound");
+        here.push(&second_name, &who()).unwrap();
+        here.remove(&second_name).unwrap();
+    }
+    // Held nowhere, it says so.
+    here.remove("cold").unwrap();
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&pack, &other).unwrap();
+    assert!(is_here(&here.fetch_layers(std::slice::from_ref(&name)).unwrap().failures));
+}
+
+#[test]
 fn a_killed_push_is_made_again_and_sends_nothing_twice() {
     let mut lab = Lab::new();
     for round in 0..4 {

@@ -57,6 +57,10 @@ impl Scene {
         file
     }
 
+    fn layer_name(&self, path: &str) -> String {
+        self.layer(path, "pack").file_stem().unwrap().to_str().unwrap().to_owned()
+    }
+
     fn garbage(&self, path: &str) {
         self.lab.replace(path, Some(b"garbage, for sure"));
     }
@@ -130,6 +134,17 @@ const CASES: &[Case] = &[
     Case {
         what: "a layer of volumes is cut off",
         damage: |scene| scene.truncate(&scene.volume()),
+        found: Found::AtOnce,
+        names: |scene| [volume_and_segment(scene), vec![scene.layer_name(&scene.volume())]].concat(),
+        afterwards: All,
+        ..CONTENT
+    },
+    Case {
+        what: "the pack of a layer of volumes is gone",
+        damage: |scene| fs::remove_file(scene.layer(&scene.volume(), "pack")).unwrap(),
+        found: Found::AtOnce,
+        names: |scene| [volume_and_segment(scene), vec![scene.layer_name(&scene.volume())]].concat(),
+        afterwards: All,
         ..CONTENT
     },
     Case {
@@ -146,6 +161,7 @@ const CASES: &[Case] = &[
         what: "the index of a layer of volumes is gone",
         damage: |scene| fs::remove_file(scene.layer(&scene.volume(), "idx")).unwrap(),
         found: Found::AtOnce,
+        afterwards: All,
         ..CONTENT
     },
     Case {
@@ -302,6 +318,29 @@ fn what_is_not_damaged_still_works() {
         }
     }
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn a_backup_stores_again_what_was_lost_though_no_file_changed() {
+    let mut scene = Scene::new();
+    // What hangs on the lost segment is lost with it, wherever it lies.
+    let mut grown = noise(300_000, 1);
+    grown[150_000] ^= 1;
+    scene.lab.write("bad", &grown);
+    let delta = scene.lab.backup();
+    assert!(delta.statistics.segments_delta > 0, "{:?}", delta.statistics);
+    scene.truncate(&scene.volume());
+    scene.lab.reopen();
+    let report = scene.lab.backup();
+    assert_eq!((report.lost.len(), report.statistics.files_read), (1, 1), "{:?}", report.lost);
+    assert_eq!(report.statistics.files_unmodified, 1);
+    assert!(report.changes().is_empty());
+    assert!(report.statistics.segments_whole > 0, "{:?}", report.statistics);
+    let restored = scene.lab.restore(&report.snapshot.unwrap(), "restored");
+    assert_eq!(fs::read(restored.join("bad")).unwrap(), grown);
+    scene.lab.reopen();
+    let again = scene.lab.backup();
+    assert_eq!((again.lost.len(), again.statistics.files_read), (1, 0), "it is there now");
 }
 
 /// What happens to the repository as a whole: it does not open, and says why.
