@@ -49,7 +49,7 @@ impl Owners {
 
 /// The state of a directory: its entries in path order, and block signatures of what its files hold.
 ///
-/// About 220 bytes of memory a file whose path has 30 bytes, and 28 bytes a block of signature.
+/// About 200 bytes of memory a file of one segment whose path has 30 bytes, and 28 bytes a block of signature.
 #[derive(Debug, Default)]
 pub struct DirIndex {
     /// Everything in the directory, itself included (as the empty path), in path order.

@@ -2,7 +2,7 @@
 //!
 //! Nothing is opened here. The sources are walked by one thread each (and their helpers), the parent's pages
 //! are decoded by others, and both streams meet in path order. What did not change is left in its page; only
-//! what did is kept in memory, about 220 bytes each.
+//! what did is kept in memory, about 200 bytes each.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
