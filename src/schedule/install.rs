@@ -200,7 +200,8 @@ impl Installer {
     pub fn crontab(&self, crontab: &str, wanted: bool) -> String {
         let mark = self.mark();
         let mut text = String::new();
-        let mut lines = crontab.lines();
+        // A carriage return is the user's, and stays.
+        let mut lines = crontab.split_terminator('\n');
         while let Some(line) = lines.next() {
             if line == mark {
                 // And the line that belongs to it.
@@ -332,5 +333,7 @@ mod tests {
         assert_eq!(installer.crontab(&with, true), with, "again");
         assert_eq!(installer.crontab(&with, false), own);
         assert_eq!(installer.crontab("", false), "");
+        let other_ends = "MAILTO=me\r\n0 1 * * * true\r\n";
+        assert_eq!(installer.crontab(&installer.crontab(other_ends, true), false), other_ends);
     }
 }
