@@ -118,10 +118,10 @@ fn scan(
     sign: bool,
 ) -> Result<DirIndex, CliError> {
     let options = ScanOptions {
-        leave_out: None,
         excludes: arguments.excludes(),
         one_file_system: arguments.one_file_system,
         threads: 1,
+        ..ScanOptions::default()
     };
     let now = SystemTime::from(session.now.timestamp());
     let scanned = session.watch(|progress| DirIndex::scan_with(directory, &options, sign, now, progress));

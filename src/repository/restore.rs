@@ -4,6 +4,7 @@
 //! already is not read from the repository. Of the target only those paths are looked at that the snapshot
 //! has; with `delete` the directories among them are listed too.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -135,10 +136,7 @@ impl Repository {
         if !options.delete {
             diff.keep_extra();
         }
-        diff.changes.retain(|change| match change {
-            Change::Metadata(entry) => !on_the_way.contains(&entry.path),
-            _ => true,
-        });
+        diff.changes.retain(|change| !is_left(change, &on_the_way));
         let mut report = RestoreReport {
             unchanged: unchanged(total, &diff.changes),
             changes: Vec::new(),
@@ -168,10 +166,9 @@ impl Repository {
                 report.applied.failures.iter().map(|failure| &failure.path).collect();
             let now = self.look_at(&options.target, &wanted, None, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted);
-            wrong.retain(|change| !failed.contains(change.path()) && !is_socket(change));
-            wrong.retain(
-                |change| !matches!(change, Change::Metadata(entry) if on_the_way.contains(&entry.path)),
-            );
+            wrong.retain(|change| {
+                !failed.contains(change.path()) && !is_socket(change) && !is_left(change, &on_the_way)
+            });
             report.verified =
                 Some(now.entries.iter().filter(|entry| entry.content().is_some()).count() as u64);
             report.mismatches =
@@ -276,6 +273,14 @@ impl Reach<'_> {
         }
         true
     }
+}
+
+/// Whether only the metadata of a directory differs that is on the way to what was asked for.
+fn is_left<E: Borrow<Entry>, P: Borrow<RelPath>>(
+    change: &Change<E, P>,
+    on_the_way: &HashSet<RelPath>,
+) -> bool {
+    matches!(change, Change::Metadata(_)) && on_the_way.contains(change.path())
 }
 
 fn is_socket(change: &ChangeRef<'_>) -> bool {

@@ -1,7 +1,7 @@
 //! Where segments are, and reading them back.
 //!
-//! The table is read from the indexes of all volumes when it is first needed. The indexes themselves are kept as long as they fit a bound, about 70
-//! bytes a segment.
+//! The table is read from the indexes of all volumes when it is first needed. The indexes themselves are kept as
+//! long as they fit a bound, about 70 bytes a segment.
 //!
 //! A segment that several volumes hold, as after a merge of clones, is read where its chain of deltas is
 //! shortest. So each base has a shorter chain than what hangs on it, and no chain leads back to its beginning,
