@@ -59,9 +59,13 @@ impl FromStr for Digest {
 /// Writes `bytes` in lower-case hexadecimal.
 pub fn write_hex(f: &mut dyn fmt::Write, bytes: &[u8]) -> fmt::Result {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        f.write_char(DIGITS[usize::from(byte >> 4)].into())?;
-        f.write_char(DIGITS[usize::from(byte & 15)].into())?;
+    for part in bytes.chunks(32) {
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(part) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        f.write_str(std::str::from_utf8(&text[..2 * part.len()]).map_err(|_| fmt::Error)?)?;
     }
     Ok(())
 }

@@ -54,6 +54,9 @@ const ISAL_OVERHEAD: usize = 1024;
 /// Longest content of one stored deflate block.
 const STORED_BLOCK_LEN: usize = 65_535;
 
+/// More room than this is not kept for the next member.
+const MAX_SCRATCH: usize = 4 << 20;
+
 /// No deflate stream expands to more than this many times its length.
 const MAX_DEFLATE_RATIO: usize = 1032;
 
@@ -226,10 +229,27 @@ fn deflate(plain: &[u8], level: u8) -> Result<Vec<u8>, ArchiveError> {
             Some((kept, compressor)) if *kept == level => compressor,
             _ => &mut slot.insert((level, Compressor::new(libdeflate_level))).1,
         };
-        let mut member = vec![0; compressor.gzip_compress_bound(plain.len())];
-        let len = compressor.gzip_compress(plain, &mut member).map_err(ArchiveError::Deflate)?;
-        member.truncate(len);
-        Ok(member)
+        let bound = compressor.gzip_compress_bound(plain.len());
+        in_scratch(bound, |member| compressor.gzip_compress(plain, member).map_err(ArchiveError::Deflate))
+    })
+}
+
+/// Lets `compress` fill at most `bound` bytes, and returns as many as it says.
+///
+/// The room is kept per thread: fresh memory of that length costs more than copying what a member needs of it.
+fn in_scratch<E>(bound: usize, compress: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Vec<u8>, E> {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < bound {
+            scratch.resize(bound, 0);
+        }
+        let packed = compress(&mut scratch[..bound]).map(|len| scratch[..len].to_vec());
+        if scratch.len() > MAX_SCRATCH {
+            *scratch = Vec::new();
+        }
+        packed
     })
 }
 
@@ -238,11 +258,11 @@ fn deflate(plain: &[u8], level: u8) -> Result<Vec<u8>, ArchiveError> {
 fn deflate_fastest(plain: &[u8]) -> Result<Vec<u8>, ArchiveError> {
     use isal::{Codec, CompressionLevel, compress_into};
 
-    let mut member = vec![0; plain.len() + plain.len() / STORED_BLOCK_LEN * 5 + ISAL_OVERHEAD];
-    let len = compress_into(plain, &mut member, CompressionLevel::One, Codec::Gzip)
-        .map_err(|error| ArchiveError::Isal(error.to_string()))?;
-    member.truncate(len);
-    Ok(member)
+    let bound = plain.len() + plain.len() / STORED_BLOCK_LEN * 5 + ISAL_OVERHEAD;
+    in_scratch(bound, |member| {
+        compress_into(plain, member, CompressionLevel::One, Codec::Gzip)
+            .map_err(|error| ArchiveError::Isal(error.to_string()))
+    })
 }
 
 fn inflate(member: &[u8], expected_len: usize) -> Result<Vec<u8>, ArchiveError> {
@@ -309,7 +329,9 @@ fn compress_zstd(plain: &[u8], level: u8) -> Result<Vec<u8>, ArchiveError> {
                 &mut slot.insert((level, compressor)).1
             }
         };
-        compressor.compress(plain).map_err(ArchiveError::Zstd)
+        in_scratch(zstd::zstd_safe::compress_bound(plain.len()), |member| {
+            compressor.compress_to_buffer(plain, member).map_err(ArchiveError::Zstd)
+        })
     })
 }
 

@@ -21,8 +21,8 @@ pub const MAX_BASES: usize = 3;
 /// what the segmenter makes.
 pub const MAX_SEGMENT_LEN: u32 = 64 * 1024 * 1024;
 
-const CREATED: &[u8] = b"created/";
-const UPDATED: &[u8] = b"updated/";
+const CREATED: &str = "created/";
+const UPDATED: &str = "updated/";
 const PAX_NAME: &[u8] = b"bases";
 const BASES_KEY: &str = "TREERING.bases";
 const DELTA_KEY: &str = "TREERING.delta";
@@ -105,8 +105,8 @@ impl Stored {
                 UPDATED
             }
         };
-        let name = [directory, self.digest.to_string().as_bytes()].concat();
-        write_header(stream, EntryType::Regular, &name, self.payload.bytes().len());
+        let name = format!("{directory}{}", self.digest);
+        write_header(stream, EntryType::Regular, name.as_bytes(), self.payload.bytes().len());
     }
 }
 
@@ -157,7 +157,7 @@ pub(super) enum Name {
 impl Name {
     pub(super) fn parse(name: &[u8]) -> Option<Self> {
         let digest = |text| std::str::from_utf8(text).ok()?.parse().ok();
-        match (name.strip_prefix(CREATED), name.strip_prefix(UPDATED)) {
+        match (name.strip_prefix(CREATED.as_bytes()), name.strip_prefix(UPDATED.as_bytes())) {
             (Some(text), _) => digest(text).map(Self::Created),
             (_, Some(text)) => digest(text).map(Self::Updated),
             _ => None,

@@ -109,13 +109,14 @@ enum Work {
     End { file: usize, outcome: io::Result<FileRead> },
 }
 
-/// Reads `count` files; `locate` says where the file of a number is and how long the scan found it.
+/// Reads `count` files; `size_of` says how long the scan found the file of a number, `locate` where it is.
 ///
 /// `process` runs on the workers, `consume` here. When `progress` is asked to stop, reading ends early and
 /// [`Interrupted`] is returned.
 pub fn read_files<R: Send, E: From<Interrupted>>(
     count: usize,
-    locate: impl Fn(usize) -> (PathBuf, u64) + Sync,
+    size_of: impl Fn(usize) -> u64 + Send,
+    locate: impl Fn(usize) -> PathBuf + Sync,
     options: &ReadOptions,
     progress: &Progress,
     process: impl Fn(Piece) -> R + Sync,
@@ -126,9 +127,13 @@ pub fn read_files<R: Send, E: From<Interrupted>>(
         options.threads,
         options.ahead,
         // The consumer's own error is what ends it then.
-        |feed| reader.produce(count, progress, &feed).unwrap_or(()),
+        |feed| reader.produce(count, size_of, progress, &feed).unwrap_or(()),
         |work| match work {
-            Work::Batch(files) => files.flat_map(|file| reader.read_small(file, &process)).collect(),
+            Work::Batch(files) => {
+                let mut events = Vec::with_capacity(2 * files.len());
+                files.for_each(|file| reader.read_small(file, &process, &mut events));
+                events
+            }
             Work::Piece { file, offset, bytes, holes } => {
                 vec![to_event(Piece { file, offset, digest: Digest::of(&bytes), bytes, holes }, &process)]
             }
@@ -153,10 +158,11 @@ struct FileReader<'a, L> {
     options: &'a ReadOptions,
 }
 
-impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
+impl<L: Fn(usize) -> PathBuf> FileReader<'_, L> {
     fn produce<R>(
         &self,
         count: usize,
+        size_of: impl Fn(usize) -> u64,
         progress: &Progress,
         feed: &Feed<Work, Vec<Event<R>>>,
     ) -> Result<(), Closed> {
@@ -166,7 +172,7 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
             if progress.check().is_err() {
                 return Err(Closed);
             }
-            let (path, size) = (self.locate)(file);
+            let size = size_of(file);
             let small = size <= self.options.params.min() as u64;
             if !batch.is_empty() && (!small || batch_bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES) {
                 feed.send(Work::Batch(std::mem::replace(&mut batch, file..file)))?;
@@ -177,28 +183,22 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
                 batch_bytes += size;
             } else {
                 batch = file + 1..file + 1;
-                self.produce_large(file, &path, feed)?;
+                self.produce_large(file, feed)?;
             }
         }
         if batch.is_empty() { Ok(()) } else { feed.send(Work::Batch(batch)) }
     }
 
-    fn produce_large<R>(
-        &self,
-        file: usize,
-        path: &Path,
-        feed: &Feed<Work, Vec<Event<R>>>,
-    ) -> Result<(), Closed> {
-        let outcome = self.read_large(path, |offset, bytes, holes| {
+    fn produce_large<R>(&self, file: usize, feed: &Feed<Work, Vec<Event<R>>>) -> Result<(), Closed> {
+        let path = (self.locate)(file);
+        let outcome = self.read_large(&path, |offset, bytes, holes| {
             feed.send(Work::Piece { file, offset, bytes, holes: holes.clone() })
         })?;
         feed.send(Work::End { file, outcome })
     }
 
-    fn read_small<R>(&self, file: usize, process: impl Fn(Piece) -> R) -> Vec<Event<R>> {
-        let (path, _) = (self.locate)(file);
-        let mut events = Vec::with_capacity(2);
-        let outcome = DataReader::open(&path).and_then(|mut reader| {
+    fn read_small<R>(&self, file: usize, process: impl Fn(Piece) -> R, events: &mut Vec<Event<R>>) {
+        let outcome = DataReader::open(&(self.locate)(file)).and_then(|mut reader| {
             // What is no longer than the shortest segment is one.
             reader.limit_data(self.options.params.min() as u64);
             let holes = reader.holes().into();
@@ -211,7 +211,6 @@ impl<L: Fn(usize) -> (PathBuf, u64)> FileReader<'_, L> {
             self.finish(reader)
         });
         events.push(Event::File { file, outcome });
-        events
     }
 
     /// Reads a file, giving each segment with its offset to `take`; what is wrong with the file is the inner
