@@ -38,6 +38,11 @@ use crate::timeline::{Batch, Tier, TimeKey, TimelineError};
 /// Volumes after which what is stored is committed, so that an interrupted backup does not start from nothing.
 const CHECKPOINT: usize = 16;
 
+/// A layer of volumes ends at this many bytes, or at this part of all that the backup has stored where that is
+/// more: so that there is little to hash after the last volume, and a large backup makes few layers.
+const MIN_LAYER: u64 = 48 << 20;
+const LAYER_PART: u64 = 4;
+
 /// How old an entry of the cache is that no other backup under way can have put there, to be committed soon.
 const UNCOMMITTED: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -398,6 +403,7 @@ impl<'a> Session<'a> {
             let to_write = to_write?;
             self.statistics.bytes_volumes += to_write.bytes;
             let Some(batch) = &mut self.batch else { continue };
+            batch.bound_data(MIN_LAYER.max(self.statistics.bytes_volumes / LAYER_PART));
             let path = to_write.put(self.repository, batch, &self.key, self.volumes.len(), self.codec)?;
             self.volumes.push(path);
             if self.volumes.len() - self.committed >= CHECKPOINT {

@@ -13,6 +13,7 @@ pub struct Batch<'a> {
     transaction: Transaction<'a>,
     edit: TreeEdit,
     data: Option<LayerWriter>,
+    bound: LayerBound,
 }
 
 /// Which layer a blob goes to.
@@ -49,7 +50,13 @@ impl<'a> Batch<'a> {
     }
 
     fn with(timeline: &'a Timeline, transaction: Transaction<'a>) -> Self {
-        Self { timeline, transaction, edit: TreeEdit::new(), data: None }
+        Self { timeline, transaction, edit: TreeEdit::new(), data: None, bound: timeline.bound }
+    }
+
+    /// Ends layers of data that are written from now on at `bytes`, unless the timeline's bound is lower. A layer
+    /// is hashed once more when it ends, so what ends while the rest is still being made costs no waiting.
+    pub fn bound_data(&mut self, bytes: u64) {
+        self.bound.bytes = self.timeline.bound.bytes.min(bytes);
     }
 
     /// Adds a blob and returns its path. That the path is new is checked now against this batch, and when it
@@ -149,7 +156,7 @@ impl<'a> Batch<'a> {
     }
 
     fn finish_full_data(&mut self) -> Result<(), TimelineError> {
-        let LayerBound { bytes, objects } = self.timeline.bound;
+        let LayerBound { bytes, objects } = self.bound;
         match &self.data {
             Some(layer) if layer.bytes() >= bytes || layer.objects() >= objects => self.finish_data(),
             _ => Ok(()),
