@@ -27,7 +27,7 @@ use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::cache::Cache;
 use crate::repository::maker::{Made, Maker};
-use crate::repository::pages::{PageWriter, Pages, write_pages};
+use crate::repository::pages::{IndexChange, Pages};
 use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::Segments;
 use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
@@ -163,7 +163,7 @@ impl Repository {
             one_file_system: options.one_file_system,
             // A backup of itself would be in the next one, and so on.
             leave_out: self.own_directory(),
-            threads: options.threads.saturating_sub(1),
+            threads: options.threads,
         };
         let lost = self.lost_volumes()?;
         let segments = if lost.is_empty() { None } else { Some(self.segments()?) };
@@ -463,9 +463,8 @@ impl<'a> Session<'a> {
             cache_error: None,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };
-        let writer = PageWriter::new(self.key, pages);
-        let (list, pages_new) =
-            write_pages(writer, pages, &report.old, &report.new, &plan.pages, &mut batch)?;
+        let change = IndexChange { old: &report.old, new: &report.new, pages: &plan.pages };
+        let (list, pages_new) = change.write(self.key, pages, self.options.threads, &mut batch)?;
         report.statistics.pages_new = pages_new;
         let changes = if parent.is_some() { report.changes() } else { Vec::new() };
         if !changes.is_empty() {

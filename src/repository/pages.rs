@@ -1,10 +1,11 @@
 //! Reading the index of a snapshot, and writing a new one that shares the pages that did not change.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::archive::gzip;
 use crate::diff::{Entry, page};
-use crate::pipeline;
+use crate::pipeline::{self, Closed};
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
 use crate::repository::plan::ParentPage;
@@ -112,12 +113,76 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Writes an index page by page, reusing pages of the parent.
-pub(super) struct PageWriter<'a> {
+/// What an index is made of, in order: `T` of each new page.
+enum Part<T> {
+    /// Pages of the parent, as they are.
+    Reused(Range<usize>),
+    /// A new page.
+    New(T),
+}
+
+/// A new page, compressed.
+struct Packed {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Packed {
+    fn new(entries: &[Entry]) -> Result<Self, RepositoryError> {
+        Ok(Self { bytes: gzip(&page::encode(entries)?)?, entries: entries.len() as u32 })
+    }
+}
+
+/// Cuts entries into pages.
+struct Cutter<F> {
+    entries: Vec<Entry>,
+    reused: Range<usize>,
+    send: F,
+}
+
+impl<F: FnMut(Part<Vec<Entry>>) -> Result<(), Closed>> Cutter<F> {
+    fn push(&mut self, entry: Entry) -> Result<(), Closed> {
+        let ends = page::ends_after(&entry.path, self.entries.len() + 1);
+        self.entries.push(entry);
+        if ends { self.end_page() } else { Ok(()) }
+    }
+
+    /// Whether the next page of the parent can be used as it is: nothing waits to be put before it.
+    fn can_reuse(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn reuse(&mut self, number: usize) -> Result<(), Closed> {
+        if self.reused.end != number {
+            self.end_reused()?;
+            self.reused.start = number;
+        }
+        self.reused.end = number + 1;
+        Ok(())
+    }
+
+    fn end_reused(&mut self) -> Result<(), Closed> {
+        match std::mem::take(&mut self.reused) {
+            none if none.is_empty() => Ok(()),
+            reused => (self.send)(Part::Reused(reused)),
+        }
+    }
+
+    fn end_page(&mut self) -> Result<(), Closed> {
+        self.end_reused()?;
+        match std::mem::take(&mut self.entries) {
+            none if none.is_empty() => Ok(()),
+            entries => (self.send)(Part::New(entries)),
+        }
+    }
+}
+
+/// Gathers pages in blobs.
+struct PageWriter<'a, 'b> {
     repository: &'a Repository,
     key: TimeKey,
     parent: &'a Pages<'a>,
-    buffer: Vec<Entry>,
+    batch: &'a mut Batch<'b>,
     blob: Vec<u8>,
     /// Blobs of this index that are written already.
     closed: u32,
@@ -126,27 +191,9 @@ pub(super) struct PageWriter<'a> {
     new: u64,
 }
 
-impl<'a> PageWriter<'a> {
-    /// Writes the index of the snapshot of that key.
-    pub fn new(key: TimeKey, parent: &'a Pages<'a>) -> Self {
-        let (buffer, blob, blobs, pages) = Default::default();
-        Self { repository: parent.repository, key, parent, buffer, blob, closed: 0, blobs, pages, new: 0 }
-    }
-
-    /// Adds an entry.
-    pub fn push(&mut self, entry: Entry, batch: &mut Batch<'_>) -> Result<(), RepositoryError> {
-        let ends = page::ends_after(&entry.path, self.buffer.len() + 1);
-        self.buffer.push(entry);
-        if ends { self.flush(batch) } else { Ok(()) }
-    }
-
-    /// Whether the next page of the parent can be used as it is: nothing waits to be put before it.
-    pub fn can_reuse(&self) -> bool {
-        self.buffer.is_empty()
-    }
-
+impl PageWriter<'_, '_> {
     /// Adds page `number` of the parent as it is.
-    pub fn reuse(&mut self, number: usize) {
+    fn reuse(&mut self, number: usize) {
         let (path, page) = self.parent.place(number);
         let known = self.blobs.iter().rev().find(|known| ***known == *path).cloned();
         let path = known.unwrap_or_else(|| {
@@ -157,28 +204,19 @@ impl<'a> PageWriter<'a> {
         self.pages.push((path, page));
     }
 
-    fn flush(&mut self, batch: &mut Batch<'_>) -> Result<(), RepositoryError> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let bytes = gzip(&page::encode(&self.buffer)?)?;
+    fn add(&mut self, page: Packed) -> Result<(), RepositoryError> {
+        let Packed { bytes, entries } = page;
         if self.blob.len() + bytes.len() > BLOB {
-            self.close_blob(batch)?;
+            self.close_blob()?;
         }
         let path: Arc<str> = self.blob_path().into();
         if self.blob.is_empty() {
             self.blobs.push(path.clone());
         }
-        let page = PageRef {
-            blob: 0,
-            offset: self.blob.len() as u64,
-            len: bytes.len() as u32,
-            entries: self.buffer.len() as u32,
-        };
+        let page = PageRef { blob: 0, offset: self.blob.len() as u64, len: bytes.len() as u32, entries };
         self.blob.extend(bytes);
         self.pages.push((path, page));
         self.new += 1;
-        self.buffer.clear();
         Ok(())
     }
 
@@ -190,19 +228,18 @@ impl<'a> PageWriter<'a> {
         crate::timeline::path(kind::INDEX, &self.key, &self.repository.suffix(&self.suffix()))
     }
 
-    fn close_blob(&mut self, batch: &mut Batch<'_>) -> Result<(), RepositoryError> {
+    fn close_blob(&mut self) -> Result<(), RepositoryError> {
         if !self.blob.is_empty() {
             let content = self.repository.encode(std::mem::take(&mut self.blob), Tier::Metadata)?;
-            self.repository.put(batch, kind::INDEX, &self.key, &self.suffix(), &content)?;
+            self.repository.put(self.batch, kind::INDEX, &self.key, &self.suffix(), &content)?;
             self.closed += 1;
         }
         Ok(())
     }
 
     /// Writes what is left; returns the list of all pages, and how many of them are new.
-    pub fn finish(mut self, batch: &mut Batch<'_>) -> Result<(PageList, u64), RepositoryError> {
-        self.flush(batch)?;
-        self.close_blob(batch)?;
+    fn finish(mut self) -> Result<(PageList, u64), RepositoryError> {
+        self.close_blob()?;
         let numbers: std::collections::HashMap<&str, u32> =
             self.blobs.iter().map(|path| &**path).zip(0..).collect();
         let pages = self.pages.iter().map(|(path, page)| PageRef { blob: numbers[&**path], ..*page });
@@ -211,42 +248,88 @@ impl<'a> PageWriter<'a> {
     }
 }
 
-/// Writes the index: pages of the parent in which nothing changed as they are, the others anew. Returns what
-/// [`PageWriter::finish`] does.
-///
-/// `old` is what of the parent changed or is gone, `new` what is new or changed, both in path order.
-pub(super) fn write_pages(
-    mut writer: PageWriter<'_>,
-    parent: &Pages<'_>,
-    old: &[Entry],
-    new: &[Entry],
-    pages: &[ParentPage],
-    batch: &mut Batch<'_>,
-) -> Result<(PageList, u64), RepositoryError> {
-    let mut new = new.iter().cloned().peekable();
-    for (at, &ParentPage { number, ref last, dirty }) in pages.iter().enumerate() {
-        let is_last = at + 1 == pages.len();
-        // The last page goes on with what comes after it, unless it ends where a page ends anyway.
-        let goes_on = is_last && !page::ends_after(last, 1) && new.peek().is_some();
-        if !dirty && !goes_on && writer.can_reuse() {
-            writer.reuse(number);
-            continue;
-        }
-        for entry in parent.read(number)? {
-            while let Some(next) = new.next_if(|next| next.path < entry.path) {
-                writer.push(next, batch)?;
-            }
-            if let Some(next) = new.next_if(|next| next.path == entry.path) {
-                writer.push(next, batch)?;
-            } else if old.binary_search_by(|old| old.path.cmp(&entry.path)).is_err() {
-                writer.push(entry, batch)?;
-            }
-        }
+/// The difference between an index and the one to be written.
+pub(super) struct IndexChange<'a> {
+    /// What of the parent changed or is gone, in path order.
+    pub old: &'a [Entry],
+    /// What is new or changed, in path order.
+    pub new: &'a [Entry],
+    /// The pages of the parent.
+    pub pages: &'a [ParentPage],
+}
+
+impl IndexChange<'_> {
+    /// Writes the index of the snapshot `key`: pages of the parent in which nothing changed as they are, the others
+    /// anew, compressed on `threads` threads. Returns the list of all pages, and how many of them are new.
+    pub fn write(
+        &self,
+        key: TimeKey,
+        parent: &Pages<'_>,
+        threads: usize,
+        batch: &mut Batch<'_>,
+    ) -> Result<(PageList, u64), RepositoryError> {
+        let repository = parent.repository;
+        let (blob, blobs, pages) = Default::default();
+        let mut writer = PageWriter { repository, key, parent, batch, blob, closed: 0, blobs, pages, new: 0 };
+        pipeline::ordered(
+            threads,
+            4 * threads,
+            |feed| match self.cut(parent, |part| feed.send(Ok(part))) {
+                // Nobody wants more once the other side has failed.
+                Ok(Ok(())) | Err(Closed) => {}
+                Ok(Err(unreadable)) => feed.send(Err(unreadable)).unwrap_or_default(),
+            },
+            |part| match part? {
+                Part::Reused(numbers) => Ok(Part::Reused(numbers)),
+                Part::New(entries) => Packed::new(&entries).map(Part::New),
+            },
+            |part| {
+                match part? {
+                    Part::Reused(numbers) => numbers.for_each(|number| writer.reuse(number)),
+                    Part::New(page) => writer.add(page)?,
+                }
+                Ok::<_, RepositoryError>(())
+            },
+        )?;
+        writer.finish()
     }
-    for entry in new {
-        writer.push(entry, batch)?;
+
+    /// Cuts the new index; the inner error is a page of the parent that cannot be read.
+    fn cut(
+        &self,
+        parent: &Pages<'_>,
+        send: impl FnMut(Part<Vec<Entry>>) -> Result<(), Closed>,
+    ) -> Result<Result<(), RepositoryError>, Closed> {
+        let mut cutter = Cutter { entries: Vec::new(), reused: 0..0, send };
+        let mut new = self.new.iter().cloned().peekable();
+        for (at, &ParentPage { number, ref last, dirty }) in self.pages.iter().enumerate() {
+            let is_last = at + 1 == self.pages.len();
+            // The last page goes on with what comes after it, unless it ends where a page ends anyway.
+            let goes_on = is_last && !page::ends_after(last, 1) && new.peek().is_some();
+            if !dirty && !goes_on && cutter.can_reuse() {
+                cutter.reuse(number)?;
+                continue;
+            }
+            let page = match parent.read(number) {
+                Ok(page) => page,
+                Err(error) => return Ok(Err(error)),
+            };
+            for entry in page {
+                while let Some(next) = new.next_if(|next| next.path < entry.path) {
+                    cutter.push(next)?;
+                }
+                if let Some(next) = new.next_if(|next| next.path == entry.path) {
+                    cutter.push(next)?;
+                } else if self.old.binary_search_by(|old| old.path.cmp(&entry.path)).is_err() {
+                    cutter.push(entry)?;
+                }
+            }
+        }
+        for entry in new {
+            cutter.push(entry)?;
+        }
+        cutter.end_page().map(Ok)
     }
-    writer.finish(batch)
 }
 
 #[cfg(test)]
@@ -330,9 +413,9 @@ mod tests {
                 let clean = planned.iter().filter(|page| !page.dirty).count();
                 let key = repository.timeline.key(now).unwrap();
                 let mut batch = repository.timeline.begin().unwrap();
-                let writer = PageWriter::new(key, &parent);
-                let (list, new) =
-                    write_pages(writer, &parent, &only(&old, &tree), &only(&tree, &old), &planned, &mut batch).unwrap();
+                let (gone, added) = (only(&old, &tree), only(&tree, &old));
+                let change = IndexChange { old: &gone, new: &added, pages: &planned };
+                let (list, new) = change.write(key, &parent, 1 + round % 2, &mut batch).unwrap();
                 batch.put(kind::DIFFS, &key, "-test", &[], Tier::Metadata).unwrap();
                 batch.commit(&person("a", "b", now), "Test").unwrap();
 
