@@ -20,7 +20,7 @@ use crate::progress::{Interrupted, Progress};
 
 /// A batch of small files ends after this many bytes or files.
 const BATCH_BYTES: u64 = 512 * 1024;
-const BATCH_FILES: usize = 64;
+const BATCH_FILES: usize = 256;
 
 /// How files are read.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl ReadOptions {
     /// As many threads as there are processors.
     pub fn new(params: SegmentParams, began: SystemTime) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, Into::into);
-        Self { params, threads, ahead: 2 * threads, began }
+        Self { params, threads, ahead: 4 * threads, began }
     }
 }
 
