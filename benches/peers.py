@@ -8,7 +8,7 @@ Workloads (choose with --only):
     tree      a copy of --tree: first backup, the same again, restore
     image     a sparse 2 GiB disk image, half full of what --tree's file system holds: first backup, then 1 % of its 4 KiB blocks changed
     shift     a tar of --tree, at most 184 MB, then 100 kB put in front of it
-    million   a million files of 1 KiB in a thousand directories: first backup, the same again, restore
+    million   a million JSON files of 1 KiB in a thousand directories: first backup, the same again, restore
     history   a tree of 2,000 files (64 MiB), 200 backups of it, a few files changed before each; then the second and the last restored
     releases  the directories in --releases, in order of name, each copied over the one before; then the first and the last restored
 
@@ -43,21 +43,22 @@ class Peer:
         self.init, self.save, self.restore = init, save, restore
 
 
-def peers(treering):
+def ours(name, program, *init):
+    """treering, with these options of `init`."""
+    return Peer(
+        name, program,
+        lambda repo: [program, "-q", "-r", repo, "init", *init],
+        lambda repo, data, n: [program, "-q", "-r", repo, "backup", data],
+        lambda repo, out, back, data: [program, "-q", "-r", repo, "restore", f"latest~{back}", "--target", out],
+    )
+
+
+def peers(treering, isal):
     quiet_restic = ["restic", "-q", "-r"]
     return [
-        Peer(
-            "treering", treering,
-            lambda repo: [treering, "-q", "-r", repo, "init"],
-            lambda repo, data, n: [treering, "-q", "-r", repo, "backup", data],
-            lambda repo, out, back, data: [treering, "-q", "-r", repo, "restore", f"latest~{back}", "--target", out],
-        ),
-        Peer(
-            "treering zstd", treering,
-            lambda repo: [treering, "-q", "-r", repo, "init", "--compression", "zstd"],
-            lambda repo, data, n: [treering, "-q", "-r", repo, "backup", data],
-            lambda repo, out, back, data: [treering, "-q", "-r", repo, "restore", f"latest~{back}", "--target", out],
-        ),
+        ours("treering", treering),
+        ours("treering zstd", treering, "--compression", "zstd"),
+        ours("treering isal", isal),
         Peer(
             "treering encrypted", treering,
             lambda repo: ["sh", "-c", f"echo {KEY} > {repo}.key && {treering} -q -r {repo} init --encrypt --identity {repo}.key"],
@@ -218,21 +219,24 @@ def tree(bench, options, every):
     bench.clear("tree")
 
 
-WORDS = 4000
-
-
 def million(bench, options, every):
     rng = random.Random(5)
-    words = [bytes(rng.choices(range(97, 123), k=rng.randrange(2, 11))) for _ in range(WORDS)]
-    # Lines recur as they do in text and source code.
-    lines = [b" ".join(rng.choices(words, k=9)) for _ in range(20 * WORDS)]
+    sensors = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randrange(2, 11))) for _ in range(4000)]
+
+    def record():
+        day = f"2026-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
+        time = f"{rng.randrange(24):02}:{rng.randrange(60):02}:{rng.randrange(60):02}"
+        value = f"{rng.randrange(100)}.{rng.randrange(100)}"
+        return f'  {{"time": "{day}T{time}Z", "sensor": "{rng.choice(sensors)}", "value": {value}, "state": "ok"}},'
+
     data = bench.path("million")
-    for directory in range(options.files // 1000):
-        os.makedirs(f"{data}/{directory:04}")
-        for number in range(1000):
-            text = b"%d %d\n" % (directory, number) + b"\n".join(rng.choices(lines, k=20))
-            with open(f"{data}/{directory:04}/{number:03}.txt", "wb") as file:
-                file.write(text[:1024])
+    for number in range(options.files):
+        directory = f"{data}/{number // 1000:04}"
+        if number % 1000 == 0:
+            os.makedirs(directory)
+        text = "\n".join([f'{{"id": {number}, "records": [', *(record() for _ in range(14))])
+        with open(f"{directory}/{number % 1000:03}.json", "w") as file:
+            file.write(text[:1024])
     os.sync()
     for peer in every:
         state = lambda: data
@@ -276,28 +280,24 @@ def history(bench, options, every):
 
 
 def make_image(path, source, rng):
-    """A sparse image of 2 GiB with about 1 GiB of data in runs."""
-    size, wanted = 2 << 30, 1055 * MIB
+    """A sparse image of 2 GiB with at most 1055 MiB of data in runs."""
+    size, left = 2 << 30, 1055 * MIB
     files = [os.path.join(root, name) for root, _, names in os.walk(source) for name in names]
     files = sorted(file for file in files if os.path.isfile(file) and not os.path.islink(file))
     rng.shuffle(files)
     with open(path, "wb") as image:
-        at = written = 0
-        while written < wanted and at < size - 64 * MIB:
-            for file in files:
-                data = Path(file).read_bytes()
-                data += bytes(-len(data) % PAGE)
-                if written + len(data) > wanted or at + len(data) > size:
-                    break
-                image.seek(at)
-                image.write(data)
-                written += len(data)
-                at += len(data)
-                if rng.random() < 0.01:
-                    at += rng.randrange(1, 4096) * PAGE
-            else:
+        at = 0
+        for file in files:
+            data = Path(file).read_bytes()
+            data += bytes(-len(data) % PAGE)
+            if len(data) > min(left, size - at):
                 continue
-            break
+            image.seek(at)
+            image.write(data)
+            left -= len(data)
+            at += len(data)
+            if rng.random() < 0.01:
+                at += rng.randrange(1, 1536) * PAGE
         image.truncate(size)
 
 
@@ -379,6 +379,7 @@ def releases(bench, options, every):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--treering", default="target/release/treering")
+    parser.add_argument("--isal", help="treering with the feature isal")
     parser.add_argument("--tree", default="/usr/share", help="what the tree is a copy of")
     parser.add_argument("--image-from", default="/usr/lib", help="whose files fill the image")
     parser.add_argument("--releases", help="a directory with a directory for each release")
@@ -389,7 +390,7 @@ def main():
     parser.add_argument("--work", help="where to work; a temporary directory without")
     options = parser.parse_args()
     treering = os.path.abspath(options.treering)
-    every = [peer for peer in peers(treering) if not options.peer or peer.name in options.peer]
+    every = [peer for peer in peers(treering, os.path.abspath(options.isal or "-")) if not options.peer or peer.name in options.peer]
     missing = [peer.name for peer in every if not shutil.which(peer.program)]
     every = [peer for peer in every if peer.name not in missing]
     if missing:
