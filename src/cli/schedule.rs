@@ -10,8 +10,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use treering::schedule::{
-    Attempt, Daemon, History, Installer, Moment, Profile, Profiles, Report, Runner, Status, Stop, Terms,
-    due_at, read_crontab, upcoming, write_crontab,
+    Attempt, Daemon, History, InstallError, Installer, Moment, Profile, Profiles, Report, Runner, Status,
+    Stop, Terms, due_at, read_crontab, upcoming, write_crontab,
 };
 
 use crate::cli::args::{Arguments, Command};
@@ -421,7 +421,13 @@ impl Target {
         if !session.profile.name.is_empty() {
             return Err(CliError::AllProfiles("a crontab"));
         }
-        let old = read_crontab()?;
+        let old = match read_crontab() {
+            // The line may be wanted for another place.
+            Err(InstallError::Crontab(error)) if dry_run && error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            old => old?,
+        };
         let new = self.installer.crontab(&old, wanted);
         if dry_run {
             print(|out| out.write_all(new.as_bytes()))?;

@@ -552,4 +552,14 @@ fn a_crontab_gets_a_line_and_loses_it() {
     cron("schedule uninstall --cron");
     assert_eq!(fs::read_to_string(home.0.path("bin/table")).unwrap(), "0 1 * * * true\n");
     home.fails("-P a schedule install --cron", 1, "leave out -P");
+
+    // The line alone can be had where there is no cron.
+    let without =
+        |line: &str| home.command(line.split(' ')).env("PATH", home.0.path("nothing")).output().unwrap();
+    let shown = without("schedule install --cron -n");
+    assert!(
+        shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("* * * * * "),
+        "{shown:?}"
+    );
+    assert_eq!(without("schedule install --cron").status.code(), Some(1));
 }
