@@ -144,6 +144,11 @@ pub enum RepositoryError {
         /// The snapshot.
         snapshot: String,
     },
+    /// The patterns choose nothing of a snapshot.
+    #[error(
+        "nothing in snapshot {0} is chosen by --include and --exclude: `treering ls {0}` lists what there is"
+    )]
+    NothingChosen(String),
     /// A directory that is none of several that were backed up.
     #[error("{path} is none of the directories in snapshot {snapshot}: compare one of them")]
     NotRoot {

@@ -122,6 +122,10 @@ impl Repository {
         rebase(&mut entries, &top);
         let choice = Choice::new(options, self.place_below(&options.target)?)?;
         let on_the_way = choice.select(&mut entries);
+        let has_none = entries.iter().all(|entry| entry.path.is_root());
+        if has_none && !options.include.is_empty() && !options.delete {
+            return Err(RepositoryError::NothingChosen(snapshot.short_id()));
+        }
         // With the numbers of the owners here, which therefore need no names any more.
         let lacking = settable(&mut entries, &snapshot.record.owners);
         let wanted = DirIndex { entries, ..DirIndex::default() };
@@ -331,7 +335,8 @@ impl Choice {
             entries.retain(has);
             return HashSet::new();
         }
-        let mut kept: HashSet<RelPath> = HashSet::new();
+        // In the target there may be something to remove even where the snapshot has nothing.
+        let mut kept = HashSet::from([RelPath::root()]);
         for entry in entries.iter().filter(|entry| !entry.path.is_root() && has(entry)) {
             let mut path = Some(entry.path.clone());
             while let Some(above) = path.filter(|path| kept.insert(path.clone())) {

@@ -243,6 +243,23 @@ fn what_is_excluded_is_not_deleted() {
 }
 
 #[test]
+fn patterns_that_choose_nothing_are_told() {
+    let mut lab = Lab::new();
+    lab.write("file", "file");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.path("restored");
+    let options = RestoreOptions { include: vec!["fiel".into()], ..RestoreOptions::new(&target) };
+    let error = lab.repository.restore(&snapshot, &options, &Progress::new()).unwrap_err();
+    assert!(matches!(error, RepositoryError::NothingChosen(_)), "{error}");
+    assert!(!target.exists());
+    // What is chosen may be in the target only.
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("fiel"), "").unwrap();
+    lab.restore_with(&snapshot, &RestoreOptions { delete: true, ..options });
+    assert!(!target.join("fiel").exists() && !target.join("file").exists());
+}
+
+#[test]
 fn several_roots_are_restored_compared_and_verified() {
     let lab = Lab::new();
     for name in ["one/a", "two/b", "two/deep/c", "three/d"] {
