@@ -7,7 +7,6 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -93,7 +92,7 @@ pub struct FileRead {
 
 impl FileRead {
     /// The content, of the segments that came before.
-    pub fn content(&self, segments: Vec<SegmentRef>) -> Content {
+    pub fn content(&self, segments: &[SegmentRef]) -> Content {
         Content {
             size: self.size,
             segments: segments.into(),
@@ -109,20 +108,20 @@ enum Work {
     End { file: usize, outcome: io::Result<FileRead> },
 }
 
-/// Reads `count` files; `size_of` says how long the scan found the file of a number, `locate` where it is.
+/// Reads `count` files; `size_of` says how long the scan found the file of a number, `open` opens it.
 ///
 /// `process` runs on the workers, `consume` here. When `progress` is asked to stop, reading ends early and
 /// [`Interrupted`] is returned.
 pub fn read_files<R: Send, E: From<Interrupted>>(
     count: usize,
     size_of: impl Fn(usize) -> u64 + Send,
-    locate: impl Fn(usize) -> PathBuf + Sync,
+    open: impl Fn(usize) -> io::Result<DataReader> + Sync,
     options: &ReadOptions,
     progress: &Progress,
     process: impl Fn(Piece) -> R + Sync,
     mut consume: impl FnMut(Event<R>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let reader = FileReader { locate, options };
+    let reader = FileReader { open, options };
     pipeline::ordered(
         options.threads,
         options.ahead,
@@ -153,12 +152,12 @@ fn to_event<R>(piece: Piece, process: impl Fn(Piece) -> R) -> Event<R> {
     Event::Segment { file: piece.file, segment, result: process(piece) }
 }
 
-struct FileReader<'a, L> {
-    locate: L,
+struct FileReader<'a, O> {
+    open: O,
     options: &'a ReadOptions,
 }
 
-impl<L: Fn(usize) -> PathBuf> FileReader<'_, L> {
+impl<O: Fn(usize) -> io::Result<DataReader>> FileReader<'_, O> {
     fn produce<R>(
         &self,
         count: usize,
@@ -190,15 +189,14 @@ impl<L: Fn(usize) -> PathBuf> FileReader<'_, L> {
     }
 
     fn produce_large<R>(&self, file: usize, feed: &Feed<Work, Vec<Event<R>>>) -> Result<(), Closed> {
-        let path = (self.locate)(file);
-        let outcome = self.read_large(&path, |offset, bytes, holes| {
+        let outcome = self.read_large(file, |offset, bytes, holes| {
             feed.send(Work::Piece { file, offset, bytes, holes: holes.clone() })
         })?;
         feed.send(Work::End { file, outcome })
     }
 
     fn read_small<R>(&self, file: usize, process: impl Fn(Piece) -> R, events: &mut Vec<Event<R>>) {
-        let outcome = DataReader::open(&(self.locate)(file)).and_then(|mut reader| {
+        let outcome = (self.open)(file).and_then(|mut reader| {
             // What is no longer than the shortest segment is one.
             reader.limit_data(self.options.params.min() as u64);
             let holes = reader.holes().into();
@@ -217,10 +215,10 @@ impl<L: Fn(usize) -> PathBuf> FileReader<'_, L> {
     /// result.
     fn read_large<E>(
         &self,
-        path: &Path,
+        file: usize,
         mut take: impl FnMut(u64, Vec<u8>, &Arc<[Range<u64>]>) -> Result<(), E>,
     ) -> Result<io::Result<FileRead>, E> {
-        let mut reader = match DataReader::open(path) {
+        let mut reader = match (self.open)(file) {
             Ok(reader) => reader,
             Err(error) => return Ok(Err(error)),
         };

@@ -118,6 +118,15 @@ impl Deref for SegmentList {
     }
 }
 
+impl From<&[SegmentRef]> for SegmentList {
+    fn from(segments: &[SegmentRef]) -> Self {
+        Self(match segments {
+            &[one] => Kept::One([one]),
+            other => Kept::Other(other.into()),
+        })
+    }
+}
+
 impl From<Vec<SegmentRef>> for SegmentList {
     fn from(segments: Vec<SegmentRef>) -> Self {
         Self(<[SegmentRef; 1]>::try_from(segments).map_or_else(|other| Kept::Other(other.into()), Kept::One))

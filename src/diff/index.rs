@@ -14,7 +14,7 @@ use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, Si
 use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
 use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
 use crate::diff::page;
-use crate::diff::read::{read_metadata, read_special, stat_metadata};
+use crate::diff::read::{SourceDir, read_metadata, read_special, stat_metadata};
 use crate::diff::scan::{Found, ScanError, ScanErrorKind, ScanOptions, scan};
 use crate::diff::{DiffError, FORMAT_VERSION};
 use crate::digest::Digest;
@@ -115,7 +115,7 @@ impl DirIndex {
         let mut signatures = HashMap::new();
         let problems = fill(
             &mut index.entries,
-            |path| directory.join(path.as_path()),
+            &SourceDir::new(directory),
             &read,
             progress,
             |_, piece| sign.then(|| sign_piece(&piece, &key)),
@@ -221,7 +221,7 @@ pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, S
 /// entry. Holes count as bytes in `progress` when their file is done.
 pub fn fill<R: Send, E: From<Interrupted>>(
     entries: &mut Vec<Entry>,
-    locate: impl Fn(&RelPath) -> PathBuf + Sync,
+    directory: &SourceDir,
     options: &ReadOptions,
     progress: &Progress,
     process: impl Fn(usize, Piece) -> R + Sync,
@@ -237,7 +237,7 @@ pub fn fill<R: Send, E: From<Interrupted>>(
         let read = read_files(
             jobs.files.len(),
             |job| jobs.files[job].size.into(),
-            |job| locate(&paths[jobs.files[job].number()]),
+            |job| directory.open(&paths[jobs.files[job].number()]),
             options,
             progress,
             |piece| process(jobs.files[piece.file].number(), piece),
@@ -251,16 +251,17 @@ pub fn fill<R: Send, E: From<Interrupted>>(
                     Event::File { file, outcome } => {
                         let number = jobs.files[file].number();
                         let size = entries[number].content().map_or(0, |content| content.size);
-                        let cut = std::mem::take(&mut segments);
                         progress.files.add(1);
                         // Holes, and what was cut off meanwhile, are done too.
-                        let counted = cut.iter().map(|segment| u64::from(segment.len)).sum();
+                        let counted = segments.iter().map(|segment| u64::from(segment.len)).sum();
                         progress.bytes.add(size.saturating_sub(counted));
+                        let outcome = outcome.map(|read| (read.content(&segments), read));
+                        segments.clear();
                         let source = match outcome {
-                            Ok(outcome) => {
-                                entries[number].kind = Kind::File(outcome.content(cut));
-                                entries[number].meta = outcome.meta;
-                                if !outcome.changed {
+                            Ok((content, read)) => {
+                                entries[number].kind = Kind::File(content);
+                                entries[number].meta = read.meta;
+                                if !read.changed {
                                     return Ok(());
                                 }
                                 ScanErrorKind::Changed
@@ -271,7 +272,7 @@ pub fn fill<R: Send, E: From<Interrupted>>(
                             }
                         };
                         progress.errors.add(1);
-                        problems.push(ScanError { path: locate(&paths[number]), source });
+                        problems.push(ScanError { path: directory.locate(&paths[number]), source });
                     }
                 }
                 Ok(())
@@ -466,7 +467,7 @@ mod tests {
         std::fs::remove_file(dir.path().join("a")).unwrap();
         let problems = fill(
             &mut entries,
-            |path| dir.path().join(path.as_path()),
+            &SourceDir::new(dir.path()),
             &ReadOptions::new(SegmentParams::default(), began),
             &Progress::new(),
             |_, _| (),

@@ -62,6 +62,7 @@ pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{ExcludeError, Excludes};
 pub use index::{DirIndex, MAX_PAGE, Owners, describe, fill, pages_of};
+pub use read::SourceDir;
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
 
 /// Version of the files that this module writes; see `docs/format.md`.

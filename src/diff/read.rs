@@ -8,15 +8,17 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom};
 use xattr::{FileExt as _, XAttrs};
 
 use crate::diff::entry::{FileTime, Kind, Metadata, Xattrs};
 use crate::diff::scan::Stat;
+use crate::relpath::RelPath;
 
 /// Time stamps of files lag behind the clock by up to this much (a tick of the slowest kernels is 10 ms).
 const CLOCK_LAG: Duration = Duration::from_millis(20);
@@ -43,12 +45,48 @@ pub struct ReadFile {
     pub xattrs: Option<Box<Xattrs>>,
 }
 
+/// A directory below which files are read.
+///
+/// It is held open where that can be: a path from there costs less to follow, and leads to the same directory after
+/// somebody has renamed it.
+pub struct SourceDir {
+    path: PathBuf,
+    directory: Option<OwnedFd>,
+}
+
+impl SourceDir {
+    /// The directory at `path`, or the file that is all there is.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&path, flags, Mode::empty()).ok();
+        Self { path, directory }
+    }
+
+    /// Where the thing at `path` below it is.
+    pub fn locate(&self, path: &RelPath) -> PathBuf {
+        if path.is_root() { self.path.clone() } else { self.path.join(path.as_path()) }
+    }
+
+    /// Opens the regular file at `path` below it; fails when something else stands there.
+    pub fn open(&self, path: &RelPath) -> io::Result<DataReader> {
+        match &self.directory {
+            Some(directory) if !path.is_root() => DataReader::open_at(directory, path.as_path()),
+            _ => DataReader::open(&self.locate(path)),
+        }
+    }
+}
+
 impl DataReader {
     /// Opens the regular file at `path`; fails when something else stands there.
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::open_at(CWD, path)
+    }
+
+    fn open_at(directory: impl AsFd, path: &Path) -> io::Result<Self> {
         // Non-blocking, so that a FIFO put there since the scan cannot hold us up.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let file = File::from(rustix::fs::openat(directory, path, flags, Mode::empty())?);
         let opened = Stat::from(rustix::fs::fstat(&file)?);
         if opened.file_type() != FileType::RegularFile {
             return Err(io::Error::other("it is no longer a regular file"));
@@ -304,6 +342,23 @@ mod tests {
         reader.read_to_end(&mut data).unwrap();
         let read = reader.finish().unwrap();
         assert_eq!((read.size, data.len(), read.changed), (5000, 5000, true));
+    }
+
+    #[test]
+    fn files_are_found_below_a_directory_whatever_its_name_becomes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RelPath::new(b"sub/file".as_slice()).unwrap();
+        std::fs::create_dir_all(dir.path().join("a/sub")).unwrap();
+        std::fs::write(dir.path().join("a/sub/file"), "content").unwrap();
+        let below = SourceDir::new(dir.path().join("a"));
+        std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+        assert_eq!(below.open(&file).unwrap().data_len(), 7);
+        assert_eq!(below.locate(&file), dir.path().join("a/sub/file"));
+        assert!(below.open(&RelPath::root()).is_err());
+        // A root that is a file is all there is.
+        let alone = SourceDir::new(dir.path().join("b/sub/file"));
+        assert_eq!(alone.open(&RelPath::root()).unwrap().data_len(), 7);
+        assert!(SourceDir::new(dir.path().join("none")).open(&file).is_err());
     }
 
     #[test]

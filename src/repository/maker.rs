@@ -61,12 +61,14 @@ impl<'a> Maker<'a> {
 
     /// Makes what is to be stored of a segment of the new file `number`.
     pub fn make(&self, number: usize, piece: Piece) -> Result<Made, RepositoryError> {
-        let pending = || self.pending.read().unwrap_or_else(PoisonError::into_inner).contains(&piece.digest);
-        if self.segments.holds(&piece.digest) || pending() {
-            return Ok(Made::Known);
-        }
         // A file of one small segment is compared with the old content itself, which is at hand and finer.
         let signed = piece.offset > 0 || piece.bytes.len() > self.repository.config.segments.min();
+        // Whoever notes what is made asks again, so this only saves making it.
+        let is_work = signed || self.ancestors.get(number).copied().flatten().is_some();
+        let pending = || self.pending.read().unwrap_or_else(PoisonError::into_inner).contains(&piece.digest);
+        if self.segments.holds(&piece.digest) || (is_work && pending()) {
+            return Ok(Made::Known);
+        }
         // An old segment that cannot be read is no reason not to store the new one.
         let delta = self.delta(number, &piece, signed).ok().flatten();
         let key = &self.repository.config.confirm_key;

@@ -14,7 +14,7 @@ use itertools::Itertools;
 use rustix::fs::FileType;
 
 use crate::diff::{
-    Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, Stat, describe, scan,
+    Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, SourceDir, Stat, describe, scan,
 };
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
@@ -66,9 +66,9 @@ impl Sources {
         Ok(Self { roots, layout, base, prefixes })
     }
 
-    /// Where the thing at `path` of the index is.
-    pub fn locate(&self, path: &RelPath) -> PathBuf {
-        if path.is_root() { self.base.clone() } else { self.base.join(path.as_path()) }
+    /// The directory that the paths of the index begin in.
+    pub fn directory(&self) -> SourceDir {
+        SourceDir::new(&self.base)
     }
 }
 
@@ -150,7 +150,8 @@ pub(super) fn plan(
         let found = found.into_iter().kmerge_by(|a: &Found, b: &Found| a.path < b.path);
         // A root that lies in another is walked twice.
         let found = found.dedup_by(|a, b| a.path == b.path);
-        let mut join = Join { sources, options, plan: &mut plan, pages: &mut pages };
+        let directory = sources.directory();
+        let mut join = Join { directory, options, plan: &mut plan, pages: &mut pages };
         let joined = join.run(found, old, progress, &problems);
         match decoding.join() {
             Ok(decoded) => joined.and(decoded),
@@ -229,10 +230,10 @@ impl From<ScanError> for Stopped {
 
 /// The meeting of what is there and what was there.
 struct Join<'a> {
-    sources: &'a Sources,
     options: &'a PlanOptions<'a>,
     plan: &'a mut Plan,
     pages: &'a mut Vec<ParentPage>,
+    directory: SourceDir,
 }
 
 impl Join<'_> {
@@ -298,7 +299,7 @@ impl Join<'_> {
 
     /// Plans for something new or changed; whether that worked.
     fn describe(&mut self, found: Found, is_new: bool, problems: &mut Vec<ScanError>) -> bool {
-        let path = self.sources.locate(&found.path);
+        let path = self.directory.locate(&found.path);
         match describe(&path, found, self.options.began) {
             Ok(entry) => {
                 if entry.content().is_some() {

@@ -17,8 +17,8 @@ use walkdir::WalkDir;
 
 use crate::diff::DiffIndex;
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Failure, Found, Kind, ReadOptions, Stat,
-    apply_diff_with, comparable, describe, fill, settable,
+    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Failure, Found, Kind, ReadOptions,
+    SourceDir, Stat, apply_diff_with, comparable, describe, fill, settable,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -214,7 +214,7 @@ impl Repository {
         let read = ReadOptions::new(self.config.segments, SystemTime::UNIX_EPOCH);
         fill(
             &mut entries,
-            |path| target.join(path.as_path()),
+            &SourceDir::new(target),
             &read,
             &Progress::new(),
             |_, _| (),
