@@ -58,6 +58,7 @@ def peers(treering, isal):
     return [
         ours("treering", treering),
         ours("treering zstd", treering, "--compression", "zstd"),
+        ours("treering zstd:1", treering, "--compression", "zstd:1"),
         ours("treering isal", isal),
         Peer(
             "treering encrypted", treering,
