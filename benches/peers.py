@@ -6,7 +6,7 @@
 
 Workloads (choose with --only):
     tree      a copy of --tree: first backup, the same again, restore
-    image     a sparse 2 GiB disk image, half full of what --tree's file system holds: first backup, then 1 % of its 4 KiB blocks changed
+    image     a sparse 2 GiB disk image, half full of files of --image-from: first backup, then 1 % of its 4 KiB blocks changed
     shift     a tar of --tree, at most 184 MB, then 100 kB put in front of it
     million   a million JSON files of 1 KiB in a thousand directories: first backup, the same again, restore
     history   a tree of 2,000 files (64 MiB), 200 backups of it, a few files changed before each; then the second and the last restored
