@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use crate::repository::select::steps_back;
+use crate::repository::select::{latest, steps_back};
 use crate::repository::store::{Record, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{self, TimeKey, TimedBlob};
@@ -19,9 +19,7 @@ impl Repository {
         let lower = text.to_ascii_lowercase();
         let mut records = self.records()?;
         if let Some(back) = steps_back(text) {
-            let at = records.len().checked_sub(back.saturating_add(1));
-            let missing = || RepositoryError::NoSnapshot(if back == 0 { "at all" } else { text }.into());
-            return at.map(|at| records[at].key).ok_or_else(missing);
+            return Ok(latest(records, back)?.key);
         }
         let is_meant = |record: &Record| {
             text.len() >= SHORTEST

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use jiff::{Timestamp, Zoned};
 
+use crate::repository::store::Record;
 use crate::repository::{Repository, RepositoryError, Snapshot};
 use crate::spoken;
 
@@ -49,6 +50,17 @@ pub(super) fn steps_back(text: &str) -> Option<usize> {
     }
 }
 
+/// The newest of `records`, or that many before it.
+pub(super) fn latest(mut records: Vec<Record>, back: usize) -> Result<Record, RepositoryError> {
+    let at = records.len().checked_sub(back.saturating_add(1));
+    at.map(|at| records.swap_remove(at)).ok_or_else(|| {
+        RepositoryError::NoSnapshot(match back {
+            0 => "at all".to_owned(),
+            back => format!("latest~{back}"),
+        })
+    })
+}
+
 /// A snapshot, and perhaps a path in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPath {
@@ -84,13 +96,7 @@ impl Repository {
     pub fn find(&self, selector: &Selector) -> Result<Snapshot, RepositoryError> {
         let mut records = self.records()?;
         let found = match selector {
-            Selector::Latest(back) => {
-                let at = records.len().checked_sub(back.saturating_add(1));
-                at.map(|at| records.swap_remove(at)).ok_or_else(|| match back {
-                    0 => "at all".to_owned(),
-                    back => format!("latest~{back}"),
-                })
-            }
+            Selector::Latest(back) => return latest(records, *back)?.snapshot,
             Selector::Before(time) => {
                 let end = records.partition_point(|record| record.key.time() <= *time);
                 let at = end.checked_sub(1);
