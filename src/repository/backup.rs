@@ -322,7 +322,6 @@ impl<'a> Session<'a> {
     ) -> Result<(), RepositoryError> {
         let Plan { old, new, problems, .. } = plan;
         let maker = Maker::new(self.repository, segments, old, new);
-        let directory = sources.directory();
         let read = ReadOptions {
             threads: self.options.threads,
             ..ReadOptions::new(self.repository.config.segments, began)
@@ -353,7 +352,7 @@ impl<'a> Session<'a> {
                 let mut writer = VolumeWriter::new(&volume_options, sink)?;
                 let filled = fill(
                     new,
-                    &directory,
+                    &sources.directory,
                     &read,
                     progress,
                     |number, piece| maker.make(number, piece),

@@ -24,13 +24,12 @@ use crate::repository::segments::Segments;
 use crate::repository::snapshot::{Layout, Statistics};
 
 /// The sources of a backup, and how their paths become those of the index.
-#[derive(Debug, Clone)]
 pub(super) struct Sources {
     /// Absolute paths, sorted.
     pub roots: Vec<PathBuf>,
     pub layout: Layout,
     /// Where the paths of the index begin.
-    base: PathBuf,
+    pub directory: SourceDir,
     /// Where each root is in the index.
     prefixes: Vec<RelPath>,
 }
@@ -63,12 +62,7 @@ impl Sources {
             RelPath::new(below.as_os_str().as_bytes())
         };
         let prefixes = roots.iter().map(prefix).collect::<Result<_, _>>()?;
-        Ok(Self { roots, layout, base, prefixes })
-    }
-
-    /// The directory that the paths of the index begin in.
-    pub fn directory(&self) -> SourceDir {
-        SourceDir::new(&self.base)
+        Ok(Self { roots, layout, directory: SourceDir::new(base), prefixes })
     }
 }
 
@@ -150,8 +144,7 @@ pub(super) fn plan(
         let found = found.into_iter().kmerge_by(|a: &Found, b: &Found| a.path < b.path);
         // A root that lies in another is walked twice.
         let found = found.dedup_by(|a, b| a.path == b.path);
-        let directory = sources.directory();
-        let mut join = Join { directory, options, plan: &mut plan, pages: &mut pages };
+        let mut join = Join { sources, options, plan: &mut plan, pages: &mut pages };
         let joined = join.run(found, old, progress, &problems);
         match decoding.join() {
             Ok(decoded) => joined.and(decoded),
@@ -230,10 +223,10 @@ impl From<ScanError> for Stopped {
 
 /// The meeting of what is there and what was there.
 struct Join<'a> {
+    sources: &'a Sources,
     options: &'a PlanOptions<'a>,
     plan: &'a mut Plan,
     pages: &'a mut Vec<ParentPage>,
-    directory: SourceDir,
 }
 
 impl Join<'_> {
@@ -299,7 +292,7 @@ impl Join<'_> {
 
     /// Plans for something new or changed; whether that worked.
     fn describe(&mut self, found: Found, is_new: bool, problems: &mut Vec<ScanError>) -> bool {
-        let path = self.directory.locate(&found.path);
+        let path = self.sources.directory.locate(&found.path);
         match describe(&path, found, self.options.began) {
             Ok(entry) => {
                 if entry.content().is_some() {
