@@ -1,9 +1,9 @@
 //! Whether everything that snapshots need is there and sound.
 //!
-//! Without reading data: every layer is here and ends as its index says, or is in a cold remote; every record, page and volume index can be read, every volume is as long as its
-//! index says, its signatures are there, every segment that a page names is in a volume, and so is every base
-//! of a delta. With it: every layer that is here matches its checksums, every signature can be read, and every segment
-//! that a snapshot needs has its SHA-256.
+//! Without reading data: every layer is here and ends as its index says, or is in a cold remote; every record,
+//! page and volume index can be read, every volume is as long as its index says, its signatures are there, every
+//! segment that a page names is in a volume, and so is every base of a delta. With it: every layer that is here
+//! matches its checksums, every signature can be read, and every segment that a snapshot needs has its SHA-256.
 //!
 //! Without the key of an encrypted repository: every blob looks like an encrypted one, volumes and indexes
 //! come in pairs, no layer is missing or cut off, there are keys, and, if data is read, every layer matches its
