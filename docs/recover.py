@@ -308,7 +308,8 @@ class Snapshot:
     def describe(self):
         time = datetime.datetime.strptime(self.key[:15], "%Y%m%dT%H%M%S").isoformat(" ")
         roots = " ".join(show(root) for root in self.record["roots"])
-        return f"{self.id[:8]}  {time} UTC  {self.record['host']}  {roots}"
+        partial = "  (partial)" if self.record.get("unreadable") else ""
+        return f"{self.id[:8]}  {time} UTC  {self.record['host']}  {roots}{partial}"
 
     def entries(self):
         pages, blobs = self.record["pages"], {}

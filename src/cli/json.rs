@@ -74,6 +74,7 @@ pub struct SnapshotObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     paths_base64: Option<Vec<String>>,
     program_version: &'a str,
+    partial: bool,
     summary: &'a Statistics,
 }
 
@@ -94,6 +95,7 @@ impl<'a> SnapshotObject<'a> {
             paths: record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect(),
             paths_base64: (!is_text).then(base64),
             program_version: &record.program,
+            partial: record.is_partial(),
             summary: &record.statistics,
         }
     }

@@ -115,6 +115,6 @@ fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {
         report::count(record.statistics.files),
         report::size(record.statistics.bytes),
         report::size(record.statistics.bytes_volumes),
-        roots.join(", "),
+        format!("{}{}", roots.join(", "), if record.is_partial() { " (partial)" } else { "" }),
     ]
 }

@@ -30,6 +30,7 @@ use crate::repository::maker::{Made, Maker};
 use crate::repository::pages::{IndexChange, Pages};
 use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::Segments;
+use crate::repository::snapshot::list_unreadable;
 use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
 use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
@@ -483,6 +484,7 @@ impl<'a> Session<'a> {
             volumes: self.volumes,
             owners,
             statistics: report.statistics,
+            unreadable: list_unreadable(sources.unreadable(&report.problems)),
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };
         let content = self.repository.encode(cbor::to_vec(&record)?, Tier::Metadata)?;

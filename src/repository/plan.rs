@@ -5,6 +5,8 @@
 //! what did is kept in memory, about 200 bytes each.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -57,12 +59,33 @@ impl Sources {
             _ => (Layout::Absolute, slash()),
         };
         let prefix = |root: &PathBuf| {
-            use std::os::unix::ffi::OsStrExt;
             let below = root.strip_prefix(&base).unwrap_or(root);
             RelPath::new(below.as_os_str().as_bytes())
         };
         let prefixes = roots.iter().map(prefix).collect::<Result<_, _>>()?;
         Ok(Self { roots, layout, directory: SourceDir::new(base), prefixes })
+    }
+
+    /// The paths of the index at which these problems leave something out of the snapshot.
+    pub fn unreadable(&self, problems: &[ScanError]) -> Vec<RelPath> {
+        let is_left_out = |problem: &&ScanError| match &problem.source {
+            // Gone since it was found: as if the backup had come a moment later. A source should be there.
+            ScanErrorKind::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.roots.contains(&problem.path)
+            }
+            ScanErrorKind::Io(_) | ScanErrorKind::Path(_) => true,
+            ScanErrorKind::Changed | ScanErrorKind::Exclude(_) => false,
+        };
+        problems.iter().filter(is_left_out).map(|problem| self.path_of(&problem.path)).collect()
+    }
+
+    /// The path in the index of something in a source. What can have none there is in the directory whose path
+    /// this is.
+    fn path_of(&self, path: &Path) -> RelPath {
+        let base = self.directory.locate(&RelPath::root());
+        let below = path.strip_prefix(&base).unwrap_or(Path::new(""));
+        let paths = below.ancestors().filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok());
+        paths.into_iter().next().unwrap_or_default()
     }
 }
 
@@ -189,11 +212,14 @@ fn walk(
     let note = |error| problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);
     let mut batch = Vec::with_capacity(BATCH);
     let walked = scan(root, options, |found| {
-        match found.map(|found| (prefix.join(found.path.as_bytes()), found.stat)) {
-            Ok((Ok(path), stat)) => batch.push(Found { path, stat }),
-            Ok((Err(error), _)) => {
-                note(ScanError { path: root.to_owned(), source: ScanErrorKind::Path(error) });
-            }
+        match found {
+            Ok(found) => match prefix.join(found.path.as_bytes()) {
+                Ok(path) => batch.push(Found { path, stat: found.stat }),
+                Err(error) => {
+                    let path = root.join(found.path.as_path());
+                    note(ScanError { path, source: ScanErrorKind::Path(error) });
+                }
+            },
             Err(error) => note(error),
         }
         if batch.len() == BATCH {
@@ -379,5 +405,31 @@ impl<'a> Ancestors<'a> {
             old.zip(new.path.as_bytes().iter().rev()).take_while(|(a, b)| a == b).count()
         };
         self.by_name.get(new.path.name())?.iter().copied().max_by_key(likeness)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relpath::RelPathError;
+
+    #[test]
+    fn what_is_left_out_has_its_path_in_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let problem = |path: &str, source| ScanError { path: root.join(path), source };
+        let refused = |path: &str| problem(path, io::Error::from(io::ErrorKind::PermissionDenied).into());
+        let gone = |path: &str| problem(path, io::Error::from(io::ErrorKind::NotFound).into());
+        let long = "x".repeat(crate::relpath::MAX_LEN);
+        let problems = [
+            refused("a/file"),
+            gone("a/temporary"),
+            problem("a/changed", ScanErrorKind::Changed),
+            problem(&format!("a/deep/{long}"), RelPathError::TooLong(long.len()).into()),
+            gone(""),
+        ];
+        let sources = Sources::new(std::slice::from_ref(&root)).unwrap();
+        let paths: Vec<_> = sources.unreadable(&problems).iter().map(ToString::to_string).collect();
+        assert_eq!(paths, ["a/file", "a/deep", ""]);
     }
 }

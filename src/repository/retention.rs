@@ -470,6 +470,7 @@ mod tests {
             volumes: Vec::new(),
             owners: Owners::default(),
             statistics: Statistics::default(),
+            unreadable: Vec::new(),
             program: String::new(),
         };
         Snapshot { key: TimeKey::new(time, 0).unwrap(), id: ObjectId::from_bytes([0; 20]), record }

@@ -6,6 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::diff::Owners;
 use crate::layers::ObjectId;
+use crate::relpath::RelPath;
 use crate::timeline::TimeKey;
 use crate::varint::{Reader, VarintError, put, put_signed};
 
@@ -62,8 +63,51 @@ pub struct SnapshotRecord {
     pub owners: Owners,
     /// What the backup did.
     pub statistics: Statistics,
+    /// What could not be read, in path order, none below another: neither the thing at one of these paths nor
+    /// anything below it need be in the snapshot, whatever the source held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<RelPath>,
     /// The version of the program that made it.
     pub program: String,
+}
+
+/// A record lists no more paths than this that could not be read. Beyond it, the directories above stand for
+/// them, since every command reads every record.
+const MAX_UNREADABLE: usize = 10_000;
+
+impl SnapshotRecord {
+    /// Whether parts of the sources could not be read, so that the snapshot lacks them.
+    pub fn is_partial(&self) -> bool {
+        !self.unreadable.is_empty()
+    }
+
+    /// Whether `path` of the index is, or lies below, something that could not be read: that the snapshot does
+    /// not have it does not mean that the source did not.
+    pub fn is_unreadable(&self, path: &RelPath) -> bool {
+        // What lies below a path follows it before anything else does.
+        let after = self.unreadable.partition_point(|unread| unread <= path);
+        after > 0 && path.is_within(&self.unreadable[after - 1])
+    }
+}
+
+/// Makes of paths that could not be read, in any order, what a record lists.
+pub(super) fn list_unreadable(mut paths: Vec<RelPath>) -> Vec<RelPath> {
+    loop {
+        paths.sort_unstable();
+        // What lies below a path follows it at once.
+        paths.dedup_by(|path, above| path.is_within(above));
+        if paths.len() <= MAX_UNREADABLE {
+            return paths;
+        }
+        let deepest = paths.iter().map(depth).max().unwrap_or(0);
+        for path in paths.iter_mut().filter(|path| depth(path) == deepest) {
+            *path = path.parent().unwrap_or_default();
+        }
+    }
+}
+
+fn depth(path: &RelPath) -> usize {
+    path.as_bytes().split(|&byte| byte == b'/').count()
 }
 
 /// How paths in an index relate to the roots.
@@ -185,8 +229,28 @@ mod tests {
         }
 
         #[test]
+        fn what_could_not_be_read_is_listed_once_and_stays_within_what_is_listed(
+            paths in prop::collection::vec("[ab-]{1,2}(/[ab-]{1,2}){0,3}", 0..30),
+        ) {
+            let paths: Vec<_> = paths.iter().map(|path| RelPath::new(path.as_bytes()).unwrap()).collect();
+            let listed = list_unreadable(paths.clone());
+            for path in &paths {
+                prop_assert_eq!(listed.iter().filter(|above| path.is_within(above)).count(), 1);
+            }
+            prop_assert!(listed.iter().all(|listed| paths.contains(listed)) && listed.is_sorted());
+        }
+
+        #[test]
         fn any_bytes_are_read_or_refused(places: Vec<u8>) {
             let _ = PageList { blobs: vec!["a".into()], places: places.into() }.pages();
         }
+    }
+
+    #[test]
+    fn of_too_many_paths_the_directories_are_listed() {
+        let path = |number: usize| RelPath::new(format!("d/{}/{number}", number % 7).into_bytes()).unwrap();
+        let listed = list_unreadable((0..=MAX_UNREADABLE).map(path).collect());
+        let shown: Vec<_> = listed.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["d/0", "d/1", "d/2", "d/3", "d/4", "d/5", "d/6"]);
     }
 }

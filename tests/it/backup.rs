@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use treering::diff::Excludes;
 use treering::progress::Progress;
+use treering::relpath::RelPath;
 use treering::repository::{BackupOptions, Other, Repository, Selector};
 
 use crate::lab::Lab;
@@ -131,7 +132,13 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_saved() {
     let mut failed: Vec<_> = report.problems.iter().map(|problem| problem.path.clone()).collect();
     failed.sort();
     assert_eq!(failed, [lab.source().join("closed"), lab.source().join("secret")]);
-    let restored = lab.restore(&report.snapshot.unwrap(), "restored");
+    let snapshot = report.snapshot.unwrap();
+    let record = &snapshot.record;
+    assert_eq!(record.unreadable.iter().map(ToString::to_string).collect::<Vec<_>>(), ["closed", "secret"]);
+    let is_unreadable = |path: &str| record.is_unreadable(&RelPath::new(path.as_bytes()).unwrap());
+    assert!(["secret", "closed", "closed/inner", "closed/a/b"].into_iter().all(is_unreadable));
+    assert!(!["", "open", "secret2", "close"].into_iter().any(is_unreadable));
+    let restored = lab.restore(&snapshot, "restored");
     assert_eq!(fs::read_to_string(restored.join("open")).unwrap(), "yes");
     unlock(&lab.path("restored"));
 }
