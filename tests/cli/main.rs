@@ -5,6 +5,7 @@ mod commands;
 mod directories;
 mod encryption;
 mod json;
+mod kills;
 mod kv;
 mod lab;
 #[path = "../it/programs.rs"]
