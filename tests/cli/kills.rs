@@ -500,7 +500,6 @@ fn building_blocks() {
                 before: bare,
                 after: "treering kv put notes.git key one && treering kv get notes.git key",
                 finished: Some("key"),
-                ..CASE
             },
         ),
         (
