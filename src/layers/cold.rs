@@ -22,8 +22,9 @@ const REQUEST: u64 = (4 << 20) / BLOCK;
 ///
 /// Any number of threads may call it at once.
 pub trait PackSource: Send + Sync {
-    /// The size in bytes of the `.pack` of the layer of that name; `None` where it is not known to be there.
-    fn pack_bytes(&self, layer: &str) -> Option<u64>;
+    /// The size in bytes of the `.pack` of the layer of that name; `None` where it is known not to be there.
+    /// What cannot be found out is an error, since a layer that is missing counts as lost.
+    fn pack_bytes(&self, layer: &str) -> Result<Option<u64>, Box<dyn Error + Send + Sync>>;
 
     /// The bytes of each range of a `.pack`, exactly, in their order. Several requests at once are fine.
     fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>>;
@@ -91,8 +92,9 @@ impl Cold {
     }
 
     /// The size of the `.pack` of a layer, if it lies there.
-    pub(super) fn pack_bytes(&self, layer: &str) -> Option<u64> {
-        self.source.pack_bytes(layer)
+    pub(super) fn pack_bytes(&self, layer: &str) -> Result<Option<u64>, LayerError> {
+        let bytes = self.source.pack_bytes(layer);
+        bytes.map_err(|source| LayerError::Cold { layer: layer.to_owned(), source })
     }
 
     /// The bytes `range` of the `.pack` of a layer, which has `pack_bytes` in all. Blocks that `hints` touch
@@ -228,8 +230,8 @@ mod tests {
     }
 
     impl PackSource for Memory {
-        fn pack_bytes(&self, _: &str) -> Option<u64> {
-            Some(self.pack.len() as u64)
+        fn pack_bytes(&self, _: &str) -> Result<Option<u64>, Box<dyn Error + Send + Sync>> {
+            Ok(Some(self.pack.len() as u64))
         }
 
         fn read(&self, _: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {

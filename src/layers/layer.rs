@@ -100,10 +100,11 @@ impl Layer {
     /// Finds, by one small read, that the pack is here and ends as its index says, or lies elsewhere.
     ///
     /// # Errors
-    /// [`LayerError::Missing`] where it is nowhere, [`LayerError::Pack`] where it is cut off.
+    /// [`LayerError::Missing`] where it is nowhere, [`LayerError::Pack`] where it is cut off; another one where
+    /// that cannot be found out.
     pub fn expect_whole(&self) -> Result<(), LayerError> {
         let pack = match self.open_pack() {
-            Err(LayerError::Missing { .. }) if self.is_elsewhere() => return Ok(()),
+            Err(LayerError::Missing { .. }) if self.is_elsewhere()? => return Ok(()),
             pack => pack?,
         };
         self.expect(place::check_end(&pack, &self.index).map(|end| end.err()))
@@ -126,10 +127,13 @@ impl Layer {
 
     /// Whether a pack that is not here is said to lie elsewhere. Who was given no [`Cold`] to ask cannot know
     /// more than that it was put away.
-    fn is_elsewhere(&self) -> bool {
+    fn is_elsewhere(&self) -> Result<bool, LayerError> {
         match &self.cold {
-            Some(cold) => cold.pack_bytes(&self.name).is_some(),
-            None => !self.pack.with_extension("idx").exists(),
+            Some(cold) => Ok(cold.pack_bytes(&self.name)?.is_some()),
+            None => {
+                let index = self.pack.with_extension("idx");
+                Ok(!index.try_exists().map_err(LayerError::io("examine", &index))?)
+            }
         }
     }
 
@@ -256,7 +260,7 @@ impl Layer {
     /// Where the pack can be read.
     fn open(&self) -> Result<Pack<'_>, LayerError> {
         match (self.open_pack(), &self.cold) {
-            (Err(LayerError::Missing { layer }), Some(cold)) => match cold.pack_bytes(&self.name) {
+            (Err(LayerError::Missing { layer }), Some(cold)) => match cold.pack_bytes(&self.name)? {
                 Some(bytes) => Ok(Pack::Elsewhere(cold, bytes)),
                 None => Err(LayerError::Missing { layer }),
             },

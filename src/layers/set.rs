@@ -13,7 +13,7 @@ use super::{Cold, Layer, LayerError, ObjectId, ObjectKind, place};
 ///
 /// Clones share everything, and any number of threads may read at once. In memory an object takes 28 bytes
 /// in its index and 6 to 8 in the table, a layer about 1.4 KiB beside. An object that several layers hold is
-/// read from one whose `.pack` is here, if there is one.
+/// read from one whose `.pack` is here, if there is one; where that copy cannot be read, from the others.
 #[derive(Clone)]
 pub struct LayerSet(Arc<Layers>);
 
@@ -80,14 +80,14 @@ impl LayerSet {
 
     /// Kind and size in bytes of an object; `None` when no layer holds it.
     pub fn header(&self, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>, LayerError> {
-        self.locate(id).map(|at| at.layer.header(at.position)).transpose()
+        self.read_any(id, |at| at.layer.header(at.position))
     }
 
     /// Kind and content of an object, found to hash to `id`; `None` when no layer holds it.
     ///
     /// One that was really deflated may have 1 GiB at most.
     pub fn read(&self, id: &ObjectId) -> Result<Option<(ObjectKind, Vec<u8>)>, LayerError> {
-        self.locate(id).map(|at| at.layer.read(at.position)).transpose()
+        self.read_any(id, |at| at.layer.read(at.position))
     }
 
     /// At most `len` bytes from `offset` on of an object, fewer where it ends; `None` when no layer holds it.
@@ -95,7 +95,22 @@ impl LayerSet {
     /// Nothing is checked but the pack's own structure. An object that was really deflated is read as a whole
     /// and cut, and may have 1 GiB at most.
     pub fn read_range(&self, id: &ObjectId, offset: u64, len: u64) -> Result<Option<Vec<u8>>, LayerError> {
-        self.locate(id).map(|at| at.layer.read_range(at.position, offset, len)).transpose()
+        self.read_any(id, |at| at.layer.read_range(at.position, offset, len))
+    }
+
+    /// Reads the object from the first of its copies that can be read; the error is that of the first copy.
+    fn read_any<T>(
+        &self,
+        id: &ObjectId,
+        read: impl Fn(&Location<'_>) -> Result<T, LayerError>,
+    ) -> Result<Option<T>, LayerError> {
+        let Some(first) = self.locate(id) else { return Ok(None) };
+        let fault = match read(&first) {
+            Ok(found) => return Ok(Some(found)),
+            Err(fault) => fault,
+        };
+        let mut others = self.locations(id).filter(|other| other.layer.name() != first.layer.name());
+        others.find_map(|other| read(&other).ok()).map_or(Err(fault), |found| Ok(Some(found)))
     }
 
     /// The layers in the order of their names.

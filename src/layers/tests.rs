@@ -540,8 +540,11 @@ fn verify_survives_offsets_that_overlap() {
 struct Elsewhere(TempDir);
 
 impl PackSource for Elsewhere {
-    fn pack_bytes(&self, layer: &str) -> Option<u64> {
-        fs::metadata(self.0.path().join(format!("{layer}.pack"))).ok().map(|metadata| metadata.len())
+    fn pack_bytes(&self, layer: &str) -> Result<Option<u64>, Box<dyn Error + Send + Sync>> {
+        match fs::metadata(self.0.path().join(format!("{layer}.pack"))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            metadata => Ok(Some(metadata?.len())),
+        }
     }
 
     fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
@@ -646,4 +649,56 @@ fn objects_are_copied_as_they_lie_and_damage_is_not() {
     let mut writer = LayerWriter::create(dir.path()).unwrap();
     assert!(matches!(writer.copy(layer, &id, range), Err(LayerError::Object { .. })));
     assert!(matches!(writer.write(ObjectKind::Blob, b"x"), Err(LayerError::Failed)));
+}
+
+#[test]
+fn of_two_copies_of_an_object_the_sound_one_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shared, other) = (vec![1; 100], vec![2; 100]);
+    let one = write_layer(dir.path(), &[(ObjectKind::Blob, shared.clone())]).name;
+    let two = write_layer(dir.path(), &[(ObjectKind::Blob, shared.clone()), (ObjectKind::Blob, other)]).name;
+    let id = object_id(ObjectKind::Blob, &shared);
+    for damaged in [one, two] {
+        let pack = dir.path().join(format!("{damaged}.pack"));
+        let sound = fs::read(&pack).unwrap();
+        let mut bytes = sound.clone();
+        // The zlib streams, behind the headers of the pack and of the first entry.
+        bytes[14..18].iter_mut().for_each(|byte| *byte ^= 0xff);
+        let replace = |bytes: &[u8]| {
+            fs::remove_file(&pack).unwrap();
+            fs::write(&pack, bytes).unwrap();
+        };
+        replace(&bytes);
+        let set = LayerSet::open(dir.path()).unwrap();
+        assert_eq!(set.read(&id).unwrap(), Some((ObjectKind::Blob, shared.clone())));
+        assert_eq!(set.read_range(&id, 10, 20).unwrap(), Some(shared[10..30].to_vec()));
+        replace(&sound);
+    }
+}
+
+#[test]
+fn a_pack_of_which_nothing_can_be_found_out_is_not_missing() {
+    struct Unknown;
+    impl PackSource for Unknown {
+        fn pack_bytes(&self, _: &str) -> Result<Option<u64>, Box<dyn Error + Send + Sync>> {
+            Err("permission denied".into())
+        }
+
+        fn read(&self, _: &str, _: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
+            Err("permission denied".into())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = write_layer(dir.path(), &[(ObjectKind::Blob, b"content".to_vec())]).name;
+    fs::remove_file(dir.path().join(format!("{name}.pack"))).unwrap();
+    let cold = Arc::new(Cold::new(Arc::new(Unknown), &dir.path().join("blocks"), 1 << 20));
+    let set = LayerSet::open(dir.path()).unwrap().with_cold(cold).unwrap();
+    let errors = [
+        set.read(&object_id(ObjectKind::Blob, b"content")).unwrap_err(),
+        set.layers().next().unwrap().expect_whole().unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(&error, LayerError::Cold { .. }), "{error}");
+        assert!(error.source().unwrap().to_string().contains("permission denied"));
+    }
 }

@@ -245,8 +245,8 @@ impl ColdPacks {
 }
 
 impl PackSource for ColdPacks {
-    fn pack_bytes(&self, layer: &str) -> Option<u64> {
-        self.holders(layer).ok().flatten().map(|holders| holders.pack_bytes)
+    fn pack_bytes(&self, layer: &str) -> Result<Option<u64>, Box<dyn Error + Send + Sync>> {
+        Ok(self.holders(layer)?.map(|holders| holders.pack_bytes))
     }
 
     fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
