@@ -12,7 +12,7 @@ use crate::digest::Digest;
 pub(super) const BLOCK_LEN: usize = 512;
 
 /// What ends a tar stream: two blocks of zeros.
-pub(super) const END: [u8; 2 * BLOCK_LEN] = [0; 2 * BLOCK_LEN];
+pub(super) const END_LEN: usize = 2 * BLOCK_LEN;
 
 /// Most segments that a delta may copy from.
 pub const MAX_BASES: usize = 3;

@@ -63,7 +63,7 @@ fn segments() -> Vec<Stored> {
 }
 
 fn options(codec: Codec, volume_len: u64, threads: usize) -> VolumeOptions {
-    VolumeOptions { codec, member_len: 64 * 1024, volume_len, threads }
+    VolumeOptions { codec, member_len: 64 * 1024, volume_len, padding: 0, threads }
 }
 
 fn write(options: &VolumeOptions, segments: &[Stored]) -> Vec<Volume> {

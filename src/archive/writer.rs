@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use super::codec::has_high_entropy;
 use super::index::NewEntry;
-use super::tape::{BLOCK_LEN, END, pad};
+use super::tape::{BLOCK_LEN, END_LEN, pad};
 use super::{ArchiveError, Codec, Payload, Stored, VolumeIndex};
 
 /// What a [`VolumeWriter`] makes of the segments.
@@ -27,13 +27,21 @@ pub struct VolumeOptions {
     pub member_len: usize,
     /// Bytes that a volume may have. One segment that is longer by itself still makes a volume of its own.
     pub volume_len: u64,
+    /// Blocks of zeros behind the two that end an archive. They mean nothing, and make it other bytes.
+    pub padding: u8,
     /// Threads that compress; at least one.
     pub threads: usize,
 }
 
 impl Default for VolumeOptions {
     fn default() -> Self {
-        Self { codec: Codec::default(), member_len: 1024 * 1024, volume_len: 32 * 1024 * 1024, threads: 1 }
+        Self {
+            codec: Codec::default(),
+            member_len: 1024 * 1024,
+            volume_len: 32 * 1024 * 1024,
+            padding: 0,
+            threads: 1,
+        }
     }
 }
 
@@ -113,6 +121,8 @@ pub struct VolumeWriter<S> {
     run: Vec<(Vec<u8>, u64)>,
     index: VolumeIndex,
     end: Vec<u8>,
+    /// Bytes of that before it was compressed.
+    end_len: u64,
     written: Written,
     failed: bool,
 }
@@ -134,6 +144,7 @@ where
     pub fn new(options: &VolumeOptions, sink: S) -> Result<Self, ArchiveError> {
         let member_len =
             options.member_len.clamp(*MEMBER_LENS.start(), *MEMBER_LENS.end()).next_multiple_of(BLOCK_LEN);
+        let end = vec![0; END_LEN + usize::from(options.padding) * BLOCK_LEN];
         Ok(Self {
             sink,
             codec: options.codec,
@@ -146,7 +157,8 @@ where
             in_flight: VecDeque::new(),
             run: Vec::new(),
             index: VolumeIndex::new(options.codec),
-            end: options.codec.compress_member(&END)?,
+            end: options.codec.compress_member(&end)?,
+            end_len: end.len() as u64,
             written: Written::default(),
             failed: false,
         })
@@ -261,7 +273,7 @@ where
     }
 
     fn end_volume(&mut self) -> Result<(), E> {
-        self.emit_member(self.end.clone(), END.len() as u64)?;
+        self.emit_member(self.end.clone(), self.end_len)?;
         let index = std::mem::replace(&mut self.index, VolumeIndex::new(self.codec));
         self.written.volumes += 1;
         self.written.entries += index.len() as u64;

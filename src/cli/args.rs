@@ -189,7 +189,7 @@ pub struct BackupArguments {
     /// The host name that the snapshot bears instead of this one's
     #[arg(short = 'H', long)]
     pub host: Option<String>,
-    /// Read every file again, even where nothing seems to have changed
+    /// Read every file again, even where nothing seems to have changed, and what is stored of it
     #[arg(short, long)]
     pub force: bool,
     /// Then push to a remote: this one, or the one that `push` alone would choose

@@ -36,9 +36,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         if let Some(unknown) = unknown(&report) {
             complain(&unknown);
         }
-        if let Some(lost) = lost(&report) {
-            complain(&lost);
-        }
+        [lost(&report), damaged(&report)].into_iter().flatten().for_each(|fault| complain(&fault));
         if let Some(error) = &report.cache_error {
             complain(&format!(
                 "the cache cannot be written, so the next backup may store more than it must: {error}"
@@ -78,12 +76,17 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
 
 /// What the backup stored again because it could not know it, if it did.
 fn unknown(report: &BackupReport) -> Option<String> {
-    let Unread { snapshots, volumes } = report.unread;
+    let Unread { snapshots, volumes, segments } = report.unread;
     let advice = "give the key once with --identity or --password-file, and the cache is made again";
     if snapshots > 0 && report.parent.is_none() {
         return Some(format!(
             "without a key, and the cache knows no earlier snapshot of this: everything was read, and stored whole; {advice}"
         ));
+    }
+    if segments > 0 {
+        return Some(
+            "--force cannot check what is stored already without the key: give it with --identity or --password-file".into(),
+        );
     }
     (volumes > 0).then(|| {
         let volumes = plural(volumes, "volume");
@@ -98,6 +101,16 @@ fn lost(report: &BackupReport) -> Option<String> {
         "{} of earlier backups cannot be read: what files here have of it was stored again, the rest is lost unless you bring it \
          back; `treering check` tells all ({first})",
         plural(report.lost.len() as u64, "volume"),
+    ))
+}
+
+/// What this backup found damaged that earlier ones stored, if so.
+fn damaged(report: &BackupReport) -> Option<String> {
+    let first = chain(report.first_damage.as_ref()?);
+    Some(format!(
+        "data of earlier backups is damaged ({}): what files here have of it was stored again, the rest is lost unless you bring \
+         it back; `treering check --read-data` tells all ({first})",
+        plural(report.damaged, "segment"),
     ))
 }
 
@@ -167,5 +180,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "snapshots_unread": report.unread.snapshots,
         "volumes_unread": report.unread.volumes,
         "volumes_lost": report.lost.len(),
+        "segments_damaged": report.damaged,
+        "segments_unread": report.unread.segments,
     })
 }

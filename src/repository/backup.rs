@@ -26,7 +26,7 @@ use crate::layers::LayerInfo;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::cache::Cache;
-use crate::repository::maker::{Made, Maker};
+use crate::repository::maker::{Faults, Made, Maker};
 use crate::repository::pages::{IndexChange, Pages};
 use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::Segments;
@@ -113,6 +113,11 @@ pub struct BackupReport {
     pub bytes_added: u64,
     /// What this could not be compared with.
     pub unread: Unread,
+    /// Segments that are damaged in the repository, or that could not be compared with such, and were stored in full.
+    /// Only a forced backup looks for them; others find what they come across.
+    pub damaged: u64,
+    /// The first fault of these.
+    pub first_damage: Option<RepositoryError>,
     /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
     pub lost: Vec<RepositoryError>,
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
@@ -135,6 +140,8 @@ pub struct Unread {
     pub snapshots: u64,
     /// Volumes; counted where something had to be stored. Segments in them were stored again, whole.
     pub volumes: u64,
+    /// Segments that a forced backup took for whole without reading them.
+    pub segments: u64,
 }
 
 impl Repository {
@@ -188,7 +195,7 @@ impl Repository {
         let (pages, mut plan) = planned?;
         let key = self.timeline.key(options.time)?;
         let mut session = Session::new(self, key, options)?;
-        unread.volumes = session.store_contents(&sources, &mut plan, began, progress)?;
+        (unread.volumes, unread.segments) = session.store_contents(&sources, &mut plan, began, progress)?;
         let mut report = session.finish(&sources, parent.as_ref(), &pages, plan)?;
         if report.snapshot.is_some() && report.statistics.bytes_volumes > 0 {
             self.sweep_cache(began.checked_sub(UNCOMMITTED).unwrap_or(began))?;
@@ -270,6 +277,7 @@ struct Session<'a> {
     committed: usize,
     layers: Vec<LayerInfo>,
     statistics: Statistics,
+    faults: Faults,
 }
 
 impl<'a> Session<'a> {
@@ -290,19 +298,21 @@ impl<'a> Session<'a> {
             committed: 0,
             layers: Vec::new(),
             statistics: Statistics::default(),
+            faults: Faults::default(),
         })
     }
 
-    /// Reads the new files of `plan` and stores their segments. Returns how many volumes cannot be known.
+    /// Reads the new files of `plan` and stores their segments. Returns how many volumes cannot be known, and how
+    /// many segments a forced backup could not read.
     fn store_contents(
         &mut self,
         sources: &Sources,
         plan: &mut Plan,
         began: SystemTime,
         progress: &Progress,
-    ) -> Result<u64, RepositoryError> {
+    ) -> Result<(u64, u64), RepositoryError> {
         if plan.new.iter().all(|entry| entry.content().is_none()) {
-            return Ok(0);
+            return Ok((0, 0));
         }
         let repository = self.repository;
         let segments = repository.segments()?;
@@ -310,7 +320,7 @@ impl<'a> Session<'a> {
         if matches!(stored, Err(RepositoryError::Interrupted(_))) {
             self.checkpoint()?;
         }
-        stored.map(|()| segments.unread())
+        Ok((segments.unread(), stored?))
     }
 
     fn store_segments(
@@ -320,15 +330,19 @@ impl<'a> Session<'a> {
         plan: &mut Plan,
         began: SystemTime,
         progress: &Progress,
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<u64, RepositoryError> {
         let Plan { old, new, problems, .. } = plan;
-        let maker = Maker::new(self.repository, segments, old, new);
+        let maker = Maker::new(self.repository, segments, old, new, self.options.force);
         let read = ReadOptions {
             threads: self.options.threads,
             ..ReadOptions::new(self.repository.config.segments, began)
         };
-        let volume_options =
-            VolumeOptions { codec: self.codec, threads: self.options.threads, ..VolumeOptions::default() };
+        let volume_options = VolumeOptions {
+            codec: self.codec,
+            threads: self.options.threads,
+            padding: self.padding(),
+            ..VolumeOptions::default()
+        };
         let mut statistics = Statistics::default();
         let repository = self.repository;
         let (result, written) = std::thread::scope(|scope| {
@@ -392,7 +406,15 @@ impl<'a> Session<'a> {
         self.statistics.bytes_read = statistics.bytes_read;
         self.statistics.segments_whole = statistics.segments_whole;
         self.statistics.segments_delta = statistics.segments_delta;
-        Ok(())
+        let (faults, unread) = maker.into_faults();
+        self.faults = faults;
+        Ok(unread)
+    }
+
+    /// Blocks of zeros that volumes end with, beside the usual ones. Of what a forced backup finds damaged it may
+    /// make the very bytes of the damaged volume; as another blob they cannot be taken for a copy of that.
+    fn padding(&self) -> u8 {
+        if self.options.force { 1 + (self.key.sequence() % 64) as u8 } else { 0 }
     }
 
     /// Writes volumes as they come, and commits from time to time.
@@ -460,6 +482,8 @@ impl<'a> Session<'a> {
             old: plan.old,
             new: plan.new,
             unread: Unread::default(),
+            damaged: self.faults.segments.len() as u64,
+            first_damage: self.faults.first,
             lost: Vec::new(),
             cache_error: None,
         };

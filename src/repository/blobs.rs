@@ -84,8 +84,12 @@ fn is_cached(kind: &str, tier: Tier) -> bool {
 impl Repository {
     /// The blob at `path` of the tree, which something names.
     pub(super) fn blob(&self, path: &str) -> Result<Blob, RepositoryError> {
-        let missing = || RepositoryError::damaged(path)("nothing is there".into());
-        Ok(Blob { path: path.to_owned(), id: self.timeline.find(path)?.ok_or_else(missing)? })
+        self.find_blob(path)?.ok_or_else(|| RepositoryError::nothing_at(path))
+    }
+
+    /// The blob at `path` of the tree, if there is one.
+    pub(super) fn find_blob(&self, path: &str) -> Result<Option<Blob>, RepositoryError> {
+        Ok(self.timeline.find(path)?.map(|id| Blob { path: path.to_owned(), id }))
     }
 
     /// The content of a blob.

@@ -9,7 +9,7 @@
 //! come in pairs, no layer is missing or cut off, there are keys, and, if data is read, every layer matches its
 //! checksums.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -85,6 +85,19 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// The path of a page's blob, and its offset and length there.
+type PagePlace = (String, u64, u32);
+
+/// Pages that were looked at.
+#[derive(Default)]
+struct CheckedPages {
+    sound: HashSet<PagePlace>,
+    /// With what is wrong with them.
+    bad: HashMap<PagePlace, String>,
+    /// What is wrong, and the ids of the snapshots that need it.
+    faults: BTreeMap<String, BTreeSet<String>>,
+}
+
 /// How many files a fault names at most.
 const AFFECTED: usize = 5;
 
@@ -98,7 +111,7 @@ impl Repository {
         }
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
-        let mut pages_seen = HashSet::new();
+        let mut pages = CheckedPages::default();
         let mut snapshots = Vec::new();
         for record in self.records()? {
             report.snapshots += 1;
@@ -109,15 +122,20 @@ impl Repository {
         }
         for snapshot in &snapshots {
             progress.check()?;
-            if let Err(error) = self.check_pages(snapshot, &mut pages_seen, &mut wanted, &mut report) {
+            if let Err(error) = self.check_pages(snapshot, &mut pages, &mut wanted) {
                 let affects = vec![snapshot.short_id()];
                 report.faults.push(Fault { what: chain(&error), affects });
             }
         }
+        report.pages = (pages.sound.len() + pages.bad.len()) as u64;
+        let bad = pages.faults.into_iter();
+        report
+            .faults
+            .extend(bad.map(|(what, affects)| Fault { what, affects: affects.into_iter().collect() }));
         report.segments = wanted.len() as u64;
         let segments = self.segments()?;
         let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
-        self.check_volumes(&segments, options.read_data, &mut wanted, &mut bad, &mut report)?;
+        self.check_volumes(&segments, options.read_data, &mut wanted, &mut bad, &mut report);
         self.check_layers(options, progress, &mut report)?;
         if options.read_data {
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
@@ -162,25 +180,36 @@ impl Repository {
         Ok(report)
     }
 
+    /// Checks the pages of a snapshot, all of them, whatever is wrong with some.
     fn check_pages(
         &self,
         snapshot: &Snapshot,
-        seen: &mut HashSet<(String, u64)>,
+        checked: &mut CheckedPages,
         wanted: &mut HashSet<Digest>,
-        report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
         let pages = Pages::of(self, &snapshot.record)?;
         for number in 0..pages.len() {
             let (path, place) = pages.place(number);
-            // A page that several snapshots share needs one look.
-            if !seen.insert((path.to_owned(), place.offset)) {
+            let page = (path.to_owned(), place.offset, place.len);
+            // A page that several snapshots share needs one look; a bad one affects them all.
+            if checked.sound.contains(&page) {
                 continue;
             }
-            report.pages += 1;
-            for entry in pages.read(number)? {
-                let segments = entry.content().into_iter().flat_map(|content| content.segments.iter());
-                wanted.extend(segments.map(|segment| segment.digest));
-            }
+            let what = match checked.bad.get(&page) {
+                Some(what) => what.clone(),
+                None => match pages.read(number) {
+                    Ok(entries) => {
+                        let contents = entries.iter().filter_map(Entry::content);
+                        wanted.extend(
+                            contents.flat_map(|content| &content.segments).map(|segment| segment.digest),
+                        );
+                        checked.sound.insert(page);
+                        continue;
+                    }
+                    Err(error) => checked.bad.entry(page).or_insert(chain(&error)).clone(),
+                },
+            };
+            checked.faults.entry(what).or_default().insert(snapshot.short_id());
         }
         Ok(())
     }
@@ -194,7 +223,7 @@ impl Repository {
         wanted: &mut HashSet<Digest>,
         bad: &mut BTreeMap<Digest, String>,
         report: &mut CheckReport,
-    ) -> Result<(), RepositoryError> {
+    ) {
         report.volumes = segments.volumes().len() as u64;
         let fault = |error: &RepositoryError| Fault { what: chain(error), affects: Vec::new() };
         report.faults.extend(segments.faults().iter().map(fault));
@@ -214,16 +243,22 @@ impl Repository {
         }
         let mut to_do: Vec<Digest> = wanted.iter().copied().collect();
         while let Some(digest) = to_do.pop() {
-            let Some(located) = segments.locate(self, &digest)? else {
-                bad.insert(digest, format!("segment {digest} is in no volume"));
-                continue;
+            let located = match segments.locate(self, &digest) {
+                Ok(Some(located)) => located,
+                Ok(None) => {
+                    bad.insert(digest, format!("segment {digest} is in no volume"));
+                    continue;
+                }
+                Err(error) => {
+                    bad.insert(digest, format!("segment {digest}: {}", chain(&error)));
+                    continue;
+                }
             };
             let view = located.index.entry(located.place.entry as usize);
             if let Some(EntryKind::Delta { bases, .. }) = view.map(|view| view.kind) {
                 to_do.extend(bases.iter().filter(|base| wanted.insert(**base)));
             }
         }
-        Ok(())
     }
 
     /// Checks without reading it that the archive of a volume can be the one that its index describes.
@@ -284,15 +319,14 @@ impl Repository {
                     if progress.check().is_err() {
                         return;
                     }
-                    let read = segments.read(self, digest);
+                    let read = segments.read_checked(self, digest);
                     progress.files.add(1);
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     match read {
-                        Ok(bytes) if Digest::of(&bytes) == *digest => {
+                        Ok(bytes) => {
                             progress.bytes.add(bytes.len() as u64);
                             found.1 += bytes.len() as u64;
                         }
-                        Ok(_) => drop(found.0.insert(*digest, format!("segment {digest} has other bytes"))),
                         Err(error) => {
                             drop(found.0.insert(*digest, format!("segment {digest}: {}", chain(&error))))
                         }
@@ -322,13 +356,14 @@ impl Repository {
         }
         for snapshot in snapshots {
             // What cannot be read is a fault of its own already.
-            let Ok(entries) = self.entries(snapshot, None) else { continue };
-            for entry in &entries {
+            let Ok(pages) = Pages::of(self, &snapshot.record) else { continue };
+            let entries = (0..pages.len()).filter_map(|number| pages.read(number).ok()).flatten();
+            for entry in entries {
                 let needs = entry.content().into_iter().flat_map(|content| content.segments.iter());
                 for segment in needs.filter(|segment| bad.contains_key(&segment.digest)) {
                     let files = affected.entry(segment.digest).or_default();
                     if files.len() < AFFECTED {
-                        files.push(self.name(snapshot, entry));
+                        files.push(self.name(snapshot, &entry));
                     }
                 }
             }

@@ -252,6 +252,11 @@ impl RepositoryError {
         |source| Self::Io { path, source }
     }
 
+    /// No blob is at `path` of the tree, which something names.
+    pub(super) fn nothing_at(path: &str) -> Self {
+        Self::damaged(path)("nothing is there".into())
+    }
+
     /// The blob at `path` of the tree is not what it should be.
     pub(super) fn damaged(path: &str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         let path = path.to_owned();

@@ -2,7 +2,14 @@
 //! signature for later deltas.
 //!
 //! Any number of threads may make segments of one backup at one time.
+//!
+//! A forced backup takes nothing for granted that it has not read: a segment that is stored already counts only if
+//! it has its digest, and so do the bases of a delta. What is damaged is stored again, whole, so that it hangs on
+//! nothing and is what readers prefer. Without the key of an encrypted repository nothing can be read; then what is
+//! stored is relied on, and counted.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use indexmap::IndexSet;
@@ -12,6 +19,7 @@ use crate::cbor;
 use crate::delta::{BlockSignature, Delta, SignatureOptions, from_content, from_signatures};
 use crate::diff::{self, Entry, Piece};
 use crate::digest::Digest;
+use crate::pipeline::lock;
 use crate::repository::plan::Ancestors;
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
 use crate::repository::{Repository, RepositoryError};
@@ -33,8 +41,22 @@ pub(super) struct Maker<'a> {
     old: &'a [Entry],
     /// For each new entry, the old one whose content it may resemble; empty where nothing is old.
     ancestors: Vec<Option<usize>>,
+    /// Rely only on what was read.
+    force: bool,
+    faults: Mutex<Faults>,
+    /// Segments that are relied on though nobody could read them.
+    unread: AtomicU64,
     /// Of the old file that was asked for last, since the segments of a large file come one after the other.
     layout: Mutex<Option<(usize, Arc<diff::Layout>)>>,
+}
+
+/// What is stored and could not be used.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// The segments that are damaged, and new ones that could not be compared with such.
+    pub segments: HashSet<Digest>,
+    /// What was found first.
+    pub first: Option<RepositoryError>,
 }
 
 /// A delta and what it hangs on.
@@ -46,8 +68,15 @@ struct MadeDelta {
 }
 
 impl<'a> Maker<'a> {
-    /// For the files of `new`, where `old` is what of the parent changed or is gone; both in path order.
-    pub fn new(repository: &'a Repository, segments: &'a Segments, old: &'a [Entry], new: &[Entry]) -> Self {
+    /// For the files of `new`, where `old` is what of the parent changed or is gone; both in path order. With
+    /// `force`, what is stored already is relied on only once it is read.
+    pub fn new(
+        repository: &'a Repository,
+        segments: &'a Segments,
+        old: &'a [Entry],
+        new: &[Entry],
+        force: bool,
+    ) -> Self {
         let is_gone = |entry: &Entry| new.binary_search_by(|new| new.path.cmp(&entry.path)).is_err();
         let ancestors = match old.is_empty() {
             true => Vec::new(),
@@ -56,7 +85,22 @@ impl<'a> Maker<'a> {
                 new.iter().map(|entry| ancestors.of(entry)).collect()
             }
         };
-        Self { repository, segments, pending: RwLock::default(), old, ancestors, layout: Mutex::default() }
+        Self {
+            repository,
+            segments,
+            pending: RwLock::default(),
+            old,
+            ancestors,
+            force,
+            faults: Mutex::default(),
+            unread: AtomicU64::new(0),
+            layout: Mutex::default(),
+        }
+    }
+
+    /// What was stored and could not be used, and how many segments are relied on though nobody could read them.
+    pub fn into_faults(self) -> (Faults, u64) {
+        (self.faults.into_inner().unwrap_or_else(PoisonError::into_inner), self.unread.into_inner())
     }
 
     /// Makes what is to be stored of a segment of the new file `number`.
@@ -66,11 +110,17 @@ impl<'a> Maker<'a> {
         // Whoever notes what is made asks again, so this only saves making it.
         let is_work = signed || self.ancestors.get(number).copied().flatten().is_some();
         let pending = || self.pending.read().unwrap_or_else(PoisonError::into_inner).contains(&piece.digest);
-        if self.segments.holds(&piece.digest) || (is_work && pending()) {
+        let is_held = self.segments.holds(&piece.digest);
+        if (is_held && self.can_rely_on(&piece.digest)?) || (is_work && pending()) {
             return Ok(Made::Known);
         }
-        // An old segment that cannot be read is no reason not to store the new one.
-        let delta = self.delta(number, &piece, signed).ok().flatten();
+        let delta = match is_held {
+            true => None,
+            // An old segment that cannot be read is no reason not to store the new one.
+            false => {
+                self.delta(number, &piece, signed).or_else(|error| self.note_fault(&piece.digest, error))?
+            }
+        };
         let key = &self.repository.config.confirm_key;
         let signature = match signed {
             true => {
@@ -93,6 +143,36 @@ impl<'a> Maker<'a> {
             None => Stored::whole(piece.digest, piece.bytes),
         };
         Ok(Made::New { stored, signature })
+    }
+
+    /// Whether a segment that is stored is there as far as this backup wants to know.
+    fn can_rely_on(&self, digest: &Digest) -> Result<bool, RepositoryError> {
+        if !self.force {
+            return Ok(true);
+        }
+        match self.segments.read_checked(self.repository, digest) {
+            Ok(_) => Ok(true),
+            Err(RepositoryError::Encrypted) => {
+                self.unread.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(error) => self.note_fault::<()>(digest, error).map(|_| false),
+        }
+    }
+
+    /// Notes why something stored cannot be used, unless it is what ends the backup.
+    fn note_fault<T>(&self, digest: &Digest, error: RepositoryError) -> Result<Option<T>, RepositoryError> {
+        match error {
+            RepositoryError::Interrupted(_) => return Err(error),
+            // Without a key, old content can only be compared with by its signatures.
+            RepositoryError::Encrypted => {}
+            error => {
+                let mut faults = lock(&self.faults);
+                faults.segments.insert(*digest);
+                faults.first.get_or_insert(error);
+            }
+        }
+        Ok(None)
     }
 
     /// Notes that a segment is on its way; false when it was so already.
@@ -123,6 +203,14 @@ impl<'a> Maker<'a> {
             return Ok(None);
         }
         let signatures = if signed { self.signatures(&digests)? } else { None };
+        if signatures.is_some() {
+            // The delta is made without a look at them.
+            for digest in &digests {
+                if !self.can_rely_on(digest)? {
+                    return Ok(None);
+                }
+            }
+        }
         let (delta, signatures) = match signatures {
             Some(signatures) => {
                 let bases_of: Vec<_> = signatures.iter().collect();

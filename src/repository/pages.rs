@@ -23,7 +23,8 @@ const PAGE_LIST: &str = "the list of pages in a snapshot record";
 /// The pages of one snapshot.
 pub(super) struct Pages<'a> {
     repository: &'a Repository,
-    blobs: Vec<Blob>,
+    /// The blobs that hold them, each with its path; `None` where nothing is there.
+    blobs: Vec<(String, Option<Blob>)>,
     pages: Vec<PageRef>,
 }
 
@@ -33,10 +34,11 @@ impl<'a> Pages<'a> {
         Self { repository, blobs: Vec::new(), pages: Vec::new() }
     }
 
-    /// Of the snapshot with that record.
+    /// Of the snapshot with that record. What is missing or damaged is found when it is read, so that one bad page
+    /// hides no other.
     pub fn of(repository: &'a Repository, record: &SnapshotRecord) -> Result<Self, RepositoryError> {
-        let blobs = record.pages.blobs.iter().map(|path| repository.blob(path));
-        let blobs = blobs.collect::<Result<_, _>>()?;
+        let find = |path: &String| Ok((path.clone(), repository.find_blob(path)?));
+        let blobs = record.pages.blobs.iter().map(find).collect::<Result<_, RepositoryError>>()?;
         let pages = record.pages.pages();
         let pages = pages.map_err(|error| RepositoryError::damaged(PAGE_LIST)(error.into()))?;
         Ok(Self { repository, blobs, pages })
@@ -50,15 +52,28 @@ impl<'a> Pages<'a> {
     /// Where page `number` lies: the path of its blob, and the range there.
     pub fn place(&self, number: usize) -> (&str, PageRef) {
         let page = self.pages[number];
-        (&self.blobs[page.blob as usize].path, page)
+        (&self.blobs[page.blob as usize].0, page)
     }
 
     /// The entries of page `number`.
     pub fn read(&self, number: usize) -> Result<Vec<Entry>, RepositoryError> {
         let page = self.pages[number];
-        let blob = &self.blobs[page.blob as usize];
-        let bytes = self.repository.read_blob_range(blob, page.offset, page.len.into())?;
-        decode_page(&bytes).map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))
+        let (path, blob) = &self.blobs[page.blob as usize];
+        let blob = blob.as_ref().ok_or_else(|| RepositoryError::nothing_at(path))?;
+        let damaged = |error: RepositoryError| RepositoryError::damaged(path)(error.into());
+        let range = self.repository.read_blob_range(blob, page.offset, page.len.into());
+        match range.and_then(|bytes| decode_page(&bytes).map_err(damaged)) {
+            Err(RepositoryError::Damaged { source, .. }) => {
+                // A whole blob is checked against its id, and may have a sound copy where its range had none.
+                let damaged = || RepositoryError::damaged(path)(source);
+                let Ok(bytes) = self.repository.read_blob(blob) else { return Err(damaged()) };
+                let end = page.offset.saturating_add(page.len.into());
+                let range = usize::try_from(page.offset).ok().zip(usize::try_from(end).ok());
+                let bytes = range.and_then(|(start, end)| bytes.get(start..end));
+                bytes.and_then(|bytes| decode_page(bytes).ok()).ok_or_else(damaged)
+            }
+            read => read,
+        }
     }
 
     /// Hands all pages to `consume`, in order, decoding some ahead on `threads` threads.
@@ -419,7 +434,8 @@ mod tests {
                 batch.put(kind::DIFFS, &key, "-test", &[], Tier::Metadata).unwrap();
                 batch.commit(&person("a", "b", now), "Test").unwrap();
 
-                let blobs = list.blobs.iter().map(|path| repository.blob(path).unwrap()).collect();
+                let blob = |path: &String| (path.clone(), repository.find_blob(path).unwrap());
+                let blobs = list.blobs.iter().map(blob).collect();
                 let pages = Pages { repository: &repository, blobs, pages: list.pages().unwrap() };
                 let mut read = Vec::new();
                 for number in 0..pages.len() {

@@ -4,8 +4,8 @@
 //! long as they fit a bound, about 70 bytes a segment.
 //!
 //! A segment that several volumes hold, as after a merge of clones, is read where its chain of deltas is
-//! shortest. So each base has a shorter chain than what hangs on it, and no chain leads back to its beginning,
-//! whichever clone made which delta. Only where that volume is lost with its layer, or a base of the chain is,
+//! shortest, and of equal ones in the newest volume. So each base has a shorter chain than what hangs on it, and no
+//! chain leads back to its beginning, whichever clone made which delta. Only where that volume is lost with its layer, or a base of the chain is,
 //! another place comes first. What is in no other place is still looked for there, since of a layer that is cut
 //! off a part can be read; but nothing new may rest on it.
 
@@ -36,6 +36,8 @@ pub(super) const MAX_DEPTH: u8 = 16;
 const MEMBER_CACHE: usize = 64 << 20;
 /// Bytes of volume indexes that are kept.
 const INDEX_CACHE: usize = 32 << 20;
+/// Places that are tried at most to read one segment that is damaged in the first.
+const MAX_ATTEMPTS: u32 = 1000;
 /// No signature of one segment is larger before compression.
 const MAX_SIGNATURE: usize = 16 << 20;
 
@@ -351,15 +353,22 @@ impl Segments {
 
     /// The bytes of a segment, its deltas applied; whether they have its digest is for the caller to check.
     pub fn read(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {
-        self.read_at_depth(repository, digest, 0)
+        // Where any segment lies in several places, only checking each tells when to look at another.
+        match self.table.has_others() {
+            true => self.read_checked(repository, digest),
+            false => self.read_at_depth(repository, digest, 0),
+        }
     }
 
-    /// As [`read`](Self::read), found to have its digest.
+    /// As [`read`](Self::read), found to have its digest. What is damaged in one place is read from another, if
+    /// there is one.
     pub fn read_checked(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {
-        let bytes = self.read(repository, digest)?;
-        match Digest::of(&bytes) == *digest {
-            true => Ok(bytes),
-            false => Err(RepositoryError::DamagedSegment(*digest)),
+        let read = self.read_at_depth(repository, digest, 0).and_then(|bytes| checked(digest, bytes));
+        match read {
+            Err(_) if self.table.has_others() => {
+                self.read_anywhere(repository, digest, u8::MAX, &mut { MAX_ATTEMPTS }).or(read)
+            }
+            read => read,
         }
     }
 
@@ -372,18 +381,54 @@ impl Segments {
         if depth > MAX_DEPTH {
             return Err(RepositoryError::Chain(*digest));
         }
-        let located = self.locate(repository, digest)?.ok_or(RepositoryError::NoSegment(*digest))?;
-        let volume = &self.volumes[located.place.volume as usize];
-        let entry = located.place.entry as usize;
+        let place = self.place(digest).ok_or(RepositoryError::NoSegment(*digest))?;
+        self.read_place(repository, digest, place, |base| self.read_at_depth(repository, base, depth + 1))
+    }
+
+    /// The bytes of a segment, from any of its places that hang on fewer than `below` deltas, found to have its
+    /// digest. Makes as many attempts as `left` says, since a hostile index could ask for no end of them.
+    fn read_anywhere(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        below: u8,
+        left: &mut u32,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let mut fault = RepositoryError::NoSegment(*digest);
+        let places = self.place(digest).into_iter().chain(self.table.others(digest).iter().copied());
+        for place in places.filter(|place| place.depth < below) {
+            *left = left.checked_sub(1).ok_or(RepositoryError::Chain(*digest))?;
+            // Bases hang on fewer deltas, so this ends.
+            let base = |base: &Digest| self.read_anywhere(repository, base, place.depth, left);
+            let read = self.read_place(repository, digest, place, base);
+            match read.and_then(|bytes| checked(digest, bytes)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => fault = error,
+            }
+        }
+        Err(fault)
+    }
+
+    /// The bytes of a segment as it lies at `place`; `read_base` reads what it is a delta of.
+    fn read_place(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        place: Place,
+        mut read_base: impl FnMut(&Digest) -> Result<Vec<u8>, RepositoryError>,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let index = self.index(repository, place.volume)?;
+        let volume = &self.volumes[place.volume as usize];
+        let entry = place.entry as usize;
         let blob = BlobReader { repository, blob: &volume.archive };
         let damaged = |error: ArchiveError| RepositoryError::damaged(&volume.archive.path)(error.into());
-        let reader = VolumeReader::new(located.place.volume.into(), &located.index, &blob, &self.members);
+        let reader = VolumeReader::new(place.volume.into(), &index, &blob, &self.members);
         let payload = reader.payload(entry).map_err(damaged)?;
-        let view = located.index.entry(entry).ok_or(RepositoryError::NoSegment(*digest))?;
+        let view = index.entry(entry).ok_or(RepositoryError::NoSegment(*digest))?;
         let EntryKind::Delta { bases, .. } = view.kind else { return Ok(payload) };
         let mut base = Vec::new();
         for digest in bases {
-            base.extend(self.read_at_depth(repository, digest, depth + 1)?);
+            base.extend(read_base(digest)?);
         }
         Ok(patch(&base, &payload, view.segment_len as usize)?)
     }
@@ -448,6 +493,14 @@ impl Segments {
     ) -> Result<Vec<u8>, RepositoryError> {
         let blob = repository.blob(&repository.signatures_path(&self.volumes[volume as usize]))?;
         repository.read_blob_range(&blob, location.offset, location.len.into())
+    }
+}
+
+/// The bytes of a segment, if they have its digest.
+fn checked(digest: &Digest, bytes: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
+    match Digest::of(&bytes) == *digest {
+        true => Ok(bytes),
+        false => Err(RepositoryError::DamagedSegment(*digest)),
     }
 }
 

@@ -2,18 +2,35 @@
 //!
 //! A table is made once and does not change: rows in the order of digests, 44 bytes each, and for each run of
 //! about [`RUN`] of them where it begins. Where a segment lies in several places, the one with the shortest
-//! chain of deltas counts, and of these the first.
+//! chain of deltas counts, and of these the one in the newest volume: a forced backup stores again, whole, what it
+//! finds damaged.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::HashMap;
 
 use crate::digest::Digest;
 
 /// A segment's place: number of the volume, and of the entry in it; and how many deltas it hangs on there.
 ///
 /// Of two places the lesser is the better one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub depth: u8,
     pub volume: u32,
     pub entry: u32,
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rank = |place: &Self| (place.depth, Reverse(place.volume), place.entry);
+        rank(self).cmp(&rank(other))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// Rows that share one entry of the table's own index, if digests are spread as they should be.
@@ -29,16 +46,25 @@ pub(super) struct Table {
     /// For each value of the first bits of a digest, the first row that has it or a greater one.
     starts: Vec<u32>,
     bits: u32,
+    /// Of the few segments that lie in several places, the others, the better ones first.
+    others: HashMap<Digest, Vec<Place>>,
 }
 
 impl Table {
     /// Of rows in any order, in which digests may recur.
     pub fn new(mut rows: Vec<(Digest, Place)>) -> Self {
         rows.sort_unstable();
-        rows.dedup_by_key(|(digest, _)| *digest);
+        let mut others: HashMap<_, Vec<_>> = HashMap::new();
+        rows.dedup_by(|(digest, place), (first, _)| {
+            let is_other = digest == first;
+            if is_other {
+                others.entry(*digest).or_default().push(*place);
+            }
+            is_other
+        });
         rows.shrink_to_fit();
         let bits = (rows.len() / RUN).checked_ilog2().unwrap_or(0).min(MAX_BITS);
-        let mut table = Self { rows, starts: vec![0; (1 << bits) + 1], bits };
+        let mut table = Self { rows, starts: vec![0; (1 << bits) + 1], bits, others };
         for (digest, _) in &table.rows {
             table.starts[first_bits(digest, bits) + 1] += 1;
         }
@@ -56,6 +82,16 @@ impl Table {
         let bounds = self.starts.get(run..run + 2)?;
         let rows = &self.rows[bounds[0] as usize..bounds[1] as usize];
         rows.binary_search_by_key(digest, |(digest, _)| *digest).ok().map(|at| rows[at].1)
+    }
+
+    /// Where else a segment is, the better places first.
+    pub fn others(&self, digest: &Digest) -> &[Place] {
+        self.others.get(digest).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any segment lies in several places.
+    pub fn has_others(&self) -> bool {
+        !self.others.is_empty()
     }
 }
 
@@ -87,11 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn of_several_places_that_with_the_shortest_chain_counts_then_the_first() {
+    fn of_several_places_that_with_the_shortest_chain_counts_then_the_newest() {
         let place = |depth, volume| Place { depth, volume, entry: 0 };
         let rows = [place(3, 0), place(1, 2), place(1, 1), place(2, 3)];
         let table = Table::new(rows.map(|place| (digest(0), place)).to_vec());
-        assert_eq!(table.get(&digest(0)), Some(place(1, 1)));
+        assert_eq!(table.get(&digest(0)), Some(place(1, 2)));
+        assert_eq!(table.others(&digest(0)), [place(1, 1), place(2, 3), place(3, 0)]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use treering::digest::Digest;
 use treering::gitkv::Git;
 use treering::progress::Progress;
 use treering::repository::{
-    CheckOptions, PruneOptions, Repository, RepositoryError, RestoreOptions, Selector, Snapshot,
+    BackupOptions, BackupReport, CheckOptions, MaxUnused, PruneOptions, Repository, RepositoryError,
+    RestoreOptions, Selector, Snapshot,
 };
 
 use crate::lab::{Lab, run};
@@ -118,11 +119,11 @@ const CONTENT: Case = Case {
     restored: [AllButBad, AllButBad],
     found: Found::ByReading,
     names: volume_and_segment,
-    afterwards: AllButBad,
+    afterwards: All,
 };
 
-/// The volume of `bad` is known to be unusable, so a further backup stores it again.
-const VOLUME: Case = Case { found: Found::AtOnce, afterwards: All, ..CONTENT };
+/// The volume of `bad` is known to be unusable.
+const VOLUME: Case = Case { found: Found::AtOnce, ..CONTENT };
 
 /// What can be known of the second snapshot's entries is damaged.
 const PAGES: Case = Case { restored: [All, Nothing], ..VOLUME };
@@ -136,7 +137,6 @@ const CASES: &[Case] = &[
         damage: |scene| scene.truncate(&scene.volume()),
         found: Found::AtOnce,
         names: |scene| [volume_and_segment(scene), vec![scene.layer_name(&scene.volume())]].concat(),
-        afterwards: All,
         ..CONTENT
     },
     Case {
@@ -144,7 +144,6 @@ const CASES: &[Case] = &[
         damage: |scene| fs::remove_file(scene.layer(&scene.volume(), "pack")).unwrap(),
         found: Found::AtOnce,
         names: |scene| [volume_and_segment(scene), vec![scene.layer_name(&scene.volume())]].concat(),
-        afterwards: All,
         ..CONTENT
     },
     Case {
@@ -161,7 +160,6 @@ const CASES: &[Case] = &[
         what: "the index of a layer of volumes is gone",
         damage: |scene| fs::remove_file(scene.layer(&scene.volume(), "idx")).unwrap(),
         found: Found::AtOnce,
-        afterwards: All,
         ..CONTENT
     },
     Case {
@@ -304,7 +302,7 @@ fn try_out(case: &Case) {
     scene.lab.restore_with(&report.snapshot.unwrap(), &options);
     assert_eq!(fs::read(scene.lab.path("newest/new")).unwrap(), b"after the damage");
     assert_eq!(fs::read(scene.lab.path("newest/good")).unwrap(), noise(300_000, 2));
-    let force = treering::repository::BackupOptions { force: true, ..scene.lab.options() };
+    let force = BackupOptions { force: true, ..scene.lab.options() };
     scene.lab.repository.backup(&force, &Progress::new()).unwrap();
     assert_eq!(restore(&scene, 0, &names), case.afterwards, "after another backup");
 }
@@ -341,6 +339,121 @@ fn a_backup_stores_again_what_was_lost_though_no_file_changed() {
     scene.lab.reopen();
     let again = scene.lab.backup();
     assert_eq!((again.lost.len(), again.statistics.files_read), (1, 0), "it is there now");
+}
+
+/// Changes four bytes of a pack, in the middle of what it holds of a volume.
+fn damage_pack(scene: &Scene, volume: &str) {
+    let pack = scene.layer(volume, "pack");
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    fs::write(&pack, bytes).unwrap();
+}
+
+impl Scene {
+    /// A backup that reads every file again.
+    fn force(&mut self) -> BackupReport {
+        self.lab.reopen();
+        let options = BackupOptions { force: true, ..self.lab.options() };
+        self.lab.repository.backup(&options, &Progress::new()).unwrap()
+    }
+
+    fn restored(&self, snapshot: &Snapshot) -> Vec<(String, Vec<u8>)> {
+        let target = tempfile::tempdir().unwrap();
+        let report = self.lab.restore_with(snapshot, &RestoreOptions::new(target.path()));
+        assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+        let mut files = Vec::new();
+        for file in fs::read_dir(target.path()).unwrap() {
+            let file = file.unwrap();
+            files.push((file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()));
+        }
+        files.sort();
+        files
+    }
+}
+
+#[test]
+fn a_forced_backup_stores_again_whatever_it_cannot_read() {
+    let mut scene = Scene::new();
+    damage_pack(&scene, &scene.volume());
+    let report = scene.force();
+    assert_eq!((report.damaged, report.statistics.segments_whole), (1, 1), "{:?}", report.first_damage);
+    let first = text(report.first_damage.as_ref().unwrap());
+    assert!(volume_and_segment(&scene).iter().any(|name| first.contains(name)), "{first}");
+    let files = [("bad".to_owned(), noise(300_000, 1)), ("good".to_owned(), noise(300_000, 2))];
+    let snapshot = report.snapshot.unwrap();
+    assert_eq!(scene.restored(&snapshot), files);
+    assert_eq!(scene.restored(&scene.snapshots[1]), files, "earlier snapshots are whole again too");
+
+    // It is the sound copy that is kept, and nothing is stored a third time.
+    scene.lab.reopen();
+    let options = PruneOptions { max_unused: MaxUnused::Percent(0.0), ..PruneOptions::new(Timestamp::now()) };
+    scene.lab.repository.prune(&options, &Progress::new()).unwrap();
+    scene.lab.reopen();
+    scene.lab.check();
+    let again = scene.force();
+    assert_eq!((again.damaged, again.statistics.bytes_volumes), (0, 0));
+    assert_eq!(scene.restored(&snapshot), files);
+}
+
+#[test]
+fn a_forced_backup_makes_no_delta_of_what_is_damaged() {
+    let mut scene = Scene::new();
+    damage_pack(&scene, &scene.volume());
+    let mut grown = noise(300_000, 1);
+    grown[100] ^= 1;
+    scene.lab.write("bad", &grown);
+    let report = scene.force();
+    assert!(report.damaged > 0);
+    assert_eq!((report.statistics.segments_whole, report.statistics.segments_delta), (1, 0));
+    assert_eq!(scene.restored(&report.snapshot.unwrap())[0].1, grown);
+}
+
+#[test]
+fn what_a_backup_wanted_to_compare_with_and_could_not_read_is_told() {
+    let mut lab = Lab::new();
+    lab.write("small", noise(100_000, 3));
+    let first = lab.backup().snapshot.unwrap();
+    let mut scene = Scene { lab, snapshots: vec![first] };
+    damage_pack(&scene, &scene.volume());
+    let mut changed = noise(100_000, 3);
+    changed[7] ^= 1;
+    scene.lab.write("small", &changed);
+    let report = scene.lab.backup();
+    assert_eq!(report.damaged, 1);
+    assert!(text(report.first_damage.as_ref().unwrap()).contains("archives/"));
+    assert_eq!(scene.restored(&report.snapshot.unwrap()), [("small".to_owned(), changed)]);
+}
+
+#[test]
+fn a_bad_page_hides_no_other_and_affects_whatever_shares_it() {
+    let mut lab = Lab::new();
+    for number in 0..1500 {
+        lab.write(&format!("{number:04}"), format!("content {number}"));
+    }
+    let first = lab.backup().snapshot.unwrap();
+    lab.write("1499", "other content");
+    let second = lab.backup().snapshot.unwrap();
+    let mut scene = Scene { lab, snapshots: vec![first, second] };
+    let path = scene.path("index", 0, "");
+    let mut bytes = scene.lab.git_bytes(&["cat-file", "blob", &format!("HEAD:{path}")]);
+    let pages = scene.snapshots[0].record.pages.pages().unwrap();
+    assert!(pages.len() > 3, "{pages:?}");
+    // Neither has its checksum any more.
+    for page in &pages[..2] {
+        bytes[(page.offset + u64::from(page.len)) as usize - 5] ^= 0xff;
+    }
+    scene.lab.replace(&path, Some(&bytes));
+    scene.lab.reopen();
+    let report = scene.lab.repository.check(&CheckOptions::default(), &Progress::new()).unwrap();
+    assert_eq!(report.faults.len(), 1, "one blob is damaged: {:#?}", report.faults);
+    let mut affected: Vec<_> = scene.snapshots.iter().map(Snapshot::short_id).collect();
+    affected.sort();
+    assert!(report.faults.iter().all(|fault| fault.affects == affected), "{:#?}", report.faults);
+    let shared = pages.len() as u64;
+    assert!(report.pages > shared, "{} pages, {shared} of the first snapshot", report.pages);
+    let sound: u64 = pages[2..].iter().map(|page| u64::from(page.entries)).sum();
+    assert!(report.segments >= sound, "{} segments of {sound} files in sound pages", report.segments);
 }
 
 /// What happens to the repository as a whole: it does not open, and says why.
