@@ -24,6 +24,10 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     let mut repository = session.open_with_what_is_given()?;
     if let Some(caches) = cache_directory() {
         repository = repository.with_cache(&caches.join("repositories"))?;
+    } else if !repository.is_readable() {
+        complain(
+            "no place for the cache: set HOME or XDG_CACHE_HOME; without it, each backup to an encrypted repository stores everything again",
+        );
     }
     let report = session.watch_lines(|progress| repository.backup(&options, progress))?;
     let changes = report.changes();

@@ -281,8 +281,9 @@ fn refuse_encrypted(path: &Path) -> Result<(), CliError> {
 
 /// Where programs keep what they can do without.
 fn cache_directory() -> Option<PathBuf> {
-    let home = || std::env::home_dir().map(|home| home.join(".cache"));
+    // An empty or relative name would be one below whatever directory this is run in.
     let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::home_dir().filter(|path| path.is_absolute()).map(|home| home.join(".cache"));
     Some(given.or_else(home)?.join("treering"))
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use git2::{ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 
@@ -13,6 +13,7 @@ use crate::layers::{LayerError, LayerSet, ObjectId, ObjectKind};
 use crate::progress::Counter;
 
 use super::commit::Commit;
+use super::program::Settings;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::{GitError, shown};
 
@@ -39,6 +40,8 @@ pub struct Git {
     branch: String,
     pub(super) layers: RwLock<LayerSet>,
     libgit2: Mutex<git2::Repository>,
+    /// The person's settings for the program git; read when that is first run.
+    pub(super) settings: OnceLock<Settings>,
     trees: Mutex<TreeCache>,
     trees_read: Counter,
 }
@@ -87,7 +90,7 @@ impl Git {
                 let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
                 GitError::Owner { path, source: error }
             }
-            _ => GitError::git("open the git repository")(error),
+            _ => unread_format(path, error),
         })?;
         if !repository.is_bare() {
             return Err(GitError::NotBare(path.to_owned()));
@@ -102,8 +105,8 @@ impl Git {
         fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
         let libgit2 = Mutex::new(repository);
-        let (trees, trees_read) = Default::default();
-        Ok(Self { path, branch, layers, libgit2, trees, trees_read })
+        let (settings, trees, trees_read) = Default::default();
+        Ok(Self { path, branch, layers, libgit2, settings, trees, trees_read })
     }
 
     /// The repository's directory.
@@ -391,6 +394,32 @@ pub(super) fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind
     match found == expected {
         true => Ok(()),
         false => Err(GitError::Kind { id: *id, found: found.name(), expected: expected.name() }),
+    }
+}
+
+/// Why libgit2 does not open the repository at `path`, of which it says `error`.
+fn unread_format(path: &Path, error: git2::Error) -> GitError {
+    const KNOWN: [&str; 5] =
+        ["noop", "objectformat", "worktreeconfig", "preciousobjects", "relativeworktrees"];
+    let extension = || {
+        let at = [path.join("config"), path.join(".git/config")];
+        let config = git2::Config::open(at.iter().find(|file| file.is_file())?).ok()?;
+        let mut entries = config.entries(Some("^extensions\\.")).ok()?;
+        while let Some(Ok(entry)) = entries.next() {
+            let name = entry.name().ok()?.strip_prefix("extensions.")?.to_owned();
+            let value = entry.value().unwrap_or_default().to_owned();
+            let is_known = KNOWN.contains(&name.as_str());
+            if !is_known || name == "objectformat" && !value.eq_ignore_ascii_case("sha1") {
+                return Some((name, value));
+            }
+        }
+        None
+    };
+    match extension() {
+        Some((extension, value)) => {
+            GitError::Format { path: path.to_owned(), extension, value, source: error }
+        }
+        None => GitError::git("open the git repository")(error),
     }
 }
 

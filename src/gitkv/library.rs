@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use git2::{
-    AutotagOption, Cred, CredentialType, Direction, FetchOptions, PushOptions, RemoteCallbacks,
+    AutotagOption, ConfigLevel, Cred, CredentialType, Direction, FetchOptions, PushOptions, RemoteCallbacks,
     RemoteUpdateFlags,
 };
 use percent_encoding::percent_decode_str;
@@ -172,7 +172,8 @@ fn hook(git: &Git) -> Result<Option<PathBuf>, GitError> {
     let configured = {
         let repository = git.libgit2();
         let config = repository.config().map_err(GitError::git("read the configuration of git"))?;
-        config.get_path("core.hooksPath").ok()
+        // Hooks of this person are not the remote's.
+        config.open_level(ConfigLevel::Local).and_then(|config| config.get_path("core.hooksPath")).ok()
     };
     let directory = git.path().join(configured.unwrap_or_else(|| "hooks".into()));
     let is_run = |path: &PathBuf| {

@@ -48,6 +48,7 @@ mod git;
 mod kv;
 mod library;
 mod origin;
+mod program;
 mod refs;
 #[cfg(test)]
 mod testing;
@@ -100,6 +101,18 @@ pub enum GitError {
     /// There is one, but with a working tree, which would not follow the branch.
     #[error("the git repository {} has a working tree; give a bare one", .0.display())]
     NotBare(PathBuf),
+    /// There is one, in a format that libgit2 does not read.
+    #[error("the git repository {} has {extension} {value}, which treering does not read: {}", path.display(), way_out(extension))]
+    Format {
+        /// Where it is.
+        path: PathBuf,
+        /// The name of the extension of git's format, without `extensions.`
+        extension: String,
+        /// Its value.
+        value: String,
+        /// What libgit2 says.
+        source: git2::Error,
+    },
     /// Something is already where a repository was to be made.
     #[error("{} exists already; choose another path", .0.display())]
     Occupied(PathBuf),
@@ -242,6 +255,16 @@ pub(crate) fn pause(attempt: u32) -> Result<(), GitError> {
     let longest = 4000u64 << attempt.saturating_sub(1).min(6);
     thread::sleep(Duration::from_micros(getrandom::u64()? % longest));
     Ok(())
+}
+
+/// What a person can do about a repository with an extension that libgit2 does not know.
+fn way_out(extension: &str) -> &'static str {
+    match extension {
+        "refstorage" => "change it with `git refs migrate --ref-format=files` (git 2.46), or use a clone",
+        "objectformat" => "use one that was made with `git init --object-format=sha1`",
+        "partialclone" => "use a clone that was made without --filter",
+        _ => "use a clone of it",
+    }
 }
 
 /// A path as it is shown in an error.

@@ -12,8 +12,9 @@ use crate::layers::ObjectId;
 use crate::progress::Progress;
 
 use super::commit::Person;
+use super::program::Settings;
 use super::transaction::Edit;
-use super::transport::{git_program, run, turn};
+use super::transport::{run, turn};
 use super::{Git, GitError, library, pause};
 
 /// The name of the remote that a clone came from.
@@ -114,7 +115,8 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
         }
         _ => {}
     }
-    let mut command = git_program();
+    let settings = Settings::read(None)?;
+    let mut command = settings.command();
     command.args(["clone", "--quiet", "--bare", "--no-tags"]);
     command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     match run("clone the repository", command.args(["--", &url]).arg(&unfinished), &Progress::new()) {

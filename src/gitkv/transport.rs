@@ -1,7 +1,8 @@
 //! Other repositories, reached by the `git` program.
 //!
 //! The program brings the person's own ssh configuration, credential helpers and proxies, and every kind of
-//! URL. Where it is not installed, [`library`] does what can be done without.
+//! URL; see [`program`](super::program) for what of a person's settings counts. Where it is not installed,
+//! [`library`] does what can be done without.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,6 +15,7 @@ use tempfile::NamedTempFile;
 use crate::layers::ObjectId;
 use crate::progress::{Interrupted, Progress};
 
+use super::program::Settings;
 use super::refs::open_lock;
 use super::{Git, GitError, library};
 
@@ -117,9 +119,9 @@ impl Git {
         let _turn = turn(&self.private_dir()?.join(TURN))?;
         let _keep = self.keep_layers()?;
         let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
-        let mut command = self.program();
+        let mut command = self.program()?;
         // A quiet fetch does not tell what it receives, whatever else it is told.
-        command.args(["fetch", "--progress", "--no-tags", "--prune"]);
+        command.args(["fetch", "--progress", "--no-tags", "--prune", "--no-recurse-submodules"]);
         if self.is_local(remote)? {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
@@ -131,7 +133,7 @@ impl Git {
 
     /// Where this repository's branch is in a remote, without fetching what is there.
     pub fn remote_head(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
-        let mut command = self.program();
+        let mut command = self.program()?;
         command.args(["ls-remote", "--quiet", "--", remote, self.branch()]);
         let said = ask("look at the remote", &mut command)?;
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
@@ -150,7 +152,7 @@ impl Git {
         commit: &ObjectId,
         progress: &Progress,
     ) -> Result<(), GitError> {
-        self.push_with(remote, commit, &mut self.program(), None, progress)
+        self.push_with(remote, commit, &mut self.program()?, None, progress)
     }
 
     /// Puts `commit` in the place of what a remote has, `old` and its history, if it still has that.
@@ -164,7 +166,7 @@ impl Git {
         commit: &ObjectId,
         progress: &Progress,
     ) -> Result<(), GitError> {
-        let mut command = self.program();
+        let mut command = self.program()?;
         let shallow = NamedTempFile::new().map_err(GitError::io("write to", &std::env::temp_dir()))?;
         if self.read_commit(old).is_ok() {
             writeln!(shallow.as_file(), "{old}").map_err(GitError::io("write to", shallow.path()))?;
@@ -184,7 +186,7 @@ impl Git {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN))?;
-        command.args(["push", "--quiet", "--progress"]);
+        command.args(["push", "--quiet", "--progress", "--no-recurse-submodules"]);
         if let Some(replaced) = replaced {
             command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));
         }
@@ -212,10 +214,16 @@ impl Git {
         Ok(url.is_some_and(|url| url.starts_with("file://") || Path::new(url).is_dir()))
     }
 
-    fn program(&self) -> Command {
-        let mut command = git_program();
+    fn program(&self) -> Result<Command, GitError> {
+        let mut command = match self.settings.get() {
+            Some(settings) => settings.command(),
+            None => {
+                let settings = Settings::read(Some(self.path()))?;
+                self.settings.get_or_init(|| settings).command()
+            }
+        };
         command.arg("--git-dir").arg(self.path());
-        command
+        Ok(command)
     }
 }
 
@@ -225,24 +233,6 @@ pub(super) fn turn(path: &Path) -> Result<File, GitError> {
     let file = open_lock(path)?;
     file.lock().map_err(GitError::io("lock", path))?;
     Ok(file)
-}
-
-pub(super) fn git_program() -> Command {
-    let mut command = Command::new("git");
-    // Set when this runs in a hook; they would name another repository.
-    for name in [
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_QUARANTINE_PATH",
-        "GIT_SHALLOW_FILE",
-    ] {
-        command.env_remove(name);
-    }
-    // What it says is looked at, so it says it in one language.
-    command.env("LC_ALL", "C");
-    command
 }
 
 /// Runs git, and returns what it prints, which must be little.

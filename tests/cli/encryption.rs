@@ -21,6 +21,21 @@ fn encrypted() -> Lab {
 }
 
 #[test]
+fn a_host_without_a_place_for_the_cache_is_told() {
+    let lab = encrypted();
+    let backup = |options: &[&str]| {
+        let mut command = lab.command(["backup", "tree", "--quiet"].iter().chain(options));
+        let output = command.env_remove("XDG_CACHE_HOME").env("HOME", "relative").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = backup(&[]);
+    assert!(said.contains("no place for the cache: set HOME or XDG_CACHE_HOME"), "{said}");
+    assert_eq!(backup(&["--identity", "key.txt"]), "", "who can read needs no cache");
+    assert!(!lab.path("relative").exists());
+}
+
+#[test]
 fn a_host_backs_up_without_the_key_and_its_owner_reads() {
     let lab = encrypted();
     lab.ok(["backup", "tree"]);

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -177,6 +178,77 @@ fn bad_input_is_refused_by_name() {
     let output = command.env_remove("XDG_CACHE_HOME").env("HOME", lab.path("")).output().unwrap();
     assert_eq!(output.stdout, b"notes\n");
     assert!(lab.path(".cache/treering").is_dir());
+}
+
+#[test]
+fn settings_of_the_person_do_not_change_what_git_does() {
+    let lab = lab();
+    ok(&lab, &["put", "kv.git", "a", "tree/notes"]);
+    let hooks = lab.path("hooks");
+    for hook in ["pre-push", "pre-receive", "reference-transaction", "post-checkout", "pre-auto-gc"] {
+        lab.write(
+            &format!("hooks/{hook}"),
+            &format!("#!/bin/sh\necho {hook} >> {0}/ran\nexit 1\n", hooks.display()),
+        );
+        fs::set_permissions(lab.path(&format!("hooks/{hook}")), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let settings = format!(
+        "[core]\nhooksPath = {hooks}\n[init]\ndefaultRefFormat = reftable\ntemplateDir = {hooks}\n\
+        [clone]\ndefaultRemoteName = upstream\n[push]\ngpgSign = true\n[gc]\nauto = 1\n\
+        [transfer]\nhideRefs = refs/heads\n[receive]\ndenyUpdates = true\n[fetch]\nprune = false\n\
+        [url \"file://{there}/\"]\ninsteadOf = there:\n",
+        hooks = hooks.display(),
+        there = lab.path("").display(),
+    );
+    lab.write("settings", &settings);
+    let run = |arguments: &[&str]| {
+        let mut command = command(&lab, arguments);
+        command.env("GIT_CONFIG_GLOBAL", lab.path("settings"));
+        // A bad setting of the same kind, as `git -c` hands it on to an alias.
+        command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", "core.hooksPath");
+        command.env("GIT_CONFIG_VALUE_0", &hooks).env("GIT_DEFAULT_HASH", "sha256");
+        let output = command.env("GIT_NAMESPACE", "elsewhere").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["put", "there:kv.git", "b", "tree/letters/one"]);
+    assert_eq!(run(&["list", "there:kv.git"]), "a\nb\n");
+    assert_eq!(ok(&lab, &["get", "kv.git", "b"]), "first letter\n");
+    assert!(!hooks.join("ran").exists(), "{}", fs::read_to_string(hooks.join("ran")).unwrap());
+}
+
+#[test]
+fn a_format_that_is_not_read_is_named_with_the_way_out() {
+    let lab = lab();
+    for (name, option, said) in [
+        ("reftable", "--ref-format=reftable", "refstorage reftable"),
+        ("sha256", "--object-format=sha256", "objectformat sha256"),
+    ] {
+        for bare in [true, false] {
+            let name = format!("{name}-{bare}");
+            let mut init = Command::new("git");
+            init.args(["init", "-q", option]).args(bare.then_some("--bare")).arg(lab.path(&name));
+            // Git before 2.45 knows no reftable.
+            if !init.stderr(Stdio::null()).status().expect("git runs").success() {
+                continue;
+            }
+            for line in [
+                "kv list REPO",
+                "kv put REPO a tree/notes",
+                "-r REPO blob list",
+                "-r REPO snapshots",
+                "-r REPO backup tree",
+                "-r REPO check",
+            ] {
+                let line = line.replace("REPO", &name);
+                let outcome = lab.run(line.split(' '));
+                assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+                let way_out = ["git refs migrate --ref-format=files", "git init --object-format=sha1"];
+                assert!(outcome.err.contains(said), "{line}: {}", outcome.err);
+                assert!(way_out.iter().any(|way| outcome.err.contains(way)), "{line}: {}", outcome.err);
+            }
+        }
+    }
 }
 
 const GITKV: &str = "

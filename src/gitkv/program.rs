@@ -1,0 +1,203 @@
+//! The program git, run so that a person's own settings do not change what it does.
+//!
+//! Of the settings of the person and of the system, git gets those that say how to reach another repository and
+//! who one is there: [`LET_THROUGH`]. Hooks, signing, `gc`, formats of new repositories and the rest stay out,
+//! since what is committed, fetched and pushed here must be the same for everybody. The settings of a repository
+//! itself count as always. The environment is sifted alike.
+//!
+//! They are handed to git in a file without a name, as its global configuration, so that they rank below the
+//! repository's own and no killed process leaves what may be a password.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::GitError;
+
+/// What the names of the settings begin with that git gets, in lower case.
+const LET_THROUGH: [&[u8]; 9] = [
+    b"core.askpass",
+    b"core.gitproxy",
+    b"core.sshcommand",
+    b"credential.",
+    b"http.",
+    b"protocol.",
+    b"safe.",
+    b"ssh.",
+    b"url.",
+];
+
+/// What the names of the variables begin with that git gets, of those that begin with `GIT_`.
+const VARIABLES: [&[u8]; 13] = [
+    b"GIT_ALLOW_PROTOCOL",
+    b"GIT_ASKPASS",
+    b"GIT_CURL_VERBOSE",
+    b"GIT_EXEC_PATH",
+    b"GIT_HTTP_",
+    b"GIT_PROTOCOL",
+    b"GIT_PROXY_",
+    b"GIT_REDACT_COOKIES",
+    b"GIT_SSH",
+    b"GIT_SSL_",
+    b"GIT_TERMINAL_PROMPT",
+    b"GIT_TRACE",
+    b"GIT_TR2",
+];
+
+/// The settings that a person has and git gets.
+pub(super) struct Settings {
+    /// Configuration in git's format. It has no name, and is inherited by whatever is run. `None` where there
+    /// is nothing to say.
+    file: Option<File>,
+}
+
+impl Settings {
+    /// Those that count for the repository `git_dir`, or for none.
+    pub fn read(git_dir: Option<&Path>) -> Result<Self, GitError> {
+        let mut git = Command::new("git");
+        // A repository around the working directory is not meant.
+        git.arg("--git-dir").arg(git_dir.unwrap_or_else(|| Path::new("/dev/null")));
+        git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
+        git.env_remove("GIT_CONFIG").stdin(Stdio::null());
+        let output = match git.output() {
+            Ok(output) => output,
+            // Whoever runs it will be told.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { file: None }),
+            Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
+        };
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(GitError::Remote { action: "read the settings of git", said });
+        }
+        let sifted = sift(&output.stdout);
+        if sifted.is_empty() {
+            return Ok(Self { file: None });
+        }
+        let keep = || {
+            // Inherited: git and what that runs open it by the name that it has there.
+            let mut file = File::from(memfd_create("git-settings", MemfdFlags::empty())?);
+            file.write_all(&sifted)?;
+            Ok(file)
+        };
+        let file = keep().map_err(GitError::io("keep the settings of", Path::new("git")))?;
+        Ok(Self { file: Some(file) })
+    }
+
+    /// Git, about to run with these settings, which must live until it does.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("git");
+        let is_kept = |name: &OsStr| VARIABLES.iter().any(|kept| name.as_encoded_bytes().starts_with(kept));
+        for (name, _) in env::vars_os() {
+            // Some would name another repository, others change what is done in this one.
+            if name.as_encoded_bytes().starts_with(b"GIT_") && !is_kept(&name) {
+                command.env_remove(name);
+            }
+        }
+        let file = self.file.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
+        command.env("GIT_CONFIG_GLOBAL", file.as_deref().unwrap_or("/dev/null"));
+        command.env("GIT_CONFIG_NOSYSTEM", "1");
+        // What it says is looked at, so it says it in one language.
+        command.env("LC_ALL", "C");
+        // Packs are combined by this crate, and nothing is done behind the back of what was asked for.
+        command.args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"]);
+        command
+    }
+}
+
+/// Of what `git config --list --show-scope --null` prints, the settings that git gets, as a file of settings.
+fn sift(listed: &[u8]) -> Vec<u8> {
+    let mut sifted = Vec::new();
+    let mut fields = listed.split(|&byte| byte == 0);
+    while let (Some(scope), Some(setting)) = (fields.next(), fields.next()) {
+        // Those of the repository git reads by itself.
+        if !matches!(scope, b"system" | b"global" | b"command") {
+            continue;
+        }
+        let (name, value) = match setting.iter().position(|&byte| byte == b'\n') {
+            Some(end) => (&setting[..end], Some(&setting[end + 1..])),
+            None => (setting, None),
+        };
+        if LET_THROUGH.iter().any(|prefix| name.starts_with(prefix)) {
+            write_setting(&mut sifted, name, value);
+        }
+    }
+    sifted
+}
+
+/// Appends a setting as git's configuration files have it. Without a value it is a bare name, which means yes.
+fn write_setting(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
+    let last = name.iter().rposition(|&byte| byte == b'.').unwrap_or(name.len());
+    let (above, key) = (&name[..last], name.get(last + 1..).unwrap_or_default());
+    let (section, subsection) = match above.iter().position(|&byte| byte == b'.') {
+        Some(dot) => (&above[..dot], Some(&above[dot + 1..])),
+        None => (above, None),
+    };
+    out.push(b'[');
+    out.extend_from_slice(section);
+    if let Some(subsection) = subsection {
+        out.extend_from_slice(b" \"");
+        for &byte in subsection {
+            out.extend_from_slice(if matches!(byte, b'"' | b'\\') { b"\\" } else { b"" });
+            out.push(byte);
+        }
+        out.push(b'"');
+    }
+    out.extend_from_slice(b"]\n\t");
+    out.extend_from_slice(key);
+    if let Some(value) = value {
+        out.extend_from_slice(b" = \"");
+        for &byte in value {
+            match byte {
+                b'\n' => out.extend_from_slice(b"\\n"),
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                byte => out.push(byte),
+            }
+        }
+        out.push(b'"');
+    }
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Fixture;
+    use super::*;
+
+    #[test]
+    fn settings_come_out_as_they_went_in() {
+        let listed = b"system\0credential.helper\n\0global\0credential.https://a.b/x\"y\\z.c.username\nann\0\
+            global\0core.hookspath\n/hooks\0global\0gc.auto\n1\0local\0http.proxy\nhere\0\
+            command\0http.proxy\n a\tb;#\"\\\nnext \0global\0http.sslverify\0";
+        let sifted = sift(listed);
+        let fixture = Fixture::new();
+        let file = fixture.path().join("sifted");
+        std::fs::write(&file, &sifted).unwrap();
+        let read = fixture.run(&["config", "--file", file.to_str().unwrap(), "--list", "--null"]);
+        let expected = "credential.helper\n\0credential.https://a.b/x\"y\\z.c.username\nann\0\
+            http.proxy\n a\tb;#\"\\\nnext \0http.sslverify\0";
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn git_runs_with_what_was_let_through_and_so_does_what_it_runs() {
+        let fixture = Fixture::new();
+        fixture.run(&["config", "http.proxy", "http://here"]);
+        let settings = || Settings::read(Some(&fixture.path())).unwrap();
+        let mut found = settings();
+        let written = "[http]\n\tproxy = \"http://there\"\n[url \"a:\"]\n\tinsteadof = \"b:\"\n";
+        let mut file = File::from(memfd_create("git-settings", MemfdFlags::empty()).unwrap());
+        file.write_all(written.as_bytes()).unwrap();
+        found.file = Some(file);
+        let mut git = found.command();
+        git.args(["-c", "alias.x=!git config --get-regexp '^(http|url|core.hookspath)'", "--git-dir"]);
+        let output = git.arg(fixture.path()).arg("x").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "http.proxy http://there\nurl.a:.insteadof b:\nhttp.proxy http://here\n");
+    }
+}
