@@ -40,6 +40,19 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         if let Some(unknown) = unknown(&report) {
             complain(&unknown);
         }
+        for link in &report.links {
+            let link = link.display();
+            complain(&format!(
+                "{link} is a symbolic link, and is saved as one: name {link}/ to save the directory that it leads to"
+            ));
+        }
+        for (source, files) in &report.emptied {
+            complain(&format!(
+                "{} holds no file, and had {} in the snapshot before: is its file system mounted?",
+                source.display(),
+                plural(*files, "file"),
+            ));
+        }
         [lost(&report), damaged(&report)].into_iter().flatten().for_each(|fault| complain(&fault));
         if let Some(error) = &report.cache_error {
             complain(&format!(
@@ -183,6 +196,8 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "error_count": report.problems.len(),
         "snapshots_unread": report.unread.snapshots,
         "volumes_unread": report.unread.volumes,
+        "links": report.links.iter().map(|link| link.to_string_lossy()).collect::<Vec<_>>(),
+        "emptied": report.emptied.iter().map(|(source, _)| source.to_string_lossy()).collect::<Vec<_>>(),
         "volumes_lost": report.lost.len(),
         "segments_damaged": report.damaged,
         "segments_unread": report.unread.segments,

@@ -80,6 +80,8 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, ExcludeError> {
         let loaded = excludes.load()?;
+        // Without a slash at its end.
+        let root: &Path = &root.components().collect::<PathBuf>();
         let mut builder = GitignoreBuilder::new(root);
         for pattern in &loaded.patterns {
             add(&mut builder, &relative_pattern(root, pattern), None)?;

@@ -205,6 +205,8 @@ pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, S
             let content = Content { size: stat.size, link, ..Content::default() };
             Ok((Kind::File(content), stat_metadata(stat, began)))
         }
+        // With a slash behind it: a source may be a link to a directory.
+        rustix::fs::FileType::Directory => Ok((Kind::Directory, read_metadata(&path.join(""), stat, began)?)),
         _ => Ok((read_special(path, stat)?, read_metadata(path, stat, began)?)),
     };
     match read() {

@@ -105,6 +105,10 @@ pub struct BackupReport {
     pub is_first: bool,
     /// Counts.
     pub statistics: Statistics,
+    /// Sources that are symbolic links, and are saved as such.
+    pub links: Vec<PathBuf>,
+    /// Sources that had many files in the parent and have none now, and how many they had.
+    pub emptied: Vec<(PathBuf, u64)>,
     /// What could not be read, or changed while it was read.
     pub problems: Vec<ScanError>,
     /// The layers that were added.
@@ -154,7 +158,7 @@ impl Repository {
         options: &BackupOptions,
         progress: &Progress,
     ) -> Result<BackupReport, RepositoryError> {
-        let sources = Sources::new(&options.sources)?;
+        let mut sources = Sources::new(&options.sources)?;
         // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
         let excludes = options.excludes.load()?;
         if !options.dry_run {
@@ -193,6 +197,7 @@ impl Repository {
             planned => planned,
         };
         let (pages, mut plan) = planned?;
+        plan.problems.append(&mut sources.missing);
         let key = self.timeline.key(options.time)?;
         let mut session = Session::new(self, key, options)?;
         (unread.volumes, unread.segments) = session.store_contents(&sources, &mut plan, began, progress)?;
@@ -471,10 +476,13 @@ impl<'a> Session<'a> {
             owners.note(entry);
         }
         let parent_key = parent.map(|parent| parent.key.to_string());
+        let is_first = parent.is_none_or(|parent| parent.record.roots != roots_of(sources));
         let mut report = BackupReport {
             snapshot: None,
             parent: parent_key.clone(),
-            is_first: parent.is_none_or(|parent| parent.record.roots != roots_of(sources)),
+            is_first,
+            links: sources.links.clone(),
+            emptied: if is_first { Vec::new() } else { plan.emptied(sources) },
             statistics,
             problems: plan.problems,
             layers: Vec::new(),

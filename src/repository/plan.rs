@@ -32,38 +32,97 @@ pub(super) struct Sources {
     pub layout: Layout,
     /// Where the paths of the index begin.
     pub directory: SourceDir,
+    /// Those that are symbolic links, and are saved as such.
+    pub links: Vec<PathBuf>,
+    /// Those that cannot be looked at, while others can.
+    pub missing: Vec<ScanError>,
     /// Where each root is in the index.
     prefixes: Vec<RelPath>,
+    /// Where the walk of each root starts: a directory with a slash at the end, so that a link to it is followed;
+    /// `None` for one that is missing.
+    starts: Vec<Option<PathBuf>>,
+}
+
+/// A source.
+struct Source {
+    root: PathBuf,
+    /// What it is; `None` where it cannot be looked at.
+    found: Option<FileType>,
 }
 
 impl Sources {
-    /// Makes `paths` absolute. One directory is the root of its index; a single file lies in it by its name;
+    /// Makes `paths` absolute. One directory is the root of its index; anything else lies in its directory by its name;
     /// several things lie in it by their absolute paths.
+    ///
+    /// Links are followed where a shell follows them: above the last name, and at the last name where a slash or a
+    /// dot comes behind it. A link that is named without is saved as a link.
     pub fn new(paths: &[PathBuf]) -> Result<Self, RepositoryError> {
-        let source = |path: &Path| {
-            let refused = |source| RepositoryError::Source { path: path.to_owned(), source };
-            let absolute = std::path::absolute(path).map_err(refused)?;
-            // A link named as a source means what it points to; links above it are as good as directories.
-            let is_link = absolute.symlink_metadata().map_err(refused)?.is_symlink();
-            let plain = if is_link { absolute.canonicalize().map_err(refused)? } else { clean(&absolute) };
-            Ok::<_, RepositoryError>(plain)
-        };
-        let mut roots = paths.iter().map(|path| source(path)).collect::<Result<Vec<_>, _>>()?;
-        roots.sort();
-        roots.dedup();
+        let mut missing = Vec::new();
+        let mut sources = Vec::new();
+        for path in paths {
+            let (root, found) = locate_source(path);
+            let found = match found {
+                Ok(found) => Some(found),
+                Err(source) => {
+                    missing.push(ScanError { path: root.clone(), source: source.into() });
+                    None
+                }
+            };
+            sources.push(Source { root, found });
+        }
+        if sources.iter().all(|source| source.found.is_none()) {
+            let Some(ScanError { path, source: ScanErrorKind::Io(source) }) = missing.into_iter().next()
+            else {
+                return Err(RepositoryError::NoSources);
+            };
+            return Err(RepositoryError::Source { path, source });
+        }
+        resolve_links_into_others(&mut sources);
+        sources.sort_by(|a, b| a.root.cmp(&b.root));
+        // Of one name with and without a slash, what is followed.
+        sources.dedup_by(|next, first| {
+            let is_same = next.root == first.root;
+            if is_same && next.found == Some(FileType::Directory) {
+                first.found = next.found;
+            }
+            is_same
+        });
         let slash = || PathBuf::from("/");
-        let (layout, base) = match roots.as_slice() {
-            [] => return Err(RepositoryError::NoSources),
-            [only] if only.is_dir() => (Layout::Single, only.clone()),
-            [only] => (Layout::Single, only.parent().map_or_else(slash, Path::to_owned)),
+        let (layout, base) = match sources.as_slice() {
+            [Source { root, found: Some(FileType::Directory) }] => (Layout::Single, root.clone()),
+            [Source { root, .. }] => (Layout::Single, root.parent().map_or_else(slash, Path::to_owned)),
             _ => (Layout::Absolute, slash()),
         };
-        let prefix = |root: &PathBuf| {
-            let below = root.strip_prefix(&base).unwrap_or(root);
+        let prefix = |source: &Source| {
+            let below = source.root.strip_prefix(&base).unwrap_or(&source.root);
             RelPath::new(below.as_os_str().as_bytes())
         };
-        let prefixes = roots.iter().map(prefix).collect::<Result<_, _>>()?;
-        Ok(Self { roots, layout, directory: SourceDir::new(base), prefixes })
+        let prefixes = sources.iter().map(prefix).collect::<Result<_, _>>()?;
+        let is_link = |source: &&Source| source.found == Some(FileType::Symlink);
+        let start = |source: &Source| match source.found? {
+            FileType::Directory => Some(source.root.join("")),
+            _ => Some(source.root.clone()),
+        };
+        Ok(Self {
+            starts: sources.iter().map(start).collect(),
+            links: sources.iter().filter(is_link).map(|source| source.root.clone()).collect(),
+            roots: sources.into_iter().map(|source| source.root).collect(),
+            layout,
+            directory: SourceDir::new(base),
+            missing,
+            prefixes,
+        })
+    }
+
+    /// The number of the root that something of the index came from.
+    fn root_of(&self, path: &RelPath) -> Option<usize> {
+        // Of roots that lie in each other, the innermost.
+        let after = self.prefixes.partition_point(|prefix| prefix <= path);
+        let is_within = |prefix: &RelPath| {
+            let rest = path.as_bytes().strip_prefix(prefix.as_bytes());
+            prefix.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        (0..after).rev().find(|&number| is_within(&self.prefixes[number]))
     }
 
     /// The paths of the index at which these problems leave something out of the snapshot.
@@ -89,12 +148,58 @@ impl Sources {
     }
 }
 
-/// Takes `..` out of an absolute path by way of the file system only where it occurs.
-fn clean(path: &Path) -> PathBuf {
+/// Where a source is, and what.
+fn locate_source(path: &Path) -> (PathBuf, io::Result<FileType>) {
+    let absolute = match std::path::absolute(path) {
+        Ok(absolute) => absolute,
+        Err(error) => return (path.to_owned(), Err(error)),
+    };
+    let root = without_dots(&absolute);
+    // `absolute` takes dots away.
+    let is_followed = [&b"/"[..], b"/.", b"/.."].iter().any(|end| path.as_os_str().as_bytes().ends_with(end))
+        || matches!(path.as_os_str().as_bytes(), b"." | b"..");
+    let stat = match is_followed {
+        true => rustix::fs::stat(&root),
+        false => rustix::fs::lstat(&root),
+    };
+    let found = stat.map(|stat| Stat::from(stat).file_type()).map_err(io::Error::from);
+    // What is followed to something else than a directory has no name of its own.
+    if is_followed && !matches!(found, Ok(FileType::Directory) | Err(_)) {
+        return (root, Err(io::ErrorKind::NotADirectory.into()));
+    }
+    (root, found)
+}
+
+/// Takes `..` out of an absolute path, by way of the file system, only where it occurs; and what else means nothing.
+fn without_dots(path: &Path) -> PathBuf {
     let up = path.components().any(|component| component == std::path::Component::ParentDir);
     match path.canonicalize() {
         Ok(real) if up => real,
         _ => path.components().collect(),
+    }
+}
+
+/// Gives a source that is reached by a link in another source the path that it really has: the link is saved as one
+/// there, and nothing can be restored below it.
+fn resolve_links_into_others(sources: &mut [Source]) {
+    for number in 0..sources.len() {
+        let Source { root, found } = &sources[number];
+        let (Some(found), Some(parent), Some(name)) = (found, root.parent(), root.file_name()) else {
+            continue;
+        };
+        let is_in_another = sources
+            .iter()
+            .any(|other| other.root != *root && root.starts_with(&other.root) && other.found.is_some());
+        if !is_in_another {
+            continue;
+        }
+        let real = match found {
+            FileType::Directory => root.canonicalize(),
+            _ => parent.canonicalize().map(|parent| parent.join(name)),
+        };
+        if let Ok(real) = real {
+            sources[number].root = real;
+        }
     }
 }
 
@@ -120,7 +225,22 @@ pub(super) struct Plan {
     /// What could not be looked at.
     pub problems: Vec<ScanError>,
     pub statistics: Statistics,
+    /// How many files each root had in the parent, and has now.
+    pub files: Vec<(u64, u64)>,
 }
+
+impl Plan {
+    /// The roots that had many files in the parent and have none now, and how many they had.
+    pub fn emptied(&self, sources: &Sources) -> Vec<(PathBuf, u64)> {
+        let files = sources.roots.iter().zip(&self.files);
+        let emptied = files.filter(|(_, (before, now))| *before >= MANY && *now == 0);
+        emptied.map(|(root, (before, _))| (root.clone(), *before)).collect()
+    }
+}
+
+/// Files that a root must have lost, all at once, for that to be worth a warning: less is a directory that somebody
+/// emptied, and this is more likely a file system that is not mounted.
+const MANY: u64 = 100;
 
 /// How a plan is made.
 pub(super) struct PlanOptions<'a> {
@@ -146,14 +266,15 @@ pub(super) fn plan(
     progress: &Progress,
 ) -> Result<Plan, RepositoryError> {
     let problems = Mutex::new(Vec::new());
-    let mut plan = Plan::default();
+    let mut plan = Plan { files: vec![(0, 0); sources.roots.len()], ..Plan::default() };
     let mut pages = Vec::new();
     std::thread::scope(|scope| {
         let mut found = Vec::new();
-        for (root, prefix) in sources.roots.iter().zip(&sources.prefixes) {
+        for (start, prefix) in sources.starts.iter().zip(&sources.prefixes) {
+            let Some(start) = start else { continue };
             let (sender, receiver) = sync_channel(WAITING);
             let problems = &problems;
-            scope.spawn(move || walk(root, prefix, options.scan, &sender, problems));
+            scope.spawn(move || walk(start, prefix, options.scan, &sender, problems));
             found.push(receiver.into_iter().flatten());
         }
         let (sender, old) = sync_channel(WAITING);
@@ -198,7 +319,8 @@ fn nothing_seen(sources: &Sources, plan: &Plan) -> Option<usize> {
         let refused = |problem: &ScanError| matches!(problem.source, ScanErrorKind::Io(_));
         plan.problems.iter().position(|problem| problem.path == *root && refused(problem))
     };
-    let problems: Option<Vec<usize>> = sources.roots.iter().map(problem_of).collect();
+    let walked = sources.roots.iter().zip(&sources.starts).filter(|(_, start)| start.is_some());
+    let problems: Option<Vec<usize>> = walked.map(|(root, _)| problem_of(root)).collect();
     problems?.first().copied()
 }
 
@@ -279,12 +401,11 @@ impl Join<'_> {
                     {
                         self.keep(&old);
                     }
-                    Some(new) => {
-                        self.describe(new, false, &mut left);
-                        self.plan.old.push(old);
-                        dirty = true;
-                    }
-                    None => {
+                    new => {
+                        if let Some(new) = new {
+                            self.describe(new, false, &mut left);
+                        }
+                        self.count_file(&old, 1, 0);
                         self.plan.old.push(old);
                         dirty = true;
                     }
@@ -309,7 +430,18 @@ impl Join<'_> {
         content.segments.iter().all(|segment| is_stored(&segment.digest))
     }
 
+    /// Counts a file of its root in the parent and in the snapshot.
+    fn count_file(&mut self, entry: &Entry, before: u64, now: u64) {
+        if entry.content().is_some()
+            && let Some(root) = self.sources.root_of(&entry.path)
+        {
+            self.plan.files[root].0 += before;
+            self.plan.files[root].1 += now;
+        }
+    }
+
     fn keep(&mut self, old: &Entry) {
+        self.count_file(old, 1, 1);
         count(&mut self.plan.statistics, old);
         if old.content().is_some() {
             self.plan.statistics.files_unmodified += 1;
@@ -325,6 +457,7 @@ impl Join<'_> {
                     let statistics = &mut self.plan.statistics;
                     *(if is_new { &mut statistics.files_new } else { &mut statistics.files_changed }) += 1;
                 }
+                self.count_file(&entry, 0, 1);
                 self.plan.new.push(entry);
                 true
             }
@@ -410,8 +543,77 @@ impl<'a> Ancestors<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::relpath::RelPathError;
+
+    /// Names of roots below `dir`, with `@` behind links, and how they are laid out.
+    fn roots(dir: &Path, paths: &[&str]) -> (Vec<String>, Layout) {
+        let paths: Vec<_> =
+            paths.iter().map(|path| PathBuf::from(format!("{}/{path}", dir.display()))).collect();
+        let sources = Sources::new(&paths).unwrap();
+        let name = |root: &PathBuf| {
+            let mark = if sources.links.contains(root) { "@" } else { "" };
+            format!("{}{mark}", root.strip_prefix(dir).unwrap().display())
+        };
+        (sources.roots.iter().map(name).collect(), sources.layout)
+    }
+
+    #[test]
+    fn links_are_followed_where_a_shell_follows_them() {
+        use Layout::{Absolute, Single};
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("real/sub")).unwrap();
+        std::fs::write(dir.join("real/file"), "").unwrap();
+        std::fs::create_dir(dir.join("tree")).unwrap();
+        for (target, link) in
+            [("real", "link"), ("../real", "tree/link"), ("real/file", "to-file"), ("no", "dangling")]
+        {
+            symlink(target, dir.join(link)).unwrap();
+        }
+        let one = |path| {
+            let (roots, layout) = roots(&dir, &[path]);
+            assert_eq!(layout, Single);
+            roots.concat()
+        };
+        assert_eq!(one("link"), "link@");
+        assert_eq!(one("dangling"), "dangling@");
+        assert_eq!(one("to-file"), "to-file@");
+        assert_eq!(["link/", "link//", "link/."].map(one), ["link", "link", "link"]);
+        assert_eq!(one("link/sub"), "link/sub");
+        assert_eq!(one("link/.."), "");
+        assert_eq!(one("link/sub/.."), "real");
+        assert_eq!(one("real/file"), "real/file");
+        let several = |paths: &[&str]| {
+            let (roots, layout) = roots(&dir, paths);
+            assert_eq!(layout, Absolute);
+            roots.join(" ")
+        };
+        assert_eq!(several(&["link/", "tree"]), "link tree");
+        assert_eq!(roots(&dir, &["link", "link/"]), (vec!["link".to_owned()], Single));
+        assert_eq!(several(&["tree", "tree/link"]), "tree tree/link@");
+        // They are saved as a link in `tree`.
+        assert_eq!(several(&["tree", "tree/link/"]), "real tree");
+        assert_eq!(several(&["tree", "tree/link/sub"]), "real/sub tree");
+        assert_eq!(several(&["tree", "tree/link/file"]), "real/file tree");
+        for path in ["to-file/", "dangling/", "none"] {
+            assert!(Sources::new(&[dir.join(path)]).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_missing_beside_others_stays_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(dir.join("a")).unwrap();
+        let sources = Sources::new(&[dir.join("b"), dir.join("a")]).unwrap();
+        assert_eq!(sources.roots, [dir.join("a"), dir.join("b")]);
+        assert_eq!(sources.missing.len(), 1);
+        let unreadable = sources.unreadable(&sources.missing);
+        assert_eq!(unreadable, [sources.prefixes[1].clone()]);
+    }
 
     #[test]
     fn what_is_left_out_has_its_path_in_the_index() {

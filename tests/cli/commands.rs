@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 
 use crate::lab::{Lab, contents};
 
@@ -318,4 +319,41 @@ fn compression_can_be_changed_and_old_volumes_stay() {
     lab.ok(["restore", "latest", "--target", "out", "-q"]);
     assert_eq!(contents(&lab.path("out")), contents(&lab.path("tree")));
     assert_eq!(lab.run(["compression", "lzma"]).status, Some(1));
+}
+
+#[test]
+fn a_backup_says_what_it_did_not_save_as_one_might_think() {
+    let lab = Lab::new();
+    symlink("tree", lab.path("link")).unwrap();
+    let outcome = lab.run(["backup", "link"]);
+    assert_eq!(outcome.status, Some(0));
+    let link = lab.path("link");
+    let expected = format!("{0} is a symbolic link, and is saved as one: name {0}/ to save", link.display());
+    assert!(outcome.err.contains(&expected), "{}", outcome.err);
+    assert!(lab.ok(["backup", "link/"]).contains("3 files"));
+
+    let outcome = lab.run(["backup", "tree", "missing"]);
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
+    assert!(outcome.err.contains(&format!("{}", lab.path("missing").display())), "{}", outcome.err);
+    assert!(outcome.out.contains("3 files"), "{}", outcome.out);
+    let listed = lab.ok(["snapshots"]);
+    assert_eq!(listed.lines().filter(|line| line.ends_with(" (partial)")).count(), 1, "{listed}");
+    let json: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
+    let partial: Vec<_> =
+        json.as_array().unwrap().iter().map(|snapshot| snapshot["partial"].as_bool()).collect();
+    assert_eq!(partial, [Some(false), Some(false), Some(true)]);
+
+    for number in 0..100 {
+        lab.write(&format!("mount/{number}"), "x");
+    }
+    lab.ok(["backup", "mount"]);
+    fs::remove_dir_all(lab.path("mount")).unwrap();
+    fs::create_dir(lab.path("mount")).unwrap();
+    let outcome = lab.run(["backup", "mount"]);
+    assert_eq!(outcome.status, Some(0));
+    assert!(
+        outcome.err.contains("mount holds no file, and had 100 files in the snapshot before"),
+        "{}",
+        outcome.err
+    );
 }

@@ -1,14 +1,16 @@
 //! What a backup opens, reads and reports.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 use treering::diff::Excludes;
 use treering::progress::Progress;
 use treering::relpath::RelPath;
 use treering::repository::{BackupOptions, Other, Repository, Selector};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, run};
 use crate::tree::{assert_same, everything, is_root, noise, unlock};
 
 #[test]
@@ -112,7 +114,6 @@ fn a_single_file_is_a_snapshot_of_one_name() {
     lab.reopen();
     let mut out = Vec::new();
     let path = lab.source().join("file");
-    use std::os::unix::ffi::OsStrExt;
     lab.repository.cat(&snapshot, path.as_os_str().as_bytes(), &mut out).unwrap();
     assert_eq!(out, b"alone");
 }
@@ -141,6 +142,92 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_saved() {
     let restored = lab.restore(&snapshot, "restored");
     assert_eq!(fs::read_to_string(restored.join("open")).unwrap(), "yes");
     unlock(&lab.path("restored"));
+}
+
+#[test]
+fn a_link_as_a_source_is_followed_or_saved_and_comes_back_either_way() {
+    let mut lab = Lab::new();
+    lab.write("real/deep/file", "content");
+    let (source, link) = (lab.source(), lab.source().join("link"));
+    symlink("real", &link).unwrap();
+    symlink("nowhere", source.join("dangling")).unwrap();
+    // Some file systems take none.
+    let takes = xattr::set(source.join("real"), "user.of", b"the directory").is_ok();
+    let mut back_up = |sources: &[&str]| {
+        // Not `join`, which takes what ends a name for its own.
+        let sources = sources.iter().map(|path| format!("{}/{path}", source.display()).into()).collect();
+        lab.reopen();
+        let options = BackupOptions { sources, ..lab.options() };
+        let report = lab.repository.backup(&options, &Progress::new()).unwrap();
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        let restored = lab.path("restored");
+        lab.restore(report.snapshot.as_ref().unwrap(), "restored");
+        let seen = run(Command::new("find").arg(".").arg("-printf").arg("%P %y %l\n").current_dir(&restored));
+        let attribute = xattr::get(&restored, "user.of").ok().flatten();
+        let mut seen: Vec<_> = seen.lines().map(|line| line.trim().to_owned()).collect();
+        seen.sort();
+        fs::remove_dir_all(restored).unwrap();
+        (report.links, seen, attribute.is_some())
+    };
+    for followed in ["link/", "link/.", "real"] {
+        let (links, seen, attribute) = back_up(&[followed]);
+        assert_eq!((links.len(), attribute), (0, takes), "{followed}");
+        assert_eq!(seen, ["d", "deep d", "deep/file f"], "{followed}");
+    }
+    let (links, seen, _) = back_up(&["link/deep"]);
+    assert_eq!((links.len(), seen), (0, vec!["d".to_owned(), "file f".to_owned()]));
+    for (saved, target) in [("link", "real"), ("dangling", "nowhere")] {
+        let (links, seen, _) = back_up(&[saved]);
+        assert_eq!(links, [source.join(saved)]);
+        assert_eq!(seen, ["d".to_owned(), format!("{saved} l {target}")]);
+    }
+    // Beside the tree that holds the link, its target has the path that it really has.
+    let (_, seen, _) = back_up(&["", "link/"]);
+    assert!(seen.iter().any(|line| line.ends_with("source/link l real")), "{seen:?}");
+    assert!(seen.iter().any(|line| line.ends_with("source/real/deep/file f")), "{seen:?}");
+}
+
+#[test]
+fn a_source_that_is_missing_beside_others_is_named_and_theirs_are_saved() {
+    let mut lab = Lab::new();
+    lab.write("a/file", "content");
+    let sources = vec![lab.source().join("a"), lab.source().join("b")];
+    let options = BackupOptions { sources: sources.clone(), ..lab.options() };
+    let report = lab.repository.backup(&options, &Progress::new()).unwrap();
+    assert_eq!(report.problems.iter().map(|problem| &problem.path).collect::<Vec<_>>(), [&sources[1]]);
+    let partial = report.snapshot.unwrap();
+    let b = RelPath::new(sources[1].strip_prefix("/").unwrap().as_os_str().as_bytes()).unwrap();
+    assert_eq!(partial.record.unreadable, [b]);
+    let restored = lab.restore(&partial, "restored").join(sources[0].strip_prefix("/").unwrap());
+    assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
+    // Once it is there, the partial snapshot is the parent of a complete one.
+    lab.write("b/file", "other content");
+    lab.reopen();
+    let options = BackupOptions { sources, ..lab.options() };
+    let complete = lab.repository.backup(&options, &Progress::new()).unwrap();
+    assert_eq!((complete.is_first, complete.statistics.files_unmodified), (false, 1));
+    assert!(!complete.snapshot.unwrap().record.is_partial());
+}
+
+#[test]
+fn a_source_that_has_lost_all_of_its_files_is_told() {
+    let mut lab = Lab::new();
+    for number in 0..120 {
+        lab.write(&format!("mounted/{number}"), "x");
+        lab.write(&format!("other/{number}"), "x");
+    }
+    let sources = ["mounted", "other"].map(|name| lab.source().join(name)).to_vec();
+    let mut emptied = || {
+        lab.reopen();
+        let options = BackupOptions { sources: sources.clone(), ..lab.options() };
+        lab.repository.backup(&options, &Progress::new()).unwrap().emptied
+    };
+    assert_eq!(emptied(), []);
+    fs::remove_file(sources[1].join("7")).unwrap();
+    fs::rename(&sources[0], sources[0].with_extension("away")).unwrap();
+    fs::create_dir(&sources[0]).unwrap();
+    assert_eq!(emptied(), [(sources[0].clone(), 120)]);
+    assert_eq!(emptied(), [], "it is told once");
 }
 
 #[test]
