@@ -5,6 +5,10 @@
 //! time that the zone skips or repeats (daylight saving) is resolved as RFC 5545 does: the earlier of two,
 //! the later side of a gap.
 //!
+//! A text is as exact as it is written. [`parse`] gives the beginning of what it means, and [`parse_range`] all of
+//! it: a day, a minute, a second. So a time that [`local`] prints to the second means the instant that it was
+//! printed of, too.
+//!
 //! ```
 //! let now: jiff::Zoned = "2026-11-20T19:55:12+01:00[+01:00]".parse()?;
 //! let midnight = treering::spoken::parse("midnight yesterday", &now)?;
@@ -13,7 +17,8 @@
 //! ```
 
 use jiff::civil::{Date, DateTime, Time, Weekday};
-use jiff::{Span, Timestamp, Zoned};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, Timestamp, Zoned};
 
 /// The forms that work, by example.
 pub const FORMS: &str = "now, today, yesterday, midnight, noon yesterday, 14:00, 2pm, tuesday, last tuesday 14:00, \
@@ -48,30 +53,89 @@ pub enum SpokenError {
     },
 }
 
-/// The instant that `text` means when it is said at `now`; to the nanosecond, letter case and spacing aside.
+/// All that a text means, from its first instant to its last one. Both are the same where it names an instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeRange {
+    /// The first instant.
+    pub first: Zoned,
+    /// The last one.
+    pub last: Zoned,
+}
+
+/// How exactly a text names a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Precision {
+    Instant,
+    Second,
+    Minute,
+    Day,
+}
+
+/// The instant that `text` means when it is said at `now`, or the first one; letter case and spacing aside.
 ///
 /// A day alone means its first instant; a clock time alone means today's; a bare weekday is the latest one,
 /// today included, and `last tuesday` the latest before today.
 pub fn parse(text: &str, now: &Zoned) -> Result<Timestamp, SpokenError> {
+    parse_precise(text, now).map(|(time, _)| time)
+}
+
+/// What [`parse`] reads, up to the end of what it means: a day without a time of day lasts until the next one,
+/// hours and minutes mean a minute, and seconds without a fraction a second.
+pub fn parse_range(text: &str, now: &Zoned) -> Result<TimeRange, SpokenError> {
+    let (time, precision) = parse_precise(text, now)?;
+    let first = time.to_zoned(now.time_zone().clone());
+    let next = match precision {
+        Precision::Instant => return Ok(TimeRange { last: first.clone(), first }),
+        Precision::Second => first.checked_add(SignedDuration::from_secs(1)),
+        Precision::Minute => first.checked_add(SignedDuration::from_mins(1)),
+        Precision::Day => first.date().tomorrow().and_then(|day| day.to_zoned(first.time_zone().clone())),
+    };
+    // The calendar may end before.
+    let last = next.and_then(|next| next.checked_sub(SignedDuration::from_nanos(1)));
+    let last = last.unwrap_or_else(|_| Timestamp::MAX.to_zoned(first.time_zone().clone()));
+    Ok(TimeRange { first, last })
+}
+
+/// A time in `zone` to the second, with its offset: `2026-11-01 14:00:30+01:00`, which [`parse_range`] reads.
+pub fn local(time: Timestamp, zone: &TimeZone) -> String {
+    time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
+}
+
+fn parse_precise(text: &str, now: &Zoned) -> Result<(Timestamp, Precision), SpokenError> {
     let words = text.trim();
     if let Ok(time) = words.parse::<Timestamp>() {
-        return Ok(time);
+        let clock = words.split_once(['T', 't', ' ']).map_or("", |(_, clock)| clock);
+        return Ok((time, clock_precision(clock)));
     }
     let words = words.to_lowercase();
     let found = match words.strip_prefix('@') {
         Some(seconds) => unix_seconds(seconds),
-        None if words == "now" => Some(Ok(now.timestamp())),
+        None if words == "now" => Some(Ok((now.timestamp(), Precision::Instant))),
         None => ago(&words, now).or_else(|| civil(&words, now)),
     };
     match found {
-        Some(Ok(time)) => Ok(time),
+        Some(Ok(found)) => Ok(found),
         Some(Err(source)) => Err(SpokenError::OutOfRange { text: text.to_owned(), source }),
         None => Err(SpokenError::Unknown { text: text.to_owned() }),
     }
 }
 
+/// How exact a time of day is, as it is written; an offset may follow.
+fn clock_precision(clock: &str) -> Precision {
+    let clock = clock.trim();
+    let end = clock.find(|c: char| !c.is_ascii_digit() && !":.,".contains(c)).unwrap_or(clock.len());
+    let clock = clock.get(..end).unwrap_or(clock);
+    let digits = clock.bytes().filter(u8::is_ascii_digit).count();
+    match clock.contains(['.', ',']) {
+        true => Precision::Instant,
+        // Also without colons, as in 140030.
+        false if digits > 4 => Precision::Second,
+        false => Precision::Minute,
+    }
+}
+
 /// `None` when the text has another form; an error when it has this one and the calendar ends before it.
-type Found = Option<Result<Timestamp, jiff::Error>>;
+type Found = Option<Result<(Timestamp, Precision), jiff::Error>>;
 
 fn unix_seconds(text: &str) -> Found {
     let (negative, digits) = match text.strip_prefix('-') {
@@ -86,7 +150,9 @@ fn unix_seconds(text: &str) -> Found {
     };
     // 18 digits are beyond the calendar already, and far from what the arithmetic holds.
     let nanoseconds = number(whole, 18)? * 1_000_000_000 + number(&format!("{fraction:0<9}"), 9)?;
-    Some(Timestamp::from_nanosecond(if negative { -nanoseconds } else { nanoseconds }))
+    let time = Timestamp::from_nanosecond(if negative { -nanoseconds } else { nanoseconds });
+    let precision = if digits.contains('.') { Precision::Instant } else { Precision::Second };
+    Some(time.map(|time| (time, precision)))
 }
 
 fn ago(words: &str, now: &Zoned) -> Found {
@@ -100,20 +166,23 @@ fn ago(words: &str, now: &Zoned) -> Found {
         return None;
     }
     let span: Span = amount.parse().ok()?;
-    Some(now.checked_sub(span).map(|then| then.timestamp()))
+    Some(now.checked_sub(span).map(|then| (then.timestamp(), Precision::Instant)))
 }
 
 /// A day, a time of day, or both in either order.
 fn civil(words: &str, now: &Zoned) -> Found {
     let today = now.date();
-    if let Some(both) = date_time(words) {
-        return Some(both.to_zoned(now.time_zone().clone()).map(|then| then.timestamp()));
+    if let Some((both, precision)) = date_time(words) {
+        let then = both.to_zoned(now.time_zone().clone());
+        return Some(then.map(|then| (then.timestamp(), precision)));
     }
     let mut words = words.split_whitespace().filter(|&word| word != "at").peekable();
     words.peek()?;
     let (mut day, mut clock) = (None, None);
+    let mut precision = Precision::Day;
     while let Some(word) = words.next() {
         let is_new = if let Some(time) = time_of_day(word) {
+            precision = clock_precision(word);
             clock.replace(time).is_none()
         } else if word == "last" {
             let weekday = weekday(words.next()?)?;
@@ -130,7 +199,7 @@ fn civil(words: &str, now: &Zoned) -> Found {
         Clock::Start => day.to_zoned(zone),
         Clock::At(time) => day.to_datetime(time).to_zoned(zone),
     });
-    Some(then.map(|then| then.timestamp()))
+    Some(then.map(|then| (then.timestamp(), precision)))
 }
 
 /// When in a day: a zone may skip midnight, so a day's start is not always 0:00.
@@ -196,15 +265,14 @@ fn time_of_day(word: &str) -> Option<Clock> {
 
 /// A date and a time joined by `t`. What has an offset came earlier if it was valid; `jiff` would ignore it
 /// here.
-fn date_time(words: &str) -> Option<DateTime> {
+fn date_time(words: &str) -> Option<(DateTime, Precision)> {
     let (date, time) = words.split_once('t')?;
     let is_plain = date.contains('-') && time.contains(':') && !time.contains(['+', '-', '[', 'z']);
-    if is_plain { words.parse().ok() } else { None }
+    if is_plain { Some((words.parse().ok()?, clock_precision(time))) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
     use proptest::prelude::*;
 
     use super::*;
@@ -312,6 +380,34 @@ mod tests {
     }
 
     #[test]
+    fn a_text_lasts_as_long_as_it_is_exact() {
+        let lasts = |text: &str, first: &str, last: &str| {
+            let range = parse_range(text, &now()).unwrap();
+            let ends = [range.first, range.last].map(|end| end.timestamp().to_string());
+            assert_eq!(ends, [first, last], "{text}");
+        };
+        lasts("2026-11-01", "2026-10-31T23:00:00Z", "2026-11-01T22:59:59.999999999Z");
+        lasts("2026-10-25", "2026-10-24T22:00:00Z", "2026-10-25T22:59:59.999999999Z");
+        lasts("today", "2026-11-19T23:00:00Z", "2026-11-20T22:59:59.999999999Z");
+        lasts("tuesday", "2026-11-16T23:00:00Z", "2026-11-17T22:59:59.999999999Z");
+        lasts("2026-11-01 14:00", "2026-11-01T13:00:00Z", "2026-11-01T13:00:59.999999999Z");
+        lasts("2026-11-01T14:00", "2026-11-01T13:00:00Z", "2026-11-01T13:00:59.999999999Z");
+        lasts("2pm", "2026-11-20T13:00:00Z", "2026-11-20T13:00:59.999999999Z");
+        lasts("midnight", "2026-11-19T23:00:00Z", "2026-11-19T23:00:59.999999999Z");
+        lasts("14:00:30 yesterday", "2026-11-19T13:00:30Z", "2026-11-19T13:00:30.999999999Z");
+        lasts("2026-11-01T14:00:30", "2026-11-01T13:00:30Z", "2026-11-01T13:00:30.999999999Z");
+        lasts("2026-11-01T14:00:30Z", "2026-11-01T14:00:30Z", "2026-11-01T14:00:30.999999999Z");
+        lasts("2026-11-01 14:00:30+05:30", "2026-11-01T08:30:30Z", "2026-11-01T08:30:30.999999999Z");
+        lasts("2026-11-01T14:00+01:00", "2026-11-01T13:00:00Z", "2026-11-01T13:00:59.999999999Z");
+        lasts("@1700000000", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20.999999999Z");
+        for instant in ["now", "3h ago", "2 days ago", "@1.5", "14:00:30.5", "2026-11-01T14:00:30.5Z"] {
+            let range = parse_range(instant, &now()).unwrap();
+            assert_eq!(range.first, range.last, "{instant}");
+        }
+        lasts("9999-12-30", "9999-12-29T23:00:00Z", &Timestamp::MAX.to_string());
+    }
+
+    #[test]
     fn refuses_the_rest_and_says_what_works() {
         let bad = [
             "",
@@ -359,7 +455,17 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in "\\PC*|[0-9apmt:@. -]{0,20}|(last|[0-9]{1,6}|day|year|ago|noon|[0-9-]{8,10}| ){1,6}") {
-            let _ = parse(&text, &now());
+            if let Ok(range) = parse_range(&text, &now()) {
+                prop_assert!(range.first <= range.last);
+            }
+        }
+
+        /// Also in the hour that a zone goes through twice.
+        #[test]
+        fn a_printed_time_means_the_instant_that_it_was_printed_of(nanoseconds in -62_000_000_000_000_000_000i128..253_402_207_200_999_999_999) {
+            let time = Timestamp::from_nanosecond(nanoseconds).unwrap();
+            let range = parse_range(&super::local(time, now().time_zone()), &now()).unwrap();
+            prop_assert!(range.first.timestamp() <= time && time <= range.last.timestamp());
         }
 
         #[test]

@@ -13,6 +13,7 @@ use treering::crypt::Recipient;
 use treering::diff::Excludes;
 
 use crate::cli::blob_args::BlobCommand;
+use crate::cli::filter::FilterArguments;
 use crate::cli::kv_args::KvCommand;
 use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments};
 use crate::cli::remote_args::{CloneArguments, LayersCommand, PullArguments, PushArguments, RemoteCommand};
@@ -93,7 +94,7 @@ pub enum Command {
     Init(InitArguments),
     Backup(BackupArguments),
     /// List the snapshots
-    Snapshots,
+    Snapshots(FilterArguments),
     Ls(LsArguments),
     Diff(DiffArguments),
     Cat(CatArguments),
@@ -247,6 +248,8 @@ pub struct LsArguments {
     /// Show mode, owner, size and time, as `ls -l` does
     #[arg(short, long)]
     pub long: bool,
+    #[command(flatten)]
+    pub filters: FilterArguments,
 }
 
 /// Show what differs between two snapshots, or a snapshot and a directory
@@ -260,6 +263,8 @@ pub struct DiffArguments {
     /// written ./DIR
     #[arg(value_name = "SNAP|DIR")]
     pub new: OsString,
+    #[command(flatten)]
+    pub filters: FilterArguments,
 }
 
 /// Write a file of a snapshot to standard output
@@ -269,6 +274,8 @@ pub struct CatArguments {
     /// The snapshot, and the path of the file in it
     #[arg(value_name = "SNAP:PATH")]
     pub file: OsString,
+    #[command(flatten)]
+    pub filters: FilterArguments,
 }
 
 /// Bring a directory to the state of a snapshot
@@ -296,6 +303,8 @@ pub struct RestoreArguments {
     /// Read everything again afterwards and compare it with the snapshot
     #[arg(long)]
     pub verify: bool,
+    #[command(flatten)]
+    pub filters: FilterArguments,
 }
 
 /// Look for damage in the repository
@@ -423,9 +432,12 @@ macro_rules! snapshot_help {
         "\
 A snapshot is named by:
   latest, latest~2     the newest, the second before it
-  1a2b3c4d             its id, or the beginning of it
-  2026-11-01           a time: the newest snapshot not after it
-  'midnight yesterday', '2 days ago', '2026-11-01 14:00'"
+  1a2b3c4d             its id, or the beginning of it (of its time key where several have one id)
+  2026-11-01           a time: the newest snapshot up to the end of that day, minute or second
+  'midnight yesterday', '2 days ago', '2026-11-01 14:00'
+
+With --profile these are snapshots of the host and the sources of that profile, unless --host, --path or --tag choose others; an
+id is of any. Snapshots that are dated in the future are not `latest`."
     };
 }
 

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use treering::causes::chain;
 use treering::layers::LayerInfo;
-use treering::repository::{BackupOptions, BackupReport, Totals, Unread};
+use treering::repository::{BackupOptions, BackupReport, Totals, Unread, is_future};
 use treering::timeline::TimeKey;
 
 use crate::cli::args::BackupArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::remote;
-use crate::cli::report::{complain, count, duration, local_time, plural, print, size, totals};
+use crate::cli::report::{complain, count, duration, plural, print, size, totals};
 use crate::cli::{Session, cache_directory, host_name, user_name};
 
 /// Takes a snapshot.
@@ -54,6 +54,13 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             ));
         }
         [lost(&report), damaged(&report)].into_iter().flatten().for_each(|fault| complain(&fault));
+        session.warn(&report.future, "this snapshot was compared with an earlier one, if there is one");
+        if is_future(options.time, options.now) {
+            complain(&format!(
+                "the snapshot is dated {}, in the future: rules keep it, and `latest` means an earlier one until then",
+                session.local(options.time)
+            ));
+        }
         if let Some(error) = &report.cache_error {
             complain(&format!(
                 "the cache cannot be written, so the next backup may store more than it must: {error}"
@@ -146,7 +153,7 @@ fn write(
     }
     let parent = report.parent.as_deref().filter(|_| !report.is_first);
     if let Some(parent) = parent.and_then(|key| key.parse::<TimeKey>().ok()) {
-        writeln!(out, "  since    {}", local_time(parent.time(), session.now.time_zone()))?;
+        writeln!(out, "  since    {}", session.local(parent.time()))?;
     }
     match report.is_first && report.parent.is_some() {
         true => writeln!(out, "  first    of these paths; what it shares with others is not stored again")?,
@@ -177,6 +184,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
     json!({
         "dry_run": report.snapshot.is_none(),
         "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
+        "key": report.snapshot.as_ref().map(|snapshot| snapshot.key.to_string()),
         "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
         "hostname": record.map(|record| &record.host),
         "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),

@@ -1,12 +1,11 @@
 //! `diff`: what differs between a snapshot and another state.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 use treering::diff::Change;
-use treering::repository::{Other, Repository, RepositoryError, Selector, Snapshot, Totals};
+use treering::repository::{Other, Repository, Selector, Snapshot, Totals};
 
 use crate::cli::Session;
 use crate::cli::args::DiffArguments;
@@ -17,8 +16,9 @@ use crate::cli::report::{self, print};
 /// Compares a snapshot with another, or with a directory.
 pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
     let repository = session.open()?;
-    let old = repository.find(&Selector::parse(&arguments.old, &session.now)?)?;
-    let changes = match snapshot(session, &repository, &arguments.new)? {
+    let named = Selector::parse(&arguments.old, &session.now)?;
+    let old = session.select(&repository, &named, &arguments.filters)?;
+    let changes = match snapshot(session, &repository, arguments)? {
         Some(new) => session.watch(|progress| repository.compare(&old, Other::Snapshot(&new), progress)),
         None => {
             let directory = Path::new(&arguments.new);
@@ -29,20 +29,21 @@ pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliErro
     Ok(Exit::Done)
 }
 
-/// The snapshot that `text` names; `None` where it is the path of a directory.
+/// The snapshot to compare with; `None` where it is the path of a directory.
 fn snapshot(
     session: &Session,
     repository: &Repository,
-    text: &OsStr,
-) -> Result<Option<Snapshot>, RepositoryError> {
+    arguments: &DiffArguments,
+) -> Result<Option<Snapshot>, CliError> {
+    let text = arguments.new.as_os_str();
     let bytes = text.as_encoded_bytes();
     if bytes.contains(&b'/') || matches!(bytes, b"." | b"..") {
         return Ok(None);
     }
     match Selector::parse(&text.to_string_lossy(), &session.now) {
-        Ok(selector) => repository.find(&selector).map(Some),
+        Ok(selector) => session.select(repository, &selector, &arguments.filters).map(Some),
         Err(_) if Path::new(text).is_dir() => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 

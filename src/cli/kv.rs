@@ -157,7 +157,7 @@ fn log(session: &Session, arguments: &KvKeyArguments) -> Result<Exit, CliError> 
             let message = String::from_utf8_lossy(&commit.message);
             vec![
                 short(id),
-                report::local_time(commit.author.time(), session.now.time_zone()),
+                report::clock_time(commit.author.time(), session.now.time_zone()),
                 report::text(commit.author.mail()),
                 report::text(message.lines().next().unwrap_or_default()),
             ]

@@ -16,7 +16,7 @@ use crate::cli::report::{self, name, print};
 
 /// Lists the entries of a snapshot, by the absolute paths that they had.
 pub fn run(session: &Session, arguments: &LsArguments) -> Result<Exit, CliError> {
-    let (repository, snapshot, path) = session.find(&arguments.snapshot)?;
+    let (repository, snapshot, path) = session.find(&arguments.snapshot, &arguments.filters)?;
     let entries = repository.entries(&snapshot, path.as_deref())?;
     let owners = &snapshot.record.owners;
     print(|out| {
@@ -79,7 +79,7 @@ impl<'a> Columns<'a> {
 
     fn write(&self, out: &mut dyn Write, path: &Path, entry: &Entry) -> io::Result<()> {
         let time = report::timestamp(entry.meta.mtime)
-            .map(|time| report::local_time(time, self.session.now.time_zone()))
+            .map(|time| report::clock_time(time, self.session.now.time_zone()))
             .unwrap_or_else(|| "?".into());
         write!(
             out,
@@ -117,7 +117,7 @@ fn size(entry: &Entry) -> String {
 
 /// Writes the content of a file to standard output.
 pub fn cat(session: &Session, arguments: &CatArguments) -> Result<Exit, CliError> {
-    let (repository, snapshot, path) = session.find(&arguments.file)?;
+    let (repository, snapshot, path) = session.find(&arguments.file, &arguments.filters)?;
     let path = path.ok_or(CliError::PathNotGiven)?;
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
     match repository.cat(&snapshot, &path, &mut out) {

@@ -14,6 +14,7 @@ mod cold;
 mod diff;
 mod dir;
 mod error;
+mod filter;
 mod json;
 mod key;
 mod kv;
@@ -34,7 +35,6 @@ mod snapshots;
 mod store;
 mod store_args;
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ use treering::causes::chain;
 use treering::diff::ChangeRef;
 use treering::gitkv::Person;
 use treering::progress::Progress;
-use treering::repository::{Repository, Snapshot, SnapshotPath};
+use treering::repository::Repository;
 use treering::schedule::Profile;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
     let result = match &arguments.command {
         Command::Init(arguments) => snapshots::init(&session, arguments),
         Command::Backup(arguments) => backup::run(&session, arguments),
-        Command::Snapshots => snapshots::list(&session),
+        Command::Snapshots(filters) => snapshots::list(&session, filters),
         Command::Ls(arguments) => ls::run(&session, arguments),
         Command::Diff(arguments) => diff::run(&session, arguments),
         Command::Cat(arguments) => ls::cat(&session, arguments),
@@ -181,14 +181,6 @@ impl Session {
             repository.unlock(&credentials)?;
         }
         Ok(repository)
-    }
-
-    /// Opens the repository and finds what `text` names in it: a snapshot, and perhaps a path.
-    fn find(&self, text: &OsStr) -> Result<(Repository, Snapshot, Option<Vec<u8>>), CliError> {
-        let repository = self.open_readable()?;
-        let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
-        let snapshot = repository.find(&selector)?;
-        Ok((repository, snapshot, path))
     }
 
     /// The time that `text`, the value of `option`, means if it is given.

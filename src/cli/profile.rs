@@ -1,14 +1,14 @@
 //! Profiles: where they are, and the flags that they stand for.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use treering::repository::Count;
 use treering::schedule::{self, ConfigFile, Profile, Profiles, State};
 
+use crate::cli::Session;
 use crate::cli::args::{BackupArguments, KeyArguments, ScanArguments};
 use crate::cli::error::CliError;
-use crate::cli::prune_args::{FilterArguments, ForgetArguments, RuleArguments};
-use crate::cli::{Session, host_name};
+use crate::cli::prune_args::{ForgetArguments, RuleArguments};
 
 /// What the files of this program are called in the directories for such files.
 const OWN: &str = "treering";
@@ -139,31 +139,14 @@ impl BackupArguments {
 }
 
 impl ForgetArguments {
-    /// With the rules of `profile` where the command line gives none, and for its own snapshots alone where the
-    /// command line does not choose.
+    /// With the rules of `profile` where the command line gives none.
     pub fn filled(self, profile: &Profile) -> Result<Self, CliError> {
         if profile.name.is_empty() || !self.ids.is_empty() {
             return Ok(self);
         }
-        let FilterArguments { host, path, tag, .. } = &self.filters;
-        let chooses = !(host.is_empty() && path.is_empty() && tag.is_empty());
-        let own = || FilterArguments {
-            host: vec![profile.host.clone().unwrap_or_else(host_name)],
-            path: profile.sources.iter().map(|source| as_saved(source)).collect(),
-            tag: Vec::new(),
-            exactly: true,
-        };
-        let filters = if chooses { self.filters } else { own() };
         let rules = if self.rules.policy().is_empty() { RuleArguments::of(profile)? } else { self.rules };
-        Ok(Self { filters, rules, prune: self.prune || profile.prune, ..self })
+        Ok(Self { rules, prune: self.prune || profile.prune, ..self })
     }
-}
-
-/// The source at `path` by the name that snapshots know it by.
-fn as_saved(path: &Path) -> PathBuf {
-    let is_other = path.is_symlink() || path.components().any(|part| part == Component::ParentDir);
-    let real = if is_other { path.canonicalize().ok() } else { None };
-    real.unwrap_or_else(|| path.to_owned())
 }
 
 impl RuleArguments {

@@ -3,22 +3,19 @@
 use std::collections::HashSet;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use treering::repository::{
-    Group, PruneOptions, PrunePlan, PruneReport, Reason, Repository, Snapshot, SnapshotFilter, apply,
+    Group, PruneOptions, PrunePlan, PruneReport, Reason, Repository, Snapshot, SnapshotName, apply,
 };
 use treering::timeline::TimeKey;
 
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json::{self, SnapshotObject};
-use crate::cli::prune_args::{
-    AppendOnlyCommand, FilterArguments, ForgetArguments, PruneArguments, WasteArguments, tag_list,
-};
-use crate::cli::report::{self, Align, local_time, plural, print, size, text};
+use crate::cli::json::SnapshotObject;
+use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments, WasteArguments};
+use crate::cli::report::{self, Align, plural, print, size, text};
 use crate::cli::snapshots::readable;
 use crate::cli::{Session, host_name, user_name};
 
@@ -27,55 +24,44 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     let arguments = &arguments.clone().filled(&session.profile)?;
     let repository = session.open_readable()?;
     let mut exit = Exit::Done;
-    let keys = if arguments.ids.is_empty() {
+    let mut groups = Vec::new();
+    let removed: Vec<SnapshotName> = if arguments.ids.is_empty() {
         // Without those that cannot be read, rules keep more of the others and never less.
-        let snapshots;
+        let mut snapshots;
         (snapshots, exit) = readable(&repository)?;
-        let groups = decide(session, snapshots, arguments)?;
-        let all = groups.iter().find(|group| group.keep.is_empty());
-        if let Some(group) = all.filter(|_| !arguments.unsafe_allow_remove_all) {
+        let filter = session.filter(&arguments.filters);
+        snapshots.retain(|snapshot| filter.matches(snapshot));
+        session.warn_of_future_in(&snapshots);
+        groups = apply(snapshots, &arguments.rules.policy(), arguments.group_by, &session.now)?;
+        let emptied = groups.iter().find(|group| group.is_emptied());
+        if let Some(group) = emptied.filter(|_| !arguments.unsafe_allow_remove_all) {
             return Err(CliError::RemovesAll { group: name_of(group), snapshots: group.remove.len() });
         }
-        print(|out| tell_groups(session, out, &groups))?;
-        groups.iter().flat_map(|group| group.remove.iter().map(|snapshot| snapshot.key)).collect()
+        groups.iter().flat_map(|group| group.remove.iter().map(SnapshotName::from)).collect()
     } else {
-        let named = arguments.ids.iter().map(|id| repository.key_of(id));
-        let mut keys = named.collect::<Result<Vec<TimeKey>, _>>()?;
-        keys.sort_unstable();
-        keys.dedup();
-        keys
+        let named = arguments.ids.iter().map(|id| session.to_remove(&repository, id, &arguments.filters));
+        let mut named = named.collect::<Result<Vec<_>, _>>()?;
+        named.sort_unstable_by_key(|name| name.key);
+        named.dedup();
+        named
     };
+    if !session.json && !session.quiet {
+        print(|out| match arguments.ids.is_empty() {
+            true => tell_groups(session, out, &groups),
+            false => tell_named(session, out, &removed),
+        })?;
+    }
+    let keys: Vec<TimeKey> = removed.iter().map(|name| name.key).collect();
     if !arguments.dry_run && !keys.is_empty() {
         repository.forget(&keys, &user_name(), &host_name(), session.now.timestamp())?;
     }
-    tell_forgotten(session, arguments, &keys)?;
+    tell_forgotten(session, arguments, &groups, &removed)?;
     match (arguments.prune, arguments.dry_run) {
         (false, _) => {}
         (true, true) => plan(session, &repository, &arguments.waste, &keys)?,
         (true, false) => prune_now(session, &repository, &arguments.waste)?,
     }
     Ok(exit)
-}
-
-fn decide(
-    session: &Session,
-    mut snapshots: Vec<Snapshot>,
-    arguments: &ForgetArguments,
-) -> Result<Vec<Group>, CliError> {
-    let FilterArguments { host, path, tag, exactly } = &arguments.filters;
-    let absolute = |path: &std::path::PathBuf| {
-        let absolute = std::path::absolute(path).map_err(CliError::file("find", path))?;
-        Ok::<_, CliError>(absolute.components().collect::<std::path::PathBuf>().into_os_string().into_vec())
-    };
-    let filter = SnapshotFilter {
-        hosts: host.clone(),
-        paths: path.iter().map(absolute).collect::<Result<_, _>>()?,
-        tags: tag.iter().map(|tags| tag_list(tags)).collect(),
-    };
-    let is_exact = |snapshot: &Snapshot| !exactly || snapshot.record.roots.len() == filter.paths.len();
-    snapshots.retain(|snapshot| filter.matches(snapshot) && is_exact(snapshot));
-    let policy = arguments.rules.policy();
-    Ok(apply(snapshots, &policy, arguments.group_by, session.now.time_zone())?)
 }
 
 /// What the snapshots of a group have in common, in words.
@@ -91,15 +77,9 @@ fn name_of(group: &Group) -> String {
 }
 
 fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group]) -> io::Result<()> {
-    if session.json {
-        return json::line(out, &groups.iter().map(document).collect::<Vec<_>>());
-    }
-    if session.quiet {
-        return Ok(());
-    }
     for group in groups {
         let row = |word: &str, snapshot: &Snapshot, why: String| {
-            let time = local_time(snapshot.time(), session.now.time_zone());
+            let time = session.local(snapshot.time());
             let tags = text(&snapshot.record.tags.join(","));
             (snapshot.key, vec![word.to_owned(), snapshot.short_id(), time, tags, why])
         };
@@ -112,6 +92,12 @@ fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group]) -> io::
         report::table(out, &[Align::Left; 5], &rows)?;
     }
     Ok(())
+}
+
+fn tell_named(session: &Session, out: &mut dyn Write, removed: &[SnapshotName]) -> io::Result<()> {
+    let row =
+        |name: &SnapshotName| vec!["remove".to_owned(), name.short_id(), session.local(name.key.time())];
+    report::table(out, &[Align::Left; 3], &removed.iter().map(row).collect::<Vec<_>>())
 }
 
 fn why(reasons: &[Reason]) -> String {
@@ -140,16 +126,26 @@ fn document(group: &Group) -> Value {
     })
 }
 
-fn tell_forgotten(session: &Session, arguments: &ForgetArguments, keys: &[TimeKey]) -> Result<(), CliError> {
-    let snapshots = plural(keys.len() as u64, "snapshot");
-    let said = match (arguments.dry_run, keys.is_empty()) {
+fn tell_forgotten(
+    session: &Session,
+    arguments: &ForgetArguments,
+    groups: &[Group],
+    removed: &[SnapshotName],
+) -> Result<(), CliError> {
+    let snapshots = plural(removed.len() as u64, "snapshot");
+    let said = match (arguments.dry_run, removed.is_empty()) {
         (true, _) => format!("Would remove {snapshots}"),
         (false, true) => "Removed no snapshot".to_owned(),
         (false, false) if arguments.prune => format!("Removed {snapshots}"),
         (false, false) => format!("Removed {snapshots}: `treering prune` frees the space they took"),
     };
-    let removed: Vec<String> = keys.iter().map(ToString::to_string).collect();
-    session.say("forgotten", &json!({ "dry_run": arguments.dry_run, "keys": removed }), &said)
+    let document = json!({
+        "dry_run": arguments.dry_run,
+        "groups": groups.iter().map(document).collect::<Vec<_>>(),
+        "ids": removed.iter().map(|name| name.id.to_string()).collect::<Vec<_>>(),
+        "keys": removed.iter().map(|name| name.key.to_string()).collect::<Vec<_>>(),
+    });
+    session.say("forgotten", &document, &said)
 }
 
 /// Frees what no snapshot needs.

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueHint};
 use treering::repository::{Count, GroupBy, MaxUnused, Policy, Within};
 
+use crate::cli::filter::{FilterArguments, tag_list};
+
 /// Remove snapshots, named ones or all that no rule keeps
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Rules apply to each group of snapshots by itself; what any rule keeps is kept. A rule such as --keep-daily 7 keeps the newest \
-snapshot of each of the last 7 days that have one. Days and the like are those of the local time zone. Without --prune, what \
+snapshot of each of the last 7 days that have one. Days and the like are those of the local time zone. What is dated in the future \
+is kept, and counts for no rule. Without --prune, what \
 removed snapshots held stays until the next `treering prune`.
 
 Examples:
@@ -18,7 +21,7 @@ Examples:
   treering forget 1a2b3c4d 5e6f7a8b")]
 pub struct ForgetArguments {
     /// The snapshots to remove: the beginnings of their ids, latest, or latest~N
-    #[arg(value_name = "ID", conflicts_with_all = ["rules", "filters"])]
+    #[arg(value_name = "ID", conflicts_with = "rules")]
     pub ids: Vec<String>,
     /// What the snapshots of a group have in common: any of host, paths, tags
     #[arg(short, long, value_name = "WORDS", default_value = "host,paths")]
@@ -105,30 +108,6 @@ impl RuleArguments {
             tags: self.keep_tag.iter().map(|tags| tag_list(tags)).collect(),
         }
     }
-}
-
-/// Which snapshots are looked at.
-#[derive(Debug, Clone, Args)]
-#[group(id = "filters", multiple = true)]
-#[command(next_help_heading = "Which snapshots")]
-pub struct FilterArguments {
-    /// Only those of this host; can be given again
-    #[arg(long, value_name = "HOST")]
-    pub host: Vec<String>,
-    /// Only those of this directory; given again, of all of them
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub path: Vec<PathBuf>,
-    /// Only those that have all of these tags, separated by commas; can be given again
-    #[arg(long, value_name = "TAGS")]
-    pub tag: Vec<String>,
-    /// Only those of these directories and no others.
-    #[arg(skip)]
-    pub exactly: bool,
-}
-
-/// The tags of a list that is separated by commas.
-pub fn tag_list(tags: &str) -> Vec<String> {
-    tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
 /// How much may stay waste.

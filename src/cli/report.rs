@@ -100,8 +100,14 @@ pub fn duration(took: Duration) -> String {
     }
 }
 
-/// A time in `zone`, to the second.
+/// A time in `zone` to the second, with the offset of the zone. As the name of a snapshot it means what it was
+/// printed of.
 pub fn local_time(time: Timestamp, zone: &TimeZone) -> String {
+    treering::spoken::local(time, zone)
+}
+
+/// A time in `zone` to the second, where lines are many and the offset would say nothing.
+pub fn clock_time(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 

@@ -17,7 +17,7 @@ use crate::cli::report::{count, duration, name, plural, print, size, totals};
 /// Restores a snapshot, or a path of it.
 pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
-    let (repository, snapshot, path) = session.find(&arguments.snapshot)?;
+    let (repository, snapshot, path) = session.find(&arguments.snapshot, &arguments.filters)?;
     let options = RestoreOptions {
         path,
         include: arguments.include.clone(),

@@ -17,7 +17,7 @@ use treering::schedule::{
 use crate::cli::args::{Arguments, Command};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::profile::is_system;
-use crate::cli::report::{self, Align, count, duration, local_time, plural, print, size, text};
+use crate::cli::report::{self, Align, clock_time, count, duration, local_time, plural, print, size, text};
 use crate::cli::schedule_args::{
     InstallArguments, MomentArguments, NextArguments, RunArguments, ScheduleCommand,
 };
@@ -46,7 +46,7 @@ struct LocalTime;
 
 impl FormatTime for LocalTime {
     fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
-        out.write_str(&local_time(Timestamp::now(), &TimeZone::system()))
+        out.write_str(&clock_time(Timestamp::now(), &TimeZone::system()))
     }
 }
 
@@ -136,7 +136,7 @@ impl Shown<'_> {
 
     fn row(&self, moment: &Moment) -> Vec<String> {
         let last = self.history.last.as_ref();
-        let time = |time: Timestamp| local_time(time, moment.zone);
+        let time = |time: Timestamp| clock_time(time, moment.zone);
         let id = last.and_then(|run| run.end.as_ref()?.snapshot.as_ref()?.get(..SHORT_ID));
         let next = match self.next {
             Some(next) if next <= moment.now => "now".to_owned(),
@@ -191,7 +191,7 @@ fn next(session: &Session, arguments: &NextArguments) -> Result<Exit, CliError> 
                 |(time, name): &(Timestamp, &String)| json!({ "time": time.to_string(), "profile": name });
             return json::line(out, &runs.iter().map(object).collect::<Vec<_>>());
         }
-        let row = |(time, name): &(Timestamp, &String)| vec![local_time(*time, moment.zone), (*name).clone()];
+        let row = |(time, name): &(Timestamp, &String)| vec![clock_time(*time, moment.zone), (*name).clone()];
         report::table(out, &[Align::Left; 2], &runs.iter().map(row).collect::<Vec<_>>())
     })?;
     Ok(Exit::Done)

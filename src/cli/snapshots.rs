@@ -7,6 +7,7 @@ use treering::repository::{InitOptions, Repository, Snapshot};
 
 use crate::cli::args::{CompressionArguments, InitArguments};
 use crate::cli::error::{CliError, Exit};
+use crate::cli::filter::FilterArguments;
 use crate::cli::json::{self, Name, SnapshotObject};
 use crate::cli::report::{self, Align, print};
 use crate::cli::{Session, host_name, secrets, user_name};
@@ -77,14 +78,20 @@ pub fn compression(session: &Session, arguments: &CompressionArguments) -> Resul
 }
 
 /// Lists the snapshots, oldest first.
-pub fn list(session: &Session) -> Result<Exit, CliError> {
-    let (snapshots, exit) = readable(&session.open_readable()?)?;
+pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliError> {
+    let filter = session.filter(filters);
+    let (mut snapshots, exit) = readable(&session.open_readable()?)?;
+    snapshots.retain(|snapshot| filter.matches(snapshot));
+    session.warn_of_future_in(&snapshots);
     print(|out| {
         if session.json {
             return json::line(out, &snapshots.iter().map(SnapshotObject::new).collect::<Vec<_>>());
         }
         if snapshots.is_empty() && exit == Exit::Done {
-            return writeln!(out, "There are no snapshots yet: make one with `treering backup DIR`");
+            return match filter.is_empty() {
+                true => writeln!(out, "There are no snapshots yet: make one with `treering backup DIR`"),
+                false => writeln!(out, "There is no snapshot{}", report::text(&filter.to_string())),
+            };
         }
         use Align::{Left, Right};
         let titles = ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"];
@@ -109,7 +116,7 @@ fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {
     let roots: Vec<_> = record.roots.iter().map(|root| report::name(root)).collect();
     vec![
         snapshot.short_id(),
-        report::local_time(snapshot.time(), session.now.time_zone()),
+        session.local(snapshot.time()),
         report::text(&record.host),
         tags.join(","),
         report::count(record.statistics.files),

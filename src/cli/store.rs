@@ -13,7 +13,7 @@ use treering::store::{
 };
 
 use crate::cli::error::{CliError, Exit};
-use crate::cli::report::{count, local_time, plural, print, size};
+use crate::cli::report::{clock_time, count, local_time, plural, print, size};
 use crate::cli::store_args::{
     StoreArguments, StoreCommand, StoreDeleteArguments, StoreHashArguments, StoreListArguments,
     StoreLoadArguments, StoreMoveArguments, StoreStatsArguments, StoreStoreArguments,
@@ -126,7 +126,7 @@ fn tell(session: &Session, out: &mut dyn Write, item: &Item) -> io::Result<()> {
         });
         return json::message(out, "object", &object);
     }
-    let time = time.map_or_else(|| "-".to_owned(), |time| local_time(time, session.now.time_zone()));
+    let time = time.map_or_else(|| "-".to_owned(), |time| clock_time(time, session.now.time_zone()));
     writeln!(out, "{:>12}  {time:<19}  {}", item.size, item.name)
 }
 

@@ -33,7 +33,9 @@ use crate::repository::segments::Segments;
 use crate::repository::snapshot::list_unreadable;
 use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
 use crate::repository::volumes::{Finished, ToWrite};
-use crate::repository::{Repository, RepositoryError, Snapshot, SnapshotRecord, Statistics};
+use crate::repository::{
+    Repository, RepositoryError, Snapshot, SnapshotName, SnapshotRecord, Statistics, is_future,
+};
 use crate::timeline::{Batch, Tier, TimeKey, TimelineError};
 
 /// Volumes after which what is stored is committed, so that an interrupted backup does not start from nothing.
@@ -124,6 +126,9 @@ pub struct BackupReport {
     pub first_damage: Option<RepositoryError>,
     /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
     pub lost: Vec<RepositoryError>,
+    /// Snapshots of the same host and sources that are dated in the future. One of them is the parent only if there
+    /// are no others.
+    pub future: Vec<SnapshotName>,
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
     pub cache_error: Option<io::Error>,
     old: Vec<Entry>,
@@ -168,7 +173,7 @@ impl Repository {
         // named again.
         let _keep = self.timeline.git().keep_layers().map_err(TimelineError::from)?;
         self.fill_cache()?;
-        let (mut parent, mut unread) = self.parent(&sources, options)?;
+        let Parent { snapshot: mut parent, mut unread, future } = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
             excludes,
@@ -207,6 +212,7 @@ impl Repository {
         }
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;
+        report.future = future;
         report.lost = lost;
         Ok(report)
     }
@@ -233,12 +239,9 @@ impl Repository {
     }
 
     /// The newest snapshot of the same host and the same paths; else, for one directory, the newest of any
-    /// one directory of that host. And what of the others there was no key for.
-    fn parent(
-        &self,
-        sources: &Sources,
-        options: &BackupOptions,
-    ) -> Result<(Option<Snapshot>, Unread), RepositoryError> {
+    /// one directory of that host. One that is dated in the future comes after all others: it would stay the
+    /// parent until its date has come, and each backup would store again what changed since it.
+    fn parent(&self, sources: &Sources, options: &BackupOptions) -> Result<Parent, RepositoryError> {
         let mut snapshots = Vec::new();
         let mut unread = Unread::default();
         for record in self.records()? {
@@ -252,15 +255,29 @@ impl Repository {
         snapshots.retain(|snapshot| {
             snapshot.record.host == options.host && snapshot.record.layout == sources.layout
         });
+        let is_future = |snapshot: &Snapshot| is_future(snapshot.time(), options.now);
+        // Stable, so that each part has the oldest first.
+        snapshots.sort_by_key(|snapshot| !is_future(snapshot));
         let roots = roots_of(sources);
-        let same = snapshots.iter().rposition(|snapshot| snapshot.record.roots == roots);
-        let parent = match same {
+        let is_same = |snapshot: &Snapshot| snapshot.record.roots == roots;
+        let future = snapshots.iter().filter(|snapshot| is_future(snapshot) && is_same(snapshot));
+        let future = future.map(SnapshotName::from).collect();
+        let snapshot = match snapshots.iter().rposition(is_same) {
             Some(at) => Some(snapshots.swap_remove(at)),
             None if roots.len() == 1 => snapshots.pop(),
             None => None,
         };
-        Ok((parent, unread))
+        Ok(Parent { snapshot, unread, future })
     }
+}
+
+/// What a backup is compared with.
+struct Parent {
+    snapshot: Option<Snapshot>,
+    /// What there was no key for.
+    unread: Unread,
+    /// Snapshots of the same host and paths that are dated in the future.
+    future: Vec<SnapshotName>,
 }
 
 fn roots_of(sources: &Sources) -> Vec<ByteBuf> {
@@ -493,6 +510,7 @@ impl<'a> Session<'a> {
             damaged: self.faults.segments.len() as u64,
             first_damage: self.faults.first,
             lost: Vec::new(),
+            future: Vec::new(),
             cache_error: None,
         };
         let Some(mut batch) = self.batch.take() else { return Ok(report) };

@@ -126,16 +126,27 @@ pub enum RepositoryError {
     #[error("no snapshot {0}: `treering snapshots` lists what there is")]
     NoSnapshot(String),
     /// Several snapshots are meant.
-    #[error("{0} is the beginning of several snapshot ids: give more digits")]
-    Ambiguous(String),
-    /// Text that names no snapshot.
-    #[error("{text:?} names no snapshot: give latest, latest~N, the beginning of an id, or a time")]
-    Selector {
+    #[error("{text} names several snapshots: give one of their keys, {keys}")]
+    Ambiguous {
         /// What was given.
         text: String,
-        /// What is wrong with it as a time.
-        source: SpokenError,
+        /// The time keys of the snapshots, which tell apart also records of equal content.
+        keys: String,
     },
+    /// Text that names no snapshot.
+    #[error(
+        "{0:?} names no snapshot: give latest, latest~2, its id, or a time such as '2 days ago' or '2026-11-01 14:00'"
+    )]
+    Selector(String),
+    /// Text that names no snapshot where times name none.
+    #[error("{0:?} names no snapshot to remove: give latest, latest~2 or its id")]
+    NoId(String),
+    /// Fewer digits than an id is looked up by.
+    #[error("{0} is too short for the id of a snapshot: give at least four digits")]
+    ShortId(String),
+    /// A time outside the calendar.
+    #[error(transparent)]
+    Time(SpokenError),
     /// A path is not in the snapshot.
     #[error("{path} is not in snapshot {snapshot}: `treering ls {snapshot}` lists what is")]
     NoPath {

@@ -6,33 +6,11 @@
 
 use jiff::Timestamp;
 
-use crate::repository::select::{latest, steps_back};
-use crate::repository::store::{Record, kind};
+use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{self, TimeKey, TimedBlob};
 
 impl Repository {
-    /// The key of the snapshot that `text` names: `latest`, `latest~N`, or the beginning of its id or of its time key.
-    /// Times name nothing here, since a snapshot near a time is not one that anybody meant. The record itself
-    /// need not be readable.
-    pub fn key_of(&self, text: &str) -> Result<TimeKey, RepositoryError> {
-        let lower = text.to_ascii_lowercase();
-        let mut records = self.records()?;
-        if let Some(back) = steps_back(text) {
-            return Ok(latest(records, back)?.key);
-        }
-        let is_meant = |record: &Record| {
-            text.len() >= SHORTEST
-                && (record.id.to_string().starts_with(&lower) || record.key.to_string().starts_with(text))
-        };
-        records.retain(is_meant);
-        match records.as_slice() {
-            [] => Err(RepositoryError::NoSnapshot(text.to_owned())),
-            [only] => Ok(only.key),
-            _ => Err(RepositoryError::Ambiguous(text.to_owned())),
-        }
-    }
-
     /// Removes the snapshots of these keys. Those that are gone already do not matter.
     pub fn forget(
         &self,
@@ -83,6 +61,3 @@ impl Repository {
         if self.config.append_only { Err(RepositoryError::AppendOnly) } else { Ok(()) }
     }
 }
-
-/// Fewer characters name nothing that should be removed.
-const SHORTEST: usize = 4;

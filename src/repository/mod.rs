@@ -59,12 +59,11 @@ pub use compare::{Other, Totals};
 pub use config::{Config, Encryption, InitOptions};
 pub use error::RepositoryError;
 pub use keys::KeySlot;
+pub use plan::source_roots;
 pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
 pub use restore::{Mismatch, RestoreOptions, RestoreReport};
-pub use retention::{
-    Count, Group, GroupBy, Period, Policy, Reason, RetentionError, SnapshotFilter, Within, apply,
-};
-pub use select::{Selector, SnapshotPath};
+pub use retention::{Count, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
+pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath, is_future};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
 
 use std::path::Path;

@@ -57,19 +57,7 @@ impl Sources {
     /// Links are followed where a shell follows them: above the last name, and at the last name where a slash or a
     /// dot comes behind it. A link that is named without is saved as a link.
     pub fn new(paths: &[PathBuf]) -> Result<Self, RepositoryError> {
-        let mut missing = Vec::new();
-        let mut sources = Vec::new();
-        for path in paths {
-            let (root, found) = locate_source(path);
-            let found = match found {
-                Ok(found) => Some(found),
-                Err(source) => {
-                    missing.push(ScanError { path: root.clone(), source: source.into() });
-                    None
-                }
-            };
-            sources.push(Source { root, found });
-        }
+        let (sources, missing) = locate_sources(paths);
         if sources.iter().all(|source| source.found.is_none()) {
             let Some(ScanError { path, source: ScanErrorKind::Io(source) }) = missing.into_iter().next()
             else {
@@ -77,16 +65,6 @@ impl Sources {
             };
             return Err(RepositoryError::Source { path, source });
         }
-        resolve_links_into_others(&mut sources);
-        sources.sort_by(|a, b| a.root.cmp(&b.root));
-        // Of one name with and without a slash, what is followed.
-        sources.dedup_by(|next, first| {
-            let is_same = next.root == first.root;
-            if is_same && next.found == Some(FileType::Directory) {
-                first.found = next.found;
-            }
-            is_same
-        });
         let slash = || PathBuf::from("/");
         let (layout, base) = match sources.as_slice() {
             [Source { root, found: Some(FileType::Directory) }] => (Layout::Single, root.clone()),
@@ -146,6 +124,40 @@ impl Sources {
         let paths = below.ancestors().filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok());
         paths.into_iter().next().unwrap_or_default()
     }
+}
+
+/// The paths by which snapshots know these sources: absolute, sorted, each once. It looks at the file system for
+/// links and `..`, but what is not there now has its name too.
+pub fn source_roots(paths: &[PathBuf]) -> Vec<PathBuf> {
+    locate_sources(paths).0.into_iter().map(|source| source.root).collect()
+}
+
+/// Where these sources are, and what, each once and sorted; and why some cannot be looked at.
+fn locate_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<ScanError>) {
+    let mut missing = Vec::new();
+    let mut sources = Vec::new();
+    for path in paths {
+        let (root, found) = locate_source(path);
+        let found = match found {
+            Ok(found) => Some(found),
+            Err(source) => {
+                missing.push(ScanError { path: root.clone(), source: source.into() });
+                None
+            }
+        };
+        sources.push(Source { root, found });
+    }
+    resolve_links_into_others(&mut sources);
+    sources.sort_by(|a, b| a.root.cmp(&b.root));
+    // Of one name with and without a slash, what is followed.
+    sources.dedup_by(|next, first| {
+        let is_same = next.root == first.root;
+        if is_same && next.found == Some(FileType::Directory) {
+            first.found = next.found;
+        }
+        is_same
+    });
+    (sources, missing)
 }
 
 /// Where a source is, and what.

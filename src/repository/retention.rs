@@ -7,8 +7,12 @@
 //!
 //! Hours, days, weeks (of ISO 8601), months and years are those of the calendar in the given time zone. An
 //! hour that a zone goes through twice when its clocks are set back counts as two. Durations such as
-//! [`Policy::within`] count back from the newest snapshot of the group, not from now: what is kept never
-//! depends on when it is asked.
+//! [`Policy::within`] count back from the newest snapshot of the group, not from now: time that passes removes
+//! nothing.
+//!
+//! The clock is asked for one thing: a snapshot that is dated in the [future](is_future) is kept, and counts for
+//! no rule. If it did, a single snapshot made with a wrong clock would push all others out of
+//! [`Policy::within`]. A clock that is set back makes all real snapshots look like that, so they stay.
 //!
 //! ```
 //! use treering::repository::{Count, GroupBy, Policy, Within};
@@ -25,10 +29,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-use crate::repository::Snapshot;
+use crate::repository::{Snapshot, is_future};
+use crate::spoken;
 
 /// How many a rule keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -242,31 +246,6 @@ impl FromStr for GroupBy {
     }
 }
 
-/// Which snapshots are looked at at all; the others are kept and in no group.
-#[derive(Debug, Clone, Default)]
-pub struct SnapshotFilter {
-    /// Those of any of these hosts; of all where there is none.
-    pub hosts: Vec<String>,
-    /// Those that hold all of these directories.
-    pub paths: Vec<Vec<u8>>,
-    /// Those that have all tags of any of these lists; all where there is none.
-    pub tags: Vec<Vec<String>>,
-}
-
-impl SnapshotFilter {
-    /// Whether `snapshot` is one of them.
-    pub fn matches(&self, snapshot: &Snapshot) -> bool {
-        let record = &snapshot.record;
-        (self.hosts.is_empty() || self.hosts.contains(&record.host))
-            && self.paths.iter().all(|path| record.roots.iter().any(|root| **root == **path))
-            && (self.tags.is_empty() || self.tags.iter().any(|tags| has_tags(snapshot, tags)))
-    }
-}
-
-fn has_tags(snapshot: &Snapshot, tags: &[String]) -> bool {
-    tags.iter().all(|tag| snapshot.record.tags.contains(tag))
-}
-
 /// Why a snapshot is kept.
 #[derive(Debug, Clone)]
 pub enum Reason {
@@ -278,6 +257,8 @@ pub enum Reason {
     Within(Period, Within),
     /// It has these tags.
     Tags(Vec<String>),
+    /// It is dated in the future, so no rule can say anything of it.
+    Future,
 }
 
 impl fmt::Display for Reason {
@@ -288,6 +269,7 @@ impl fmt::Display for Reason {
             Self::Within(Period::Last, within) => write!(f, "within {within}"),
             Self::Within(period, within) => write!(f, "{} within {within}", period.word()),
             Self::Tags(tags) => write!(f, "has tags {}", tags.join(",")),
+            Self::Future => f.write_str("dated in the future"),
         }
     }
 }
@@ -329,17 +311,25 @@ pub enum RetentionError {
     Calendar {
         /// The length of time.
         within: String,
-        /// From when it was counted back.
-        time: Timestamp,
+        /// From when it was counted back, as the clock of the zone shows it.
+        time: String,
     },
 }
 
-/// Decides what becomes of `snapshots`, group by group.
+impl Group {
+    /// Whether rules keep nothing of it, though there was something to keep.
+    pub fn is_emptied(&self) -> bool {
+        let is_kept = |reasons: &[Reason]| reasons.iter().any(|reason| !matches!(reason, Reason::Future));
+        !self.remove.is_empty() && !self.keep.iter().any(|(_, reasons)| is_kept(reasons))
+    }
+}
+
+/// Decides at `now` what becomes of `snapshots`, group by group. Days and the like are those of the zone of `now`.
 pub fn apply(
     snapshots: Vec<Snapshot>,
     policy: &Policy,
     by: GroupBy,
-    zone: &TimeZone,
+    now: &Zoned,
 ) -> Result<Vec<Group>, RetentionError> {
     if policy.is_empty() {
         return Err(RetentionError::NoRule);
@@ -348,7 +338,7 @@ pub fn apply(
     for snapshot in snapshots {
         groups.entry(Key::of(&snapshot, by)).or_default().push(snapshot);
     }
-    groups.into_iter().map(|(key, snapshots)| decide(key, snapshots, policy, zone)).collect()
+    groups.into_iter().map(|(key, snapshots)| decide(key, snapshots, policy, now)).collect()
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -411,9 +401,12 @@ fn decide(
     key: Key,
     mut snapshots: Vec<Snapshot>,
     policy: &Policy,
-    zone: &TimeZone,
+    now: &Zoned,
 ) -> Result<Group, RetentionError> {
+    let zone = now.time_zone();
     snapshots.sort_by_key(|snapshot| Reverse(snapshot.key));
+    let present = snapshots.partition_point(|snapshot| is_future(snapshot.time(), now.timestamp()));
+    let future: Vec<Snapshot> = snapshots.drain(..present).collect();
     let mut rules = Vec::new();
     for (period, count) in policy.counts() {
         rules.push(Rule { period, left: count.0, since: None, last: None });
@@ -421,18 +414,20 @@ fn decide(
     for (period, within) in policy.withins() {
         let (Some(within), Some(newest)) = (within, snapshots.first()) else { continue };
         let newest = newest.time().to_zoned(zone.clone());
-        let since = newest
-            .checked_sub(within.0)
-            .map_err(|_| RetentionError::Calendar { within: within.to_string(), time: newest.timestamp() })?;
+        let since = newest.checked_sub(within.0).map_err(|_| RetentionError::Calendar {
+            within: within.to_string(),
+            time: spoken::local(newest.timestamp(), zone),
+        })?;
         let (left, since) = (Count::UNLIMITED.0, Some((since.timestamp(), within)));
         rules.push(Rule { period, left, since, last: None });
     }
     let Key { host, paths, tags } = key;
-    let mut group = Group { host, paths, tags, keep: Vec::new(), remove: Vec::new() };
+    let keep = future.into_iter().map(|snapshot| (snapshot, vec![Reason::Future])).collect();
+    let mut group = Group { host, paths, tags, keep, remove: Vec::new() };
     let count = snapshots.len();
     for (number, snapshot) in snapshots.into_iter().enumerate() {
         let time = snapshot.time().to_zoned(zone.clone());
-        let tagged = policy.tags.iter().filter(|tags| has_tags(&snapshot, tags));
+        let tagged = policy.tags.iter().filter(|tags| snapshot.has_tags(tags));
         let mut reasons: Vec<Reason> = tagged.map(|tags| Reason::Tags(tags.clone())).collect();
         reasons.extend(rules.iter_mut().filter_map(|rule| rule.next(&time, number, number + 1 == count)));
         if reasons.is_empty() {
@@ -446,12 +441,13 @@ fn decide(
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
     use proptest::prelude::*;
 
     use super::*;
     use crate::diff::Owners;
     use crate::layers::ObjectId;
-    use crate::repository::{Layout, PageList, SnapshotRecord, Statistics};
+    use crate::repository::{Layout, PageList, SnapshotFilter, SnapshotRecord, Statistics};
     use crate::timeline::TimeKey;
 
     fn snapshot(time: &str, host: &str, root: &str, tags: &[&str]) -> Snapshot {
@@ -480,10 +476,15 @@ mod tests {
         times.iter().map(|time| snapshot(time, "h", "/r", &[])).collect()
     }
 
+    /// A time at which no snapshot is dated in the future.
+    fn late(zone: &TimeZone) -> Zoned {
+        Timestamp::MAX.to_zoned(zone.clone())
+    }
+
     /// The times that are kept, the newest first, as the zone's clock shows them.
     fn kept(snapshots: Vec<Snapshot>, policy: &Policy, zone: &str) -> Vec<String> {
         let zone = TimeZone::get(zone).unwrap();
-        let groups = apply(snapshots, policy, GroupBy::default(), &zone).unwrap();
+        let groups = apply(snapshots, policy, GroupBy::default(), &late(&zone)).unwrap();
         let time =
             |snapshot: &Snapshot| snapshot.time().to_zoned(zone.clone()).strftime("%d %H:%M%:z").to_string();
         groups.iter().flat_map(|group| group.keep.iter().map(|(snapshot, _)| time(snapshot))).collect()
@@ -491,8 +492,12 @@ mod tests {
 
     #[test]
     fn without_a_rule_nothing_is_decided() {
-        let decided =
-            apply(of(&["2026-11-20T12:00:00Z"]), &Policy::default(), GroupBy::default(), &TimeZone::UTC);
+        let decided = apply(
+            of(&["2026-11-20T12:00:00Z"]),
+            &Policy::default(),
+            GroupBy::default(),
+            &late(&TimeZone::UTC),
+        );
         assert_eq!(decided.unwrap_err(), RetentionError::NoRule);
     }
 
@@ -507,7 +512,7 @@ mod tests {
         ];
         let daily = |number| Policy { daily: Count(number), ..Policy::default() };
         assert_eq!(kept(of(&times), &daily(2), "UTC"), ["20 20:00+00:00", "18 12:00+00:00"]);
-        let groups = apply(of(&times[1..]), &daily(9), GroupBy::default(), &TimeZone::UTC).unwrap();
+        let groups = apply(of(&times[1..]), &daily(9), GroupBy::default(), &late(&TimeZone::UTC)).unwrap();
         let reasons: Vec<_> = groups[0].keep.iter().map(|(_, reasons)| reasons[0].to_string()).collect();
         assert_eq!(reasons, ["daily snapshot", "daily snapshot", "oldest daily snapshot"]);
         let last = Policy { last: Count(1), ..Policy::default() };
@@ -566,8 +571,47 @@ mod tests {
         let short = Policy { within_daily: Some("20h".parse().unwrap()), ..Policy::default() };
         assert_eq!(kept(of(&times), &short, "UTC"), ["03 09:00+00:00", "02 20:00+00:00"]);
         let endless = Policy { within: Some("19998y".parse().unwrap()), ..Policy::default() };
-        let fault = apply(of(&["0001-01-01T00:00:00Z"]), &endless, GroupBy::default(), &TimeZone::UTC);
+        let fault = apply(of(&["0001-01-01T00:00:00Z"]), &endless, GroupBy::default(), &late(&TimeZone::UTC));
         assert!(matches!(fault, Err(RetentionError::Calendar { .. })));
+    }
+
+    #[test]
+    fn a_snapshot_dated_in_the_future_is_kept_and_counts_for_no_rule() {
+        let times =
+            ["2026-11-01T12:00:00Z", "2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z", "9999-12-30T21:59:59Z"];
+        let at = |now: &str, policy: Policy| {
+            let now: Zoned = format!("{now}[UTC]").parse().unwrap();
+            let mut groups = apply(of(&times), &policy, GroupBy::default(), &now).unwrap();
+            let group = groups.pop().unwrap();
+            let is_emptied = group.is_emptied();
+            let time = |snapshot: &Snapshot| snapshot.time().to_string()[..10].to_owned();
+            (group.remove.iter().map(time).collect::<Vec<_>>(), is_emptied)
+        };
+        let within = || Policy { within: Some("10d".parse().unwrap()), ..Policy::default() };
+        let last = |count| Policy { last: Count(count), ..Policy::default() };
+        assert_eq!(at("2026-11-20T12:00:00", within()), (vec!["2026-11-01".to_owned()], false));
+        assert_eq!(at("2026-11-20T11:51:00", within()).0, ["2026-11-01"], "clocks differ by some minutes");
+        assert_eq!(at("2026-11-20T12:00:00", last(2)).0, ["2026-11-01"]);
+        assert_eq!(at("2016-11-20T12:00:00", last(1)), (vec![], false), "the clock is set back");
+        assert_eq!(at("2026-11-19T11:00:00", last(1)).0, Vec::<String>::new());
+        let tagged = Policy { tags: vec![vec!["none".into()]], ..Policy::default() };
+        assert_eq!(at("2026-11-20T12:00:00", tagged.clone()).0.len(), 3);
+        assert!(at("2026-11-20T12:00:00", tagged).1, "what is dated in the future stands for nothing");
+    }
+
+    #[test]
+    fn the_end_of_the_calendar_can_be_counted_from() {
+        let policy = Policy {
+            hourly: Count(2),
+            weekly: Count(2),
+            yearly: Count(2),
+            within: Some("1y".parse().unwrap()),
+            ..Policy::default()
+        };
+        let last = || vec![at(Timestamp::MAX, "h", "/r", &[]), at(Timestamp::MAX, "h", "/r", &[])];
+        for zone in ["UTC", "Pacific/Kiritimati", "Pacific/Niue"] {
+            assert_eq!(kept(last(), &policy, zone).len(), 2, "{zone}");
+        }
     }
 
     #[test]
@@ -582,19 +626,20 @@ mod tests {
         };
         let last = Policy { last: Count(1), ..Policy::default() };
         let count = |by: &str| {
-            let groups = apply(snapshots(), &last, by.parse().unwrap(), &TimeZone::UTC).unwrap();
+            let groups = apply(snapshots(), &last, by.parse().unwrap(), &late(&TimeZone::UTC)).unwrap();
             assert!(groups.iter().all(|group| group.keep.len() == 1));
             groups.len()
         };
         assert_eq!(["host,paths", "host", "paths", "tags", "", "host,tags"].map(count), [3, 2, 2, 3, 1, 4]);
         assert_eq!("user".parse::<GroupBy>(), Err(RetentionError::GroupBy("user".into())));
         let tagged = Policy { tags: vec![vec!["x".into(), "y".into()]], ..Policy::default() };
-        let groups = apply(snapshots(), &tagged, "".parse().unwrap(), &TimeZone::UTC).unwrap();
+        let groups = apply(snapshots(), &tagged, "".parse().unwrap(), &late(&TimeZone::UTC)).unwrap();
         assert_eq!((groups[0].keep.len(), groups[0].remove.len()), (2, 2));
         let filter = SnapshotFilter {
             hosts: vec!["a".into()],
             paths: vec![b"/s".to_vec()],
             tags: vec![vec!["x".into()]],
+            exactly: false,
         };
         let matching: Vec<_> = snapshots().into_iter().filter(|snapshot| filter.matches(snapshot)).collect();
         assert_eq!(matching.len(), 1);
@@ -629,7 +674,7 @@ mod tests {
                 within_monthly, within_yearly, tags: vec![vec!["t".into()]],
             };
             let removed = |snapshots: Vec<Snapshot>| -> std::collections::BTreeSet<TimeKey> {
-                let groups = apply(snapshots, &policy, GroupBy::default(), &TimeZone::UTC).unwrap();
+                let groups = apply(snapshots, &policy, GroupBy::default(), &late(&TimeZone::UTC)).unwrap();
                 groups.iter().flat_map(|group| group.remove.iter().map(|snapshot| snapshot.key)).collect()
             };
             let part = all().zip(hours.values()).filter(|(_, is_there)| **is_there).map(|(snapshot, _)| snapshot);
@@ -645,7 +690,7 @@ mod tests {
             prop_assume!(!whole.is_empty());
             let zone = TimeZone::get("America/New_York").unwrap();
             let keys = |policy: &Policy| -> std::collections::BTreeSet<_> {
-                let groups = apply(snapshots().collect(), policy, GroupBy::default(), &zone).unwrap();
+                let groups = apply(snapshots().collect(), policy, GroupBy::default(), &late(&zone)).unwrap();
                 groups.iter().flat_map(|group| group.keep.iter().map(|(kept, _)| kept.key)).collect()
             };
             let mut sum = std::collections::BTreeSet::new();

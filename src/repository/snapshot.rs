@@ -31,6 +31,11 @@ impl Snapshot {
     pub fn short_id(&self) -> String {
         short(&self.id)
     }
+
+    /// Whether it has all of `tags`.
+    pub(super) fn has_tags(&self, tags: &[String]) -> bool {
+        tags.iter().all(|tag| self.record.tags.contains(tag))
+    }
 }
 
 /// The first digits of the id of a record, by which people call its snapshot.

@@ -138,6 +138,7 @@ impl Repository {
 }
 
 /// A snapshot record that the tree holds, whether it can be read or not.
+#[derive(Debug)]
 pub(super) struct Record {
     pub key: TimeKey,
     pub id: ObjectId,

@@ -343,15 +343,18 @@ impl Running<'_> {
         arguments.extend(keep.iter().map(String::as_str));
         let alike = |group: &&Value| group["host"] == saved["hostname"] && group["paths"] == saved["paths"];
         let documents = self.step("forget", &arguments)?;
-        let groups = documents.iter().filter_map(Value::as_array).flatten();
+        let groups = documents.iter().filter_map(|document| document["groups"].as_array()).flatten();
         let removed = groups.filter(alike).filter_map(|group| group["remove"].as_array()).flatten();
-        let ids: Vec<_> = removed.filter_map(|snapshot| snapshot["id"].as_str()).collect();
-        if ids.is_empty() {
+        // By their keys, since records of equal content have one id. Whatever the rules and the clock say, what this
+        // run has saved stays.
+        let keys = removed.filter_map(|snapshot| snapshot["key"].as_str());
+        let keys: Vec<_> = keys.filter(|key| saved["key"] != **key).collect();
+        if keys.is_empty() {
             return Ok(());
         }
         let flags = if self.profile.prune { ["forget", "--prune"].as_slice() } else { &["forget"] };
-        let messages = self.step("forget", &[flags, ids.as_slice()].concat())?;
-        self.found.figures.removed = ids.len() as u64;
+        let messages = self.step("forget", &[flags, keys.as_slice()].concat())?;
+        self.found.figures.removed = keys.len() as u64;
         self.found.figures.bytes_freed =
             messages.iter().filter_map(|message| message["bytes_freed"].as_u64()).sum();
         Ok(())

@@ -152,8 +152,8 @@ fn snapshots_are_a_table() {
     let out = two_snapshots().ok(["snapshots"]);
     let lines: Vec<_> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
     assert_eq!(lines[0], ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"]);
-    assert_eq!(lines[1][1..5], ["2026-11-01", "10:00:00", "alpha", "first,daily"]);
-    assert_eq!(lines[2][1..5], ["2026-11-02", "10:00:00", "alpha", "3"]);
+    assert_eq!(lines[1][1..5], ["2026-11-01", "10:00:00+00:00", "alpha", "first,daily"]);
+    assert_eq!(lines[2][1..5], ["2026-11-02", "10:00:00+00:00", "alpha", "3"]);
     assert!(lines[1].last().unwrap().ends_with("/tree"), "{out}");
 }
 

@@ -37,16 +37,18 @@ fn each_snapshot_is_told_with_its_reason_and_a_dry_run_removes_none() {
 }
 
 #[test]
-fn json_is_as_restic_has_it() {
+fn json_is_one_line_for_each_thing_done() {
     let lab = days(3);
     let said = lab.ok(["--json", "forget", "--keep-last", "2", "--prune"]);
     let mut lines = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let groups = lines.next().unwrap();
+    let forgotten = lines.next().unwrap();
+    assert_eq!(forgotten["message_type"], "forgotten");
+    assert_eq!(forgotten["keys"].as_array().unwrap().len(), 1);
+    let groups = &forgotten["groups"];
     assert_eq!(groups[0]["host"], "h");
     assert_eq!(groups[0]["keep"].as_array().unwrap().len(), 2);
     assert_eq!(groups[0]["remove"].as_array().unwrap().len(), 1);
     assert_eq!(groups[0]["reasons"][0]["matches"][0], "last snapshot");
-    assert_eq!(lines.next().unwrap()["message_type"], "forgotten");
     let pruned = lines.next().unwrap();
     assert_eq!((&pruned["message_type"], &pruned["plan"]["snapshots"]), (&"prune".into(), &2.into()));
 }
@@ -61,7 +63,8 @@ fn nothing_is_removed_without_a_rule_or_to_the_last() {
     assert_eq!(refused.status, Some(1));
     assert!(refused.err.contains("--unsafe-allow-remove-all"), "{}", refused.err);
     assert!(lab.run(["forget", "abcd", "--keep-last", "1"]).err.contains("cannot be used with"));
-    assert!(lab.run(["forget", "2026-11-01"]).err.contains("no snapshot 2026-11-01"));
+    assert!(lab.run(["forget", "2026-11-01"]).err.contains("names no snapshot to remove"));
+    assert!(lab.run(["forget", "abc"]).err.contains("abc is too short"));
     assert_eq!(snapshots(&lab), 2);
     lab.ok(["forget", "--keep-tag", "none", "--unsafe-allow-remove-all", "--prune"]);
     assert_eq!(snapshots(&lab), 0);
@@ -73,6 +76,7 @@ fn a_snapshot_is_removed_by_its_id_and_pruning_is_planned_first() {
     let listed: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
     let id = listed[1]["short_id"].as_str().unwrap();
     let planned = lab.ok(["forget", id, "latest", "--dry-run", "--prune"]);
+    assert!(planned.contains(id) && planned.contains("2026-11-03 12:00:00+00:00"), "{planned}");
     assert!(planned.contains("Would remove 2 snapshots"), "{planned}");
     assert!(lab.ok(["forget", "latest~1", "--dry-run"]).contains("Would remove 1 snapshot"));
     assert!(lab.run(["forget", "latest~3"]).err.contains("no snapshot latest~3"));

@@ -9,6 +9,7 @@ use treering::diff::Excludes;
 use treering::progress::Progress;
 use treering::relpath::RelPath;
 use treering::repository::{BackupOptions, Other, Repository, Selector};
+use treering::spoken::TimeRange;
 
 use crate::lab::{Lab, run};
 use crate::tree::{assert_same, everything, is_root, noise, unlock};
@@ -253,7 +254,9 @@ fn snapshots_are_found_and_compared() {
     let repository = Repository::open(&lab.path("repo")).unwrap();
     assert_eq!(repository.find(&Selector::Latest(1)).unwrap().id, first.id);
     assert_eq!(repository.find(&Selector::Id(first.short_id())).unwrap().key, first.key);
-    assert_eq!(repository.find(&Selector::Before(second.time())).unwrap().id, second.id);
+    let at = second.time().to_zoned(jiff::tz::TimeZone::UTC);
+    let before = Selector::Before(TimeRange { first: at.clone(), last: at });
+    assert_eq!(repository.find(&before).unwrap().id, second.id);
     assert!(repository.find(&Selector::Latest(2)).is_err());
     assert!(repository.find(&Selector::Latest(usize::MAX)).is_err());
     let changes = repository.compare(&first, Other::Snapshot(&second), &Progress::new()).unwrap();

@@ -1,0 +1,169 @@
+//! Which snapshots a command is about: `--host`, `--path`, `--tag`, and what a profile says instead.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use treering::repository::{
+    Repository, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName, SnapshotPath, is_future,
+    source_roots,
+};
+use treering::schedule::Profile;
+use treering::timeline::TimeKey;
+
+use crate::cli::error::CliError;
+use crate::cli::report::{complain, local_time};
+use crate::cli::{Session, host_name};
+
+/// Which snapshots are looked at. Every command that names snapshots or lists them takes these flags.
+#[derive(Debug, Clone, Default, Args)]
+#[group(id = "filters", multiple = true)]
+#[command(next_help_heading = "Which snapshots")]
+pub struct FilterArguments {
+    /// Only those of this host; can be given again
+    #[arg(long, value_name = "HOST")]
+    pub host: Vec<String>,
+    /// Only those of this directory; given again, of all of them
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub path: Vec<PathBuf>,
+    /// Only those that have all of these tags, separated by commas; can be given again
+    #[arg(long, value_name = "TAGS")]
+    pub tag: Vec<String>,
+}
+
+impl FilterArguments {
+    fn is_empty(&self) -> bool {
+        self.host.is_empty() && self.path.is_empty() && self.tag.is_empty()
+    }
+
+    fn filter(&self) -> SnapshotFilter {
+        SnapshotFilter {
+            hosts: self.host.clone(),
+            paths: saved_paths(&self.path),
+            exactly: false,
+            tags: self.tag.iter().map(|tags| tag_list(tags)).collect(),
+        }
+    }
+}
+
+/// The tags of a list that is separated by commas.
+pub fn tag_list(tags: &str) -> Vec<String> {
+    tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
+}
+
+/// The snapshots that a backup with `profile` makes; all where it names no sources.
+fn own_snapshots(profile: &Profile) -> SnapshotFilter {
+    if profile.sources.is_empty() {
+        return SnapshotFilter::default();
+    }
+    SnapshotFilter {
+        hosts: vec![profile.host.clone().unwrap_or_else(host_name)],
+        paths: saved_paths(&profile.sources),
+        exactly: true,
+        tags: Vec::new(),
+    }
+}
+
+/// The names that snapshots have for these sources, each once.
+fn saved_paths(sources: &[PathBuf]) -> Vec<Vec<u8>> {
+    source_roots(sources).into_iter().map(|root| root.into_os_string().into_vec()).collect()
+}
+
+impl Session {
+    /// The snapshots that `arguments` choose, or the profile where they choose none.
+    pub fn filter(&self, arguments: &FilterArguments) -> SnapshotFilter {
+        if arguments.is_empty() { own_snapshots(&self.profile) } else { arguments.filter() }
+    }
+
+    /// As [`filter`](Self::filter), for the snapshot that `selector` names. An id is of one snapshot, whatever the
+    /// profile, so only what the command line chooses can contradict it.
+    fn filter_for(&self, selector: &Selector, arguments: &FilterArguments) -> SnapshotFilter {
+        if matches!(selector, Selector::Id(_)) { arguments.filter() } else { self.filter(arguments) }
+    }
+
+    /// Opens the repository and finds what `text` names in it: a snapshot, and perhaps a path.
+    pub fn find(
+        &self,
+        text: &OsStr,
+        arguments: &FilterArguments,
+    ) -> Result<(Repository, Snapshot, Option<Vec<u8>>), CliError> {
+        let repository = self.open_readable()?;
+        let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
+        let snapshot = self.select(&repository, &selector, arguments)?;
+        Ok((repository, snapshot, path))
+    }
+
+    /// The snapshot that `selector` names. Tells what is odd about the times of it and of others.
+    pub fn select(
+        &self,
+        repository: &Repository,
+        selector: &Selector,
+        arguments: &FilterArguments,
+    ) -> Result<Snapshot, CliError> {
+        let filter = self.filter_for(selector, arguments);
+        let Selected { found, future } = repository.select(selector, &filter, self.now.timestamp())?;
+        if let Selector::Before(range) = selector
+            && range.first > self.now
+        {
+            let time = self.local(range.first.timestamp());
+            complain(&format!(
+                "{time} lies in the future: this is snapshot {} of {}",
+                found.short_id(),
+                self.local(found.time())
+            ));
+        }
+        self.warn_of_future(&future, found.key);
+        Ok(found)
+    }
+
+    /// The snapshot that `text` names, to be removed.
+    pub fn to_remove(
+        &self,
+        repository: &Repository,
+        text: &str,
+        arguments: &FilterArguments,
+    ) -> Result<SnapshotName, CliError> {
+        let selector = Selector::parse(text, &self.now).unwrap_or_else(|_| Selector::Id(text.to_owned()));
+        let filter = self.filter_for(&selector, arguments);
+        let Selected { found, future } = repository.name_of(text, &filter, self.now.timestamp())?;
+        self.warn_of_future(&future, found.key);
+        Ok(found)
+    }
+
+    /// Warns of those of `snapshots` that are dated in the future.
+    pub fn warn_of_future_in(&self, snapshots: &[Snapshot]) {
+        let is_future = |snapshot: &&Snapshot| is_future(snapshot.time(), self.now.timestamp());
+        let future: Vec<SnapshotName> = snapshots.iter().filter(is_future).map(SnapshotName::from).collect();
+        self.warn(&future, "rules keep it, and `latest` means an earlier one");
+    }
+
+    /// Warns of the snapshots `future`, where `latest` was found to mean the one of the key `latest`.
+    fn warn_of_future(&self, future: &[SnapshotName], latest: TimeKey) {
+        let is_latest = future.iter().any(|name| name.key == latest);
+        self.warn(
+            future,
+            if is_latest { "there is no other for `latest`" } else { "`latest` means an earlier one" },
+        );
+    }
+
+    /// Warns of the snapshots `future`, which are dated in the future, and says what follows.
+    pub fn warn(&self, future: &[SnapshotName], what_follows: &str) {
+        let Some(last) = future.last() else { return };
+        let others = match future.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        let id = last.short_id();
+        complain(&format!(
+            "snapshot {id} is dated {}, in the future{others}: {what_follows}. If the clock is right now, `treering forget {id}` \
+             removes it",
+            self.local(last.key.time())
+        ));
+    }
+
+    /// A time as this person's clock shows it.
+    pub fn local(&self, time: jiff::Timestamp) -> String {
+        local_time(time, self.now.time_zone())
+    }
+}
