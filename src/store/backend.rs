@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::atomic;
 
 use super::error::Reason;
-use super::name::MAX_LEVEL;
+use super::name::{MAX_LEVEL, is_directory_of_store, is_file_of_store};
 
 /// What a store needs from the place where it lies: the contract is in the head of the module.
 ///
@@ -29,7 +29,10 @@ pub(super) trait Backend: Send + Sync {
     /// tries again what failed; after any other the listing is over.
     fn list<'a>(&'a self, directory: &str) -> Entries<'a>;
 
-    /// The bytes of `range`, exactly; or the whole object, when it has at most `limit` bytes.
+    /// The first path that a store does not write, if there is one: a reason not to destroy the place.
+    fn foreign(&self) -> Result<Option<String>, Reason>;
+
+    /// The bytes of `range`, exactly, which is not empty; or the whole object, when it has at most `limit` bytes.
     fn load(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason>;
 
     /// Makes `content` the object: whole or not at all. When `new` is set, an object that exists stays,
@@ -42,16 +45,58 @@ pub(super) trait Backend: Send + Sync {
     /// Removes an object.
     fn delete(&self, path: &str) -> Result<(), Reason>;
 
-    /// Gives an object another path; what was there is replaced.
-    fn rename(&self, from: &str, to: &str) -> Result<(), Reason>;
+    /// Gives an object another path. What was there is replaced; with `new` it stays, where the backend can do
+    /// that in one step, and the reason is [`Reason::Exists`]. Where it cannot, the caller has looked before.
+    fn rename(&self, from: &str, to: &str, new: bool) -> Result<(), Reason>;
 
-    /// Whether storing with `new` should be one atomic step, also between processes.
-    fn is_exclusive(&self) -> Result<bool, Reason>;
+    /// Whether storing with `new` is one atomic step, also between processes. Where that depends on the server,
+    /// it is tried with an object at `path`, which nobody else uses.
+    fn is_exclusive(&self, path: &str) -> Result<bool, Reason>;
 }
 
 /// Whether a file of that name is one that a backend of files was writing.
 pub(super) fn is_unfinished(name: &str) -> bool {
     name.starts_with(atomic::TEMP_PREFIX) && name.ends_with(".tmp")
+}
+
+/// What lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    Other,
+}
+
+/// The first path that a store does not write, where `read` gives what is in a directory.
+pub(super) fn find_foreign(
+    mut read: impl FnMut(&str) -> Result<Vec<(String, Kind)>, Reason>,
+) -> Result<Option<String>, Reason> {
+    let mut pending = vec![String::new()];
+    while let Some(directory) = pending.pop() {
+        for (path, kind) in read(&directory)? {
+            match kind {
+                Kind::Directory if is_directory_of_store(&path) => pending.push(path),
+                Kind::File if is_file_of_store(&path) => {}
+                _ => return Ok(Some(path)),
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The part of `path` below `directory`, where the root is the empty path.
+pub(super) fn inside<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
+    match directory {
+        "" => Some(path),
+        _ => path.strip_prefix(directory)?.strip_prefix('/'),
+    }
+}
+
+/// The error for a server that reported success for what it did not do. The original is still there.
+pub(super) fn pretended(operation: &str) -> Reason {
+    Reason::permanent(format!(
+        "the server acknowledged a {operation} without doing it; nothing was removed; update the server, or use another one"
+    ))
 }
 
 pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry, Reason>> + Send + 'a>;

@@ -33,6 +33,14 @@ pub enum Reason {
     /// The place for a new store holds something.
     #[error("the place is not empty; choose another one, or destroy the store that is there")]
     NotEmpty,
+    /// What is to be destroyed holds something that a store does not write.
+    #[error(
+        "{path:?} lies there, which no store writes: check the URL; if it is a store all the same, remove that first"
+    )]
+    Foreign {
+        /// The path below the root of the store.
+        path: String,
+    },
     /// The backend refused.
     #[error("permission denied: {0}; check the credentials and what they may do there")]
     Denied(#[source] Box<dyn StdError + Send + Sync>),

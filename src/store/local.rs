@@ -3,25 +3,30 @@
 //! Not through OpenDAL: its service for files does not sync the directory that holds a new name, checks
 //! and then renames where a conditional put must be one step, and knows neither quota nor permissions.
 //!
-//! An object is written to a file named `.treering-tmp-….tmp` beside its place, synced, renamed (or
-//! linked, when it must be new), and the directory is synced, as is each directory made for it. Killed on
+//! An object is written to a file named `.treering-tmp-….tmp` beside its place, synced, renamed (without
+//! replacing, when it must be new), and the directory is synced, as is each directory on the way to it. Killed on
 //! the way, it leaves that file, which neither this program nor borgstore takes for an object.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, ReadDir};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File, Permissions as Mode, ReadDir};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::backend::{Backend, Content, Entries, Entry, is_unfinished};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_unfinished, pretended};
 use super::error::Reason;
 use super::name::{MAX_LEVEL, Namespace};
 use crate::atomic;
 
 const PIECE: usize = 1 << 20;
+/// How many directories are remembered as durable.
+const MAX_DURABLE: usize = 1 << 17;
 
 /// What may be done in a namespace of local files, written as borgstore does: `l` list, `r` read, `w`
 /// write new objects, `W` write and replace, `D` delete. Moving needs `D` and one of `w` and `W`.
@@ -71,11 +76,13 @@ pub(super) struct Local {
     root: PathBuf,
     options: LocalOptions,
     used: Mutex<Option<u64>>,
+    /// Directories whose names this process has synced, with those above them up to the root.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Local {
     pub fn new(root: &Path, options: LocalOptions) -> Self {
-        Self { root: root.to_owned(), options, used: Mutex::new(None) }
+        Self { root: root.to_owned(), options, used: Mutex::new(None), durable: Mutex::default() }
     }
 
     fn permit(
@@ -95,31 +102,76 @@ impl Local {
         }
     }
 
-    fn permit_put(&self, path: &str) -> Result<(), Reason> {
+    /// Runs `put`, told to replace nothing where that is not permitted: so that an object that appears
+    /// meanwhile stays, too.
+    fn putting<T>(
+        &self,
+        path: &str,
+        new: bool,
+        put: impl FnOnce(bool) -> Result<T, Reason>,
+    ) -> Result<T, Reason> {
         self.permit(path, "wW", |permissions| permissions.create)?;
-        if self.options.permissions.is_empty() || !self.root.join(path).exists() {
-            return Ok(());
+        let refused = self.permit(path, "W", |permissions| permissions.replace).err();
+        match (put(new || refused.is_some()), refused) {
+            (Err(Reason::Exists), Some(refused)) if !new => Err(refused),
+            (result, _) => result,
         }
-        self.permit(path, "W", |permissions| permissions.replace)
+    }
+
+    /// Whether the store is there. No answer is not taken for a no.
+    fn has_root(&self) -> Result<bool, Reason> {
+        match fs::metadata(&self.root) {
+            Ok(metadata) => Ok(metadata.is_dir()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The reason for an error at an object: that it is not there only if the store is.
     fn reason(&self, error: io::Error) -> Reason {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if self.root.is_dir() => Reason::NotFound,
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Reason::NoStore,
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => match self.has_root() {
+                Ok(true) => Reason::NotFound,
+                Ok(false) => Reason::NoStore,
+                Err(reason) => reason,
+            },
             _ => error.into(),
         }
     }
 
-    /// Makes `directory` and what is missing between it and the root, durably. A root that is not there
-    /// is not made: the disk may not be mounted.
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the names of `directory` and of those above it durable, up to the root. A directory that is
+    /// there may be of a process that was killed, or is about to sync it: so each is synced once.
+    fn settle(&self, directory: &Path) -> Result<(), Reason> {
+        let above = directory.ancestors().take_while(|path| *path != self.root);
+        let unsettled: Vec<_> = above.take_while(|path| !self.durable().contains(*path)).collect();
+        for directory in unsettled.into_iter().rev() {
+            atomic::sync_dir(atomic::parent(directory))?;
+            let mut durable = self.durable();
+            if durable.len() >= MAX_DURABLE {
+                durable.clear();
+            }
+            durable.insert(directory.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes `directory` and what is missing between it and the root. A root that is not there is not made:
+    /// the disk may not be mounted.
     fn make_directory(&self, directory: &Path) -> Result<(), Reason> {
         if directory == self.root {
-            return if self.root.is_dir() { Ok(()) } else { Err(Reason::NoStore) };
+            return if self.has_root()? { Ok(()) } else { Err(Reason::NoStore) };
         }
         match fs::create_dir(directory) {
-            Ok(()) => Ok(atomic::sync_dir(atomic::parent(directory))?),
+            Ok(()) => {
+                self.durable().remove(directory);
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_directory(atomic::parent(directory))?;
@@ -130,8 +182,10 @@ impl Local {
     }
 
     fn temporary(&self, directory: &Path) -> Result<tempfile::NamedTempFile, Reason> {
-        let temporary =
-            || tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).suffix(".tmp").tempfile_in(directory);
+        let mode = Mode::from_mode(atomic::MODE);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(atomic::TEMP_PREFIX).suffix(".tmp").permissions(mode);
+        let temporary = || builder.tempfile_in(directory);
         match temporary() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_directory(directory)?;
@@ -144,7 +198,11 @@ impl Local {
     /// Counts that the file at `path` becomes `size` bytes long, or goes, when there is a quota to keep.
     fn charge(&self, path: &str, size: Option<u64>) -> Result<(), Reason> {
         let Some(limit) = self.options.quota else { return Ok(()) };
-        let held = fs::metadata(self.root.join(path)).map_or(0, |metadata| metadata.len());
+        let held = match fs::metadata(self.root.join(path)).map_err(|error| self.reason(error)) {
+            Ok(metadata) => metadata.len(),
+            Err(Reason::NotFound) => 0,
+            Err(reason) => return Err(reason),
+        };
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match *used {
             Some(used) => used,
@@ -170,16 +228,24 @@ impl Local {
     fn write(&self, target: &Path, content: &Content<'_>, new: bool) -> Result<(), Reason> {
         let directory = atomic::parent(target);
         let mut file = self.temporary(directory)?;
+        self.settle(directory)?;
         for piece in content.pieces(PIECE) {
             file.write_all(&piece?)?;
         }
         if new {
             file.as_file().sync_all()?;
-            file.persist_noclobber(target).map_err(|error| Reason::from(error.error))?;
+            move_new(file.path(), target)?;
+            // Its name is gone, so there is nothing to remove.
+            file.disable_cleanup(true);
         } else {
             atomic::place(file, target)?;
         }
         Ok(atomic::sync_dir(directory)?)
+    }
+
+    /// Spares writing what could not be put there. The step that puts it decides.
+    fn expect_free(&self, target: &Path, new: bool) -> Result<(), Reason> {
+        if new && target.try_exists()? { Err(Reason::Exists) } else { Ok(()) }
     }
 
     fn expect_file(&self, path: &Path) -> Result<(), Reason> {
@@ -225,11 +291,8 @@ impl Local {
 
 impl Backend for Local {
     fn create(&self) -> Result<(), Reason> {
-        fs::create_dir_all(&self.root)?;
-        if !self.has_only_leftovers()? {
-            return Err(Reason::NotEmpty);
-        }
-        Ok(atomic::sync_dir(atomic::parent(&self.root))?)
+        make_ancestors(&self.root)?;
+        if self.has_only_leftovers()? { Ok(()) } else { Err(Reason::NotEmpty) }
     }
 
     fn check(&self) -> Result<(), Reason> {
@@ -250,8 +313,13 @@ impl Backend for Local {
         {
             return Err(Reason::NotPermitted { namespace: namespace.as_str().into(), needed: "D" });
         }
-        for entry in fs::read_dir(&self.root).map_err(|error| self.reason(error))? {
-            let entry = entry?;
+        let held = fs::read_dir(&self.root).map_err(|error| self.reason(error))?;
+        let held = held.collect::<io::Result<Vec<_>>>()?;
+        for entry in &held {
+            // A namespace that the permissions do not name.
+            self.permit(&entry.file_name().to_string_lossy(), "D", |permissions| permissions.delete)?;
+        }
+        for entry in held {
             if entry.file_type()?.is_dir() {
                 fs::remove_dir_all(entry.path())
             } else {
@@ -261,6 +329,26 @@ impl Backend for Local {
         // The root may be a mount point, or in a directory that is not ours; empty, it is as good as gone.
         let _ = fs::remove_dir(&self.root);
         Ok(())
+    }
+
+    fn foreign(&self) -> Result<Option<String>, Reason> {
+        find_foreign(|directory| {
+            let entries = fs::read_dir(self.root.join(directory)).map_err(|error| self.reason(error))?;
+            let mut found = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                let kind = match (kind.is_file(), kind.is_dir()) {
+                    (true, _) => Kind::File,
+                    (_, true) => Kind::Directory,
+                    _ => Kind::Other,
+                };
+                // A name that is not UTF-8 is not written by a store, and stays none when it is shown.
+                let name = entry.file_name().to_string_lossy().into_owned();
+                found.push((if directory.is_empty() { name } else { format!("{directory}/{name}") }, kind));
+            }
+            Ok(found)
+        })
     }
 
     fn list<'a>(&'a self, directory: &str) -> Entries<'a> {
@@ -294,13 +382,12 @@ impl Backend for Local {
     }
 
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
-        self.permit_put(path)?;
         let target = self.root.join(path);
-        if new && target.exists() {
-            return Err(Reason::Exists);
-        }
-        self.charge(path, Some(content.size()))?;
-        self.recount_unless(self.write(&target, content, new))
+        self.putting(path, new, |new| {
+            self.expect_free(&target, new)?;
+            self.charge(path, Some(content.size()))?;
+            self.recount_unless(self.write(&target, content, new))
+        })
     }
 
     fn info(&self, path: &str) -> Result<Entry, Reason> {
@@ -321,25 +408,68 @@ impl Backend for Local {
         Ok(atomic::sync_dir(atomic::parent(&target))?)
     }
 
-    fn rename(&self, from: &str, to: &str) -> Result<(), Reason> {
+    fn rename(&self, from: &str, to: &str, new: bool) -> Result<(), Reason> {
         self.permit(from, "D", |permissions| permissions.delete)?;
-        self.permit_put(to)?;
         let (source, target) = (self.root.join(from), self.root.join(to));
-        self.expect_file(&source)?;
-        let (old, new) = (atomic::parent(&source), atomic::parent(&target));
-        self.make_directory(new)?;
-        self.charge(to, None)?;
-        self.recount_unless(fs::rename(&source, &target).map_err(|error| self.reason(error)))?;
-        atomic::sync_dir(new)?;
-        if old != new {
-            atomic::sync_dir(old)?;
-        }
-        Ok(())
+        self.putting(to, new, |new| {
+            self.expect_file(&source)?;
+            self.expect_free(&target, new)?;
+            let (old_directory, new_directory) = (atomic::parent(&source), atomic::parent(&target));
+            self.make_directory(new_directory)?;
+            self.settle(new_directory)?;
+            self.charge(to, None)?;
+            let moved = if new {
+                move_new(&source, &target)
+            } else {
+                fs::rename(&source, &target).map_err(Into::into)
+            };
+            self.recount_unless(moved)?;
+            atomic::sync_dir(new_directory)?;
+            if old_directory != new_directory {
+                atomic::sync_dir(old_directory)?;
+            }
+            Ok(())
+        })
     }
 
-    fn is_exclusive(&self) -> Result<bool, Reason> {
+    fn is_exclusive(&self, _: &str) -> Result<bool, Reason> {
         Ok(true)
     }
+}
+
+/// Renames a file to a name that nothing has, in one step.
+fn move_new(from: &Path, to: &Path) -> Result<(), Reason> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        result => return Ok(result.map_err(io::Error::from)?),
+    }
+    // Older file systems, and those of networks, can do that by a link only.
+    fs::hard_link(from, to)?;
+    let (old, new) = (fs::metadata(from)?, fs::metadata(to));
+    if !new.is_ok_and(|new| new.len() == old.len()) {
+        return Err(pretended("link"));
+    }
+    Ok(fs::remove_file(from)?)
+}
+
+/// Makes `directory` and what is missing above it, durably. What was there already is synced as far as that
+/// is permitted: whoever made it may have been killed before he did.
+fn make_ancestors(directory: &Path) -> io::Result<()> {
+    let mut made = Vec::new();
+    for path in directory.ancestors() {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => made.push(path),
+            _ => break,
+        }
+    }
+    fs::create_dir_all(directory)?;
+    for path in directory.ancestors().filter(|path| path.parent().is_some()) {
+        let synced = atomic::sync_dir(atomic::parent(path));
+        if made.contains(&path) {
+            synced?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads one directory after the other, holding as many open as the nesting is deep.

@@ -5,16 +5,24 @@
 //!
 //! - **Whole or not at all.** [`store`](Store::store) replaces an object in one step: who loads it
 //!   meanwhile gets the old bytes or the new ones, and an interrupted store leaves the old ones, and
-//!   perhaps a file that is nobody's object. (WebDAV servers and rclone may remove the old ones just
-//!   before, so that there may be nothing in between.)
+//!   perhaps a file that is nobody's object. (WebDAV servers, rclone, and SFTP servers that cannot replace by
+//!   a rename take the old ones away just before, so that there may be nothing in between.)
+//! - **Nothing is removed on a server's word.** Servers exist that answer "done" to a link, a rename or a
+//!   copy and do nothing. After each we look whether the new name has the bytes, before the original goes:
+//!   the temporary file, the old name of a move, the object at an older level. What was only pretended is
+//!   an error, and the original stays.
 //! - **Durable when it returns**, as far as the backend can: local files and the directories that hold
 //!   their names are synced; over SFTP the file is synced when the server can (OpenSSH can); an object
 //!   store answers when it has it.
 //! - **New means new.** [`store_new`](Store::store_new) fails when there is an object already. On local
-//!   files, SFTP and S3 that is one atomic step between any number of clients
-//!   ([`is_exclusive`](Store::is_exclusive) tries it). WebDAV and rclone can only look first.
+//!   files, SFTP servers that make hard links, and S3 servers that keep to `If-None-Match`, that is one
+//!   atomic step between any number of clients ([`is_exclusive`](Store::is_exclusive) tries it). All others,
+//!   with WebDAV and rclone, can only look first.
 //! - **Exact ranges.** [`load_range`](Store::load_range) gives exactly the bytes asked for, or an error.
-//!   A body that ends early is tried again and never returned.
+//!   A body that ends early is tried again and never returned. An empty range asks as well: the object must
+//!   exist, and reach that far.
+//! - **Readable for whom the place is meant.** Files get the mode that the umask leaves, as any other
+//!   program's would, so that a group can share a store.
 //! - **A partial listing is an error.** [`list`](Store::list) is lazy and in no promised order, and
 //!   either ends after the last object or with an error. An object that is stored, deleted or moved
 //!   meanwhile may be listed or not. A namespace that nobody has stored to is empty; a store that is not
@@ -22,12 +30,14 @@
 //! - **Not found is said.** [`load`](Store::load), [`info`](Store::info), [`delete`](Store::delete) and
 //!   the moves fail with [`Reason::NotFound`] when there is no such object.
 //! - **Moving** is one step on files; S3 copies and then deletes, so that an interrupted move leaves both
-//!   names. Moves fail when the new name is taken, but look first: two clients that move to one name at
-//!   one time may lose one object.
+//!   names. Moves fail when the new name is taken. Where `store_new` is one step on files, so is that; S3,
+//!   WebDAV and rclone look first, so that two clients that move to one name at one time may lose one object.
 //! - **Retries.** What failed for a reason that may pass (no answer in time, a broken connection, the
 //!   codes 429 and 500 to 504) is tried again after growing pauses, [`Retry`] says how often. Whether an
 //!   attempt whose answer was lost had worked is found out: a repeated delete or move does not fail for
-//!   being done, nor a repeated `store_new` for the bytes that it put itself.
+//!   being done, nor a repeated `store_new` for the bytes that it put itself. That a name is free is believed
+//!   only when the server says so: no answer is never taken for "there is no such object".
+//! - **Destroying** asks first what lies there. A place with anything that no store writes is left alone.
 //! - **Errors** name the backend, the object and what to do ([`Error`]). Secrets of the URL are not in them.
 //!
 //! **Levels.** On some backends a directory with very many objects is slow. A namespace can lie at a
@@ -185,9 +195,13 @@ impl Store {
         Ok(self)
     }
 
-    /// Removes the store and everything that lies at its place, soft-deleted objects and foreign files
-    /// included.
+    /// Removes the store with everything that it wrote, soft-deleted objects included. A place that holds
+    /// anything else is left as it is, and the reason is [`Reason::Foreign`].
     pub fn destroy(self) -> Result<(), Error> {
+        self.call(Operation::Destroy, None, |_| match self.backend.foreign()? {
+            None => Ok(((), 0)),
+            Some(path) => Err(Reason::Foreign { path }),
+        })?;
         self.call(Operation::Destroy, None, |attempt| match self.backend.destroy() {
             Err(Reason::NoStore) if attempt > 1 => Ok(((), 0)),
             result => result.map(|()| ((), 0)),
@@ -201,23 +215,18 @@ impl Store {
 
     /// Whether [`store_new`](Self::store_new) is one atomic step, also between processes.
     ///
-    /// Where the backend should be able to, this tries it with an object of its own in `namespace`: there are
-    /// S3 servers that ignore the condition and replace.
+    /// Where that depends on the server, this tries it with an object of its own in `namespace`: there are S3
+    /// servers that ignore the condition and replace, and SFTP servers that only pretend to make links.
     pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
-        if !self.call(Operation::Open, None, |_| Ok((self.backend.is_exclusive()?, 0)))? {
-            return Ok(false);
-        }
-        let failed = |reason| Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason);
-        let key = format!("{}.probe", net::random().map_err(failed)?);
-        let name = namespace.name(&key).map_err(|error| failed(Reason::permanent(error)))?;
-        self.store_new(&name, b"first")?;
-        let second = self.store_new(&name, b"second");
-        self.delete(&name)?;
-        match second {
-            Ok(()) => Ok(false),
-            Err(error) if error.is_exists() => Ok(true),
-            Err(error) => Err(error),
-        }
+        self.calls
+            .run(Operation::Store, |_| {
+                let name = namespace.name(&format!("{}.probe", net::random()?)).map_err(Reason::permanent)?;
+                let path = name.path(self.level(&name)).map_err(Reason::permanent)?;
+                Ok((self.backend.is_exclusive(&path)?, 0))
+            })
+            .map_err(|(reason, attempts)| {
+                Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason).after(attempts)
+            })
     }
 
     /// What `operation` has cost so far.
@@ -274,8 +283,9 @@ impl Store {
                 // Perhaps the attempt before this one did it, and only its answer was lost.
                 match self.backend.load(&path, None, content.size()) {
                     Ok(held) if content.equals(&held)? => Ok(done),
-                    Err(reason) if reason.is_temporary() => Err(reason),
-                    _ => Err(Reason::Exists),
+                    Ok(_) | Err(Reason::TooLarge { .. }) => Err(Reason::Exists),
+                    Err(Reason::NotFound) => Err(Reason::temporary("the name was taken, and is free again")),
+                    Err(reason) => Err(reason),
                 }
             }
             Err(reason) => Err(reason),
@@ -283,10 +293,28 @@ impl Store {
         if let Some(cache) = &self.cache {
             cache.store(name.namespace(), &path, content);
         }
+        let mut stored = false;
         for path in &older {
-            self.remove(name, path)?;
+            // What an older level holds goes only when the new one is there to be seen.
+            if self.exists(name, path)? {
+                if !stored {
+                    self.expect_stored(name, content.size())?;
+                    stored = true;
+                }
+                self.remove(name, path)?;
+            }
         }
         Ok(())
+    }
+
+    /// Looks whether the object has the size with which it was stored just now.
+    fn expect_stored(&self, name: &Name, size: u64) -> Result<(), Error> {
+        let path = self.path(Operation::Store, name)?;
+        self.call(Operation::Info, Some(name), |_| match self.backend.info(&path) {
+            Ok(entry) if entry.size == size => Ok(((), 0)),
+            Ok(_) | Err(Reason::NotFound) => Err(backend::pretended("store")),
+            Err(reason) => Err(reason),
+        })
     }
 
     /// Size and time of the object.
@@ -308,13 +336,13 @@ impl Store {
     /// Hides the object: it has the same name with the suffix `.del` until it is undeleted, deleted or
     /// soft-deleted again.
     pub fn soft_delete(&self, name: &Name) -> Result<(), Error> {
-        self.relocate(&name.live(), |path| Some(format!("{path}{DELETED}")))
+        self.relocate(&name.live(), false, |path| Some(format!("{path}{DELETED}")))
     }
 
     /// Takes a soft deletion back. Fails when an object of that name was stored since.
     pub fn undelete(&self, name: &Name) -> Result<(), Error> {
         self.expect_free(&name.live())?;
-        self.relocate(&name.deleted(), |path| path.strip_suffix(DELETED).map(str::to_owned))
+        self.relocate(&name.deleted(), true, |path| path.strip_suffix(DELETED).map(str::to_owned))
     }
 
     /// Gives the object another name, at the current level of its namespace. Fails when the new name is
@@ -322,7 +350,7 @@ impl Store {
     pub fn rename(&self, name: &Name, new: &Name) -> Result<(), Error> {
         let path = self.path(Operation::Move, new)?;
         self.expect_free(new)?;
-        self.relocate(name, |_| Some(path.clone()))
+        self.relocate(name, true, |_| Some(path.clone()))
     }
 
     /// Brings the object from an older level to the current one; nothing happens when it is there.
@@ -331,24 +359,47 @@ impl Store {
         if self.exists(name, &path)? {
             return Ok(());
         }
-        self.relocate(name, |_| Some(path.clone()))
+        self.relocate(name, true, |_| Some(path.clone()))
     }
 
-    /// Renames the object, from the level where it is found, to what `target` makes of its path.
-    fn relocate(&self, name: &Name, target: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+    /// Renames the object, from the level where it is found, to what `target` makes of its path. With `new`
+    /// nothing is replaced there.
+    fn relocate(&self, name: &Name, new: bool, target: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
         self.at_levels(Operation::Move, name, |path, attempt| {
             let Some(target) = target(path).filter(|target| target != path) else {
                 return Err(Reason::NotFound);
             };
-            match self.backend.rename(path, &target) {
-                Err(Reason::NotFound) if attempt > 1 && self.backend.info(&target).is_ok() => Ok(((), 0)),
-                result => result.map(|()| ((), 0)),
+            let done = ((), 0);
+            match self.backend.rename(path, &target, new) {
+                // Perhaps the attempt before this one did all of it, or half.
+                Err(Reason::NotFound) if attempt > 1 => self.backend.info(&target).map(|_| done),
+                Err(Reason::Exists) if attempt > 1 => match self.is_same(path, &target)? {
+                    true => self.backend.delete(path).map(|()| done),
+                    false => Err(Reason::Exists),
+                },
+                result => result.map(|()| done),
             }
         })?;
         if let (Some(cache), Ok(path)) = (&self.cache, self.path(Operation::Move, name)) {
             cache.delete(name.namespace(), &path);
         }
         Ok(())
+    }
+
+    /// Whether two objects have the same content.
+    fn is_same(&self, one: &str, other: &str) -> Result<bool, Reason> {
+        let size = self.backend.info(one)?.size;
+        if self.backend.info(other)?.size != size {
+            return Ok(false);
+        }
+        for start in (0..size).step_by(load::PIECE as usize) {
+            let range = start..size.min(start + load::PIECE);
+            let piece = |path| self.backend.load(path, Some(range.clone()), load::PIECE);
+            if piece(one)? != piece(other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether there was an object at `path` to remove.
@@ -411,10 +462,14 @@ impl Store {
         Err(self.error(operation, name, Reason::NotFound))
     }
 
+    /// The nesting level at which the object is stored.
+    fn level(&self, name: &Name) -> u8 {
+        self.namespaces.get(name.namespace()).map_or(0, |options| options.level)
+    }
+
     /// Where the object is stored.
     fn path(&self, operation: Operation, name: &Name) -> Result<String, Error> {
-        let level = self.namespaces.get(name.namespace()).map_or(0, |options| options.level);
-        name.path(level).map_err(|error| self.error(operation, name, Reason::permanent(error)))
+        name.path(self.level(name)).map_err(|error| self.error(operation, name, Reason::permanent(error)))
     }
 
     /// Where else it may lie. A key too short for a level cannot lie there.

@@ -144,6 +144,26 @@ impl Name {
     }
 }
 
+/// Whether a store, or borgstore, writes a file at `path`: an object, one that is being written, or a count.
+pub(super) fn is_file_of_store(path: &str) -> bool {
+    const HIDDEN: &str = ".hid";
+    match path.split_once('/') {
+        None => path.ends_with(HIDDEN),
+        Some((namespace, _)) => Namespace::new(namespace).is_ok_and(|namespace| {
+            let unfinished = path.ends_with(".tmp") || path.ends_with(HIDDEN);
+            unfinished || namespace.locate(path).is_some()
+        }),
+    }
+}
+
+/// Whether a store has a directory at `path`: a namespace, or a nesting level in one.
+pub(super) fn is_directory_of_store(path: &str) -> bool {
+    let mut parts = path.split('/');
+    parts.next().is_some_and(|namespace| Namespace::new(namespace).is_ok())
+        && parts.clone().count() <= usize::from(MAX_LEVEL)
+        && parts.all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
 impl FromStr for Namespace {
     type Err = NameError;
 
@@ -227,6 +247,22 @@ mod tests {
         for path in ["data/ff/0123", "data/01/ff/0123", "data/01/0123.tmp", "data/", "data", "data//0123"] {
             assert_eq!(data.locate(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn a_store_is_told_from_other_directories() {
+        for path in
+            ["data/0123", "data/0123.del", "data/01/0123", "data/01/0123.ab.tmp", "data/x.hid", "quota.hid"]
+        {
+            assert!(is_file_of_store(path), "{path}");
+        }
+        for path in
+            [".bashrc", "notes", "data/ff/0123", "Documents/letter", "src/cli/main.rs", "data/a b", ""]
+        {
+            assert!(!is_file_of_store(path), "{path}");
+        }
+        assert!(["data", "data/01", "data/01/23"].into_iter().all(is_directory_of_store));
+        assert!(!["", "Documents", "src/cli", "data/01/234", "a b"].into_iter().any(is_directory_of_store));
     }
 
     proptest! {

@@ -13,20 +13,22 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt};
 use http::header::RANGE;
 use http::{Request, Response, StatusCode};
 use opendal::{
-    Buffer, Entry as Listed, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Lister, Operator,
-    services,
+    Buffer, Entry as Listed, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Lister, Metadata,
+    Operator, services,
 };
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Walk};
+use super::backend::{Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, pretended};
 use super::error::Reason;
+use super::name::is_file_of_store;
 use super::net::{SLOWEST, client, random, runtime, shorten};
 use super::url::{Credentials, S3, WebDav};
 
@@ -45,6 +47,8 @@ pub(super) struct Objects {
     protocol: Protocol,
     root: String,
     timeout: Duration,
+    /// Whether the server was seen to keep to the condition of a put.
+    keeps_conditions: AtomicBool,
 }
 
 impl Objects {
@@ -67,7 +71,7 @@ impl Objects {
             }
         };
         let operator = Operator::new(builder).map_err(reason)?;
-        Self::new(operator, Protocol::S3, &place.path, timeout)
+        Self::new(runtime()?, operator, Protocol::S3, &place.path, timeout)
     }
 
     pub fn webdav(place: &WebDav, timeout: Duration) -> Result<Self, Reason> {
@@ -76,10 +80,16 @@ impl Objects {
             builder = builder.username(user).password(place.password.as_deref().unwrap_or_default());
         }
         let operator = Operator::new(builder).map_err(reason)?;
-        Self::new(operator, Protocol::WebDav, &place.path, timeout)
+        Self::new(runtime()?, operator, Protocol::WebDav, &place.path, timeout)
     }
 
-    fn new(operator: Operator, protocol: Protocol, root: &str, timeout: Duration) -> Result<Self, Reason> {
+    fn new(
+        runtime: Runtime,
+        operator: Operator,
+        protocol: Protocol,
+        root: &str,
+        timeout: Duration,
+    ) -> Result<Self, Reason> {
         let client = client().connect_timeout(timeout).build().map_err(Reason::permanent)?;
         let transport = HttpTransporter::new(Transport(ReqwestTransport::new(client)));
         let context = operator.context().with_http_transport(transport);
@@ -89,7 +99,8 @@ impl Objects {
                 "a path with . or .. cannot be the root of a store; write it without",
             ));
         }
-        Ok(Self { runtime: runtime()?, operator: operator.with_context(context), protocol, root, timeout })
+        let operator = operator.with_context(context);
+        Ok(Self { runtime, operator, protocol, root, timeout, keeps_conditions: AtomicBool::new(false) })
     }
 
     /// The path of an object for the server.
@@ -195,7 +206,11 @@ impl Objects {
                 }
                 result => drop(result?),
             }
-            within(self.timeout, self.operator.rename(&temporary, path)).await
+            self.move_and_look(&temporary, path, size).await.map_err(|reason| match reason {
+                // It was put a moment ago.
+                Reason::NotFound => pretended("put"),
+                reason => reason,
+            })
         }
         .await;
         // A server that does not answer will not answer this, either.
@@ -205,13 +220,56 @@ impl Objects {
         stored
     }
 
-    fn stat(&self, path: &str) -> Result<Entry, Reason> {
-        let metadata = self.wait(self.operator.stat(&self.full(path)))?;
-        if !metadata.is_file() {
-            return Err(Reason::NotFound);
+    /// Moves a file of `size` bytes on WebDAV, and looks that it is moved.
+    async fn move_and_look(&self, from: &str, to: &str, size: u64) -> Result<(), Reason> {
+        within(self.timeout, self.operator.rename(from, to)).await?;
+        match (self.look(from).await?, self.look(to).await?) {
+            (None, Some(held)) if held.content_length() == size => Ok(()),
+            _ => Err(pretended("move")),
         }
+    }
+
+    /// Copies a file on S3, looks that the copy is there, and removes the original.
+    async fn copy_and_delete(&self, from: &str, to: &str) -> Result<(), Reason> {
+        let source = self.look(from).await?.ok_or(Reason::NotFound)?;
+        let before = self.look(to).await?;
+        self.sending(source.content_length(), self.operator.copy(from, to)).await?;
+        let copy = self.look(to).await?.ok_or_else(|| pretended("copy"))?;
+        // What was there before may have the same size.
+        let is_older = before.is_some_and(|before| {
+            before.etag() == copy.etag() && before.last_modified() == copy.last_modified()
+        });
+        if copy.content_length() != source.content_length() || is_older && copy.etag() != source.etag() {
+            return Err(pretended("copy"));
+        }
+        within(self.timeout, self.operator.delete(from)).await
+    }
+
+    /// The file at a path of the server, or `None` when the server says that there is none.
+    async fn look(&self, path: &str) -> Result<Option<Metadata>, Reason> {
+        match within(self.timeout, self.operator.stat(path)).await {
+            Ok(metadata) => Ok(Some(metadata).filter(Metadata::is_file)),
+            Err(Reason::NotFound) => Ok(None),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    fn stat(&self, path: &str) -> Result<Entry, Reason> {
+        let metadata = self.runtime.block_on(self.look(&self.full(path)))?.ok_or(Reason::NotFound)?;
         let modified = metadata.last_modified().map(SystemTime::from);
         Ok(Entry { path: path.into(), size: metadata.content_length(), modified })
+    }
+
+    fn expect_free(&self, path: &str) -> Result<(), Reason> {
+        match self.runtime.block_on(self.look(&self.full(path)))? {
+            None => Ok(()),
+            Some(_) => Err(Reason::Exists),
+        }
+    }
+
+    /// All keys below a directory.
+    fn keys(&self, directory: &str) -> Keys<'_> {
+        Keys { objects: self, directory: self.directory(directory), lister: None, last: None }
     }
 
     /// Up to two things at the root of the store. On WebDAV the first is the directory itself.
@@ -236,8 +294,7 @@ impl Objects {
             }
             let is_directory = listed.metadata().is_dir();
             let entry = self.entry(listed)?;
-            let name =
-                entry.path.strip_prefix(path).and_then(|name| name.strip_prefix('/')).unwrap_or_default();
+            let name = inside(&entry.path, path).unwrap_or_default();
             if !is_directory {
                 files.push(entry);
             } else if matches!(name.split_once('/'), Some((name, "")) if !name.is_empty()) {
@@ -273,22 +330,40 @@ impl Backend for Objects {
         self.check()?;
         let root = self.directory("");
         match self.protocol {
-            Protocol::S3 => self
-                .runtime
-                .block_on(self.operator.delete_with(&root).recursive(true).into_future())
-                .map_err(reason),
+            Protocol::S3 => {
+                let mut deleter = self.wait(self.operator.deleter())?;
+                for entry in self.keys("") {
+                    // Keys are removed many at once, and each request has its own time.
+                    self.wait(deleter.delete(self.full(&entry?.path)))?;
+                }
+                self.wait(deleter.close())
+            }
             Protocol::WebDav => self.wait(self.operator.delete(&root)),
+        }
+    }
+
+    fn foreign(&self) -> Result<Option<String>, Reason> {
+        match self.protocol {
+            Protocol::S3 => {
+                for entry in self.keys("") {
+                    let path = entry?.path;
+                    if !is_file_of_store(&path) {
+                        return Ok(Some(path));
+                    }
+                }
+                Ok(None)
+            }
+            Protocol::WebDav => find_foreign(|directory| {
+                let (files, directories) = self.read_directory(directory)?;
+                let files = files.into_iter().map(|entry| (entry.path, Kind::File));
+                Ok(files.chain(directories.into_iter().map(|path| (path, Kind::Directory))).collect())
+            }),
         }
     }
 
     fn list<'a>(&'a self, directory: &str) -> Entries<'a> {
         match self.protocol {
-            Protocol::S3 => Box::new(Keys {
-                objects: self,
-                directory: self.directory(directory),
-                lister: None,
-                last: None,
-            }),
+            Protocol::S3 => Box::new(self.keys(directory)),
             Protocol::WebDav => Box::new(Walk::new(directory, |path: &str| self.read_directory(path))),
         }
     }
@@ -298,10 +373,7 @@ impl Backend for Objects {
         let Some(range) = range else {
             return self.runtime.block_on(self.read(&full, None, limit));
         };
-        let (offset, size) = (range.start, range.end - range.start);
-        if size == 0 {
-            return Ok(Vec::new());
-        }
+        let (offset, size) = (range.start, range.end.saturating_sub(range.start));
         let out_of_range = Reason::OutOfRange { offset, size };
         match self.runtime.block_on(self.read(&full, Some(range.clone()), size)) {
             Ok(bytes) if bytes.len() as u64 == size => Ok(bytes),
@@ -316,11 +388,16 @@ impl Backend for Objects {
 
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
         match self.protocol {
-            Protocol::S3 => self.runtime.block_on(self.write(&self.full(path), content, new)),
+            Protocol::S3 => {
+                // There are servers that ignore the condition.
+                if new && !self.keeps_conditions.load(Relaxed) {
+                    self.expect_free(path)?;
+                }
+                self.runtime.block_on(self.write(&self.full(path), content, new))
+            }
             Protocol::WebDav => {
-                if new && !matches!(self.stat(path), Err(Reason::NotFound)) {
-                    self.stat(path)?;
-                    return Err(Reason::Exists);
+                if new {
+                    self.expect_free(path)?;
                 }
                 self.runtime.block_on(self.put_and_move(&self.full(path), content))
             }
@@ -337,20 +414,32 @@ impl Backend for Objects {
         self.wait(self.operator.delete(&self.full(path)))
     }
 
-    fn rename(&self, path: &str, to: &str) -> Result<(), Reason> {
+    fn rename(&self, path: &str, to: &str, _: bool) -> Result<(), Reason> {
         let (from, to) = (self.full(path), self.full(to));
         match self.protocol {
-            Protocol::S3 => {
+            Protocol::S3 => self.runtime.block_on(self.copy_and_delete(&from, &to)),
+            Protocol::WebDav => {
                 let size = self.stat(path)?.size;
-                self.runtime.block_on(self.sending(size, self.operator.copy(&from, &to)))?;
-                self.wait(self.operator.delete(&from))
+                self.runtime.block_on(self.move_and_look(&from, &to, size))
             }
-            Protocol::WebDav => self.wait(self.operator.rename(&from, &to)),
         }
     }
 
-    fn is_exclusive(&self) -> Result<bool, Reason> {
-        Ok(self.protocol == Protocol::S3)
+    fn is_exclusive(&self, path: &str) -> Result<bool, Reason> {
+        if self.protocol != Protocol::S3 {
+            return Ok(false);
+        }
+        let put = |bytes| self.runtime.block_on(self.write(&self.full(path), &Content::Bytes(bytes), true));
+        put(b"first")?;
+        let second = put(b"second");
+        self.delete(path)?;
+        let keeps = match second {
+            Ok(()) => false,
+            Err(Reason::Exists) => true,
+            Err(reason) => return Err(reason),
+        };
+        self.keeps_conditions.store(keeps, Relaxed);
+        Ok(keeps)
     }
 }
 

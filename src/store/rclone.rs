@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Walk};
+use super::backend::{Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, pretended};
 use super::error::Reason;
 use super::kept::Kept;
 use super::net::{SLOWEST, client, random, runtime, shorten};
@@ -240,8 +240,7 @@ impl Rclone {
             result => result?,
         };
         for listed in listed {
-            let inside = listed.path.strip_prefix(path).and_then(|name| name.strip_prefix('/'));
-            match inside {
+            match inside(&listed.path, path) {
                 None | Some("") => {
                     let path = listed.path;
                     return Err(Reason::permanent(format!("rclone listed {path:?}, which lies elsewhere")));
@@ -270,6 +269,25 @@ impl Rclone {
             "_config": { "IgnoreTimes": true },
         });
         self.command::<Value>(server, "operations/movefile", input).map(drop)
+    }
+
+    /// Looks whether there is a file, of which rclone said so.
+    fn expect_file(&self, server: &Server, path: &str, size: u64, operation: &str) -> Result<(), Reason> {
+        match self.stat(server, path) {
+            Ok(entry) if entry.size == size => Ok(()),
+            Ok(_) | Err(Reason::NotFound) => Err(pretended(operation)),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// Moves a file of `size` bytes, and looks that it is moved.
+    fn move_and_look(&self, server: &Server, from: &str, to: &str, size: u64) -> Result<(), Reason> {
+        self.move_file(server, from, to)?;
+        match self.stat(server, from) {
+            Err(Reason::NotFound) => self.expect_file(server, to, size, "move"),
+            Err(reason) => Err(reason),
+            Ok(_) => Err(pretended("move")),
+        }
     }
 
     fn upload(&self, server: &Server, path: &str, content: &Content<'_>) -> Result<(), Reason> {
@@ -386,6 +404,17 @@ impl Backend for Rclone {
         })
     }
 
+    fn foreign(&self) -> Result<Option<String>, Reason> {
+        find_foreign(|directory| {
+            let listed = self.served(|server| match self.list_once(server, directory, false) {
+                Err(Reason::NotFound) => self.expect_root(server).map(|()| Vec::new()),
+                result => result,
+            })?;
+            let kind = |is_dir| if is_dir { Kind::Directory } else { Kind::File };
+            Ok(listed.into_iter().map(|Listed { path, is_dir, .. }| (path, kind(is_dir))).collect())
+        })
+    }
+
     fn list<'a>(&'a self, directory: &str) -> Entries<'a> {
         Box::new(Walk::new(directory, |path: &str| self.served(|server| self.read_directory(server, path))))
     }
@@ -395,9 +424,6 @@ impl Backend for Rclone {
             return self.served(|server| self.runtime.block_on(self.read(server, path, None, limit)));
         };
         let (offset, size) = (range.start, range.end.saturating_sub(range.start));
-        if size == 0 {
-            return Ok(Vec::new());
-        }
         let bytes =
             self.served(|server| self.runtime.block_on(self.read(server, path, Some(range), size)))?;
         if bytes.len() as u64 == size { Ok(bytes) } else { Err(Reason::OutOfRange { offset, size }) }
@@ -413,12 +439,13 @@ impl Backend for Rclone {
                 }
             }
             if server.features.bucket_based {
-                return self.upload(server, path, content);
+                self.upload(server, path, content)?;
+                return self.expect_file(server, path, content.size(), "store");
             }
             let temporary = format!("{path}.{}.tmp", random()?);
             let stored = self
                 .upload(server, &temporary, content)
-                .and_then(|()| self.move_file(server, &temporary, path));
+                .and_then(|()| self.move_and_look(server, &temporary, path, content.size()));
             if stored.is_err() {
                 let _ = self.order(server, "operations/deletefile", &temporary);
             }
@@ -434,11 +461,14 @@ impl Backend for Rclone {
         self.served(|server| self.order(server, "operations/deletefile", path))
     }
 
-    fn rename(&self, from: &str, to: &str) -> Result<(), Reason> {
-        self.served(|server| self.move_file(server, from, to))
+    fn rename(&self, from: &str, to: &str, _: bool) -> Result<(), Reason> {
+        self.served(|server| {
+            let size = self.stat(server, from)?.size;
+            self.move_and_look(server, from, to, size)
+        })
     }
 
-    fn is_exclusive(&self) -> Result<bool, Reason> {
+    fn is_exclusive(&self, _: &str) -> Result<bool, Reason> {
         Ok(false)
     }
 }

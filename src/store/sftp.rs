@@ -14,11 +14,16 @@
 //! and renamed (linked, when it must be new). The protocol cannot sync a directory, so that a crash of
 //! the server may undo the last renames. A server that can neither replace by a rename nor link (OpenSSH
 //! can both) gets the steps one after the other.
+//!
+//! That a server offers links says little: rclone's answers that it made one, and makes none. So the first
+//! link of a process is tried at a name that nobody else has, and after each link and rename we look at
+//! both names before anything is removed.
 
 use std::ffi::OsString;
 use std::ops::Range;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
@@ -31,7 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Walk, is_unfinished};
+use super::backend::{Backend, Content, Entries, Entry, Kind, Walk, find_foreign, is_unfinished, pretended};
 use super::error::Reason;
 use super::net::{random, runtime, shorten};
 use super::url;
@@ -51,6 +56,10 @@ pub(super) struct Ssh {
     root: String,
     timeout: Duration,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// Whether the server was seen to make hard links.
+    links: OnceLock<bool>,
+    /// Whether the server takes the pieces of a file in their order only.
+    in_order: AtomicBool,
 }
 
 struct Session {
@@ -67,6 +76,8 @@ impl Ssh {
             root: place.path.trim_end_matches('/').to_owned(),
             timeout,
             session: tokio::sync::Mutex::new(None),
+            links: OnceLock::new(),
+            in_order: AtomicBool::new(false),
         })
     }
 
@@ -180,13 +191,52 @@ impl Ssh {
         Ok(())
     }
 
+    /// Writes the file `temporary` beside `path`, for which directories may be missing.
+    async fn write_beside(
+        &self,
+        sftp: &Sftp,
+        temporary: &str,
+        path: &str,
+        content: &Content<'_>,
+    ) -> Result<(), Reason> {
+        match self.write(sftp, temporary, content).await {
+            Err(Reason::NotFound) => {
+                self.make_directories(sftp, path).await?;
+                self.write(sftp, temporary, content).await
+            }
+            result => result,
+        }
+    }
+
     async fn write(&self, sftp: &Sftp, path: &str, content: &Content<'_>) -> Result<(), Reason> {
+        if self.in_order.load(Relaxed) || content.size() <= PIECE as u64 {
+            return self.write_pieces(sftp, path, content, 1).await;
+        }
+        match self.write_pieces(sftp, path, content, PIECES_AT_ONCE).await {
+            // Servers that pass a file on as it comes, as rclone's does, fail where a piece overtakes another.
+            Err(Reason::Failed { temporary: false, .. }) => {
+                self.within(sftp.fs().remove_file(path)).await?;
+                self.write_pieces(sftp, path, content, 1).await?;
+                self.in_order.store(true, Relaxed);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    async fn write_pieces(
+        &self,
+        sftp: &Sftp,
+        path: &str,
+        content: &Content<'_>,
+        at_once: usize,
+    ) -> Result<(), Reason> {
         let mut options = sftp.options();
         options.write(true).create_new(true);
         let mut file = self.within(options.open(path)).await?;
         let offsets = (0..).step_by(PIECE);
         stream::iter(offsets.zip(content.pieces(PIECE)).map(|(offset, piece)| Ok((offset, piece?))))
-            .try_for_each_concurrent(PIECES_AT_ONCE, |(offset, piece): (u64, Vec<u8>)| {
+            .try_for_each_concurrent(at_once, |(offset, piece): (u64, Vec<u8>)| {
                 let mut file = file.clone();
                 async move {
                     file.seek(std::io::SeekFrom::Start(offset)).await?;
@@ -200,33 +250,92 @@ impl Ssh {
         self.within(file.close()).await
     }
 
-    async fn publish(&self, sftp: &Sftp, temporary: &str, target: &str, new: bool) -> Result<(), Reason> {
-        let mut fs = sftp.fs();
-        if !new {
-            return self.replace(sftp, temporary, target).await;
-        }
-        if sftp.support_hardlink() {
-            if let Err(reason) = self.within(fs.hard_link(temporary, target)).await {
-                // The protocol has no code for it.
-                return Err(if self.metadata(sftp, target).await.is_ok() { Reason::Exists } else { reason });
-            }
-            return self.within(fs.remove_file(temporary)).await;
-        }
-        match self.metadata(sftp, target).await {
-            Err(Reason::NotFound) => self.replace(sftp, temporary, target).await,
+    /// The size of what is at `path`, or `None` when the server says that there is nothing.
+    async fn size(&self, sftp: &Sftp, path: &str) -> Result<Option<u64>, Reason> {
+        match self.metadata(sftp, path).await {
+            Ok(metadata) => entry_of(path.into(), &metadata).map(|entry| Some(entry.size)),
+            Err(Reason::NotFound) => Ok(None),
             Err(reason) => Err(reason),
-            Ok(_) => Err(Reason::Exists),
         }
     }
 
-    async fn replace(&self, sftp: &Sftp, from: &str, to: &str) -> Result<(), Reason> {
-        if !sftp.support_posix_rename() {
-            match self.within(sftp.fs().remove_file(to)).await {
-                Ok(()) | Err(Reason::NotFound) => {}
-                Err(reason) => return Err(reason),
+    /// Whether the server makes hard links, tried with a link to `file`, which nobody else knows.
+    async fn makes_links(&self, sftp: &Sftp, file: &str) -> Result<bool, Reason> {
+        if !sftp.support_hardlink() {
+            return Ok(false);
+        }
+        if let Some(known) = self.links.get() {
+            return Ok(*known);
+        }
+        let link = sibling(file)?;
+        let linked = match self.within(sftp.fs().hard_link(file, &link)).await {
+            Err(reason) if reason.is_temporary() => return Err(reason),
+            Err(_) => false,
+            Ok(()) => self.size(sftp, &link).await?.is_some(),
+        };
+        if linked {
+            self.within(sftp.fs().remove_file(&link)).await?;
+        } else {
+            tracing::debug!("the server makes no hard links");
+        }
+        Ok(*self.links.get_or_init(|| linked))
+    }
+
+    /// Gives a file of ours, of `size` bytes, the name `to`.
+    async fn publish(&self, sftp: &Sftp, from: &str, to: &str, size: u64, new: bool) -> Result<(), Reason> {
+        if !new {
+            return self.replace(sftp, from, to, size).await;
+        }
+        if !self.makes_links(sftp, from).await? {
+            return match self.size(sftp, to).await? {
+                None => self.replace(sftp, from, to, size).await,
+                Some(_) => Err(Reason::Exists),
+            };
+        }
+        let linked = self.within(sftp.fs().hard_link(from, to)).await;
+        if linked.as_ref().is_err_and(Reason::is_temporary) {
+            return linked;
+        }
+        match (linked, self.size(sftp, to).await?) {
+            (Ok(()), Some(held)) if held == size => self.within(sftp.fs().remove_file(from)).await,
+            (Ok(()), _) => Err(pretended("link")),
+            // The protocol has no code for it.
+            (Err(_), Some(_)) => Err(Reason::Exists),
+            (Err(reason), None) => Err(reason),
+        }
+    }
+
+    /// Renames a file of `size` bytes. What `to` names is replaced.
+    async fn replace(&self, sftp: &Sftp, from: &str, to: &str, size: u64) -> Result<(), Reason> {
+        if sftp.support_posix_rename() {
+            return self.rename_and_look(sftp, from, to, size).await;
+        }
+        // What is there goes aside, so that it can come back.
+        let aside = sibling(to)?;
+        let has_aside = match self.within(sftp.fs().rename(to, &aside)).await {
+            Ok(()) => true,
+            Err(Reason::NotFound) => false,
+            Err(reason) => match self.size(sftp, to).await? {
+                None => false,
+                Some(_) => return Err(reason),
+            },
+        };
+        let renamed = self.rename_and_look(sftp, from, to, size).await;
+        if has_aside {
+            match &renamed {
+                Ok(()) => self.within(sftp.fs().remove_file(&aside)).await?,
+                Err(_) => self.within(sftp.fs().rename(&aside, to)).await?,
             }
         }
-        self.within(sftp.fs().rename(from, to)).await
+        renamed
+    }
+
+    async fn rename_and_look(&self, sftp: &Sftp, from: &str, to: &str, size: u64) -> Result<(), Reason> {
+        self.within(sftp.fs().rename(from, to)).await?;
+        match futures_util::future::try_join(self.size(sftp, from), self.size(sftp, to)).await? {
+            (None, Some(held)) if held == size => Ok(()),
+            _ => Err(pretended("rename")),
+        }
     }
 
     /// What is in a directory: paths, and metadata of what is there, not of what a link leads to.
@@ -340,6 +449,12 @@ impl Ssh {
     }
 }
 
+/// A name beside `path` that nobody else has, which marks what is unfinished.
+fn sibling(path: &str) -> Result<String, Reason> {
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    Ok(format!("{directory}/{}{}.tmp", atomic::TEMP_PREFIX, random()?))
+}
+
 async fn listen(mut stderr: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = [0; 512];
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
@@ -419,6 +534,21 @@ impl Backend for Ssh {
         Ok(())
     }
 
+    fn foreign(&self) -> Result<Option<String>, Reason> {
+        find_foreign(|directory| {
+            let entries = self.run(async |sftp| {
+                self.expect_root(sftp).await?;
+                self.list_directory(sftp, directory).await
+            })?;
+            let kind = |metadata: &MetaData| match metadata.file_type() {
+                Some(kind) if kind.is_file() => Kind::File,
+                Some(kind) if kind.is_dir() => Kind::Directory,
+                _ => Kind::Other,
+            };
+            Ok(entries.into_iter().map(|(path, metadata)| (path, kind(&metadata))).collect())
+        })
+    }
+
     fn list<'a>(&'a self, directory: &str) -> Entries<'a> {
         Box::new(Walk::new(directory, |path: &str| {
             self.run(async |sftp| self.read_directory(sftp, path).await)
@@ -430,19 +560,11 @@ impl Backend for Ssh {
     }
 
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
-        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-        let temporary = self.full(&format!("{directory}/{}{}.tmp", atomic::TEMP_PREFIX, random()?));
         let target = self.full(path);
+        let temporary = sibling(&target)?;
         self.run(async |sftp| {
-            let written = match self.write(sftp, &temporary, content).await {
-                Err(Reason::NotFound) => {
-                    self.make_directories(sftp, path).await?;
-                    self.write(sftp, &temporary, content).await
-                }
-                result => result,
-            };
-            let stored = match written {
-                Ok(()) => self.publish(sftp, &temporary, &target, new).await,
+            let stored = match self.write_beside(sftp, &temporary, path, content).await {
+                Ok(()) => self.publish(sftp, &temporary, &target, content.size(), new).await,
                 Err(reason) => Err(reason),
             };
             if stored.is_err() {
@@ -466,22 +588,27 @@ impl Backend for Ssh {
         self.run(async |sftp| self.within(sftp.fs().remove_file(self.full(path))).await)
     }
 
-    fn rename(&self, from: &str, to: &str) -> Result<(), Reason> {
+    fn rename(&self, from: &str, to: &str, new: bool) -> Result<(), Reason> {
         let (source, target) = (self.full(from), self.full(to));
         self.run(async |sftp| {
-            self.metadata(sftp, &source).await?;
-            match self.replace(sftp, &source, &target).await {
-                Err(Reason::NotFound) => {
-                    self.make_directories(sftp, to).await?;
-                    self.replace(sftp, &source, &target).await
-                }
-                result => result,
+            let size = entry_of(from.into(), &self.metadata(sftp, &source).await?)?.size;
+            // A server may have no better word for a directory that is missing than "failure".
+            let directory = target.rsplit_once('/').map_or("", |(directory, _)| directory);
+            if !self.is_directory(sftp, directory).await? {
+                self.make_directories(sftp, to).await?;
             }
+            self.publish(sftp, &source, &target, size, new).await
         })
     }
 
-    fn is_exclusive(&self) -> Result<bool, Reason> {
-        self.run(async |sftp| Ok(sftp.support_hardlink()))
+    fn is_exclusive(&self, path: &str) -> Result<bool, Reason> {
+        let target = self.full(path);
+        self.run(async |sftp| {
+            self.write_beside(sftp, &target, path, &Content::Bytes(b"probe")).await?;
+            let links = self.makes_links(sftp, &target).await;
+            self.within(sftp.fs().remove_file(&target)).await?;
+            links
+        })
     }
 }
 

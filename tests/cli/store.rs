@@ -164,3 +164,39 @@ fn a_store_is_made_once_and_removed_on_purpose() {
     shop.ok("destroy --force");
     assert!(!shop.lab.path("shop").exists());
 }
+
+#[test]
+fn what_is_no_store_is_not_removed_even_by_force() {
+    let shop = Shop::nothing();
+    shop.lab.write("shop/notes", "somebody's notes");
+    let text = shop.fails("destroy --force");
+    assert!(text.contains("notes"), "{text}");
+    assert!(shop.lab.path("shop/notes").is_file());
+}
+
+#[test]
+fn every_directory_on_the_way_to_a_store_is_synced() {
+    if !crate::programs::are_here(&["strace"]) {
+        return;
+    }
+    let shop = Shop::nothing();
+    let base = std::fs::canonicalize(shop.lab.path("")).unwrap();
+    let url = format!("file://{}/a/b/shop", base.display());
+    let synced = |arguments: &[&str]| {
+        let program = shop.lab.command(["store", "--url", &url].iter().chain(arguments));
+        let trace = shop.lab.path("trace");
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-y", "-e", "trace=fsync", "-o"]).arg(&trace).arg(program.get_program());
+        strace.args(program.get_args()).current_dir(&base);
+        let ended = strace.output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let (trace, base) = (std::fs::read_to_string(trace).unwrap(), base.clone());
+        move |path: &str| trace.contains(&format!("<{}{path}>", base.display()))
+    };
+    let created = synced(&["create"]);
+    assert!(["", "/a", "/a/b"].into_iter().all(created));
+    // Also a directory that another process made and may not have synced.
+    std::fs::create_dir(shop.lab.path("a/b/shop/data")).unwrap();
+    let stored = synced(&["store", "data/one", "tree/notes"]);
+    assert!(stored("/a/b/shop") && stored("/a/b/shop/data"));
+}

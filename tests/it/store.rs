@@ -12,7 +12,7 @@ pub mod s3_server;
 pub mod servers;
 mod specifics;
 
-use servers::{RcloneRemote, Server, SshServer, WebDavServer};
+use servers::{RcloneRemote, RcloneSftp, Server, SshServer, WebDavServer};
 
 /// A place where a store can be made, the server that serves it, and how to reach it.
 pub struct Place {
@@ -64,7 +64,10 @@ macro_rules! conforms {
                 a_large_file_is_streamed_and_hashed
                 a_store_is_made_once_and_destroyed_whole
                 foreign_files_are_not_objects
+                a_place_that_is_no_store_is_not_destroyed
                 a_destroyed_store_takes_nothing_along
+                of_clients_that_move_to_one_name_one_succeeds
+                files_have_the_mode_that_the_umask_leaves
             );
         }
     };
@@ -83,5 +86,9 @@ macro_rules! conforms {
 conforms!(file, Some(servers::local_files()));
 conforms!(s3, Some(servers::s3()));
 conforms!(rclone, RcloneRemote::place());
-conforms!(sftp, SshServer::place());
+conforms!(sftp, SshServer::place(&[]));
+// A server that can neither replace by a rename nor link, as small ones in appliances.
+conforms!(sftp_plain, SshServer::place(&["posix-rename", "hardlink", "fsync"]));
+// A server that answers that it made a link, and made none.
+conforms!(sftp_rclone, RcloneSftp::place());
 conforms!(webdav, WebDavServer::place());

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use std::thread;
 
 use treering::digest::Digest;
@@ -61,7 +62,7 @@ pub fn ranges_are_exact(place: &Place) {
         assert_eq!(bytes, content[offset as usize..(offset + size) as usize], "{offset} {size}");
     }
     for (offset, size) in
-        [(0, 10_001), (9_999, 2), (10_000, 1), (50_000, 10), (u64::MAX, 1), (1, u64::MAX - 1)]
+        [(0, 10_001), (9_999, 2), (10_000, 1), (10_001, 0), (50_000, 10), (u64::MAX, 1), (1, u64::MAX - 1)]
     {
         let error = store.load_range(&name, offset, size).unwrap_err();
         assert!(matches!(error.reason(), Reason::OutOfRange { .. }), "{offset} {size}: {error}");
@@ -94,6 +95,8 @@ pub fn what_is_not_there_is_not_found(place: &Place) {
         let errors = [
             store.load(&missing).map(drop),
             store.load_range(&missing, 0, 1).map(drop),
+            store.load_range(&missing, 0, 0).map(drop),
+            store.load_range(&missing, 7, 0).map(drop),
             store.info(&missing).map(drop),
             store.delete(&missing),
             store.rename(&missing, &name("data/new")),
@@ -301,19 +304,99 @@ pub fn foreign_files_are_not_objects(place: &Place) {
 
 pub fn a_destroyed_store_takes_nothing_along(place: &Place) {
     let url = place.url.to_string();
-    if url.starts_with("s3:") || url.starts_with("webdav:") {
-        // There it is the server that meets the links: neither protocol knows any.
+    if url.starts_with("s3:") || url.starts_with("webdav:") || url.ends_with("//some/store") {
+        // There it is the server that meets the links: it shows none.
         return;
     }
     let store = place.create();
     store.store(&name("data/0123"), b"content").unwrap();
+    // rclone neither lists links nor follows them: for it, this is a store without any.
+    let sees_links = !url.starts_with("rclone:");
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::write(elsewhere.path().join("0124"), b"content").unwrap();
     let data = place.server.files().join("data");
     symlink(elsewhere.path(), data.join("link")).unwrap();
     symlink(&data, data.join("circle")).unwrap();
     assert_eq!(listed(&store, "data"), ["data/0123"]);
-    store.destroy().unwrap();
+    if sees_links {
+        assert!(matches!(store.destroy().unwrap_err().reason(), Reason::Foreign { .. }));
+        assert_eq!(std::fs::read(data.join("link/0124")).unwrap(), b"content");
+        std::fs::remove_file(data.join("link")).unwrap();
+        std::fs::remove_file(data.join("circle")).unwrap();
+        place.open().destroy().unwrap();
+    } else {
+        store.destroy().unwrap();
+    }
     assert!(!data.exists());
     assert_eq!(std::fs::read(elsewhere.path().join("0124")).unwrap(), b"content");
+}
+
+pub fn a_place_that_is_no_store_is_not_destroyed(place: &Place) {
+    let store = place.create();
+    store.store(&name("data/0123"), b"content").unwrap();
+    store.store(&name("data/4567"), b"content").unwrap();
+    store.soft_delete(&name("data/4567")).unwrap();
+    let files = place.server.files();
+    for foreign in ["notes", ".bashrc", "data/README", "data/ff/0123", "Documents/letter", "src/store/mod.rs"]
+    {
+        let path = files.join(foreign);
+        let made = path.ancestors().find(|path| path.parent().is_some_and(Path::exists)).unwrap().to_owned();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, b"foreign").unwrap();
+        let error = place.open().destroy().unwrap_err();
+        let Reason::Foreign { path: named } = error.reason() else { panic!("{foreign}: {error}") };
+        assert!(foreign.starts_with(named.trim_end_matches('/')), "{foreign}: {error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"foreign");
+        assert_eq!(listed(&store, "data"), ["data/0123", "data/4567.del"]);
+        if made.is_dir() { std::fs::remove_dir_all(made) } else { std::fs::remove_file(made) }.unwrap();
+    }
+    // What stores write beside objects is no reason to refuse.
+    std::fs::write(files.join("data/.treering-tmp-x.tmp"), b"half").unwrap();
+    std::fs::write(files.join("data/quota.hid"), b"12").unwrap();
+    store.destroy().unwrap();
+    assert!(!files.join("data/0123").exists());
+}
+
+pub fn of_clients_that_move_to_one_name_one_succeeds(place: &Place) {
+    let store = place.create();
+    let is_one_step = !place.url.to_string().starts_with("s3:");
+    if !is_one_step || !store.is_exclusive(&namespace("data")).unwrap() {
+        return;
+    }
+    for round in 0..5 {
+        let target = name(&format!("data/round{round}"));
+        let won: Vec<_> = thread::scope(|scope| {
+            let (store, target) = (&store, &target);
+            let racers: Vec<_> = (0..4_u8)
+                .map(|racer| {
+                    scope.spawn(move || {
+                        let own = name(&format!("data/racer{racer}"));
+                        store.store(&own, &[racer; 100]).unwrap();
+                        match store.rename(&own, target) {
+                            Ok(()) => Some(racer),
+                            Err(error) if error.is_exists() => {
+                                assert_eq!(store.load(&own).unwrap(), [racer; 100]);
+                                None
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    })
+                })
+                .collect();
+            racers.into_iter().filter_map(|racer| racer.join().unwrap()).collect()
+        });
+        assert_eq!(won.len(), 1, "round {round}");
+        assert_eq!(store.load(&target).unwrap(), [won[0]; 100]);
+    }
+}
+
+pub fn files_have_the_mode_that_the_umask_leaves(place: &Place) {
+    let store = place.create();
+    store.store(&name("data/0123"), b"content").unwrap();
+    store.store_new(&name("data/4567"), b"content").unwrap();
+    let data = place.server.files().join("data");
+    let plain = File::create(data.join("plain")).unwrap().metadata().unwrap().mode();
+    for file in ["0123", "4567"] {
+        assert_eq!(std::fs::metadata(data.join(file)).unwrap().mode(), plain, "{file}");
+    }
 }

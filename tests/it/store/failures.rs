@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use treering::store::{Error, Operation, Options, Reason, Store, StoreUrl};
+use treering::store::{Error, NamespaceOptions, Operation, Options, Reason, Store, StoreUrl};
 
 use super::contract::{name, namespace};
 use super::options;
@@ -25,6 +25,8 @@ enum Answer {
     Half(&'static str),
     /// No answer.
     Hangs,
+    /// The connection is closed without an answer.
+    Drops,
 }
 
 /// A server of a few lines: for each method a list of answers, of which the last is repeated. Anything
@@ -113,7 +115,7 @@ fn serve(
     };
     let mut socket = socket;
     let head = |status: u16, length: usize| {
-        let date = "last-modified: Fri, 20 Nov 2026 21:50:00 GMT";
+        let date = "etag: \"x\"\r\nlast-modified: Fri, 20 Nov 2026 21:50:00 GMT";
         format!(
             "HTTP/1.1 {status} Scripted\r\ncontent-length: {length}\r\nconnection: close\r\n{date}\r\n\r\n"
         )
@@ -121,6 +123,7 @@ fn serve(
     let _ = match answer {
         Answer::Is(status, body) => write!(socket, "{}{body}", head(status, body.len())),
         Answer::Half(body) => write!(socket, "{}{}", head(206, body.len()), &body[..body.len() / 2]),
+        Answer::Drops => Ok(()),
         Answer::Hangs => {
             while !stopped.load(SeqCst) {
                 thread::sleep(Duration::from_millis(10));
@@ -258,6 +261,98 @@ fn a_server_that_ignores_the_condition_is_not_taken_for_exclusive() {
     let store = Store::open(&server.s3(), options()).unwrap();
     assert!(!store.is_exclusive(&namespace("locks")).unwrap());
     assert_eq!((server.count("PUT"), server.count("DELETE")), (2, 1));
+}
+
+/// How a move of `data/0123` to `data/4567` goes, and how many objects were deleted, where the server answers
+/// to the questions for names and to deletions so.
+fn move_s3(questions: &[Answer], deletions: &[Answer]) -> (Result<(), Error>, usize) {
+    let copied = Answer::Is(200, "<CopyObjectResult><ETag>\"x\"</ETag></CopyObjectResult>");
+    let server = Script::start(&[
+        ("GET", &[Answer::Is(200, EMPTY_BUCKET)]),
+        ("HEAD", questions),
+        ("PUT", &[copied]),
+        ("DELETE", deletions),
+    ]);
+    let store = Store::open(&server.s3(), options()).unwrap();
+    (store.rename(&name("data/0123"), &name("data/4567")), server.count("DELETE"))
+}
+
+#[test]
+fn a_dropped_connection_is_never_taken_for_a_name_that_is_free() {
+    let (there, free) = (Answer::Is(200, "body"), Answer::Is(404, ""));
+    // Whether the new name is free, the object, what the copy replaces, the object for the copy, the copy; and
+    // in the second attempt the object.
+    let asked = [&free, &there, &free, &there, &there, &free].map(Answer::clone);
+    let then = |more: &[Answer]| [&asked[..], more].concat();
+    let lost = [Answer::Drops, Answer::Is(204, "")];
+    let (moved, deletions) = move_s3(&then(&[Answer::Drops, free.clone(), there]), &lost);
+    moved.unwrap();
+    assert_eq!(deletions, 1);
+    let (moved, _) = move_s3(&then(&[Answer::Drops]), &lost);
+    let error = moved.unwrap_err();
+    assert!(!error.is_not_found() && error.reason().is_temporary(), "{error}");
+
+    let there = Answer::Is(207, A_DIRECTORY);
+    for trouble in [Answer::Drops, Answer::Is(503, "busy")] {
+        let server = Script::start(&[
+            // The root; whether the name is free, twice; before the move the file and its directory; after it
+            // both names.
+            ("PROPFIND", &[there.clone(), trouble, free.clone(), there.clone(), there.clone(), free.clone()]),
+            ("PUT", &[Answer::Is(201, "")]),
+            ("MKCOL", &[Answer::Is(201, "")]),
+            ("MOVE", &[Answer::Is(201, "")]),
+        ]);
+        let store = Store::open(&server.webdav(), options()).unwrap();
+        let error = store.store_new(&name("data/0123"), b"content").unwrap_err();
+        // It went on to the move, which this server only pretends.
+        assert_eq!(store.figures(Operation::Store).retries, 1);
+        expect_clear(&error, &["acknowledged a move"]);
+        assert_eq!(server.count("MOVE"), 1);
+    }
+}
+
+#[test]
+fn what_a_server_pretends_costs_no_original() {
+    let (there, free) = (Answer::Is(200, "body"), Answer::Is(404, ""));
+    let gone = [Answer::Is(204, "")];
+    // Nothing was copied; something of another length lies there; what lay there before still does.
+    for copy in [[free.clone(), free.clone()], [free.clone(), Answer::Is(200, "longer body")]] {
+        let [before, after] = copy;
+        let asked = [free.clone(), there.clone(), before, there.clone(), after];
+        let (moved, deletions) = move_s3(&asked, &gone);
+        assert!(moved.unwrap_err().to_string().contains("acknowledged a copy"));
+        assert_eq!(deletions, 0);
+    }
+
+    // An object at an older level stays when the newer one was not really stored.
+    let server = Script::start(&[
+        ("GET", &[Answer::Is(200, EMPTY_BUCKET)]),
+        ("HEAD", &[there, free]),
+        ("PUT", &[Answer::Is(200, "")]),
+        ("DELETE", &gone),
+    ]);
+    let levels = NamespaceOptions { level: 1, older_levels: vec![0], ..NamespaceOptions::default() };
+    let namespaces = [(namespace("data"), levels)].into();
+    let store = Store::open(&server.s3(), Options { namespaces, ..options() }).unwrap();
+    let error = store.store(&name("data/0123"), b"content").unwrap_err();
+    expect_clear(&error, &["acknowledged a store"]);
+    assert_eq!((server.count("PUT"), server.count("DELETE")), (1, 0));
+}
+
+#[test]
+fn a_store_that_hangs_is_not_destroyed_for_ever() {
+    let listed = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>path/data/0123</Key><Size>3</Size>\
+         <LastModified>2026-11-20T21:50:00Z</LastModified></Contents></ListBucketResult>";
+    let brief = Options { timeout: Duration::from_millis(100), ..options() };
+    let (empty, full) = (Answer::Is(200, EMPTY_BUCKET), Answer::Is(200, listed));
+    for answers in [
+        [("GET", &[empty.clone(), Answer::Hangs][..]), ("DELETE", &[Answer::Hangs])],
+        [("GET", &[empty, full]), ("DELETE", &[Answer::Hangs])],
+    ] {
+        let server = Script::start(&answers);
+        let error = Store::open(&server.s3(), brief.clone()).unwrap().destroy().unwrap_err();
+        assert!(matches!(error.reason(), Reason::TimedOut(_)), "{error}");
+    }
 }
 
 #[test]

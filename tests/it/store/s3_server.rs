@@ -42,13 +42,16 @@ impl S3Server {
         let files = s3s_fs::FileSystem::new(dir.path()).unwrap();
         let mut builder = s3s::service::S3ServiceBuilder::new(files);
         builder.set_auth(s3s::auth::SimpleAuth::from_single(Self::KEY, Self::SECRET));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // A bucket can be part of the path or of the name of the host.
+        let hosts = [address.to_string(), format!("localhost:{}", address.port())];
+        builder.set_host(s3s::host::MultiDomain::new(hosts).unwrap());
         let service = builder.build();
         let one = Arc::new(tokio::sync::Mutex::new(()));
         let served = Arc::new(Served::default());
         let counts = served.clone();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
         let (stop, mut stopped) = oneshot::channel::<()>();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -197,6 +197,11 @@ pub struct SshServer {
 
 impl SshServer {
     pub fn start() -> Option<Self> {
+        Self::start_without(&[])
+    }
+
+    /// A server that refuses `requests` of its protocol.
+    fn start_without(requests: &[&str]) -> Option<Self> {
         let (sshd, keygen) = (find("sshd")?, find("ssh-keygen")?);
         find("ssh")?;
         let dir = tempfile::tempdir().unwrap();
@@ -216,10 +221,11 @@ impl SshServer {
         let config = format!(
             "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM {pam}\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             Subsystem sftp internal-sftp -d {}\n",
+             Subsystem sftp internal-sftp -d {}{}\n",
             path("host"),
             path("authorized"),
             dir.path().display(),
+            if requests.is_empty() { String::new() } else { format!(" -P {}", requests.join(",")) },
         );
         fs::write(path("sshd_config"), config).unwrap();
         let (process, port) = start_on_port(|port| {
@@ -247,25 +253,74 @@ impl SshServer {
 
     /// The ssh program, with nobody's configuration, that key and those known hosts.
     pub fn program(&self, key: &str, known: &str) -> Vec<OsString> {
-        let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let option = |option: String| ["-o".into(), option.into()];
-        let mut program: Vec<OsString> = vec!["ssh".into(), "-F".into(), "/dev/null".into()];
-        program.extend(option(format!("IdentityFile={}", path(key))));
-        program.extend(option("IdentitiesOnly=yes".into()));
-        program.extend(option("IdentityAgent=none".into()));
-        program.extend(option(format!("UserKnownHostsFile={}", path(known))));
-        program.extend(option("GlobalKnownHostsFile=/dev/null".into()));
-        program
+        ssh_program(self.dir.path(), key, known)
     }
 
-    pub fn place() -> Option<Place> {
-        let server = Self::start()?;
+    /// A place there, on a server that refuses `requests` of its protocol.
+    pub fn place(requests: &[&str]) -> Option<Place> {
+        let server = Self::start_without(requests)?;
         let options = treering::store::Options { ssh: server.program("user", "known_hosts"), ..options() };
         Some(Place { url: server.url(), options, server: Box::new(server) })
     }
 }
 
 impl Server for SshServer {
+    fn files(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// The ssh program, with nobody's configuration, and a key and known hosts from `directory`.
+fn ssh_program(directory: &Path, key: &str, known: &str) -> Vec<OsString> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let option = |option: String| ["-o".into(), option.into()];
+    let mut program: Vec<OsString> = vec!["ssh".into(), "-F".into(), "/dev/null".into()];
+    program.extend(option(format!("IdentityFile={}", path(key))));
+    program.extend(option("IdentitiesOnly=yes".into()));
+    program.extend(option("IdentityAgent=none".into()));
+    program.extend(option(format!("UserKnownHostsFile={}", path(known))));
+    program.extend(option("GlobalKnownHostsFile=/dev/null".into()));
+    program
+}
+
+/// SFTP, as rclone serves it: with links and renames that it answers differently from sshd.
+pub struct RcloneSftp {
+    _dir: TempDir,
+    root: PathBuf,
+    _process: Running,
+}
+
+impl RcloneSftp {
+    pub fn place() -> Option<Place> {
+        let (rclone, keygen) = (find("rclone")?, find("ssh-keygen")?);
+        find("ssh")?;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for key in ["host", "user"] {
+            let mut keygen = Command::new(&keygen);
+            let made = keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path(key)).status();
+            assert!(made.unwrap().success());
+        }
+        let served = path("served");
+        fs::create_dir(&served).unwrap();
+        let (process, port) = start_on_port(|port| {
+            let mut command = Command::new(&rclone);
+            command.args(["--config", "/dev/null", "--dir-cache-time", "0s", "serve", "sftp", "--addr"]);
+            command.arg(format!("127.0.0.1:{port}")).arg("--key").arg(path("host"));
+            command.arg("--authorized-keys").arg(path("user.pub")).arg(&served).stderr(Stdio::null());
+            command
+        });
+        let host_key = fs::read_to_string(path("host.pub")).unwrap();
+        fs::write(path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        let ssh = ssh_program(dir.path(), "user", "known_hosts");
+        let options = treering::store::Options { ssh, ..options() };
+        let url = format!("sftp://127.0.0.1:{port}//some/store").parse().unwrap();
+        let root = served.join("some/store");
+        Some(Place { url, options, server: Box::new(Self { _dir: dir, root, _process: process }) })
+    }
+}
+
+impl Server for RcloneSftp {
     fn files(&self) -> &Path {
         &self.root
     }

@@ -34,7 +34,7 @@ fn an_interrupted_store_leaves_the_old_object_and_nothing_that_is_listed() {
 
 #[test]
 fn a_store_whose_maker_was_killed_at_the_first_object_can_be_made_again() {
-    for place in [Some(local_files()), SshServer::place()].into_iter().flatten() {
+    for place in [Some(local_files()), SshServer::place(&[])].into_iter().flatten() {
         let make = || Store::create(&place.url, place.options.clone());
         make().unwrap();
         let files = place.server.files();
@@ -136,6 +136,43 @@ fn permissions_are_kept() {
     let elsewhere = LocalOptions { quota: Some(1), ..LocalOptions::default() };
     let url = "webdav://127.0.0.1:1/x".parse().unwrap();
     assert!(Store::open(&url, Options { local: elsewhere, ..options() }).is_err());
+}
+
+#[test]
+fn of_clients_that_may_only_add_one_adds_and_none_replaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let permissions = BTreeMap::from([(namespace("add"), "lrw".parse().unwrap())]);
+    let local = LocalOptions { permissions, ..LocalOptions::default() };
+    let store = create(dir.path(), Options { local, ..options() });
+    for round in 0..20 {
+        let target = name(&format!("add/{round}"));
+        let won: Vec<_> = thread::scope(|scope| {
+            let (store, target) = (&store, &target);
+            let racers: Vec<_> = (0..4_u8)
+                .map(|racer| {
+                    scope.spawn(move || match store.store(target, &[racer; 10]) {
+                        Ok(()) => Some(racer),
+                        Err(error) if matches!(error.reason(), Reason::NotPermitted { .. }) => None,
+                        Err(error) => panic!("{error}"),
+                    })
+                })
+                .collect();
+            racers.into_iter().filter_map(|racer| racer.join().unwrap()).collect()
+        });
+        assert_eq!(won.len(), 1, "round {round}");
+        assert_eq!(store.load(&target).unwrap(), [won[0]; 10]);
+    }
+}
+
+#[test]
+fn permissions_that_do_not_name_a_namespace_spare_it() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), options()).store(&name("other/1"), b"content").unwrap();
+    let permissions = BTreeMap::from([(namespace("data"), "lrwWD".parse().unwrap())]);
+    let local = LocalOptions { permissions, ..LocalOptions::default() };
+    let store = Store::open(&StoreUrl::file(dir.path()).unwrap(), Options { local, ..options() }).unwrap();
+    assert!(matches!(store.destroy().unwrap_err().reason(), Reason::NotPermitted { .. }));
+    assert!(dir.path().join("other/1").exists());
 }
 
 fn cached(dir: &Path, policy: CachePolicy) -> Options {
