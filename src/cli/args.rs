@@ -286,8 +286,11 @@ pub struct RestoreArguments {
     #[arg(value_name = "SNAP[:PATH]")]
     pub snapshot: OsString,
     /// Where to; it may hold something already
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub target: PathBuf,
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "in_place")]
+    pub target: Option<PathBuf>,
+    /// Restore each source to where it was when it was backed up
+    #[arg(long, conflicts_with = "target")]
+    pub in_place: bool,
     /// Restore only what matches, a pattern as in .gitignore; can be given again
     #[arg(short, long, value_name = "GLOB")]
     pub include: Vec<String>,
@@ -297,6 +300,15 @@ pub struct RestoreArguments {
     /// Delete what the snapshot does not hold, below what is restored
     #[arg(long)]
     pub delete: bool,
+    /// Delete without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Put the content of a directory directly into /, if --target says so
+    #[arg(long)]
+    pub force: bool,
+    /// Set owners by number, even where a user of the same name is known here
+    #[arg(long)]
+    pub numeric_ids: bool,
     /// Change nothing; tell what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -460,12 +472,21 @@ const RESTORE_HELP: &str = concat!(
     "\
 Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
 content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
-at that path. The target gets the owner, mode and time of that directory too, but not with --include, where directories \
-that are there already stay as they are unless a pattern matches them. Owners can be set by root only; others are told how \
-much they could not set.
+at that path. The report names each source and where it was put. --in-place puts each source back to where it was.
+
+A target that exists keeps its owner, mode and time, unless it is the directory that was backed up. With --include, so do \
+the directories that are there already, unless a pattern matches them.
+
+--delete shows what it would delete and asks; where there is no terminal to ask at, it needs --yes. It never deletes on a \
+mounted file system that the backup did not enter (-x), nor what the backup could not read.
+
+Root restores owners: by name where this system has a user or group of that name, otherwise by number. On a rescue system, \
+whose names may have other numbers, use --numeric-ids. Other users keep what they restore, and the report says how many \
+names lack something.
 
 Examples:
   treering restore latest --target /tmp/work
+  treering restore latest --in-place --include '*.conf'
   treering restore 'midnight yesterday:letters' --target ~/letters --delete --dry-run
 
 ",

@@ -48,6 +48,13 @@ impl From<Exit> for ExitCode {
 pub enum CliError {
     #[error("no repository given: use -r DIR, or set TREERING_REPOSITORY")]
     RepositoryNotGiven,
+    #[error(
+        "this would delete {names} in {} that the snapshot does not have, and there is no terminal to ask at: look at them with --dry-run, then give --yes",
+        .target.display()
+    )]
+    NotConfirmed { names: String, target: PathBuf },
+    #[error("nothing was restored or deleted")]
+    Declined,
     #[error("cat needs the path of a file: give SNAPSHOT:PATH")]
     PathNotGiven,
     #[error(transparent)]

@@ -1,42 +1,63 @@
 //! `restore`: a directory brought to the state of a snapshot.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use treering::diff::Change;
-use treering::repository::{Mismatch, RestoreOptions, RestoreReport, Snapshot, Totals};
+use treering::repository::{
+    Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget, Snapshot, Spared, Totals,
+};
 
 use crate::cli::Session;
 use crate::cli::args::RestoreArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
-use crate::cli::report::{count, duration, name, plural, print, size, totals};
+use crate::cli::report::{self, count, duration, name, plural, print, size, totals};
+use crate::cli::secrets::is_attended;
+
+/// Bytes that are read of an answer.
+const MAX_ANSWER: u64 = 64;
+/// How many of the names that would be deleted are shown before the question.
+const SHOWN_REMOVALS: usize = 20;
+/// How many sources are named in the summary.
+const SHOWN_SOURCES: usize = 10;
 
 /// Restores a snapshot, or a path of it.
 pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
     let (repository, snapshot, path) = session.find(&arguments.snapshot, &arguments.filters)?;
+    let to = arguments.target.as_ref().map_or_else(RestoreOptions::in_place, RestoreOptions::new);
     let options = RestoreOptions {
         path,
         include: arguments.include.clone(),
         exclude: arguments.exclude.clone(),
         delete: arguments.delete,
+        into_root: arguments.force,
+        numeric_ids: arguments.numeric_ids,
         dry_run: arguments.dry_run,
         verify: arguments.verify,
-        ..RestoreOptions::new(&arguments.target)
+        ..to
     };
-    let report = session.watch_lines(|progress| repository.restore(&snapshot, &options, progress))?;
+    let plan = session.watch(|progress| repository.plan_restore(&snapshot, &options, progress))?;
+    let report = if options.dry_run {
+        plan.into_report()
+    } else {
+        if !arguments.yes {
+            confirm(&plan, &snapshot)?;
+        }
+        session.watch_lines(|progress| plan.execute(progress))?
+    };
     let done = Done { snapshot: &snapshot, options: &options, report: &report, took: start.elapsed() };
     print(|out| {
         session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
         for failure in &report.applied.failures {
-            let path = options.target.join(failure.path.as_path());
+            let path = report.target.join(failure.path.as_path());
             session.tell(out, "restore", &path, failure)?;
         }
         for (path, mismatch) in &report.mismatches {
-            let path = options.target.join(path.as_path());
+            let path = report.target.join(path.as_path());
             session.tell(out, "verify", &path, &Differs(&path, *mismatch))?;
         }
         match (session.json, session.quiet) {
@@ -46,6 +67,45 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
         }
     })?;
     Ok(if done.errors() == 0 { Exit::Done } else { Exit::Partial })
+}
+
+/// Shows at the terminal what `plan` would delete, and goes on only if the person agrees.
+fn confirm(plan: &RestorePlan<'_>, snapshot: &Snapshot) -> Result<(), CliError> {
+    let removals = plan.removals().count();
+    if removals == 0 {
+        return Ok(());
+    }
+    let target = || plan.target().to_owned();
+    if !is_attended() {
+        return Err(CliError::NotConfirmed { names: plural(removals as u64, "name"), target: target() });
+    }
+    let ask = || -> io::Result<String> {
+        let mut out = io::stderr().lock();
+        let shown = shown(plan.target());
+        let names = plural(removals as u64, "name");
+        writeln!(out, "Not in snapshot {}, and to be deleted in {shown}: {names}", snapshot.short_id())?;
+        report::changes(&mut out, plan.removals().take(SHOWN_REMOVALS).map(Change::as_ref))?;
+        if removals > SHOWN_REMOVALS {
+            let more = count((removals - SHOWN_REMOVALS) as u64);
+            writeln!(out, "… and {more} more; --dry-run lists all of them")?;
+        }
+        if !plan.is_source() {
+            writeln!(out, "{shown} is not the directory that was backed up.")?;
+        }
+        write!(out, "Delete them? [y/N] ")?;
+        out.flush()?;
+        let mut answer = String::new();
+        io::stdin().lock().take(MAX_ANSWER).read_line(&mut answer)?;
+        Ok(answer)
+    };
+    match ask().map_err(CliError::file("ask at", Path::new("the terminal")))?.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::Declined),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    name(path.as_os_str().as_encoded_bytes())
 }
 
 /// What was read back is not what was written.
@@ -70,8 +130,18 @@ impl Done<'_> {
         let Self { snapshot, options, report, took } = self;
         let applied = &report.applied;
         let verb = if options.dry_run { "Would restore" } else { "Restored" };
-        let target = name(options.target.as_os_str().as_encoded_bytes());
-        writeln!(out, "{verb} snapshot {} to {target}", snapshot.short_id())?;
+        match options.target {
+            RestoreTarget::InPlace => writeln!(out, "{verb} snapshot {} in place", snapshot.short_id())?,
+            RestoreTarget::Directory(_) => {
+                writeln!(out, "{verb} snapshot {} to {}", snapshot.short_id(), shown(&report.target))?
+            }
+        }
+        for (source, place) in report.sources.iter().take(SHOWN_SOURCES) {
+            writeln!(out, "  source   {} -> {}", shown(source), shown(place))?;
+        }
+        if let more @ 1.. = report.sources.len().saturating_sub(SHOWN_SOURCES) {
+            writeln!(out, "           … and {}", plural(more as u64, "source"))?;
+        }
         writeln!(
             out,
             "  changes  {}; {} unchanged",
@@ -85,6 +155,7 @@ impl Done<'_> {
             }
             writeln!(out, " in {}", duration(*took))?;
         }
+        self.write_spared(out)?;
         if applied.sockets > 0 {
             writeln!(out, "  sockets  {} left to the programs that make them", count(applied.sockets))?;
         }
@@ -104,18 +175,39 @@ impl Done<'_> {
         Ok(())
     }
 
+    /// What was not deleted although the snapshot does not have it.
+    fn write_spared(&self, out: &mut dyn Write) -> io::Result<()> {
+        let of = |wanted: Spared| {
+            let spared = self.report.spared.iter().filter(move |(_, why)| *why == wanted);
+            spared.map(|(path, _)| self.report.target.join(path.as_path()))
+        };
+        for path in of(Spared::Mount) {
+            writeln!(out, "  spared   {}: mounted there, and the backup did not enter it", shown(&path))?;
+        }
+        match of(Spared::Unreadable).count() as u64 {
+            0 => Ok(()),
+            names => writeln!(out, "  spared   {} that the backup could not read", plural(names, "name")),
+        }
+    }
+
     fn summary(&self) -> serde_json::Value {
         let Self { snapshot, options, report, took } = self;
         let applied = &report.applied;
+        let sources = report.sources.iter().map(|(source, place)| {
+            json!({ "source": source.to_string_lossy(), "target": place.to_string_lossy() })
+        });
         json!({
             "dry_run": options.dry_run,
             "snapshot_id": snapshot.id.to_string(),
+            "target": report.target.to_string_lossy(),
+            "sources": sources.collect::<Vec<_>>(),
             "changes": json::totals(&Totals::of(report.changes.iter().map(Change::as_ref))),
             "files_restored": applied.files,
             "bytes_restored": applied.bytes,
             "bytes_reused": applied.reused_bytes,
             "files_deleted": applied.deleted,
             "entries_unchanged": report.unchanged,
+            "entries_spared": report.spared.len(),
             "sockets_skipped": applied.sockets,
             "entries_lacking": report.lacking,
             "files_verified": report.verified,

@@ -1,12 +1,11 @@
 //! Putting things below a directory without ever following a symbolic link.
 //!
-//! Every directory is opened component by component, refusing links, and what is done is done relative to
-//! that descriptor. Things are made under a temporary name beside their place and renamed. The first time a
-//! directory is changed, its mode and times are noted, and it is made writable if it was not;
-//! [`Target::settle`] brings them back. Then also goes what a process that was killed has left there under
-//! temporary names; unless another one works in the same directory tree, which a lock on its root tells.
+//! What is done is done relative to the descriptor of a directory that [`Beneath`] reached. Things are made under
+//! a temporary name beside their place and renamed. The first time a directory is changed, its mode and times
+//! are noted, and it is made writable if it was not; [`Target::settle`] brings them back. Then also goes what a
+//! process that was killed has left there under temporary names; unless another one works in the same directory
+//! tree, which a lock on its root tells.
 
-use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,7 +20,8 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFla
 use rustix::process::Pid;
 
 use crate::atomic::TEMP_PREFIX;
-use crate::diff::attributes::{Attributes, PATH_FLAGS, Subject, chmod, set_times};
+use crate::diff::attributes::{Attributes, Subject, chmod, set_times};
+use crate::diff::beneath::Beneath;
 use crate::diff::entry::{Entry, Kind};
 use crate::diff::index::Owners;
 use crate::diff::scan::Stat;
@@ -30,13 +30,9 @@ use crate::relpath::RelPath;
 /// What the names of files begin with that were moved out of the way, and that something failed which needs them.
 const KEPT_PREFIX: &str = ".treering-kept-";
 
-/// How many directories are kept open.
-const OPEN_DIRECTORIES: usize = 64;
-
 /// A directory below which things are placed.
 pub(super) struct Target {
-    root: Arc<OwnedFd>,
-    open: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
+    beneath: Beneath,
     touched: Mutex<BTreeMap<RelPath, Stat>>,
     attributes: Attributes,
     /// Locked while nobody else puts things below the same root.
@@ -112,19 +108,12 @@ impl Target {
     /// name is known here, else by number.
     pub(super) fn open(root: &Path, owners: &Owners) -> io::Result<Self> {
         std::fs::create_dir_all(root)?;
-        let opened =
-            rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let alone = rustix::fs::openat(
-            &opened,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
+        let beneath = Beneath::open(root)?;
+        let alone = beneath.readable(&RelPath::root());
         let alone = alone.ok().filter(|root| flock(root, FlockOperation::NonBlockingLockExclusive).is_ok());
         Ok(Self {
             alone,
-            root: Arc::new(opened),
-            open: Mutex::default(),
+            beneath,
             touched: Mutex::default(),
             attributes: Attributes::new(owners),
             prefix: format!("{TEMP_PREFIX}{}-", std::process::id()),
@@ -132,34 +121,16 @@ impl Target {
         })
     }
 
-    /// The directory at `path`, reached without following any link.
     pub(super) fn directory(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
-        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // A loop, since a hostile path has more components than a thread has stack for.
-        let bytes = path.as_bytes();
-        let mut opened = self.root.clone();
-        let mut at = 0;
-        let ends = (1..=bytes.len()).rev().filter(|&end| end == bytes.len() || bytes[end] == b'/');
-        for end in ends {
-            if let Some(open) = lock().get(&bytes[..end]) {
-                (opened, at) = (open.clone(), end);
-                break;
-            }
-        }
-        while at < bytes.len() {
-            let start = if at == 0 { 0 } else { at + 1 };
-            let end =
-                bytes[start..].iter().position(|&byte| byte == b'/').map_or(bytes.len(), |len| start + len);
-            let flags = PATH_FLAGS | OFlags::DIRECTORY;
-            opened = Arc::new(rustix::fs::openat(&opened, &bytes[start..end], flags, Mode::empty())?);
-            let mut open = lock();
-            if open.len() >= OPEN_DIRECTORIES {
-                open.clear();
-            }
-            open.insert(RelPath::new(&bytes[..end]).map_err(io::Error::other)?, opened.clone());
-            at = end;
-        }
-        Ok(opened)
+        self.beneath.directory(path)
+    }
+
+    pub(super) fn look(&self, path: &RelPath) -> io::Result<Option<Stat>> {
+        self.beneath.look(path)
+    }
+
+    pub(super) fn open_file(&self, path: &RelPath) -> io::Result<File> {
+        self.beneath.open_file(path)
     }
 
     /// The directory that holds `path`, about to be changed, and what it was like before the first change.
@@ -181,29 +152,6 @@ impl Target {
             }
         };
         Ok((directory, stat))
-    }
-
-    /// What stands at `path`; `None` where nothing does.
-    pub(super) fn look(&self, path: &RelPath) -> io::Result<Option<Stat>> {
-        let stat = |directory: Arc<OwnedFd>| {
-            rustix::fs::statat(directory, path.name(), AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)
-        };
-        let found = match path.parent() {
-            None => rustix::fs::fstat(&self.root).map_err(io::Error::from),
-            Some(parent) => self.directory(&parent).and_then(stat),
-        };
-        match found {
-            Ok(stat) => Ok(Some(stat.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Opens the regular file at `path` for reading.
-    pub(super) fn open_file(&self, path: &RelPath) -> io::Result<File> {
-        let directory = self.directory(&path.parent().unwrap_or_default())?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        Ok(rustix::fs::openat(directory, path.name(), flags, Mode::empty())?.into())
     }
 
     /// Makes the directory at `path`, and those above it, as far as they are missing: nothing is known of them, so
@@ -318,7 +266,7 @@ impl Target {
     pub(super) fn remove(&self, path: &RelPath, directory: bool) -> io::Result<()> {
         let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let (parent, _) = self.touch_parent(path)?;
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        self.beneath.forget(path);
         match rustix::fs::unlinkat(parent, path.name(), flags) {
             Err(error) if error != rustix::io::Errno::NOENT => Err(error.into()),
             _ => Ok(()),
@@ -328,7 +276,7 @@ impl Target {
     /// Gives what stands at `path` the metadata of `entry`: all that can be set, whatever else fails.
     pub(super) fn set_metadata(&self, entry: &Entry) -> io::Result<()> {
         if entry.path.is_root() {
-            return self.attributes.set(&Subject::Name(&self.root, b"."), entry);
+            return self.attributes.set(&Subject::Name(&*self.directory(&entry.path)?, b"."), entry);
         }
         let directory = self.directory(&entry.path.parent().unwrap_or_default())?;
         self.attributes.set(&Subject::Name(&directory, entry.path.name()), entry)

@@ -35,6 +35,15 @@ pub enum RepositoryError {
     /// A restore would write into the repository that it reads.
     #[error("{} lies in the repository that is read: choose another target", .0.display())]
     IntoItself(PathBuf),
+    /// The content of a directory would go directly into `/`.
+    #[error(
+        "this would put the content of {} directly into /: give --in-place to restore it to where it was, another --target, or --force if that is meant",
+        .0.display()
+    )]
+    IntoRoot(PathBuf),
+    /// Two sources of a snapshot are one place by now.
+    #[error("two of the directories in the snapshot would both be restored to {}: restore each by its path", .0.display())]
+    SamePlace(PathBuf),
     /// A later version made it.
     #[error(
         "the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering"

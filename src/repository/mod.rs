@@ -51,6 +51,7 @@ mod select;
 mod snapshot;
 mod store;
 mod table;
+mod target;
 mod volumes;
 
 pub use backup::{BackupOptions, BackupReport, Unread};
@@ -61,10 +62,11 @@ pub use error::RepositoryError;
 pub use keys::KeySlot;
 pub use plan::source_roots;
 pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
-pub use restore::{Mismatch, RestoreOptions, RestoreReport};
+pub use restore::{Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget};
 pub use retention::{Count, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
 pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath, is_future};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
+pub use target::Spared;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

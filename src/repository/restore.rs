@@ -1,35 +1,45 @@
 //! Restoring, as applying the difference between a target and a snapshot.
 //!
 //! The target may be empty, or hold an older state: only what differs is written, and content that is there
-//! already is not read from the repository. Of the target only those paths are looked at that the snapshot
-//! has; with `delete` the directories among them are listed too.
+//! already is not read from the repository. First comes a [`RestorePlan`], which changes nothing and says what
+//! would be written and removed; then it is executed.
+//!
+//! With `delete`, names that the snapshot does not have are removed, except those that it says nothing about: on
+//! a mounted file system that the backup did not enter, and where the backup could not read. A directory that
+//! was there before keeps its own owner, mode and times as the target, unless it is the source itself.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
-use std::io;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use rustix::fs::FileType;
-use walkdir::WalkDir;
 
 use crate::diff::DiffIndex;
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Failure, Found, Kind, ReadOptions,
-    SourceDir, Stat, apply_diff_with, comparable, describe, fill, settable,
+    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with, settable,
 };
+use crate::gitkv::KeepLayers;
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::segments::RepositorySource;
-use crate::repository::{Repository, RepositoryError, Snapshot};
+use crate::repository::target::{Choice, Extras, Spared, look_at};
+use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
+
+/// Where restored files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreTarget {
+    /// Into a directory: the content of the one source, or of the path that is restored, directly; several
+    /// sources each below it, under its absolute path.
+    Directory(PathBuf),
+    /// Each source back to where it was when it was backed up.
+    InPlace,
+}
 
 /// What is restored, and how.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
-    /// The directory that what is restored is put into.
-    pub target: PathBuf,
+    /// Where to.
+    pub target: RestoreTarget,
     /// The path in the snapshot whose content is restored; everything without one.
     pub path: Option<Vec<u8>>,
     /// Patterns, as in `.gitignore`: only what matches one is restored, with the directories above it.
@@ -38,6 +48,10 @@ pub struct RestoreOptions {
     pub exclude: Vec<String>,
     /// Remove what is in the target and not in the snapshot, if the patterns choose it.
     pub delete: bool,
+    /// Allow the content of a directory to be put directly into `/`.
+    pub into_root: bool,
+    /// Set owners by number, even where the names of the snapshot are known here.
+    pub numeric_ids: bool,
     /// Change nothing.
     pub dry_run: bool,
     /// Read everything back afterwards.
@@ -47,14 +61,25 @@ pub struct RestoreOptions {
 }
 
 impl RestoreOptions {
-    /// Everything into `target`, deleting nothing.
+    /// Everything into the directory `target`, deleting nothing.
     pub fn new(target: impl Into<PathBuf>) -> Self {
+        Self::to(RestoreTarget::Directory(target.into()))
+    }
+
+    /// Everything back to where it was, deleting nothing.
+    pub fn in_place() -> Self {
+        Self::to(RestoreTarget::InPlace)
+    }
+
+    fn to(target: RestoreTarget) -> Self {
         Self {
-            target: target.into(),
+            target,
             path: None,
             include: Vec::new(),
             exclude: Vec::new(),
             delete: false,
+            into_root: false,
+            numeric_ids: false,
             dry_run: false,
             verify: false,
             threads: std::thread::available_parallelism().map_or(1, Into::into),
@@ -65,12 +90,18 @@ impl RestoreOptions {
 /// What a restore did.
 #[derive(Debug)]
 pub struct RestoreReport {
+    /// The directory that all paths here are relative to.
+    pub target: PathBuf,
+    /// Each source that was restored, or the path that was asked for, and where it is now.
+    pub sources: Vec<(PathBuf, PathBuf)>,
     /// What differed, in path order: what was done, or would be.
     pub changes: Vec<Change>,
     /// What was done.
     pub applied: ApplyReport,
     /// Entries that were as they should be already.
     pub unchanged: u64,
+    /// What was not removed although the snapshot does not have it, and why.
+    pub spared: Vec<(RelPath, Spared)>,
     /// Entries that lack something that only root can set: their owner, a group, set-user-id and set-group-id, or
     /// attributes.
     pub lacking: u64,
@@ -106,8 +137,22 @@ impl Mismatch {
     }
 }
 
+/// What a restore would do. It holds the repository's layers until it is executed or dropped.
+pub struct RestorePlan<'a> {
+    repository: &'a Repository,
+    _keep: Option<KeepLayers>,
+    diff: DiffIndex,
+    on_the_way: HashSet<RelPath>,
+    /// What to compare with afterwards, where that is asked for.
+    to_verify: Option<Vec<Entry>>,
+    threads: usize,
+    /// Whether the target is the directory that was backed up.
+    is_source: bool,
+    report: RestoreReport,
+}
+
 impl Repository {
-    /// Brings the target to the state of `snapshot`.
+    /// Brings the target to the state of `snapshot`, or only says what that would change.
     ///
     /// What cannot be restored is among the failures of the report; the old file is left then, and the rest
     /// goes on.
@@ -117,58 +162,139 @@ impl Repository {
         options: &RestoreOptions,
         progress: &Progress,
     ) -> Result<RestoreReport, RepositoryError> {
-        let _keep = self.keep_while_reading()?;
+        let plan = self.plan_restore(snapshot, options, progress)?;
+        if options.dry_run { Ok(plan.into_report()) } else { plan.execute(progress) }
+    }
+
+    /// Finds out what bringing the target to the state of `snapshot` would change, and changes nothing.
+    ///
+    /// Reads those paths of the target that the snapshot has; to delete, it lists the directories among them too.
+    pub fn plan_restore(
+        &self,
+        snapshot: &Snapshot,
+        options: &RestoreOptions,
+        progress: &Progress,
+    ) -> Result<RestorePlan<'_>, RepositoryError> {
+        let keep = self.keep_while_reading()?;
         let (top, mut entries) = self.entries_below(snapshot, options.path.as_deref())?;
-        rebase(&mut entries, &top);
-        let choice = Choice::new(options, self.place_below(&options.target)?)?;
-        let on_the_way = choice.select(&mut entries);
+        let destination = Destination::new(snapshot, options, &top, &entries)?;
+        destination.relocate(&mut entries)?;
+        let target = &destination.target;
+        let exists = target.is_dir();
+        let is_source = destination.is_source();
+        let choice = Choice::new(&options.include, &options.exclude, self.place_below(target)?)?;
+        let mut extras = options.delete.then(|| {
+            let is_unreadable = |path: &RelPath| {
+                destination.origin(path).is_some_and(|path| snapshot.record.is_unreadable(&path))
+            };
+            Extras::new(&choice, &entries, is_unreadable)
+        });
+        let mut on_the_way = choice.select(&mut entries);
+        if exists && !is_source {
+            on_the_way.insert(RelPath::root());
+        }
         let has_none = entries.iter().all(|entry| entry.path.is_root());
         if has_none && !options.include.is_empty() && !options.delete {
             return Err(RepositoryError::NothingChosen(snapshot.short_id()));
         }
+        let numbers = Owners::default();
+        let owners = if options.numeric_ids { &numbers } else { &snapshot.record.owners };
         // With the numbers of the owners here, which therefore need no names any more.
-        let lacking = settable(&mut entries, &snapshot.record.owners);
+        let lacking = settable(&mut entries, owners);
         let wanted = DirIndex { entries, ..DirIndex::default() };
-        let mut failures = Vec::new();
-        let extra = options.delete.then_some((&choice, &mut failures));
-        let present = self.look_at(&options.target, &wanted.entries, extra, progress)?;
+        let present = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
+        let (spared, failures) = extras.map(Extras::into_parts).unwrap_or_default();
         // Only reading back needs what is there already too.
         let to_verify = options.verify.then(|| wanted.entries.clone());
         let total = wanted.entries.len();
         let mut diff = DiffIndex::compute_into(&present, wanted);
-        drop(present);
         if !options.delete {
             diff.keep_extra();
         }
         diff.changes.retain(|change| !is_left(change, &on_the_way));
-        let mut report = RestoreReport {
+        let report = RestoreReport {
             unchanged: unchanged(total, &diff.changes),
+            sources: destination.sources(),
+            target: destination.target,
             changes: Vec::new(),
-            applied: ApplyReport::default(),
+            applied: ApplyReport { failures, ..ApplyReport::default() },
+            spared,
             lacking,
             verified: None,
             mismatches: Vec::new(),
         };
-        if options.dry_run {
-            report.changes = diff.changes;
-            report.applied.failures = failures;
-            return Ok(report);
+        Ok(RestorePlan {
+            repository: self,
+            _keep: keep,
+            diff,
+            on_the_way,
+            to_verify,
+            threads: options.threads,
+            is_source,
+            report,
+        })
+    }
+
+    /// Where this repository lies below a directory that something is restored into, if it does.
+    fn place_below(&self, target: &Path) -> Result<Option<RelPath>, RepositoryError> {
+        let own = self.timeline.git().path();
+        let own = own.canonicalize().map_err(RepositoryError::io(own))?;
+        let target = resolve(target)?;
+        if target.starts_with(&own) {
+            return Err(RepositoryError::IntoItself(target));
         }
+        match own.strip_prefix(&target) {
+            Ok(below) => Ok(Some(RelPath::new(below.as_os_str().as_bytes())?)),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl RestorePlan<'_> {
+    /// The directory that all paths of the changes are relative to.
+    pub fn target(&self) -> &Path {
+        &self.report.target
+    }
+
+    /// Whether the target is the directory that was backed up, or those are.
+    pub fn is_source(&self) -> bool {
+        self.is_source
+    }
+
+    /// What would be done, in path order.
+    pub fn changes(&self) -> &[Change] {
+        &self.diff.changes
+    }
+
+    /// Names that would be removed: those that the snapshot does not have.
+    pub fn removals(&self) -> impl Iterator<Item = &Change> {
+        self.diff.changes.iter().filter(|change| matches!(change, Change::Deleted { .. }))
+    }
+
+    /// What would be done, as the report of a restore that did it.
+    pub fn into_report(self) -> RestoreReport {
+        RestoreReport { changes: self.diff.changes, ..self.report }
+    }
+
+    /// Does it.
+    pub fn execute(self, progress: &Progress) -> Result<RestoreReport, RepositoryError> {
+        let Self { repository, diff, mut report, on_the_way, .. } = self;
         let contents = diff.changes.iter().filter_map(Change::with_content).filter_map(Entry::content);
         for content in contents {
             progress.total_files.add(1);
             progress.total_bytes.add(content.data_len());
         }
-        let source = RepositorySource { repository: self, segments: self.segments()? };
-        let apply = ApplyOptions { threads: options.threads };
-        report.applied = apply_diff_with(&options.target, &diff, &source, apply, progress)
-            .map_err(RepositoryError::io(&options.target))?;
-        report.applied.failures.extend(failures);
+        let source = RepositorySource { repository, segments: repository.segments()? };
+        let apply = ApplyOptions { threads: self.threads };
+        let applied = apply_diff_with(&report.target, &diff, &source, apply, progress)
+            .map_err(RepositoryError::io(&report.target))?;
+        let unlisted = std::mem::replace(&mut report.applied, applied).failures;
+        report.applied.failures.extend(unlisted);
         progress.check()?;
-        if let Some(wanted) = to_verify {
+        if let Some(wanted) = self.to_verify {
             let failed: HashSet<&RelPath> =
                 report.applied.failures.iter().map(|failure| &failure.path).collect();
-            let now = self.look_at(&options.target, &wanted, None, progress)?;
+            let now = look_at(repository, &report.target, &wanted, None, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted);
             wrong.retain(|change| {
                 !failed.contains(change.path()) && !is_socket(change) && !is_left(change, &on_the_way)
@@ -181,102 +307,167 @@ impl Repository {
         report.changes = diff.changes;
         Ok(report)
     }
+}
 
-    /// The state of those paths of `target` that `wanted` has, content included; with `extra` also the names
-    /// of what stands beside them and is chosen, and what of that cannot be listed.
-    fn look_at(
-        &self,
-        target: &Path,
-        wanted: &[Entry],
-        mut extra: Option<(&Choice, &mut Vec<Failure>)>,
-        progress: &Progress,
-    ) -> Result<DirIndex, RepositoryError> {
-        let mut entries = Vec::new();
-        let mut reach = Reach { target, open: Vec::new(), blocked: None };
-        for entry in wanted {
-            progress.check()?;
-            if entry.path.parent().is_some_and(|parent| !reach.enter(&parent)) {
-                continue;
-            }
-            let path = target.join(entry.path.as_path());
-            let Some(stat) = lstat(&path) else { continue };
-            if stat.file_type() == FileType::Directory {
-                reach.open.push(entry.path.clone());
-                if let Some((choice, failures)) = &mut extra {
-                    list_extra(&path, &entry.path, wanted, choice, &mut entries, failures)?;
-                }
-            }
-            let found = Found { path: entry.path.clone(), stat };
-            // What cannot be read is as good as not there: it is made anew.
-            entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok());
-        }
-        entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
-        let read = ReadOptions::new(self.config.segments, SystemTime::UNIX_EPOCH);
-        fill(
-            &mut entries,
-            &SourceDir::new(target),
-            &read,
-            &Progress::new(),
-            |_, _| (),
-            |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
-        )?;
-        comparable(&mut entries);
-        Ok(DirIndex { entries, ..DirIndex::default() })
-    }
+/// Where the entries of a snapshot go.
+struct Destination {
+    target: PathBuf,
+    moves: Vec<Move>,
+    /// What is restored, by the paths that the index has for it, and where each was on its host.
+    sources: Vec<(RelPath, PathBuf)>,
+}
 
-    /// Where this repository lies below a directory that something is restored into, if it does.
-    fn place_below(&self, target: &Path) -> Result<Option<RelPath>, RepositoryError> {
-        let own = self.timeline.git().path();
-        let own = own.canonicalize().map_err(RepositoryError::io(own))?;
-        let target = std::path::absolute(target).map_err(RepositoryError::io(target))?;
-        // What is missing of it is no link.
-        let there = target.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-        let target = match &there {
-            Some((above, real)) => real.join(target.strip_prefix(above).unwrap_or(&target)),
-            None => target,
+/// A part of the index, and where that goes below the target.
+struct Move {
+    from: RelPath,
+    to: RelPath,
+}
+
+impl Destination {
+    /// For `entries`, which are at and below `top` in the index.
+    fn new(
+        snapshot: &Snapshot,
+        options: &RestoreOptions,
+        top: &RelPath,
+        entries: &[Entry],
+    ) -> Result<Self, RepositoryError> {
+        let base = base_of(snapshot);
+        let host = |path: &RelPath| join(&base, path);
+        let is_file = |path: &RelPath| {
+            let at = entries.binary_search_by(|entry| entry.path.cmp(path));
+            at.is_ok_and(|at| !matches!(entries[at].kind, Kind::Directory))
         };
-        if target.starts_with(&own) {
-            return Err(RepositoryError::IntoItself(target));
-        }
-        match own.strip_prefix(&target) {
-            Ok(below) => Ok(Some(RelPath::new(below.as_os_str().as_bytes())?)),
-            Err(_) => Ok(None),
-        }
-    }
-}
-
-/// Which directories of the target can be reached without following a link, asked for in path order.
-struct Reach<'a> {
-    target: &'a Path,
-    /// The directories above the one that was asked for last, each below the one before.
-    open: Vec<RelPath>,
-    /// The last one that is not there or is no directory.
-    blocked: Option<RelPath>,
-}
-
-impl Reach<'_> {
-    fn enter(&mut self, directory: &RelPath) -> bool {
-        if self.blocked.as_ref().is_some_and(|blocked| directory.is_within(blocked)) {
-            return false;
-        }
-        self.open.truncate(self.open.iter().take_while(|path| directory.is_within(path)).count());
-        let mut below = Vec::new();
-        let mut path = directory.clone();
-        while !path.is_root() && self.open.last() != Some(&path) {
-            let parent = path.parent().unwrap_or_default();
-            below.push(path);
-            path = parent;
-        }
-        while let Some(path) = below.pop() {
-            let stat = lstat(&self.target.join(path.as_path()));
-            if stat.is_none_or(|stat| stat.file_type() != FileType::Directory) {
-                self.blocked = Some(path);
-                return false;
+        // A thing that is no directory keeps its name, in the directory that it is restored to.
+        let directory =
+            |path: &RelPath| if is_file(path) { path.parent().unwrap_or_default() } else { path.clone() };
+        let roots = roots_within(snapshot, top);
+        let several = roots.len() > 1;
+        let single = |path: &RelPath| vec![Move { from: directory(path), to: RelPath::root() }];
+        let sources = |paths: &[RelPath]| paths.iter().map(|path| (path.clone(), host(path))).collect();
+        match &options.target {
+            RestoreTarget::Directory(target) => {
+                let destination = Self {
+                    target: target.clone(),
+                    moves: single(top),
+                    sources: if several { sources(&roots) } else { sources(std::slice::from_ref(top)) },
+                };
+                let source = host(&directory(top));
+                if !options.into_root && source != Path::new("/") && resolve(target)? == Path::new("/") {
+                    return Err(RepositoryError::IntoRoot(source));
+                }
+                Ok(destination)
             }
-            self.open.push(path);
+            RestoreTarget::InPlace if several => {
+                let moves = roots.iter().map(|root| {
+                    // Links above a source are followed, as they were when it was backed up.
+                    let now = resolve(&host(root))?;
+                    let below = now.strip_prefix("/").unwrap_or(&now).as_os_str().as_bytes();
+                    Ok::<_, RepositoryError>(Move { from: root.clone(), to: RelPath::new(below)? })
+                });
+                Ok(Self {
+                    target: "/".into(),
+                    moves: moves.collect::<Result<_, _>>()?,
+                    sources: sources(&roots),
+                })
+            }
+            RestoreTarget::InPlace => {
+                let top = roots.first().filter(|root| root.is_within(top)).unwrap_or(top);
+                Ok(Self {
+                    target: host(&directory(top)),
+                    moves: single(top),
+                    sources: sources(std::slice::from_ref(top)),
+                })
+            }
         }
-        true
     }
+
+    /// Gives `entries` the paths that they will have below the target.
+    fn relocate(&self, entries: &mut [Entry]) -> Result<(), RepositoryError> {
+        for entry in entries.iter_mut() {
+            if let Some(path) = translate(&entry.path, self.moves.iter().map(|step| (&step.from, &step.to))) {
+                entry.path = path;
+            }
+        }
+        if self.moves.len() > 1 {
+            entries.sort_by(|a, b| a.path.cmp(&b.path));
+            if let Some(pair) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
+                return Err(RepositoryError::SamePlace(self.target.join(pair[0].path.as_path())));
+            }
+        }
+        Ok(())
+    }
+
+    /// The path in the index of what is to be at `path` below the target.
+    fn origin(&self, path: &RelPath) -> Option<RelPath> {
+        translate(path, self.moves.iter().map(|step| (&step.to, &step.from)))
+    }
+
+    /// What is restored, and where it will be.
+    fn sources(&self) -> Vec<(PathBuf, PathBuf)> {
+        let place = |path: &RelPath| {
+            let below = translate(path, self.moves.iter().map(|step| (&step.from, &step.to)));
+            below.map_or_else(|| self.target.clone(), |below| join(&self.target, &below))
+        };
+        self.sources.iter().map(|(path, source)| (source.clone(), place(path))).collect()
+    }
+
+    /// Whether everything goes where it was.
+    fn is_source(&self) -> bool {
+        let is_there = |(from, to): &(PathBuf, PathBuf)| {
+            let (from, to) = (resolve(from), resolve(to));
+            from.is_ok_and(|from| to.is_ok_and(|to| from == to))
+        };
+        self.sources().iter().all(is_there)
+    }
+}
+
+/// Moves `path` as the longest first half of a pair says that it lies within.
+fn translate<'a>(path: &RelPath, pairs: impl Iterator<Item = (&'a RelPath, &'a RelPath)>) -> Option<RelPath> {
+    let within = pairs.filter_map(|(from, to)| Some((from.as_bytes().len(), path.strip_prefix(from)?, to)));
+    let (_, below, to) = within.max_by_key(|(len, _, _)| *len)?;
+    to.join(below.as_bytes()).ok()
+}
+
+/// `path` below `base`, without a slash at the end.
+fn join(base: &Path, path: &RelPath) -> PathBuf {
+    if path.is_root() { base.to_owned() } else { base.join(path.as_path()) }
+}
+
+/// Where the paths of an index begin on the host.
+fn base_of(snapshot: &Snapshot) -> PathBuf {
+    match (snapshot.record.layout, snapshot.record.roots.as_slice()) {
+        (Layout::Single, [root]) => {
+            let root = Path::new(OsStr::from_bytes(root));
+            // A single file lies in the index under its name.
+            let is_file = snapshot.record.statistics.directories == 0;
+            let directory = if is_file { root.parent() } else { None };
+            directory.unwrap_or(root).to_owned()
+        }
+        _ => "/".into(),
+    }
+}
+
+/// The paths in the index of those sources that lie at or below `top`.
+fn roots_within(snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
+    let base = base_of(snapshot);
+    let below = snapshot.record.roots.iter().filter_map(|root| {
+        let below = Path::new(OsStr::from_bytes(root)).strip_prefix(&base).ok()?;
+        RelPath::new(below.as_os_str().as_bytes()).ok()
+    });
+    below.filter(|root| root.is_within(top)).collect()
+}
+
+/// `path` without links, as far as there is something: what is missing of it is no link.
+fn resolve(path: &Path) -> Result<PathBuf, RepositoryError> {
+    let path = std::path::absolute(path).map_err(RepositoryError::io(path))?;
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    Ok(match &there {
+        Some((above, real)) => match path.strip_prefix(above) {
+            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+            _ => real.clone(),
+        },
+        None => path,
+    })
 }
 
 /// Whether only the metadata of a directory differs that is on the way to what was asked for.
@@ -294,125 +485,6 @@ fn is_socket(change: &ChangeRef<'_>) -> bool {
 fn unchanged(total: usize, changes: &[Change]) -> u64 {
     let changed = changes.iter().filter(|change| change.entry().is_some()).count();
     total.saturating_sub(changed) as u64
-}
-
-/// Makes `top` the root; where it is no directory it keeps its name.
-fn rebase(entries: &mut [Entry], top: &RelPath) {
-    let is_below =
-        entries.first().is_some_and(|first| first.path == *top && !matches!(first.kind, Kind::Directory));
-    let root = if is_below { top.parent().unwrap_or_default() } else { top.clone() };
-    for entry in entries {
-        entry.path = entry.path.strip_prefix(&root).unwrap_or_default();
-    }
-}
-
-/// What the patterns ask for.
-struct Choice {
-    include: Gitignore,
-    exclude: Gitignore,
-    /// The repository itself, which is neither written nor removed.
-    own: Option<RelPath>,
-}
-
-impl Choice {
-    fn new(options: &RestoreOptions, own: Option<RelPath>) -> Result<Self, RepositoryError> {
-        Ok(Self { include: patterns(&options.include)?, exclude: patterns(&options.exclude)?, own })
-    }
-
-    fn has(&self, path: &RelPath, is_dir: bool) -> bool {
-        let matches =
-            |patterns: &Gitignore| patterns.matched_path_or_any_parents(path.as_path(), is_dir).is_ignore();
-        let is_chosen = || !matches(&self.exclude) && (self.include.is_empty() || matches(&self.include));
-        let is_own = self.own.as_ref().is_some_and(|own| path.is_within(own));
-        path.is_root() || (!is_own && is_chosen())
-    }
-
-    /// Leaves what the patterns ask for, and the directories above it. Returns those directories that the patterns do
-    /// not ask for themselves: where they are there already, nothing about them is to be changed.
-    fn select(&self, entries: &mut Vec<Entry>) -> HashSet<RelPath> {
-        let has = |entry: &Entry| self.has(&entry.path, matches!(entry.kind, Kind::Directory));
-        if self.include.is_empty() {
-            entries.retain(has);
-            return HashSet::new();
-        }
-        // In the target there may be something to remove even where the snapshot has nothing.
-        let mut kept = HashSet::from([RelPath::root()]);
-        for entry in entries.iter().filter(|entry| !entry.path.is_root() && has(entry)) {
-            let mut path = Some(entry.path.clone());
-            while let Some(above) = path.filter(|path| kept.insert(path.clone())) {
-                path = above.parent();
-            }
-        }
-        entries.retain(|entry| kept.contains(&entry.path));
-        kept.retain(|path| {
-            let at = entries.binary_search_by(|entry| entry.path.cmp(path));
-            path.is_root() || at.is_ok_and(|at| !has(&entries[at]))
-        });
-        kept
-    }
-}
-
-fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
-    let mut builder = GitignoreBuilder::new("");
-    let unusable = |source| RepositoryError::Pattern { source };
-    for line in lines {
-        builder.add_line(None, line).map_err(unusable)?;
-    }
-    builder.build().map_err(unusable)
-}
-
-/// Adds what stands in a directory and is chosen but not wanted, and all below it, with nothing but its kind.
-/// A directory that holds something else stays.
-fn list_extra(
-    directory: &Path,
-    below: &RelPath,
-    wanted: &[Entry],
-    choice: &Choice,
-    entries: &mut Vec<Entry>,
-    failures: &mut Vec<Failure>,
-) -> Result<(), RepositoryError> {
-    let path_of =
-        |path: &Path| below.join(path.strip_prefix(directory).unwrap_or(path).as_os_str().as_bytes());
-    let mut listed = Vec::new();
-    let mut walk = WalkDir::new(directory).min_depth(1).into_iter();
-    while let Some(found) = walk.next() {
-        let (path, found) = match found {
-            Ok(found) => (path_of(found.path())?, Ok(found.file_type().is_dir())),
-            Err(error) => (path_of(error.path().unwrap_or(directory))?, Err(io::Error::from(error))),
-        };
-        let is_wanted = wanted.binary_search_by(|entry| entry.path.cmp(&path)).is_ok();
-        if is_wanted && matches!(found, Ok(true)) {
-            // Listed when that is looked at.
-            walk.skip_current_dir();
-        }
-        listed.push((path, is_wanted, found));
-    }
-    let mut kept: Option<RelPath> = None;
-    // Backwards, so that what a directory holds comes before it.
-    for (path, is_wanted, found) in listed.into_iter().rev() {
-        match found {
-            Ok(is_dir)
-                if !is_wanted
-                    && choice.has(&path, is_dir)
-                    && !kept.as_ref().is_some_and(|kept| kept.is_within(&path)) =>
-            {
-                let kind = if is_dir { Kind::Directory } else { Kind::Fifo };
-                entries.push(Entry { path, kind, meta: Default::default() });
-            }
-            Ok(_) => kept = Some(path),
-            Err(error) => {
-                kept = Some(path.clone());
-                failures.push(Failure { path, source: error.into() });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What stands at `path`. What cannot be looked at is as good as not there: putting something there tells
-/// what is wrong.
-fn lstat(path: &Path) -> Option<Stat> {
-    rustix::fs::lstat(path).ok().map(Stat::from)
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ fn restore_brings_back_each_state() {
     let dry = lab.ok(["restore", "latest~1", "-t", "out", "--delete", "--dry-run"]);
     assert!(dry.contains("-  extra\n"), "{dry}");
     assert_eq!(contents(&lab.path("out")).len(), 4);
-    lab.ok(["restore", "latest~1", "-t", "out", "--delete"]);
+    lab.ok(["restore", "latest~1", "-t", "out", "--delete", "--yes"]);
     let names = ["letters/one", "letters/two", "notes"];
     let found: Vec<_> = contents(&lab.path("out")).into_iter().map(|(path, _)| path).collect();
     assert_eq!(found, names.map(Into::<std::path::PathBuf>::into));

@@ -93,6 +93,53 @@ impl Lab {
         }
     }
 
+    /// As [`run`](Self::run), by somebody whom permissions bind, also where the tests run as root.
+    pub fn as_nobody<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Outcome {
+        if !rustix::process::geteuid().is_root() {
+            return self.run(arguments);
+        }
+        let own = self.command(arguments);
+        let mut command = Command::new("setpriv");
+        // Still the owner of what is here.
+        command.args(["--bounding-set=-all", "--inh-caps=-all"]);
+        command.arg(own.get_program()).args(own.get_args()).current_dir(self.path("")).stdin(Stdio::null());
+        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = command.output().unwrap();
+        Outcome {
+            status: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Runs a script in the directory of this lab, in which `$T` is the program, as root who may mount what
+    /// nobody else sees. Where that cannot be, the test must end at once; a line says that it is skipped.
+    #[track_caller]
+    pub fn with_mounts(&self, script: &str) -> Option<Outcome> {
+        if !crate::programs::are_here(&["unshare", "mount"]) {
+            return None;
+        }
+        let mut flags = vec!["--mount"];
+        if !rustix::process::geteuid().is_root() {
+            flags.extend(["--user", "--map-root-user"]);
+        }
+        // A container may forbid it.
+        if !Command::new("unshare").args(&flags).arg("true").status().unwrap().success() {
+            eprintln!("skipped: no mount namespace can be made here");
+            return None;
+        }
+        let own = self.command::<&str>([]);
+        let mut command = Command::new("unshare");
+        command.args(&flags).args(["sh", "-euc", script]).current_dir(self.path("")).stdin(Stdio::null());
+        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = command.env("T", env!("CARGO_BIN_EXE_treering")).output().unwrap();
+        Some(Outcome {
+            status: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        })
+    }
+
     /// What the program prints when all goes well.
     #[track_caller]
     pub fn ok<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> String {

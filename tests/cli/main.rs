@@ -14,6 +14,7 @@ mod prune;
 #[path = "../it/python.rs"]
 mod python;
 mod remotes;
+mod restore;
 mod schedule;
 mod status;
 mod store;

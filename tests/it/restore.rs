@@ -11,7 +11,7 @@ use treering::repository::{
 };
 
 use crate::lab::Lab;
-use crate::tree::{assert_same, everything, noise, unlock};
+use crate::tree::{assert_same, assert_same_inside, everything, noise, unlock};
 
 #[test]
 fn only_what_differs_is_written() {
@@ -30,7 +30,7 @@ fn only_what_differs_is_written() {
     let report =
         lab.restore_with(&snapshot, &RestoreOptions { delete: true, ..RestoreOptions::new(&target) });
     assert_eq!((report.applied.files, report.applied.deleted), (0, 1));
-    assert_same(&lab.source(), &target);
+    assert_same_inside(&lab.source(), &target);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn links_in_the_target_are_replaced_and_not_followed() {
     std::os::unix::fs::symlink(lab.path("elsewhere/file"), target.join("plain")).unwrap();
     lab.restore_with(&snapshot, &RestoreOptions::new(&target));
     assert_eq!(fs::read_to_string(lab.path("elsewhere/file")).unwrap(), "untouched");
-    assert_same(&lab.source(), &target);
+    assert_same_inside(&lab.source(), &target);
 }
 
 #[test]
@@ -161,8 +161,61 @@ fn directories_on_the_way_to_what_is_included_stay_as_they_are() {
     let some = RestoreOptions { include: vec!["dir".into()], ..RestoreOptions::new(&target) };
     lab.restore_with(&snapshot, &some);
     assert_eq!(modes(["", "dir"]), [0o1777, 0o750]);
+    // Asked for or not, a target that was there is not the source.
     lab.restore(&snapshot, "restored");
-    assert_eq!(modes(["", "dir"]), [0o750, 0o750]);
+    assert_eq!(modes(["", "dir"]), [0o1777, 0o750]);
+}
+
+#[test]
+fn a_target_takes_owner_mode_and_time_where_it_is_made_or_is_the_source() {
+    let mut lab = Lab::new();
+    lab.write("sub/file", "file");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&lab.source(), 0o750);
+    mode(&lab.source().join("sub"), 0o711);
+    let snapshot = lab.backup().snapshot.unwrap();
+    let of = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let made = lab.restore(&snapshot, "made");
+    assert_same(&lab.source(), &made);
+    let there = lab.path("there");
+    fs::create_dir(&there).unwrap();
+    mode(&there, 0o1777);
+    let options = RestoreOptions { verify: true, ..RestoreOptions::new(&there) };
+    let report = lab.restore_with(&snapshot, &options);
+    assert_eq!((of(&there), report.mismatches), (0o1777, vec![]));
+    // A part of a snapshot is restored by the same rule.
+    let part = RestoreOptions { path: Some(b"sub".to_vec()), ..RestoreOptions::new(&there) };
+    lab.restore_with(&snapshot, &part);
+    assert_eq!(of(&there), 0o1777);
+    mode(&lab.source(), 0o700);
+    mode(&lab.source().join("sub"), 0o700);
+    lab.restore_with(&snapshot, &RestoreOptions::new(lab.source()));
+    assert_eq!((of(&lab.source()), of(&lab.source().join("sub"))), (0o750, 0o711));
+    mode(&lab.source().join("sub"), 0o700);
+    let part = RestoreOptions { path: Some(b"sub".to_vec()), ..RestoreOptions::in_place() };
+    lab.restore_with(&snapshot, &part);
+    assert_eq!(of(&lab.source().join("sub")), 0o711);
+}
+
+#[test]
+fn what_lies_too_deep_for_one_call_is_looked_at_and_removed() {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let mut lab = Lab::new();
+    lab.write("file", "file");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut directory = openat(CWD, &target, flags, Mode::empty()).unwrap();
+    let name = "d".repeat(200);
+    for _ in 0..30 {
+        mkdirat(&directory, &name, Mode::RWXU).unwrap();
+        directory = openat(&directory, &name, flags, Mode::empty()).unwrap();
+    }
+    let report =
+        lab.restore_with(&snapshot, &RestoreOptions { delete: true, ..RestoreOptions::new(&target) });
+    assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+    assert_eq!(report.applied.deleted, 30);
+    assert_same_inside(&lab.source(), &target);
 }
 
 #[test]

@@ -1,0 +1,300 @@
+//! What stands in the target of a restore: what is there of the wanted, and what is there beside it.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use rustix::fs::FileType;
+
+use crate::diff::{
+    Beneath, DirIndex, Entry, Failure, Found, Kind, ReadOptions, SourceDir, Stat, comparable, describe, fill,
+};
+use crate::progress::Progress;
+use crate::relpath::RelPath;
+use crate::repository::{Repository, RepositoryError};
+
+/// Why something that the snapshot does not have was left in the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spared {
+    /// A file system is mounted there that the backup did not enter: it may hold anything.
+    Mount,
+    /// The backup could not read what stood there.
+    Unreadable,
+}
+
+/// What is in the target beside what is wanted.
+pub(super) struct Extras<'a> {
+    choice: &'a Choice,
+    /// Directories below which the snapshot has something.
+    entered: HashSet<RelPath>,
+    /// Whether the backup could not read what stood at a path.
+    is_unreadable: Box<dyn Fn(&RelPath) -> bool + 'a>,
+    spared: Vec<(RelPath, Spared)>,
+    /// What cannot be listed.
+    failures: Vec<Failure>,
+}
+
+/// What was found of a name that may be extra.
+enum Verdict {
+    /// It is wanted, or not chosen: neither it goes, nor any directory above it.
+    Keep,
+    Remove {
+        is_dir: bool,
+    },
+    Spare(Spared),
+    Fail(io::Error),
+}
+
+impl<'a> Extras<'a> {
+    /// Of a snapshot that has all of `entries`, whatever of them is chosen.
+    pub fn new(choice: &'a Choice, entries: &[Entry], is_unreadable: impl Fn(&RelPath) -> bool + 'a) -> Self {
+        // What lies in a directory follows it.
+        let parents = entries.windows(2).filter(|pair| pair[1].path.is_within(&pair[0].path));
+        Self {
+            choice,
+            entered: parents.map(|pair| pair[0].path.clone()).collect(),
+            is_unreadable: Box::new(is_unreadable),
+            spared: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// What was spared, and what failed.
+    pub fn into_parts(self) -> (Vec<(RelPath, Spared)>, Vec<Failure>) {
+        (self.spared, self.failures)
+    }
+
+    fn fail(&mut self, path: RelPath, error: io::Error) {
+        self.failures.push(Failure { path, source: error.into() });
+    }
+
+    /// Adds what stands in the wanted `directory` and is chosen but not wanted, and all below it, with nothing but
+    /// its kind. A directory that holds something that stays, stays.
+    fn list(
+        &mut self,
+        below: &Beneath,
+        directory: &RelPath,
+        stat: &Stat,
+        wanted: &[Entry],
+        entries: &mut Vec<Entry>,
+        progress: &Progress,
+    ) -> Result<(), RepositoryError> {
+        match below.is_mount(directory, stat) {
+            Ok(true) if !self.entered.contains(directory) => {
+                self.spared.push((directory.clone(), Spared::Mount));
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.fail(directory.clone(), error);
+                return Ok(());
+            }
+        }
+        let mut todo = match below.list(directory) {
+            Ok(names) => names,
+            Err(error) => {
+                self.fail(directory.clone(), error);
+                return Ok(());
+            }
+        };
+        let mut listed = Vec::new();
+        while let Some(path) = todo.pop() {
+            progress.check()?;
+            let verdict = self.judge(below, &path, wanted, &mut todo);
+            listed.extend(verdict.map(|verdict| (path, verdict)));
+        }
+        let mut kept: Option<RelPath> = None;
+        // Backwards, so that what a directory holds comes before it.
+        for (path, verdict) in listed.into_iter().rev() {
+            match verdict {
+                Verdict::Remove { is_dir } if !kept.as_ref().is_some_and(|kept| kept.is_within(&path)) => {
+                    let kind = if is_dir { Kind::Directory } else { Kind::Fifo };
+                    entries.push(Entry { path, kind, meta: Default::default() });
+                    continue;
+                }
+                Verdict::Remove { .. } | Verdict::Keep => {}
+                Verdict::Spare(why) => self.spared.push((path.clone(), why)),
+                Verdict::Fail(error) => self.fail(path.clone(), error),
+            }
+            kept = Some(path);
+        }
+        Ok(())
+    }
+
+    /// Says what becomes of `path`, and adds what it holds to `todo` if that may be removed; `None` where it is gone.
+    fn judge(
+        &self,
+        below: &Beneath,
+        path: &RelPath,
+        wanted: &[Entry],
+        todo: &mut Vec<RelPath>,
+    ) -> Option<Verdict> {
+        if wanted.binary_search_by(|entry| entry.path.cmp(path)).is_ok() {
+            // What it holds is listed when that is looked at.
+            return Some(Verdict::Keep);
+        }
+        let judged = below.look(path).and_then(|stat| {
+            let Some(stat) = stat else { return Ok(None) };
+            let is_dir = stat.file_type() == FileType::Directory;
+            if (self.is_unreadable)(path) {
+                return Ok(Some(Verdict::Spare(Spared::Unreadable)));
+            }
+            if below.is_mount(path, &stat)? {
+                return Ok(Some(Verdict::Spare(Spared::Mount)));
+            }
+            if is_dir {
+                todo.extend(below.list(path)?);
+            }
+            let is_chosen = self.choice.has(path, is_dir);
+            Ok(Some(if is_chosen { Verdict::Remove { is_dir } } else { Verdict::Keep }))
+        });
+        judged.unwrap_or_else(|error| Some(Verdict::Fail(error)))
+    }
+}
+
+/// The state of those paths of `target` that `wanted` has, content included; with `extras` also the names of what
+/// stands beside them and is to be removed.
+pub(super) fn look_at(
+    repository: &Repository,
+    target: &Path,
+    wanted: &[Entry],
+    mut extras: Option<&mut Extras<'_>>,
+    progress: &Progress,
+) -> Result<DirIndex, RepositoryError> {
+    let below = match Beneath::open(target) {
+        Ok(below) => below,
+        // What is not there holds nothing; what is no directory fails when something is put there.
+        Err(_) => return Ok(DirIndex::default()),
+    };
+    let mut entries = Vec::new();
+    let mut reach = Reach { below: &below, current: None, blocked: None };
+    let has_proc = Path::new("/proc/self/fd").is_dir();
+    for entry in wanted {
+        progress.check()?;
+        let Some(directory) = reach.enter(&entry.path.parent().unwrap_or_default()) else { continue };
+        // What cannot be looked at is as good as not there: putting something there tells what is wrong.
+        let Ok(Some(stat)) = below.look(&entry.path) else { continue };
+        if stat.file_type() == FileType::Directory
+            && let Some(extras) = &mut extras
+        {
+            extras.list(&below, &entry.path, &stat, wanted, &mut entries, progress)?;
+        }
+        let found = Found { path: entry.path.clone(), stat };
+        let path = match has_proc && !entry.path.is_root() {
+            true => short_path(&directory, entry.path.name()),
+            false => target.join(entry.path.as_path()),
+        };
+        // What cannot be read is as good as not there: it is made anew.
+        entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok());
+    }
+    entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
+    let read = ReadOptions::new(repository.config().segments, SystemTime::UNIX_EPOCH);
+    fill(
+        &mut entries,
+        &SourceDir::new(target),
+        &read,
+        &Progress::new(),
+        |_, _| (),
+        |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
+    )?;
+    comparable(&mut entries);
+    Ok(DirIndex { entries, ..DirIndex::default() })
+}
+
+/// A path to `name` in an open directory, however long that directory's own path is.
+fn short_path(directory: &OwnedFd, name: &[u8]) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(OsStr::from_bytes(name))
+}
+
+/// Which directories of the target can be reached without following a link, asked for in path order.
+struct Reach<'a> {
+    below: &'a Beneath,
+    /// The one that was asked for last.
+    current: Option<(RelPath, Arc<OwnedFd>)>,
+    /// The last one that is not there or is no directory.
+    blocked: Option<RelPath>,
+}
+
+impl Reach<'_> {
+    fn enter(&mut self, directory: &RelPath) -> Option<Arc<OwnedFd>> {
+        if self.blocked.as_ref().is_some_and(|blocked| directory.is_within(blocked)) {
+            return None;
+        }
+        if let Some((path, opened)) = &self.current
+            && path == directory
+        {
+            return Some(opened.clone());
+        }
+        let opened = self.below.directory(directory).ok();
+        match &opened {
+            Some(opened) => self.current = Some((directory.clone(), opened.clone())),
+            None => self.blocked = Some(directory.clone()),
+        }
+        opened
+    }
+}
+
+/// What the patterns ask for.
+pub(super) struct Choice {
+    include: Gitignore,
+    exclude: Gitignore,
+    /// The repository itself, which is neither written nor removed.
+    own: Option<RelPath>,
+}
+
+impl Choice {
+    pub fn new(
+        include: &[String],
+        exclude: &[String],
+        own: Option<RelPath>,
+    ) -> Result<Self, RepositoryError> {
+        Ok(Self { include: patterns(include)?, exclude: patterns(exclude)?, own })
+    }
+
+    fn has(&self, path: &RelPath, is_dir: bool) -> bool {
+        let matches =
+            |patterns: &Gitignore| patterns.matched_path_or_any_parents(path.as_path(), is_dir).is_ignore();
+        let is_chosen = || !matches(&self.exclude) && (self.include.is_empty() || matches(&self.include));
+        let is_own = self.own.as_ref().is_some_and(|own| path.is_within(own));
+        path.is_root() || (!is_own && is_chosen())
+    }
+
+    /// Leaves what the patterns ask for, and the directories above it. Returns those directories that the patterns do
+    /// not ask for themselves: where they are there already, nothing about them is to be changed.
+    pub fn select(&self, entries: &mut Vec<Entry>) -> HashSet<RelPath> {
+        let has = |entry: &Entry| self.has(&entry.path, matches!(entry.kind, Kind::Directory));
+        if self.include.is_empty() {
+            entries.retain(has);
+            return HashSet::new();
+        }
+        // In the target there may be something to remove even where the snapshot has nothing.
+        let mut kept = HashSet::from([RelPath::root()]);
+        for entry in entries.iter().filter(|entry| !entry.path.is_root() && has(entry)) {
+            let mut path = Some(entry.path.clone());
+            while let Some(above) = path.filter(|path| kept.insert(path.clone())) {
+                path = above.parent();
+            }
+        }
+        entries.retain(|entry| kept.contains(&entry.path));
+        kept.retain(|path| {
+            let at = entries.binary_search_by(|entry| entry.path.cmp(path));
+            path.is_root() || at.is_ok_and(|at| !has(&entries[at]))
+        });
+        kept
+    }
+}
+
+fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
+    let mut builder = GitignoreBuilder::new("");
+    let unusable = |source| RepositoryError::Pattern { source };
+    for line in lines {
+        builder.add_line(None, line).map_err(unusable)?;
+    }
+    builder.build().map_err(unusable)
+}

@@ -1,0 +1,234 @@
+//! What `restore` may put where, and what it must not remove.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Stdio};
+
+use crate::lab::{Lab, contents};
+
+/// A restored copy in `out`, with a name that is not in the snapshot.
+fn with_extra() -> Lab {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    lab.ok(["restore", "latest", "-t", "out"]);
+    lab.write("out/extra", "extra");
+    lab
+}
+
+#[test]
+fn a_mounted_file_system_that_the_backup_did_not_enter_is_never_emptied() {
+    let lab = Lab::new();
+    let script = "
+        mkdir tree/plain tree/inner
+        mount -t tmpfs none tree/inner; echo data > tree/inner/precious
+        $T backup -q -x tree
+        touch tree/plain/extra
+        mkdir -p tree/new/deep tree/plain/bound
+        mount -t tmpfs none tree/new/deep; echo data > tree/new/deep/precious
+        # Of the same file system, so that only the mount itself tells.
+        mount --bind tree/letters tree/plain/bound
+        $T restore latest --in-place --delete --yes
+        find tree -type f | sort
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    let (summary, left) = outcome.out.split_at(outcome.out.find("\ntree/").unwrap());
+    let expected = [
+        "tree/inner/precious",
+        "tree/letters/one",
+        "tree/letters/two",
+        "tree/new/deep/precious",
+        "tree/notes",
+        "tree/plain/bound/one",
+        "tree/plain/bound/two",
+    ];
+    assert_eq!(left.split_whitespace().collect::<Vec<_>>(), expected);
+    for name in ["tree/inner", "tree/new/deep", "tree/plain/bound"] {
+        let line = format!("{name}: mounted there, and the backup did not enter it");
+        assert!(summary.contains(&line), "{summary}");
+    }
+    assert!(summary.contains("1 deleted"), "{summary}");
+}
+
+#[test]
+fn a_mounted_file_system_that_the_backup_entered_is_restored_as_the_rest() {
+    let lab = Lab::new();
+    let script = "
+        mkdir tree/inner
+        mount -t tmpfs none tree/inner; echo data > tree/inner/kept
+        $T backup -q tree
+        rm tree/inner/kept; touch tree/inner/extra
+        $T restore latest --in-place --delete --yes -q
+        ls tree/inner
+        umount tree/inner
+        # A target may be a mount itself.
+        mkdir out; mount -t tmpfs none out; touch out/extra
+        $T restore latest -t out --delete --yes -q
+        ls out
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    assert_eq!(outcome.out, "kept\ninner\nletters\nnotes\n");
+}
+
+#[test]
+fn what_the_backup_could_not_read_is_spared() {
+    if rustix::process::geteuid().is_root() && !crate::programs::are_here(&["setpriv"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("tree/secret", "secret");
+    lab.write("tree/closed/inside", "inside");
+    let mode = |name: &str, mode| {
+        fs::set_permissions(lab.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("tree/secret", 0);
+    mode("tree/closed", 0);
+    let outcome = lab.as_nobody(["backup", "tree"]);
+    mode("tree/secret", 0o600);
+    mode("tree/closed", 0o700);
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
+    lab.write("tree/extra", "extra");
+    let dry = lab.ok(["restore", "latest", "-t", "tree", "--delete", "-n"]);
+    assert!(dry.contains("-  extra\n") && !dry.contains("secret") && !dry.contains("inside"), "{dry}");
+    let out = lab.ok(["restore", "latest", "-t", "tree", "--delete", "--yes"]);
+    assert!(out.contains("spared   2 names that the backup could not read"), "{out}");
+    assert_eq!(fs::read_to_string(lab.path("tree/secret")).unwrap(), "secret");
+    assert_eq!(fs::read_to_string(lab.path("tree/closed/inside")).unwrap(), "inside");
+    assert!(!lab.path("tree/extra").exists());
+    // Elsewhere, and of a part, the same paths are spared.
+    lab.write("other/inside", "other");
+    lab.write("other/extra", "extra");
+    lab.ok(["restore", "latest:closed", "-t", "other", "--delete", "--yes"]);
+    assert!(lab.path("other/inside").exists() && lab.path("other/extra").exists());
+}
+
+#[test]
+fn nothing_is_deleted_that_nobody_agreed_to() {
+    let lab = with_extra();
+    let outcome = lab.run(["restore", "latest", "-t", "out", "--delete"]);
+    assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""));
+    assert!(outcome.err.contains("would delete 1 name in out"), "{}", outcome.err);
+    assert!(outcome.err.contains("--yes"), "{}", outcome.err);
+    assert!(lab.path("out/extra").exists());
+    lab.ok(["restore", "latest", "-t", "out", "--delete", "--yes"]);
+    assert!(!lab.path("out/extra").exists());
+    // Nothing to delete is nothing to ask for.
+    lab.ok(["restore", "latest", "-t", "out", "--delete"]);
+}
+
+fn answer(child: &mut Child, text: &str) -> String {
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let mut shown = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut shown).unwrap();
+    shown
+}
+
+#[test]
+fn at_a_terminal_the_names_are_shown_and_the_person_is_asked() {
+    for (text, status, is_left) in [("n\n", 1, true), ("\n", 1, true), ("y\n", 0, false)] {
+        let lab = with_extra();
+        let Some(mut child) = lab.at_terminal("restore latest -t out --delete", Stdio::piped()) else {
+            return;
+        };
+        let shown = answer(&mut child, text);
+        assert!(shown.contains("-  extra"), "{shown}");
+        assert!(shown.contains("out is not the directory that was backed up"), "{shown}");
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{shown}");
+        assert_eq!(lab.path("out/extra").exists(), is_left, "{shown}");
+    }
+}
+
+#[test]
+fn the_content_of_a_directory_goes_into_the_root_only_by_force() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    std::os::unix::fs::symlink("/", lab.path("slash")).unwrap();
+    for target in ["/", "//", "/tmp/..", "slash"] {
+        for what in ["latest", "latest:letters", "latest:notes"] {
+            let outcome = lab.run(["restore", what, "--target", target, "--dry-run"]);
+            assert_eq!(outcome.status, Some(1), "{what} to {target}: {}", outcome.out);
+            assert!(outcome.err.contains("--in-place"), "{}", outcome.err);
+        }
+    }
+    let forced = lab.ok(["restore", "latest", "--target", "/", "--dry-run", "--force"]);
+    assert!(forced.contains("tree -> /\n"), "{forced}");
+    // Each of several goes to where it was.
+    lab.write("second/file", "second");
+    lab.ok(["backup", "tree", "second"]);
+    let several = lab.ok(["restore", "latest", "--target", "/", "--dry-run"]);
+    assert!(several.contains("no differences"), "{several}");
+}
+
+#[test]
+fn each_source_goes_back_to_where_it_was() {
+    let lab = Lab::new();
+    lab.write("real/second/file", "second");
+    lab.write("third", "third");
+    std::os::unix::fs::symlink("real", lab.path("link")).unwrap();
+    let before = ["tree", "real"].map(|name| contents(&lab.path(name)));
+    lab.ok(["backup", "tree", "link/second", "third", "--time", "2026-11-01"]);
+    lab.ok(["backup", "tree", "--time", "2026-11-02"]);
+    lab.ok(["backup", "third", "--time", "2026-11-03"]);
+    for snapshot in ["2026-11-01 12:00", "2026-11-02 12:00", "2026-11-03 12:00"] {
+        fs::remove_dir_all(lab.path("tree/letters")).unwrap();
+        lab.write("tree/notes", "changed");
+        lab.write("third", "changed");
+        lab.write("real/second/file", "changed");
+        let out = lab.ok(["restore", snapshot, "--in-place"]);
+        assert!(out.contains(" in place\n"), "{out}");
+        let several = snapshot.starts_with("2026-11-01");
+        assert_eq!(contents(&lab.path("tree")) == before[0], !snapshot.starts_with("2026-11-03"), "{out}");
+        assert_eq!(contents(&lab.path("real")) == before[1], several, "{out}");
+        let third = fs::read_to_string(lab.path("third")).unwrap();
+        assert_eq!(third == "third", !snapshot.starts_with("2026-11-02"), "{out}");
+        lab.ok(["restore", "2026-11-01 12:00", "--in-place", "-q"]);
+    }
+    // A part, and only what is named.
+    lab.write("tree/letters/one", "changed");
+    lab.write("tree/notes", "changed");
+    lab.ok(["restore", "2026-11-02 12:00:letters", "--in-place"]);
+    assert_eq!(fs::read_to_string(lab.path("tree/letters/one")).unwrap(), "first letter\n");
+    assert_eq!(fs::read_to_string(lab.path("tree/notes")).unwrap(), "changed");
+    lab.ok(["restore", "2026-11-01 12:00", "--in-place", "-i", "notes"]);
+    assert_eq!(fs::read_to_string(lab.path("tree/notes")).unwrap(), "notes\n");
+    for (flags, told) in [(&["--in-place", "-t", "out"][..], "--target"), (&[], "--target")] {
+        let outcome = lab.run(["restore", "latest"].iter().chain(flags));
+        assert!(outcome.status != Some(0) && outcome.err.contains(told), "{}", outcome.err);
+    }
+}
+
+#[test]
+fn only_what_is_not_in_the_snapshot_goes_when_sources_are_restored_in_place() {
+    let lab = Lab::new();
+    lab.write("second/file", "second");
+    lab.ok(["backup", "tree", "second"]);
+    for extra in ["tree/extra", "second/extra", "beside"] {
+        lab.write(extra, "extra");
+    }
+    let out = lab.ok(["restore", "latest", "--in-place", "--delete", "--yes"]);
+    assert!(out.contains(", 2 deleted"), "{out}");
+    assert!(!lab.path("tree/extra").exists() && !lab.path("second/extra").exists());
+    assert!(lab.path("beside").exists());
+}
+
+#[test]
+fn the_report_says_where_each_source_went() {
+    let lab = Lab::new();
+    let root = lab.path("").canonicalize().unwrap();
+    let root = root.display();
+    lab.ok(["backup", "tree"]);
+    let out = lab.ok(["restore", "latest", "-t", "one"]);
+    assert!(out.contains(&format!("  source   {root}/tree -> one\n")), "{out}");
+    let out = lab.ok(["restore", "latest:letters/one", "-t", "one"]);
+    assert!(out.contains(&format!("  source   {root}/tree/letters/one -> one/one\n")), "{out}");
+    lab.write("second/file", "second");
+    lab.ok(["backup", "tree", "second"]);
+    let out = lab.ok(["restore", "latest", "-t", "two"]);
+    assert!(out.contains(&format!("  source   {root}/second -> two{root}/second\n")), "{out}");
+    assert!(out.contains(&format!("  source   {root}/tree -> two{root}/tree\n")), "{out}");
+    let out = lab.ok(["restore", "latest", "-t", "two", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["sources"][1]["target"], format!("two{root}/tree"));
+}
