@@ -34,6 +34,8 @@ use super::url::{Credentials, S3, WebDav};
 
 const PIECE: usize = 16 << 20;
 const PIECES_AT_ONCE: usize = 4;
+/// Where AWS says to anybody in which region a bucket is.
+const AWS: &str = "https://s3.amazonaws.com";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Protocol {
@@ -53,12 +55,19 @@ pub(super) struct Objects {
 
 impl Objects {
     pub fn s3(place: &S3, timeout: Duration) -> Result<Self, Reason> {
+        let runtime = runtime()?;
         let mut builder = services::S3::default().bucket(&place.bucket);
         if let Some(endpoint) = &place.endpoint {
             builder = builder.endpoint(endpoint);
         }
-        if let Some(region) = &place.region {
-            builder = builder.region(region);
+        match &place.region {
+            Some(region) => builder = builder.region(region),
+            None if is_set(&["AWS_REGION", "AWS_DEFAULT_REGION"]) => {}
+            // Servers that stand in for AWS take any.
+            None if is_set(&["AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_S3_ENDPOINT"]) => {
+                builder = builder.region("us-east-1");
+            }
+            None => builder = builder.region(&runtime.block_on(region_of(AWS, &place.bucket, timeout))?),
         }
         if place.virtual_host {
             builder = builder.enable_virtual_host_style();
@@ -71,7 +80,7 @@ impl Objects {
             }
         };
         let operator = Operator::new(builder).map_err(reason)?;
-        Self::new(runtime()?, operator, Protocol::S3, &place.path, timeout)
+        Self::new(runtime, operator, Protocol::S3, &place.path, timeout)
     }
 
     pub fn webdav(place: &WebDav, timeout: Duration) -> Result<Self, Reason> {
@@ -488,6 +497,30 @@ impl Iterator for Keys<'_> {
     }
 }
 
+/// Whether one of the variables has a value.
+fn is_set(variables: &[&str]) -> bool {
+    variables.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// The region of a bucket. AWS names it in the answer to whoever asks for the bucket, also where it refuses.
+async fn region_of(endpoint: &str, bucket: &str, timeout: Duration) -> Result<String, Reason> {
+    const WAYS_OUT: &str = "add ?region=NAME to the URL, or set AWS_REGION";
+    let client = client().connect_timeout(timeout).redirect(reqwest::redirect::Policy::none()).build();
+    let request = client.map_err(Reason::permanent)?.head(format!("{endpoint}/{bucket}")).send();
+    let response = match tokio::time::timeout(timeout, request).await {
+        Ok(response) => response.map_err(|error| {
+            let text = format!("the region of the bucket cannot be asked for: {error}; {WAYS_OUT}");
+            Reason::permanent(text)
+        })?,
+        Err(_) => return Err(Reason::TimedOut(timeout)),
+    };
+    let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+    region.map(str::to_owned).ok_or_else(|| {
+        let text = format!("AWS knows no region of the bucket {bucket:?}; check its name, or {WAYS_OUT}");
+        Reason::permanent(text)
+    })
+}
+
 /// Waits for an answer, but not for longer than `limit`.
 async fn within<T>(limit: Duration, future: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Reason> {
     match tokio::time::timeout(limit, future.into_future()).await {
@@ -553,5 +586,45 @@ impl HttpTransport for Transport {
         let error =
             Error::new(kind, format!("HTTP status {status} {}", shorten(said.trim())).trim_end().to_owned());
         Err(if temporary { error.set_temporary() } else { error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What comes of asking a server with that answer for the region of a bucket.
+    fn region(answer: &'static str) -> Result<String, Reason> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).unwrap();
+                request.extend_from_slice(&byte);
+            }
+            socket.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let limit = Duration::from_secs(20);
+        let region = runtime().unwrap().block_on(region_of(&endpoint, "bucket", limit));
+        assert!(server.join().unwrap().starts_with("HEAD /bucket "));
+        region
+    }
+
+    #[test]
+    fn a_bucket_tells_its_region_also_to_strangers() {
+        for status in ["200 OK", "301 Moved Permanently\r\nlocation: http://127.0.0.1:1/", "403 Forbidden"] {
+            let answer =
+                format!("HTTP/1.1 {status}\r\nx-amz-bucket-region: eu-north-1\r\ncontent-length: 0\r\n\r\n");
+            assert_eq!(region(answer.leak()).unwrap(), "eu-north-1");
+        }
+        let text = region("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").unwrap_err().to_string();
+        assert!(text.contains("bucket") && text.contains("AWS_REGION"), "{text}");
     }
 }
