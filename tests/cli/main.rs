@@ -3,6 +3,7 @@
 mod blob;
 mod commands;
 mod directories;
+mod docs;
 mod encryption;
 mod json;
 mod kills;
@@ -15,6 +16,9 @@ mod prune;
 mod python;
 mod remotes;
 mod restore;
+#[allow(dead_code, reason = "some of it is for the other binary of tests")]
+#[path = "../it/store/s3_server.rs"]
+mod s3_server;
 mod schedule;
 mod status;
 mod store;

@@ -1,0 +1,1 @@
+export TREERING_PASSWORD=passphrase

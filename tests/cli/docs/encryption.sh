@@ -1,0 +1,2 @@
+export TREERING_PASSWORD=passphrase
+cd ~

@@ -1,0 +1,3 @@
+cd ~
+mkdir -p /srv/www /var/spool
+echo '<p>hello' > /srv/www/index.html
