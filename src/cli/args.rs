@@ -210,10 +210,11 @@ pub struct BackupArguments {
 /// What of a directory is looked at.
 #[derive(Debug, Clone, Args)]
 pub struct ScanArguments {
-    /// Leave out what matches, a pattern as in .gitignore; can be given again
+    /// Leave out what matches, a pattern as in .gitignore, or a path that begins with /, ./, ../ or ~/; can be given
+    /// again
     #[arg(short, long, value_name = "GLOB")]
     pub exclude: Vec<String>,
-    /// Leave out what matches a pattern in a file, one a line
+    /// Leave out what matches a pattern in a file, one a line; ./ is the directory of that file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub exclude_file: Vec<PathBuf>,
     /// Obey the patterns in files of this name, such as .gitignore, in the directories themselves
@@ -234,6 +235,7 @@ impl ScanArguments {
             files: self.exclude_file.clone(),
             ignore_file: self.ignore_file.clone(),
             caches: self.exclude_caches,
+            home: std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
         }
     }
 }

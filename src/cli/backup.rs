@@ -3,8 +3,10 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
+use treering::diff::LeftOut;
 use treering::layers::LayerInfo;
 use treering::repository::{BackupOptions, BackupReport, Totals, Unread, is_future};
 use treering::timeline::TimeKey;
@@ -12,8 +14,9 @@ use treering::timeline::TimeKey;
 use crate::cli::args::BackupArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
+use crate::cli::json::Name;
 use crate::cli::remote;
-use crate::cli::report::{complain, count, duration, plural, print, size, totals};
+use crate::cli::report::{complain, count, duration, name, plural, print, size, text, totals};
 use crate::cli::{Session, cache_directory, host_name, user_name};
 
 /// Takes a snapshot.
@@ -34,6 +37,9 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     let totals = Totals::of(changes.iter().copied());
     print(|out| {
         session.list_changes(out, changes.iter().copied(), false)?;
+        for left_out in &report.left_out {
+            write_left_out(out, session, left_out)?;
+        }
         for problem in &report.problems {
             session.tell(out, "backup", &problem.path, problem)?;
         }
@@ -94,8 +100,29 @@ fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptio
         one_file_system: arguments.scan.one_file_system,
         force: arguments.force,
         dry_run: arguments.dry_run,
+        list_left_out: session.verbose,
         ..defaults
     })
+}
+
+/// Writes a line for something that was left out on purpose.
+fn write_left_out(out: &mut dyn Write, session: &Session, left_out: &LeftOut) -> io::Result<()> {
+    let LeftOut { path, rule } = left_out;
+    let path = path.as_os_str().as_encoded_bytes();
+    if !session.json {
+        return writeln!(out, "x  {}: {}", name(path), text(&rule.to_string()));
+    }
+    #[derive(Serialize)]
+    struct Object<'a> {
+        #[serde(flatten)]
+        path: Name<'a>,
+        reason: String,
+    }
+    json::message(
+        out,
+        "left_out",
+        &Object { path: Name { key: "path", bytes: path }, reason: rule.to_string() },
+    )
 }
 
 /// What the backup stored again because it could not know it, if it did.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::diff::entry::FileTime;
-use crate::diff::exclude::{ExcludeError, Excludes, Rules};
+use crate::diff::exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule, Rules};
 use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
 
@@ -34,6 +34,8 @@ pub struct ScanOptions {
     pub leave_out: Option<(u64, u64)>,
     /// Threads beside the caller's; with none the caller does everything.
     pub threads: usize,
+    /// Where what is left out is told, in any order.
+    pub left_out: Option<Arc<Mutex<Vec<LeftOut>>>>,
 }
 
 /// A name that was found, and its `stat`.
@@ -335,11 +337,14 @@ impl Walk<'_> {
     fn list_into(&self, node: &Node, directory: &Path, listing: &mut Listing) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty())?;
-        let (rules, error) = node.rules.enter(directory);
+        let (rules, error) = node.rules.enter(&opened, directory);
         listing
             .errors
             .extend(error.map(|error| ScanError { path: directory.to_owned(), source: error.into() }));
-        let only_tag = rules.is_excluded_cache(directory);
+        let only_tag = rules.is_excluded_cache(&opened);
+        if only_tag {
+            self.note_left_out(|| directory.to_owned(), LeftOutRule::Cache);
+        }
         let mut names = Dir::read_from(&opened)?;
         while let Some(entry) = names.read() {
             let entry = entry?;
@@ -360,6 +365,12 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn note_left_out(&self, path: impl FnOnce() -> PathBuf, rule: LeftOutRule) {
+        if let Some(left_out) = &self.options.left_out {
+            lock(left_out).push(LeftOut { path: path(), rule });
+        }
+    }
+
     fn look(
         &self,
         node: &Node,
@@ -371,14 +382,22 @@ impl Walk<'_> {
         let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
         let stat = Stat::from(stat);
         let is_dir = stat.file_type() == FileType::Directory;
-        if !rules.is_empty() && rules.exclude(&directory.join(OsStr::from_bytes(name.to_bytes())), is_dir) {
+        let shown = || directory.join(OsStr::from_bytes(name.to_bytes()));
+        if !rules.is_empty()
+            && let Some(rule) = rules.exclude(&shown(), is_dir)
+        {
+            self.note_left_out(shown, rule);
             return Ok(None);
         }
         if is_dir && self.options.leave_out == Some((stat.device, stat.inode)) {
+            self.note_left_out(shown, LeftOutRule::Repository);
             return Ok(None);
         }
         let path = node.path.join(name.to_bytes())?;
         let enter = is_dir && (stat.device == self.device || !self.options.one_file_system);
+        if is_dir && !enter {
+            self.note_left_out(shown, LeftOutRule::FileSystem);
+        }
         let child = enter.then(|| self.node(path.clone(), rules.clone()));
         Ok(Some((Found { path, stat }, child)))
     }

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +20,11 @@ use serde_bytes::ByteBuf;
 use crate::archive::{self, Codec, Payload, VolumeOptions, VolumeWriter, gzip};
 use crate::cbor;
 use crate::diff::{
-    self, Change, ChangeRef, Entry, Excludes, ReadOptions, ScanError, ScanOptions, Stat, fill,
+    self, Change, ChangeRef, Entry, Excludes, LeftOut, ReadOptions, ScanError, ScanOptions, Stat, fill,
 };
 use crate::gitkv::Person;
 use crate::layers::LayerInfo;
+use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::cache::Cache;
@@ -72,6 +74,8 @@ pub struct BackupOptions {
     pub force: bool,
     /// Store nothing.
     pub dry_run: bool,
+    /// Tell what is left out, and why.
+    pub list_left_out: bool,
     /// Threads that work on segments, and as many that compress.
     pub threads: usize,
 }
@@ -90,6 +94,7 @@ impl BackupOptions {
             one_file_system: false,
             force: false,
             dry_run: false,
+            list_left_out: false,
             threads: std::thread::available_parallelism().map_or(1, Into::into),
         }
     }
@@ -111,6 +116,8 @@ pub struct BackupReport {
     pub links: Vec<PathBuf>,
     /// Sources that had many files in the parent and have none now, and how many they had.
     pub emptied: Vec<(PathBuf, u64)>,
+    /// What was left out on purpose, where that was asked for, in path order.
+    pub left_out: Vec<LeftOut>,
     /// What could not be read, or changed while it was read.
     pub problems: Vec<ScanError>,
     /// The layers that were added.
@@ -181,6 +188,7 @@ impl Repository {
             // A backup of itself would be in the next one, and so on.
             leave_out: self.own_directory(),
             threads: options.threads,
+            left_out: options.list_left_out.then(Arc::default),
         };
         let lost = self.lost_volumes()?;
         let segments = if lost.is_empty() { None } else { Some(self.segments()?) };
@@ -213,6 +221,12 @@ impl Repository {
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;
         report.future = future;
+        if let Some(left_out) = &scan.left_out {
+            report.left_out = std::mem::take(&mut *lock(left_out));
+            report.left_out.sort_by(|a, b| a.path.cmp(&b.path));
+            // Planned twice, it is told twice.
+            report.left_out.dedup();
+        }
         report.lost = lost;
         Ok(report)
     }
@@ -501,6 +515,7 @@ impl<'a> Session<'a> {
             links: sources.links.clone(),
             emptied: if is_first { Vec::new() } else { plan.emptied(sources) },
             statistics,
+            left_out: Vec::new(),
             problems: plan.problems,
             layers: Vec::new(),
             bytes_added: statistics.bytes_volumes,

@@ -357,3 +357,42 @@ fn a_backup_says_what_it_did_not_save_as_one_might_think() {
         outcome.err
     );
 }
+
+#[test]
+fn excludes_are_paths_as_a_shell_has_them_and_tell_what_they_leave_out() {
+    let lab = Lab::new();
+    lab.write("tree/cache/big", "x");
+    lab.write("tree/.skip", "*.bak\n");
+    lab.write("tree/a.bak", "x");
+    lab.write("tree/tagged/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55");
+    lab.write("tree/tagged/data", "x");
+    let tree = lab.path("tree");
+    let at = |path: &str| tree.join(path).display().to_string();
+    for pattern in ["~/tree/cache", "./tree/cache", "tree/cache", "/cache", "cache", &at("cache")] {
+        let mut command = lab.command(["backup", "tree", "--dry-run", "-v", "-e", pattern]);
+        let output = command.env("HOME", lab.path("")).output().unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        let line = format!(
+            "x  {}: excluded by {}\n",
+            at("cache"),
+            pattern.replace("~/tree", &at("")).replace("./tree", &at("")).replace("//", "/")
+        );
+        assert!(out.contains(&line) && !out.contains("cache/big"), "{pattern}\n{out}");
+    }
+    for pattern in ["", "[", "/"] {
+        let outcome = lab.run(["backup", "tree", "-e", pattern]);
+        assert_eq!(outcome.status, Some(1), "{pattern}");
+        assert!(outcome.err.contains(&format!("{pattern:?}")), "{}", outcome.err);
+    }
+    let out = lab.ok(["backup", "tree", "-v", "--ignore-file", ".skip", "--exclude-caches"]);
+    assert!(out.contains(&format!("x  {}: excluded by *.bak in {}\n", at("a.bak"), at(".skip"))), "{out}");
+    assert!(out.contains(&format!("x  {}: a cache, by its CACHEDIR.TAG\n", at("tagged"))), "{out}");
+    let json = lab.ok(["backup", "tree", "-v", "--json", "-e", "cache"]);
+    let left_out = json.lines().find(|line| line.contains("left_out")).unwrap();
+    let left_out: serde_json::Value = serde_json::from_str(left_out).unwrap();
+    assert_eq!(
+        (left_out["path"].as_str(), left_out["reason"].as_str()),
+        (Some(&*at("cache")), Some("excluded by cache"))
+    );
+    assert!(!lab.ok(["backup", "tree", "-e", "cache"]).contains("excluded"));
+}
