@@ -16,6 +16,7 @@ use crate::cli::report::{self, print};
 /// Compares a snapshot with another, or with a directory.
 pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
     let repository = session.open()?;
+    session.hold(&repository)?;
     let named = Selector::parse(&arguments.old, &session.now)?;
     let old = session.select(&repository, &named, &arguments.filters)?;
     let changes = match snapshot(session, &repository, arguments)? {

@@ -89,6 +89,7 @@ impl Session {
         arguments: &FilterArguments,
     ) -> Result<(Repository, Snapshot, Option<Vec<u8>>), CliError> {
         let repository = self.open_readable()?;
+        self.hold(&repository)?;
         let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
         let snapshot = self.select(&repository, &selector, arguments)?;
         Ok((repository, snapshot, path))

@@ -35,6 +35,7 @@ mod snapshots;
 mod store;
 mod store_args;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ use treering::causes::chain;
 use treering::diff::ChangeRef;
 use treering::gitkv::Person;
 use treering::progress::Progress;
-use treering::repository::Repository;
+use treering::repository::{Hold, Repository};
 use treering::schedule::Profile;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
@@ -125,6 +126,8 @@ struct Session {
     json: bool,
     quiet: bool,
     verbose: bool,
+    /// What a command that only reads keeps from being removed until it ends.
+    hold: OnceCell<Hold>,
 }
 
 impl Session {
@@ -149,6 +152,7 @@ impl Session {
             json,
             quiet,
             verbose,
+            hold: OnceCell::new(),
         })
     }
 
@@ -181,6 +185,15 @@ impl Session {
             repository.unlock(&credentials)?;
         }
         Ok(repository)
+    }
+
+    /// Keeps everything in `repository` where it is until the command ends: from before a snapshot is looked for
+    /// until the last of it was read. For commands that only read.
+    fn hold(&self, repository: &Repository) -> Result<(), CliError> {
+        if self.hold.get().is_none() {
+            let _ = self.hold.set(repository.hold()?);
+        }
+        Ok(())
     }
 
     /// The time that `text`, the value of `option`, means if it is given.

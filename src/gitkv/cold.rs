@@ -51,6 +51,17 @@ impl Git {
         self.refresh().map(drop)
     }
 
+    /// Finishes what a killed [`remove_pack`](Self::remove_pack) left: the index of a layer whose pack is here, and
+    /// was found to be sound, returns to its place beside it. Whether it had to.
+    pub fn reclaim_pack(&self, name: &str) -> Result<bool, GitError> {
+        let reclaimed = layers::reclaim_pack(&self.pack_dir(), name)?;
+        if reclaimed {
+            self.refresh()?;
+            self.renew_promise()?;
+        }
+        Ok(reclaimed)
+    }
+
     /// Tells git that objects which the packs here name may lie elsewhere.
     pub fn promise(&self) -> Result<(), GitError> {
         if !self.has_promised()? {

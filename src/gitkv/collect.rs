@@ -65,6 +65,11 @@ impl Git {
         Ok(Alone { git: self, _lock: self.lock_out_writers()? })
     }
 
+    /// The same without waiting; `None` while somebody writes.
+    pub fn try_alone(&self) -> Result<Option<Alone<'_>>, GitError> {
+        Ok(self.try_lock_out_writers()?.map(|lock| Alone { git: self, _lock: lock }))
+    }
+
     /// The objects that git has stored each in a file of its own, and the files.
     pub fn loose_objects(&self) -> Result<Vec<(ObjectId, PathBuf)>, GitError> {
         let objects = self.path().join("objects");

@@ -12,6 +12,7 @@ use std::io;
 
 use crate::atomic;
 use crate::layers::{Layer, LayerError, LayerInfo, LayerWriter};
+use crate::progress::Progress;
 
 use super::collect::Alone;
 use super::writers::remove_layer;
@@ -74,7 +75,10 @@ impl Git {
 impl Alone<'_> {
     /// Puts the objects of the layers called `names`, whose packs must be here, into one new layer, and removes
     /// those layers. `None` where they hold nothing.
-    pub fn combine(&self, names: &[String]) -> Result<Option<LayerInfo>, GitError> {
+    ///
+    /// When `progress`, which is told of the bytes that were copied, says so, it stops and leaves the layers as they
+    /// are.
+    pub fn combine(&self, names: &[String], progress: &Progress) -> Result<Option<LayerInfo>, GitError> {
         let git = self.git();
         let pack_dir = git.pack_dir();
         let layers = git.refresh()?;
@@ -84,7 +88,9 @@ impl Alone<'_> {
             let missing = || LayerError::Missing { layer: name.clone() };
             let layer = *by_name.get(name.as_str()).ok_or_else(missing)?;
             for extent in layer.extents().ok_or_else(missing)? {
+                progress.check()?;
                 git.copy_live(Some(layer), &extent, &mut writer)?;
+                progress.bytes.add(extent.1.end - extent.1.start);
             }
         }
         let made = writer.finish()?;
@@ -180,7 +186,7 @@ mod tests {
         let before = ids(&git);
         let names: Vec<_> = git.layers().layers().map(|layer| layer.name().to_owned()).collect();
         assert_eq!(names.len(), 9);
-        let made = git.alone().unwrap().combine(&names).unwrap().unwrap();
+        let made = git.alone().unwrap().combine(&names, &Progress::new()).unwrap().unwrap();
         assert_eq!(
             git.layers().layers().map(|layer| layer.name().to_owned()).collect::<Vec<_>>(),
             [made.name]
@@ -190,7 +196,7 @@ mod tests {
         fixture.fsck();
 
         let alone = git.alone().unwrap();
-        assert!(alone.combine(&["pack-none".to_owned()]).is_err());
+        assert!(alone.combine(&["pack-none".to_owned()], &Progress::new()).is_err());
         assert_eq!(ids(&git), before);
     }
 }

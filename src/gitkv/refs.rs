@@ -92,7 +92,15 @@ pub(super) fn lock(
     path: &Path,
     try_lock: impl Fn(&File) -> Result<(), TryLockError>,
 ) -> Result<File, GitError> {
-    let file = open_lock(path)?;
+    lock_opened(path, open_lock(path)?, try_lock)
+}
+
+/// The same with the open file at `path`.
+pub(super) fn lock_opened(
+    path: &Path,
+    file: File,
+    try_lock: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<File, GitError> {
     for attempt in 1..=LOCK_TRIES {
         match try_lock(&file) {
             Ok(()) => return Ok(file),

@@ -16,7 +16,7 @@ use crate::atomic;
 use crate::layers::{LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
 
 use super::git::{parse_commit, parse_tree};
-use super::refs::{lock, open_lock};
+use super::refs::{lock, lock_opened, open_lock};
 use super::tree::Mode;
 use super::{Git, GitError};
 
@@ -98,7 +98,12 @@ impl Git {
     /// objects that are there already: a fetch takes an object that a dead writer left for one that it need
     /// not get.
     pub fn keep_layers(&self) -> Result<KeepLayers, GitError> {
-        let lock = lock(&self.private_dir()?.join(WRITERS), File::try_lock_shared)?;
+        let path = self.private_dir()?.join(WRITERS);
+        let lock = lock(&path, File::try_lock_shared).or_else(|error| match (&error, File::open(&path)) {
+            // Whoever may only read can lock it all the same.
+            (GitError::Io { .. }, Ok(file)) => lock_opened(&path, file, File::try_lock_shared),
+            _ => Err(error),
+        })?;
         Ok(KeepLayers { _lock: lock })
     }
 
@@ -113,14 +118,10 @@ impl Git {
         if markers(&private).map_err(GitError::io("list", &private))?.is_empty() {
             return Ok(Swept::default());
         }
-        let path = private.join(WRITERS);
-        let lock = open_lock(&path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Swept { busy: true, ..Swept::default() }),
-            Err(TryLockError::Error(error)) => return Err(GitError::io("lock", &path)(error)),
+        match self.try_lock_out_writers()? {
+            Some(_lock) => self.sweep_alone(),
+            None => Ok(Swept { busy: true, ..Swept::default() }),
         }
-        self.sweep_alone()
     }
 
     /// The sweep, by one who holds the lock of the writers exclusively.
@@ -212,6 +213,17 @@ impl Git {
     /// Waits until nobody writes, and keeps everybody from it. The lock ends with the file.
     pub(super) fn lock_out_writers(&self) -> Result<File, GitError> {
         lock(&self.private_dir()?.join(WRITERS), File::try_lock)
+    }
+
+    /// The same without waiting; `None` while somebody writes.
+    pub(super) fn try_lock_out_writers(&self) -> Result<Option<File>, GitError> {
+        let path = self.private_dir()?.join(WRITERS);
+        let lock = open_lock(&path)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(GitError::io("lock", &path)(error)),
+        }
     }
 
     /// Takes those objects out of `wanted` that a reference reaches.

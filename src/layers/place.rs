@@ -49,15 +49,21 @@ pub fn place_pack(pack_dir: &Path, name: &str, index: &[u8], pack: NamedTempFile
     place().map_err(LayerError::io("write", &path))
 }
 
-/// Removes the pack of the layer `name`, which is cold afterwards.
+/// Removes the pack of the layer `name`, which is cold afterwards. It finishes a removal that was cut short; see
+/// [`reclaim_pack`] for the way back.
 pub fn remove_pack(pack_dir: &Path, name: &str) -> Result<(), LayerError> {
     let path = path_of(pack_dir, name, "idx");
+    let cold = index_path(pack_dir, name);
     let make_cold = || {
-        let index = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            index => index?,
-        };
-        write_cold(pack_dir, &index_path(pack_dir, name), &index)?;
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Without an index anywhere the pack may be the only copy of something: it stays.
+                if !cold.exists() {
+                    return Ok(());
+                }
+            }
+            index => write_cold(pack_dir, &cold, &index?)?,
+        }
         // Git takes a pack as existing by its index.
         for extension in ["idx", "pack", "promisor", "keep"] {
             remove(&path.with_extension(extension))?;
@@ -65,6 +71,29 @@ pub fn remove_pack(pack_dir: &Path, name: &str) -> Result<(), LayerError> {
         atomic::sync_dir(pack_dir)
     };
     make_cold().map_err(LayerError::io("remove the pack of", &path))
+}
+
+/// Puts the index of the layer `name` back beside its pack, where [`remove_pack`] was cut short after it had moved
+/// the index and before it removed the pack. Whether there was anything to do. The caller has found the pack to be
+/// sound.
+pub fn reclaim_pack(pack_dir: &Path, name: &str) -> Result<bool, LayerError> {
+    let path = path_of(pack_dir, name, "idx");
+    let cold = index_path(pack_dir, name);
+    if path.exists() || !path.with_extension("pack").exists() || !cold.exists() {
+        return Ok(false);
+    }
+    let reclaim = || {
+        File::create(path.with_extension("keep"))?;
+        write_index(pack_dir, &path, &fs::read(&cold)?)?;
+        remove(&cold)
+    };
+    reclaim().map(|()| true).map_err(LayerError::io("write", &path))
+}
+
+/// The ids of the objects in `index`, which is found to be sound and that of the layer `name`.
+pub fn index_ids(name: &str, index: &[u8]) -> Result<Vec<ObjectId>, LayerError> {
+    let parsed = parse(Path::new(&format!("{name}.idx")), name, index)?;
+    Ok(parsed.ids().iter().map(|&id| ObjectId(id)).collect())
 }
 
 /// Forgets a cold layer, if there is one of that name.
@@ -203,6 +232,33 @@ mod tests {
             assert_eq!((files(&packs), files(&cold)), (0, 1));
             assert_eq!(layers.reopen().unwrap().layers().next().unwrap().pack_bytes(), None);
         }
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_short_can_be_finished_and_taken_back() {
+        let (from, name, index) = layer(&[7; 100_000]);
+        let cut_short = || {
+            let (dir, packs) = target();
+            place_pack(&packs, &name, &index, copy(from.path(), &name, &packs)).unwrap();
+            write_cold(&packs, &index_path(&packs, &name), &index).unwrap();
+            remove(&path_of(&packs, &name, "idx")).unwrap();
+            (dir, packs)
+        };
+        let (_dir, packs) = cut_short();
+        assert!(LayerSet::open(&packs).unwrap().layers().next().unwrap().pack_bytes().is_some());
+        remove_pack(&packs, &name).unwrap();
+        assert_eq!((files(&packs), files(&cold_dir(&packs))), (0, 1));
+        assert!(!reclaim_pack(&packs, &name).unwrap(), "no pack to take back");
+
+        let (_dir, packs) = cut_short();
+        assert!(reclaim_pack(&packs, &name).unwrap());
+        assert!(!reclaim_pack(&packs, &name).unwrap());
+        assert_eq!((files(&packs), files(&cold_dir(&packs))), (3, 0));
+        LayerSet::open(&packs).unwrap().layers().next().unwrap().expect_sound().unwrap();
+
+        remove(&path_of(&packs, &name, "idx")).unwrap();
+        remove_pack(&packs, &name).unwrap();
+        assert_eq!(files(&packs), 2, "a pack without any index is not removed");
     }
 
     #[test]

@@ -1,24 +1,34 @@
 //! Pulling from and pushing to cold remotes.
 //!
 //! A pull brings the layers that the head lists and that were not seen before: of metadata both files, of
-//! data the `.idx`. A push sends what the remote lacks, data first, each `.pack` before its `.idx`, and then
+//! data the `.idx`. It brings those that were seen, and are not here, where a tree needs what only they hold: they
+//! were lost. Killed at any instant, it leaves the repository as it was, or with the branch moved and everything
+//! readable: the head is noted before its layers come, and before the branch moves.
+//!
+//! A push sends what the remote lacks, data first, each `.pack` before its `.idx`, and then
 //! publishes a head. Killed at any instant, it has left whole files that nobody names yet, which the next push
 //! finds and does not send again. At last it [removes](super::removal) what no head needs any more.
 //!
-//! A head lists the layers of its writer that hold anything its commit reaches. What another one listed and this
-//! writer merged, pruned or finds to be of no use is not listed again.
+//! A head lists layers that hold anything its commit reaches: those that are here, and where these do not hold
+//! everything, those of the heads before it that do, wherever they are. What another one listed and this
+//! writer merged, pruned or finds to be of no use is not listed again; what it lost is, since [that follows from what
+//! the layer holds](super::contents). A head that would not list everything its tree names is not published.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tempfile::NamedTempFile;
+
 use crate::gitkv::{GitError, Person, pause};
-use crate::layers::{Layer, ObjectId};
+use crate::layers::{Layer, ObjectId, index_ids};
 use crate::pipeline;
 use crate::progress::Progress;
-use crate::store::{self, Item, Store};
+use crate::store::{self, Item, Name, Span, Store};
 
+use super::contents::{Contents, RemoteContents};
 use super::exchange::{Pushed, TRIES};
 use super::head::{self, Copies, Head, HeadError, Held, LAYOUT, LayerKind};
 use super::publish::{self, PublishError};
@@ -28,7 +38,12 @@ use super::uploads::Uploads;
 use super::{RemoteError, Remotes, seen};
 
 /// Layers under way at once; each has several requests under way itself.
-const LAYERS_AT_ONCE: usize = 3;
+pub(super) const LAYERS_AT_ONCE: usize = 3;
+
+/// Pieces in which a pack is brought, and how many of them are asked for at once: a pull that is to stop ends after
+/// so much.
+const PIECE: u64 = 4 << 20;
+const PIECES_AT_ONCE: usize = 4;
 
 /// Bytes of a head at most: it lists some hundred thousand layers.
 const MAX_HEAD: u64 = 64 << 20;
@@ -74,6 +89,7 @@ impl Remotes {
         remote: &str,
         who: &Person,
         bring: Bring,
+        progress: &Progress,
     ) -> Result<ColdState, RemoteError> {
         let store = self.stores.open(remote)?;
         let names = Namespaces::new()?;
@@ -82,13 +98,14 @@ impl Remotes {
         self.expect_own(remote, &mark)?;
         let mut missing = None;
         loop {
+            progress.check().map_err(GitError::from)?;
             let newest = publish::newest(&store, &names.heads).map_err(RemoteError::store(remote))?;
             let Some((number, items)) = newest else { return Ok(ColdState::default()) };
             match missing {
                 Some((before, error)) if before == number => return Err(error),
                 _ => {}
             }
-            match self.pull_heads(remote, &store, &mark, who, bring, (number, &items)) {
+            match self.pull_heads(remote, &store, &mark, who, bring, (number, &items), progress) {
                 // Others may have published and removed meanwhile; then there is a later head.
                 Err(error @ RemoteError::Gone { .. }) => missing = Some((number, error)),
                 pulled => return pulled,
@@ -97,6 +114,7 @@ impl Remotes {
     }
 
     /// Brings and merges heads that have one number.
+    #[expect(clippy::too_many_arguments)]
     fn pull_heads(
         &self,
         remote: &str,
@@ -105,6 +123,7 @@ impl Remotes {
         who: &Person,
         bring: Bring,
         (number, items): (u64, &[Item]),
+        progress: &Progress,
     ) -> Result<ColdState, RemoteError> {
         let heads =
             items.iter().map(|item| load_head(store, remote, mark, item)).collect::<Result<Vec<_>, _>>()?;
@@ -112,15 +131,23 @@ impl Remotes {
         for head in heads {
             // Nobody may take layers away that nothing here names yet.
             let _keep = self.git.keep_layers()?;
-            self.bring(remote, store, &head, bring)?;
-            self.take(remote, who, number, &head)?;
-            self.stores.see(remote, number, &head)?;
+            let last = self.stores.seen(remote)?;
+            let is_new = last.as_ref() != Some(&(number, head.clone()));
+            if is_new {
+                self.stores.announce(remote, number, &head)?;
+            }
+            self.bring(remote, store, &head, bring, progress)?;
+            self.find_common(remote, last.as_ref(), number, &head)?;
+            // Before the branch moves: what is in the branch can be read from then on.
+            if is_new {
+                self.stores.see(remote, number, &head)?;
+            }
+            self.take(remote, who, &head)?;
             state.commits.push(head.commit);
             state.listed.extend(head.layers.iter().map(|(name, held)| (name.clone(), *held)));
             state.layers.extend(head.layers);
             state.going.extend(head.going);
         }
-        self.forget_gone()?;
         Ok(state)
     }
 
@@ -145,12 +172,29 @@ impl Remotes {
         who: &Person,
         progress: &Progress,
     ) -> Result<Pushed, RemoteError> {
+        let mut uploads = self.stores.uploads(remote, progress)?;
+        // Before the branch is looked at: what it names must be there until it is sent.
+        let keep = self.git.keep_layers()?;
+        self.git.refresh()?;
+        let pushed = self.push_kept(remote, who, &mut uploads, progress)?;
+        drop(keep);
+        self.forget_gone()?;
+        Ok(pushed)
+    }
+
+    /// Pushes to a cold remote, by one who keeps layers from being removed.
+    fn push_kept(
+        &self,
+        remote: &str,
+        who: &Person,
+        uploads: &mut Uploads,
+        progress: &Progress,
+    ) -> Result<Pushed, RemoteError> {
         let before = self.git.head()?;
         let (mut sent_layers, mut sent_bytes) = (0, 0);
-        let mut uploads = self.stores.uploads(remote, progress)?;
         for attempt in 1..=TRIES {
             let store = self.open_to_push(remote)?;
-            let state = self.pull_cold(remote, who, Bring::Indexes)?;
+            let state = self.pull_cold(remote, who, Bring::Indexes, progress)?;
             let Some(commit) = self.git.head()? else { return Ok(Pushed::default()) };
             let repository = self.own_id(remote)?.unwrap_or_default();
             let pushed = |layers, bytes| {
@@ -162,17 +206,16 @@ impl Remotes {
                     removed: self.remove_going(remote, &store, &repository, who),
                 })
             };
-            let _keep = self.git.keep_layers()?;
             for published in [&state.listed, &state.going] {
                 uploads.heed(published)?;
             }
-            let plan = self.plan(remote, &state, commit, uploads.tag())?;
+            let plan = self.plan(remote, &store, &state, commit, uploads.tag(), progress)?;
             let is_known = |copy: &(String, Held)| state.listed.contains(copy) || state.going.contains(copy);
             if state.commits == [commit] && state.layers == plan.listed && uploads.all().all(is_known) {
                 uploads.done()?;
                 return pushed(sent_layers, sent_bytes);
             }
-            let sent = self.send(remote, &store, &plan, &mut uploads, progress)?;
+            let sent = self.send(remote, &store, &plan, uploads, progress)?;
             (sent_layers, sent_bytes) = (sent_layers + sent.0, sent_bytes + sent.1);
             let mut going = state.listed.clone();
             going.extend(still_there(remote, &store, &state.going)?.into_keys());
@@ -188,7 +231,6 @@ impl Remotes {
                     self.follow(remote, &commit)?;
                     self.see(remote, self.git.reference(&seen(remote))?.as_ref(), &commit)?;
                     self.stores.see(remote, number, &new)?;
-                    self.forget_gone()?;
                     uploads.done()?;
                     return pushed(sent_layers, sent_bytes);
                 }
@@ -235,9 +277,16 @@ impl Remotes {
     }
 
     /// Brings the layers of a head that are not here and were not seen before; who has seen one and does not
-    /// have it any more has pruned or merged it. After pruning, what others added since may need any of them
-    /// again.
-    fn bring(&self, remote: &str, store: &Store, head: &Head, bring: Bring) -> Result<(), RemoteError> {
+    /// have it any more has pruned or merged it, unless something is missing without it: then it was lost. After
+    /// pruning, what others added since may need any of them again.
+    fn bring(
+        &self,
+        remote: &str,
+        store: &Store,
+        head: &Head,
+        bring: Bring,
+        progress: &Progress,
+    ) -> Result<(), RemoteError> {
         let known = self.known(remote)?;
         let has_pruned = known.is_some_and(|known| known.trace.is_some() && known.commit != head.commit);
         let seen = match self.stores.seen(remote)? {
@@ -245,17 +294,28 @@ impl Remotes {
             _ => BTreeMap::new(),
         };
         let layers = self.git.refresh()?;
-        let is_new =
-            |name: &str| !seen.contains_key(name) && !layers.layers().any(|layer| layer.name() == name);
-        let wanted: Vec<_> = head.layers.iter().filter(|(name, _)| is_new(name)).collect();
-        let has_cold = bring == Bring::Indexes && wanted.iter().any(|(_, held)| held.kind == LayerKind::Data);
-        at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| {
+        let here: BTreeMap<&str, &Layer> = layers.layers().map(|layer| (layer.name(), layer)).collect();
+        let is_wanted = |name: &str, held: &Held| match here.get(name) {
+            None => !seen.contains_key(name),
+            // What describes is never put away on purpose.
+            Some(layer) => held.kind == LayerKind::Metadata && layer.pack_bytes().is_none(),
+        };
+        let wanted: Vec<_> = head.layers.iter().filter(|(name, held)| is_wanted(name, held)).collect();
+        let bring_layer = |name: &str, held: &Held| {
             let is_whole = held.kind == LayerKind::Metadata || bring == Bring::Everything;
-            self.bring_layer(remote, store, name, held, is_whole)
-        })?;
-        match has_cold {
+            self.bring_layer(remote, store, name, held, is_whole, progress)
+        };
+        at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| bring_layer(name, held))?;
+        // What was seen of the remote and pruned here since is not lost.
+        let is_known = known.is_some_and(|known| known.commit == head.commit);
+        let tips: Vec<_> = self.git.head()?.into_iter().chain((!is_known).then_some(head.commit)).collect();
+        let listed: Copies = head.layers.iter().map(|(name, held)| (name.clone(), *held)).collect();
+        self.bring_missing(remote, store, &listed, &tips, progress, bring_layer)?;
+        self.reclaim_packs()?;
+        let is_cold = |layer: &Layer| layer.pack_bytes().is_none();
+        match bring == Bring::Indexes && self.git.refresh()?.layers().any(is_cold) {
             true => Ok(self.git.promise()?),
-            false => Ok(self.git.refresh().map(drop)?),
+            false => Ok(()),
         }
     }
 
@@ -267,26 +327,50 @@ impl Remotes {
         layer: &str,
         held: &Held,
         is_whole: bool,
+        progress: &Progress,
     ) -> Result<(), RemoteError> {
-        let names = LayerNames::new(layer, held)?;
-        let index = store.load(&names.index).map_err(RemoteError::layer(remote, layer))?;
-        let pack = match is_whole {
-            true => {
-                let mut pack = self.git.temporary_pack()?;
-                store.load_to(&names.pack, pack.as_file_mut()).map_err(RemoteError::layer(remote, layer))?;
-                Some(pack)
-            }
-            false => None,
-        };
+        let (index, pack) = self.load_layer(remote, store, layer, held, is_whole, progress)?;
         self.git.add_layer(layer, &index, pack).map_err(RemoteError::damaged(remote, layer))
     }
 
-    /// Merges a head whose layers are here.
-    fn take(&self, remote: &str, who: &Person, number: u64, head: &Head) -> Result<(), RemoteError> {
-        // What was seen last lies before this head, unless it has the same number or a higher one: then it
-        // was made beside this one, or the remote was set back. What both rest on is what this one was made of.
-        let last = self.stores.seen(remote)?;
-        if last.is_some_and(|(last, last_head)| last >= number && last_head.commit != head.commit) {
+    /// Loads the `.idx` of a layer, and its `.pack` if `is_whole`, where packs lie and under a temporary name.
+    pub(super) fn load_layer(
+        &self,
+        remote: &str,
+        store: &Store,
+        layer: &str,
+        held: &Held,
+        is_whole: bool,
+        progress: &Progress,
+    ) -> Result<(Vec<u8>, Option<NamedTempFile>), RemoteError> {
+        progress.check().map_err(GitError::from)?;
+        let names = LayerNames::new(layer, held)?;
+        let bytes = held.index_bytes + if is_whole { held.pack_bytes } else { 0 };
+        progress.total_bytes.add(bytes);
+        let index = store.load(&names.index).map_err(RemoteError::layer(remote, layer))?;
+        progress.bytes.add(index.len() as u64);
+        if !is_whole {
+            return Ok((index, None));
+        }
+        let mut pack = self.git.temporary_pack()?;
+        let path = pack.path().to_owned();
+        read_watched(remote, store, layer, (&names.pack, held.pack_bytes), progress, |piece| {
+            pack.write_all(piece).map_err(RemoteError::io("write to", &path))
+        })?;
+        Ok((index, Some(pack)))
+    }
+
+    /// Finds what a head and the branch have in common. What was seen last lies before the head, unless that has the
+    /// same number or a lower one: then it was made beside this one, or the remote was set back. What both rest on is
+    /// what this one was made of.
+    fn find_common(
+        &self,
+        remote: &str,
+        last: Option<&(u64, Head)>,
+        number: u64,
+        head: &Head,
+    ) -> Result<(), RemoteError> {
+        if last.is_some_and(|(last, last_head)| *last >= number && last_head.commit != head.commit) {
             let common = match head.previous {
                 Some(previous) if self.git.read_commit(&previous).is_ok() => Some(previous),
                 _ => None,
@@ -299,6 +383,11 @@ impl Remotes {
                 None => self.git.remove_reference(&seen(remote))?,
             }
         }
+        Ok(())
+    }
+
+    /// Merges a head whose layers are here.
+    fn take(&self, remote: &str, who: &Person, head: &Head) -> Result<(), RemoteError> {
         // Nothing new: where our history was pruned meanwhile, theirs must not come back by a merge.
         let known = self.known(remote)?.map(|known| known.commit);
         if self.git.head()?.is_some() && known == Some(head.commit) {
@@ -329,7 +418,15 @@ impl Remotes {
     }
 
     /// Which layers a cold remote is to have so that `commit` is whole there; those that it lacks get `tag`.
-    fn plan(&self, remote: &str, state: &ColdState, commit: ObjectId, tag: u64) -> Result<Plan, RemoteError> {
+    fn plan(
+        &self,
+        remote: &str,
+        store: &Store,
+        state: &ColdState,
+        commit: ObjectId,
+        tag: u64,
+        progress: &Progress,
+    ) -> Result<Plan, RemoteError> {
         let kinds = self.settle()?;
         let layers = self.git.layers();
         let (listed, new): (Vec<_>, Vec<_>) =
@@ -338,36 +435,58 @@ impl Remotes {
         let is_data =
             |layer: &&Layer| state.layers.get(layer.name()).is_some_and(|held| held.kind == LayerKind::Data);
         let (data, metadata): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_data);
-        let kept = self.needed(&commit, &data, &metadata)?;
-        let listed: Vec<_> =
-            data.into_iter().filter(|layer| kept.contains(layer.name())).chain(metadata).collect();
+        let mut listed = Contents::of(&metadata);
+        self.add_needed(&commit, &Contents::of(&data), &mut listed)?;
         // What has no kind came meanwhile, and is for the next push.
-        let mut new: Vec<_> = new.into_iter().filter(|layer| kinds.contains_key(layer.name())).collect();
-        new.sort_by_key(|layer| layer.pack_bytes().is_none());
-        let needed = self.needed(&commit, &new, &listed)?;
-        let mut plan = Plan::default();
-        for layer in listed {
-            plan.listed
-                .extend(state.layers.get_key_value(layer.name()).map(|(name, held)| (name.clone(), *held)));
+        let new = new.into_iter().filter(|layer| kinds.contains_key(layer.name()));
+        let (here, elsewhere): (Vec<_>, Vec<_>) = new.partition(|layer| layer.pack_bytes().is_some());
+        let to_send = self.add_needed(&commit, &Contents::of(&here), &mut listed)?;
+        // Before anything is called missing: what is not here, and is listed.
+        let is_here = |name: &String| layers.layers().any(|layer| layer.name() == name);
+        let absent: Vec<_> = state.layers.iter().filter(|(name, _)| !is_here(name)).collect();
+        let there: RemoteContents = self.remote_contents(remote, store, &absent, progress)?;
+        let absent: Vec<_> = there.iter().map(|(name, ids)| Contents::there(name, ids)).collect();
+        self.add_needed(&commit, &absent, &mut listed)?;
+        if let Some(name) = self.add_needed(&commit, &Contents::of(&elsewhere), &mut listed)?.first() {
+            let layer = (*name).to_owned();
+            return Err(match self.stores.holders()?.contains_key(&layer) {
+                true => RemoteError::Elsewhere { remote: remote.to_owned(), layer },
+                false => RemoteError::Pruned { layer },
+            });
         }
-        for layer in new.into_iter().filter(|layer| needed.contains(layer.name())) {
+        self.expect_complete(remote, &commit, &listed)?;
+        let mut plan = Plan::default();
+        for layer in &listed {
+            plan.listed
+                .extend(state.layers.get_key_value(layer.name).map(|(name, held)| (name.clone(), *held)));
+        }
+        for layer in here.iter().filter(|layer| to_send.contains(&layer.name())) {
             let name = layer.name().to_owned();
-            let Some(pack_bytes) = layer.pack_bytes() else {
-                return Err(match self.stores.holders()?.contains_key(&name) {
-                    true => RemoteError::Elsewhere { remote: remote.to_owned(), layer: name },
-                    false => RemoteError::Pruned { layer: name },
-                });
-            };
             if !head::is_layer(&name) {
                 return Err(RemoteError::LayerName(name));
             }
             let kind = kinds.get(&name).copied().unwrap_or(LayerKind::Data);
+            let pack_bytes = layer.pack_bytes().unwrap_or_default();
             let held =
                 Held { kind, pack_bytes, index_bytes: layer.index_bytes(), objects: layer.objects(), tag };
             plan.listed.insert(name.clone(), held);
             plan.to_send.insert((name, held));
         }
         Ok(plan)
+    }
+
+    /// Adds those of `candidates` to `listed` that hold anything which `commit` reaches and which no listed layer
+    /// has. Their names.
+    fn add_needed<'a>(
+        &self,
+        commit: &ObjectId,
+        candidates: &[Contents<'a>],
+        listed: &mut Vec<Contents<'a>>,
+    ) -> Result<Vec<&'a str>, RemoteError> {
+        let needed = self.needed(commit, candidates, listed)?;
+        let added = candidates.iter().filter(|layer| needed.contains(layer.name));
+        listed.extend(added.clone());
+        Ok(added.map(|layer| layer.name).collect())
     }
 
     /// Sends the layers that a cold remote lacks. How many, and how many bytes.
@@ -419,18 +538,49 @@ impl Remotes {
             if there == Some(bytes) {
                 continue;
             }
+            // A copy that is damaged would look like one to rely on.
             if extension == "pack" {
-                // A copy that is damaged would look like one to rely on.
                 self.expect_sound(layer)?;
+                let path = self.git.pack_dir().join(format!("{layer}.pack"));
+                let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
+                store.store_file(&name, &file).map_err(RemoteError::store(remote))?;
+            } else {
+                let path = self.index_path(layer)?;
+                let index = fs::read(&path).map_err(RemoteError::io("read", &path))?;
+                index_ids(layer, &index).map_err(GitError::from)?;
+                store.store(&name, &index).map_err(RemoteError::store(remote))?;
             }
-            let path = self.git.pack_dir().join(format!("{layer}.{extension}"));
-            let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
-            store.store_file(&name, &file).map_err(RemoteError::store(remote))?;
             sent += bytes;
             progress.bytes.add(bytes);
         }
         Ok(sent)
     }
+}
+
+/// Reads an object of a layer piece by piece, telling `progress`, which can stop it between two.
+pub(super) fn read_watched(
+    remote: &str,
+    store: &Store,
+    layer: &str,
+    (name, bytes): (&Name, u64),
+    progress: &Progress,
+    mut take: impl FnMut(&[u8]) -> Result<(), RemoteError>,
+) -> Result<(), RemoteError> {
+    let mut offset = 0;
+    while offset < bytes {
+        progress.check().map_err(GitError::from)?;
+        let mut spans = Vec::new();
+        while offset < bytes && spans.len() < PIECES_AT_ONCE {
+            let size = PIECE.min(bytes - offset);
+            spans.push(Span { name: name.clone(), offset, size });
+            offset += size;
+        }
+        for piece in store.load_many(&spans).map_err(RemoteError::layer(remote, layer))? {
+            take(&piece)?;
+            progress.bytes.add(piece.len() as u64);
+        }
+    }
+    Ok(())
 }
 
 /// The id of the repository that a store is marked to hold; `None` where there is no mark.

@@ -210,6 +210,17 @@ pub enum RemoteError {
         /// The layer.
         layer: String,
     },
+    /// What the newest state needs is in no layer that could be listed.
+    #[error(
+        "{object} is neither here nor in the cold remote {remote}, and the newest state needs it, so nothing was pushed: bring it \
+         back from another remote or copy, or forget the snapshots that `treering check` names, prune, and push again"
+    )]
+    Incomplete {
+        /// The remote's name.
+        remote: String,
+        /// The path in the tree, or the id where it is no file.
+        object: String,
+    },
     /// A layer that is listed is not there.
     #[error(
         "the cold remote {remote} does not have layer {layer} any more: if somebody has pruned, `treering pull {remote}` \
@@ -369,9 +380,12 @@ impl RemoteError {
     /// For `map_err`: a layer could not be had from the store of the cold remote `remote`.
     pub(super) fn layer(remote: &str, layer: &str) -> impl FnOnce(store::Error) -> Self {
         let (remote, layer) = (remote.to_owned(), layer.to_owned());
-        move |source| match source.is_not_found() {
-            true => Self::Gone { remote, layer, source: Box::new(source) },
-            false => Self::Store { remote, source: Box::new(source) },
+        move |source| match source.reason() {
+            store::Reason::NotFound => Self::Gone { remote, layer, source: Box::new(source) },
+            store::Reason::OutOfRange { .. } => {
+                Self::Unreadable { remote, object: layer, fault: "it is shorter than the head says" }
+            }
+            _ => Self::Store { remote, source: Box::new(source) },
         }
     }
 

@@ -65,8 +65,7 @@ impl Remotes {
         self.pull_with(remote, who, &Progress::new())
     }
 
-    /// As [`pull`](Self::pull), telling `progress` of the bytes that come from a git remote, and stopping when
-    /// that says so.
+    /// As [`pull`](Self::pull), telling `progress` of the bytes that come, and stopping when that says so.
     pub fn pull_with(
         &self,
         remote: &str,
@@ -75,13 +74,19 @@ impl Remotes {
     ) -> Result<SnapshotCount, RemoteError> {
         self.expect(remote)?;
         // Nothing is pruned between a fetch and the merge of what it brought.
-        let _keep = self.git.keep_layers()?;
+        let keep = self.git.keep_layers()?;
         let before = self.git.head()?;
-        match self.is_cold(remote)? {
-            true => drop(self.pull_cold(remote, who, Bring::Indexes)?),
+        let is_cold = self.is_cold(remote)?;
+        match is_cold {
+            true => drop(self.pull_cold(remote, who, Bring::Indexes, progress)?),
             false => self.fetch_and_join(remote, who, progress)?,
         }
-        self.count(before.as_ref(), self.git.head()?.as_ref())
+        let count = self.count(before.as_ref(), self.git.head()?.as_ref())?;
+        drop(keep);
+        if is_cold {
+            self.forget_gone()?;
+        }
+        Ok(count)
     }
 
     /// Pushes this repository's branch to a remote, merging what others have pushed there.

@@ -1,14 +1,18 @@
 //! Which layers are where, and bringing their data here or giving its disk back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use crate::digest::{Digest, Hasher};
-use crate::gitkv::{GitError, Mode, groups_to_combine};
+use crate::gitkv::{GitError, groups_to_combine};
 use crate::layers::{Layer, LayerError, LayerInfo, LayerSet, ObjectId, ObjectKind, remove_index};
-use crate::store::Algorithm;
+use crate::progress::Progress;
 
+use super::cold::read_watched;
+use super::contents::Contents;
 use super::head::{Copies, Held, LayerKind};
 use super::stores::{Holders, LayerNames};
 use super::{RemoteError, Remotes};
@@ -16,6 +20,9 @@ use super::{RemoteError, Remotes};
 /// Where volumes lie in the tree, and what their names have.
 const ARCHIVES: &[u8] = b"archives";
 const VOLUME: &[u8] = b".tar";
+
+/// How often a layer is brought again whose temporary file somebody else removed.
+const FETCH_TRIES: u32 = 3;
 
 /// Bytes up to which layers are put together.
 const MAX_MERGED: u64 = 512 << 20;
@@ -71,51 +78,144 @@ impl Remotes {
                 index_bytes: layer.index_bytes(),
                 objects: layer.objects(),
                 is_here: layer.pack_bytes().is_some(),
-                remotes: there.map_or_else(Vec::new, |there| {
-                    there.remotes.iter().map(|(remote, _)| remote.clone()).collect()
-                }),
+                remotes: there.map_or_else(Vec::new, Holders::names),
             }
         };
         Ok(sorted.layers.layers().map(status).collect())
     }
 
     /// Brings the packs of layers here that are in cold remotes only: of those called `names`, or of all where
-    /// there are none. One that is named and is here, but damaged, is brought again.
+    /// there are none, also those that the branch needs and that were lost here with their indexes. One that is named
+    /// and is here, but damaged, is brought again.
     pub fn fetch_layers(&self, names: &[String]) -> Result<Moved, RemoteError> {
-        let _keep = self.git.keep_layers()?;
+        self.fetch_layers_with(names, &Progress::new())
+    }
+
+    /// As [`fetch_layers`](Self::fetch_layers), telling `progress` of the bytes that come, and stopping when that says
+    /// so. What had come by then stays.
+    ///
+    /// Files of layers move while nobody else reads or writes, who would otherwise be waited for; nothing is locked
+    /// while they come.
+    pub fn fetch_layers_with(&self, names: &[String], progress: &Progress) -> Result<Moved, RemoteError> {
+        // Who writes or reads now may go on for hours. That is to be known before anything is brought.
+        drop(self.git.alone()?);
         let mut moved = Moved::default();
+        let brought = if names.is_empty() { self.bring_lost(progress)? } else { BTreeSet::new() };
         let holders = self.stores.holders()?;
-        for layer in self.chosen(names)? {
-            let mut fetched = match layer.is_here {
-                false => Err(RemoteError::NoSuchLayer(layer.name.clone())),
-                true if names.is_empty() => continue,
-                true => self.expect_sound(&layer.name),
-            };
-            if fetched.is_ok() {
-                continue;
-            }
-            for (remote, held) in holders.get(&layer.name).map_or(&[][..], |there| &there.remotes) {
-                fetched = self
-                    .stores
-                    .open(remote)
-                    .and_then(|store| self.bring_layer(remote, &store, &layer.name, held, true));
-                if fetched.is_ok() {
-                    break;
+        let mut layers = self.layers()?;
+        if !names.is_empty() {
+            let here: BTreeSet<_> = layers.iter().map(|layer| layer.name.clone()).collect();
+            let absent = holders.iter().filter(|(name, _)| !here.contains(*name));
+            layers.extend(absent.map(|(name, there)| there.status(name)));
+        }
+        for layer in chosen(layers, names)? {
+            let there = holders.get(&layer.name).map_or(&[][..], |there| &there.remotes);
+            match self.fetch_layer(&layer, there, !names.is_empty(), progress) {
+                Ok(fetched) => {
+                    if fetched || brought.contains(&layer.name) {
+                        moved.layers.push(LayerStatus { is_here: true, ..layer });
+                    }
                 }
-            }
-            match fetched {
-                Ok(()) => moved.layers.push(LayerStatus { is_here: true, ..layer }),
-                Err(error) => moved.failures.push((layer.name, error)),
+                Err(error) => {
+                    progress.check().map_err(GitError::from)?;
+                    moved.failures.push((layer.name, error));
+                }
             }
         }
         self.git.refresh()?;
         Ok(moved)
     }
 
+    /// Brings the pack of a layer, from whichever of `there` has it. Whether it was to be brought.
+    fn fetch_layer(
+        &self,
+        layer: &LayerStatus,
+        there: &[(String, Held)],
+        is_named: bool,
+        progress: &Progress,
+    ) -> Result<bool, RemoteError> {
+        progress.check().map_err(GitError::from)?;
+        let name = &layer.name;
+        if layer.is_here {
+            let is_cut_short = self.is_cut_short(name)?;
+            match (is_named || is_cut_short).then(|| self.expect_sound(name)) {
+                None => return Ok(false),
+                Some(Ok(())) => {
+                    return Ok(is_cut_short && {
+                        let _alone = self.git.alone()?;
+                        self.git.reclaim_pack(name)?
+                    });
+                }
+                Some(Err(error)) if there.is_empty() => return Err(error),
+                Some(Err(_)) => {}
+            }
+        }
+        let mut failed = RemoteError::NoSuchLayer(name.clone());
+        for (remote, held) in there {
+            match self.fetch_from(remote, name, held, progress) {
+                Ok(()) => return Ok(true),
+                Err(error) => failed = error,
+            }
+            progress.check().map_err(GitError::from)?;
+        }
+        Err(failed)
+    }
+
+    fn fetch_from(
+        &self,
+        remote: &str,
+        layer: &str,
+        held: &Held,
+        progress: &Progress,
+    ) -> Result<(), RemoteError> {
+        let store = self.stores.open(remote)?;
+        for _ in 0..FETCH_TRIES {
+            let keep = self.git.keep_layers()?;
+            let (index, pack) = self.load_layer(remote, &store, layer, held, true, progress)?;
+            drop(keep);
+            let _alone = self.git.alone()?;
+            // Who was alone between the two took it for the file of somebody who died.
+            if pack.as_ref().is_some_and(|pack| pack.path().exists()) {
+                return self.git.add_layer(layer, &index, pack).map_err(RemoteError::damaged(remote, layer));
+            }
+        }
+        Err(RemoteError::Contended { remote: remote.to_owned(), tries: FETCH_TRIES })
+    }
+
+    /// Brings the indexes of layers that were lost here and that the branch needs, those of metadata with their packs.
+    /// Their names.
+    fn bring_lost(&self, progress: &Progress) -> Result<BTreeSet<String>, RemoteError> {
+        let lost = Mutex::new(BTreeSet::new());
+        let Some(head) = self.git.head()? else { return Ok(BTreeSet::new()) };
+        for (remote, _) in self.stores.list()? {
+            let Some((_, seen)) = self.stores.seen(&remote)? else { continue };
+            let listed: Copies = seen.layers.into_iter().collect();
+            let here = self.git.refresh()?;
+            let is_here = |name: &str| here.layers().any(|layer| layer.name() == name);
+            if listed.iter().all(|(name, _)| is_here(name)) {
+                continue;
+            }
+            let store = self.stores.open(&remote)?;
+            let _keep = self.git.keep_layers()?;
+            self.bring_missing(&remote, &store, &listed, &[head], progress, |name, held| {
+                self.bring_layer(&remote, &store, name, held, held.kind == LayerKind::Metadata, progress)?;
+                lost.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+                Ok(())
+            })?;
+        }
+        Ok(lost.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Puts many small layers together, those of data and those of metadata each by themselves; waits until nobody
     /// writes. Layers whose packs are elsewhere stay as they are. A cold remote gets the new layers with the next
     /// push, and lists the old ones no more.
     pub fn merge_layers(&self) -> Result<Merged, RemoteError> {
+        self.merge_layers_with(&Progress::new())
+    }
+
+    /// As [`merge_layers`](Self::merge_layers), telling `progress` of the bytes that were copied, and stopping when that
+    /// says so. What was put together by then stays so.
+    pub fn merge_layers_with(&self, progress: &Progress) -> Result<Merged, RemoteError> {
         let alone = self.git.alone()?;
         let mut here = self.layers()?;
         here.retain(|layer| layer.is_here);
@@ -126,7 +226,7 @@ impl Remotes {
             for group in groups_to_combine(&sizes, MAX_MERGED) {
                 let names: Vec<_> = group.iter().map(|&at| layers[at].name.clone()).collect();
                 merged.removed += names.len() as u64;
-                merged.made.extend(alone.combine(&names)?);
+                merged.made.extend(alone.combine(&names, progress)?);
             }
         }
         Ok(merged)
@@ -136,15 +236,30 @@ impl Remotes {
     /// lists them still, and both files are read back from there and compared by their SHA-256 first. `remote` is the one to ask; else any
     /// that has it will do.
     pub fn evict_layers(&self, names: &[String], remote: Option<&str>) -> Result<Moved, RemoteError> {
+        self.evict_layers_with(names, remote, &Progress::new())
+    }
+
+    /// As [`evict_layers`](Self::evict_layers), telling `progress` of the bytes that were compared, and stopping when
+    /// that says so. What was removed by then stays removed.
+    ///
+    /// A pack is removed while nobody else reads or writes, who would otherwise be waited for; nothing is locked
+    /// while it is compared.
+    pub fn evict_layers_with(
+        &self,
+        names: &[String],
+        remote: Option<&str>,
+        progress: &Progress,
+    ) -> Result<Moved, RemoteError> {
         if let Some(remote) = remote {
             self.expect_cold(remote)?;
         }
-        let _keep = self.git.keep_layers()?;
+        // Who writes or reads now may go on for hours. That is to be known before anything is compared.
+        drop(self.git.alone()?);
         let mut moved = Moved::default();
         let holders = self.stores.holders()?;
         // What was seen there may be going by now.
         let mut listed: BTreeMap<String, Copies> = BTreeMap::new();
-        for layer in self.chosen(names)? {
+        for layer in chosen(self.layers()?, names)? {
             if layer.kind != LayerKind::Data {
                 if !names.is_empty() {
                     let error = RemoteError::NotData(layer.name.clone());
@@ -157,35 +272,48 @@ impl Remotes {
             }
             let there = holders.get(&layer.name).map_or(&[][..], |there| &there.remotes);
             let asked = there.iter().filter(|(holder, _)| remote.is_none_or(|remote| remote == holder));
-            let mut proven = Err(RemoteError::NotHeld(layer.name.clone()));
-            for (holder, held) in asked {
-                if !listed.contains_key(holder) {
-                    match self.listed_now(holder) {
-                        Ok(now) => drop(listed.insert(holder.clone(), now)),
-                        Err(error) => {
-                            proven = Err(error);
-                            continue;
-                        }
-                    }
-                }
-                let is_listed =
-                    listed.get(holder).is_some_and(|now| now.contains(&(layer.name.clone(), *held)));
-                if is_listed {
-                    proven = self.prove(holder, &layer.name, held);
-                }
-                if proven.is_ok() {
-                    break;
-                }
-            }
-            match proven {
-                Ok(()) => {
-                    self.git.remove_pack(&layer.name)?;
-                    moved.layers.push(LayerStatus { is_here: false, ..layer });
-                }
+            let evicted = self.evict_layer(&layer.name, asked, &mut listed, progress);
+            progress.check().map_err(GitError::from)?;
+            match evicted {
+                Ok(()) => moved.layers.push(LayerStatus { is_here: false, ..layer }),
                 Err(error) => moved.failures.push((layer.name, error)),
             }
         }
         Ok(moved)
+    }
+
+    /// Removes the pack of a layer if one of `asked` lists it, as noted in `listed` by remote, and has it.
+    fn evict_layer<'a>(
+        &self,
+        layer: &str,
+        asked: impl Iterator<Item = &'a (String, Held)>,
+        listed: &mut BTreeMap<String, Copies>,
+        progress: &Progress,
+    ) -> Result<(), RemoteError> {
+        let mut proven = Err(RemoteError::NotHeld(layer.to_owned()));
+        for (holder, held) in asked {
+            progress.check().map_err(GitError::from)?;
+            if !listed.contains_key(holder) {
+                match self.listed_now(holder) {
+                    Ok(now) => drop(listed.insert(holder.clone(), now)),
+                    Err(error) => {
+                        proven = Err(error);
+                        continue;
+                    }
+                }
+            }
+            if listed.get(holder).is_some_and(|now| now.contains(&(layer.to_owned(), *held))) {
+                // Nobody moves what is compared.
+                let _keep = self.git.keep_layers()?;
+                proven = self.prove(holder, layer, held, progress);
+            }
+            if proven.is_ok() {
+                break;
+            }
+        }
+        proven?;
+        let _alone = self.git.alone()?;
+        Ok(self.git.remove_pack(layer)?)
     }
 
     /// Reads a pack that is here, and finds that it is what its index says.
@@ -202,15 +330,23 @@ impl Remotes {
     }
 
     /// Reads a layer back from a cold remote, and finds that it is the one that is here.
-    fn prove(&self, remote: &str, layer: &str, held: &Held) -> Result<(), RemoteError> {
+    fn prove(&self, remote: &str, layer: &str, held: &Held, progress: &Progress) -> Result<(), RemoteError> {
         self.expect_sound(layer)?;
         let store = self.stores.open(remote)?;
         let names = LayerNames::new(layer, held)?;
-        for (name, extension) in [(&names.index, "idx"), (&names.pack, "pack")] {
-            let path = self.git.pack_dir().join(format!("{layer}.{extension}"));
+        let files = [
+            (&names.index, held.index_bytes, self.index_path(layer)?),
+            (&names.pack, held.pack_bytes, self.git.pack_dir().join(format!("{layer}.pack"))),
+        ];
+        progress.total_bytes.add(held.index_bytes + held.pack_bytes);
+        for (name, bytes, path) in files {
             let here = digest(&path).map_err(RemoteError::io("read", &path))?;
-            let there = store.hash(name, Algorithm::Sha256).map_err(RemoteError::store(remote))?;
-            if here.to_string() != there {
+            let mut there = Hasher::new();
+            read_watched(remote, &store, layer, (name, bytes), progress, |piece| {
+                there.update(piece);
+                Ok(())
+            })?;
+            if here != there.finish() {
                 let (remote, object) = (remote.to_owned(), name.to_string());
                 return Err(RemoteError::Unreadable { remote, object, fault: "it is not what was pushed" });
             }
@@ -218,25 +354,27 @@ impl Remotes {
         Ok(())
     }
 
-    /// The layers that `names` mean, each a name or the beginning of its digits; all where there are none.
-    fn chosen(&self, names: &[String]) -> Result<Vec<LayerStatus>, RemoteError> {
-        let layers = self.layers()?;
-        if names.is_empty() {
-            return Ok(layers);
-        }
-        let choose = |wanted: &String| {
-            let digits = wanted.strip_prefix("pack-").unwrap_or(wanted);
-            let is_meant = |layer: &&LayerStatus| {
-                !digits.is_empty()
-                    && layer.name.strip_prefix("pack-").is_some_and(|id| id.starts_with(digits))
-            };
-            let mut meant = layers.iter().filter(is_meant);
-            match (meant.next(), meant.next()) {
-                (Some(layer), None) => Ok(layer.clone()),
-                _ => Err(RemoteError::NoSuchLayer(wanted.clone())),
+    /// Where the `.idx` of a layer is.
+    pub(super) fn index_path(&self, layer: &str) -> Result<PathBuf, RemoteError> {
+        let layers = self.git.layers();
+        let found = layers.layers().find(|found| found.name() == layer);
+        found.map(Layer::index_path).ok_or_else(|| RemoteError::NoSuchLayer(layer.to_owned()))
+    }
+
+    /// Whether the pack of a layer is here and its index is apart from it: it is so where an evict was killed before it
+    /// removed the pack, and where the index was lost and brought again.
+    fn is_cut_short(&self, layer: &str) -> Result<bool, RemoteError> {
+        Ok(self.index_path(layer)?.parent() != Some(&self.git.pack_dir()))
+    }
+
+    /// Puts indexes back beside their packs, where these are sound.
+    pub(super) fn reclaim_packs(&self) -> Result<(), RemoteError> {
+        for layer in self.git.refresh()?.layers().filter(|layer| layer.pack_bytes().is_some()) {
+            if self.is_cut_short(layer.name())? && layer.expect_sound().is_ok() {
+                self.git.reclaim_pack(layer.name())?;
             }
-        };
-        names.iter().map(choose).collect()
+        }
+        Ok(())
     }
 
     /// Which layers are for what; after this, all that a metadata layer has to hold is in one.
@@ -292,52 +430,24 @@ impl Remotes {
         Ok(Sorted { layers, kinds, buried })
     }
 
-    /// Those of `candidates` that hold anything which `commit` reaches, its history included, and which lies in
-    /// none of `others`. Of several that hold the same the first one counts.
-    pub(super) fn needed<'a>(
-        &self,
-        commit: &ObjectId,
-        candidates: &[&'a Layer],
-        others: &[&Layer],
-    ) -> Result<HashSet<&'a str>, RemoteError> {
-        let mut only_there: HashSet<ObjectId> = candidates.iter().flat_map(|layer| layer.ids()).collect();
-        for id in others.iter().flat_map(|layer| layer.ids()) {
-            only_there.remove(&id);
-        }
-        if only_there.is_empty() {
-            return Ok(HashSet::new());
-        }
-        // Mostly all of them are needed by the commit's own tree, and history need not be read.
-        let mut of_tree = HashSet::from([*commit]);
-        for file in self.git.walk(commit, b"")? {
-            of_tree.insert(file?.1.id);
-        }
-        let has_own =
-            |layer: &&&Layer| layer.ids().any(|id| only_there.contains(&id) && of_tree.contains(&id));
-        if candidates.iter().all(|layer| has_own(&layer)) {
-            return Ok(candidates.iter().map(|layer| layer.name()).collect());
-        }
-        let reached = self.git.reachable(vec![(*commit, Mode::Module)])?;
-        let mut needed = HashSet::new();
-        for layer in candidates {
-            if layer.ids().filter(|id| only_there.remove(id) && reached.contains(id)).count() > 0 {
-                needed.insert(layer.name());
-            }
-        }
-        Ok(needed)
-    }
-
     /// Forgets the indexes of layers that are neither here nor in a cold remote, unless the branch needs what
-    /// they alone hold. Others removed such layers, and objects are to be looked for where they are.
+    /// they alone hold. Others removed such layers, and objects are to be looked for where they are. It is left to a
+    /// later pull or push while anybody reads or writes: another pull may have brought an index that no branch
+    /// needs yet.
     pub(super) fn forget_gone(&self) -> Result<(), RemoteError> {
-        let layers = self.git.refresh()?;
         let holders = self.stores.holders()?;
         let is_gone = |layer: &&Layer| layer.pack_bytes().is_none() && !holders.contains_key(layer.name());
+        if !self.git.refresh()?.layers().any(|layer| is_gone(&layer)) {
+            return Ok(());
+        }
+        let Some(_alone) = self.git.try_alone()? else { return Ok(()) };
+        let layers = self.git.refresh()?;
         let (gone, others): (Vec<_>, Vec<_>) = layers.layers().partition(is_gone);
-        let Some(head) = self.git.head()?.filter(|_| !gone.is_empty()) else { return Ok(()) };
+        let Some(head) = self.git.head()? else { return Ok(()) };
+        let (gone, others) = (Contents::of(&gone), Contents::of(&others));
         let needed = self.needed(&head, &gone, &others)?;
-        for layer in gone.iter().filter(|layer| !needed.contains(layer.name())) {
-            remove_index(&self.git.pack_dir(), layer.name()).map_err(GitError::from)?;
+        for layer in gone.iter().filter(|layer| !needed.contains(layer.name)) {
+            remove_index(&self.git.pack_dir(), layer.name).map_err(GitError::from)?;
         }
         self.git.refresh()?;
         Ok(())
@@ -355,6 +465,25 @@ impl Remotes {
         }
         Ok(volumes)
     }
+}
+
+/// Those of `layers` that `names` mean, each a name or the beginning of its digits; all where there are no names.
+fn chosen(layers: Vec<LayerStatus>, names: &[String]) -> Result<Vec<LayerStatus>, RemoteError> {
+    if names.is_empty() {
+        return Ok(layers);
+    }
+    let choose = |wanted: &String| {
+        let digits = wanted.strip_prefix("pack-").unwrap_or(wanted);
+        let is_meant = |layer: &&LayerStatus| {
+            !digits.is_empty() && layer.name.strip_prefix("pack-").is_some_and(|id| id.starts_with(digits))
+        };
+        let mut meant = layers.iter().filter(is_meant);
+        match (meant.next(), meant.next()) {
+            (Some(layer), None) => Ok(layer.clone()),
+            _ => Err(RemoteError::NoSuchLayer(wanted.clone())),
+        }
+    };
+    names.iter().map(choose).collect()
 }
 
 /// Layers by what they are for.

@@ -59,6 +59,7 @@
 //! ```
 
 mod cold;
+mod contents;
 mod error;
 mod exchange;
 mod head;
@@ -189,8 +190,8 @@ impl Remotes {
         Self::clone_watched(url, path, newest_format, options, &Progress::new())
     }
 
-    /// As [`clone_with`](Self::clone_with), telling `progress` of the bytes that come from a git remote, and
-    /// stopping when that says so.
+    /// As [`clone_with`](Self::clone_with), telling `progress` of the bytes that come, and stopping when that
+    /// says so.
     pub fn clone_watched(
         url: &str,
         path: &Path,
@@ -199,7 +200,7 @@ impl Remotes {
         progress: &Progress,
     ) -> Result<Self, RemoteError> {
         Self::clone_by(path, newest_format, options, |clone| match is_cold_url(url) {
-            true => clone.adopt_cold(url, Bring::Everything),
+            true => clone.adopt_cold(url, Bring::Everything, progress),
             false => {
                 clone.add(ORIGIN, url)?;
                 match clone.adopt(ORIGIN, progress)? {
@@ -218,10 +219,22 @@ impl Remotes {
         newest_format: u32,
         options: &ColdOptions,
     ) -> Result<Self, RemoteError> {
+        Self::clone_cold_watched(url, path, newest_format, options, &Progress::new())
+    }
+
+    /// As [`clone_cold`](Self::clone_cold), telling `progress` of the bytes that come, and stopping when that says
+    /// so.
+    pub fn clone_cold_watched(
+        url: &str,
+        path: &Path,
+        newest_format: u32,
+        options: &ColdOptions,
+        progress: &Progress,
+    ) -> Result<Self, RemoteError> {
         if !is_cold_url(url) {
             return Err(RemoteError::NotCold(without_passwords(url)));
         }
-        Self::clone_by(path, newest_format, options, |clone| clone.adopt_cold(url, Bring::Indexes))
+        Self::clone_by(path, newest_format, options, |clone| clone.adopt_cold(url, Bring::Indexes, progress))
     }
 
     fn clone_by(
@@ -249,11 +262,11 @@ impl Remotes {
     }
 
     /// Takes a cold remote's branch for this repository's, which has nothing yet.
-    fn adopt_cold(&self, url: &str, bring: Bring) -> Result<(), RemoteError> {
+    fn adopt_cold(&self, url: &str, bring: Bring, progress: &Progress) -> Result<(), RemoteError> {
         self.add(ORIGIN, url)?;
         // Nobody commits unless two writers met there.
         let who = Person::new("treering", "treering@localhost", jiff::Timestamp::UNIX_EPOCH);
-        self.pull_cold(ORIGIN, &who, bring)?;
+        self.pull_cold(ORIGIN, &who, bring, progress)?;
         match self.git.head()? {
             Some(_) => Ok(()),
             None => Err(RemoteError::NotPushed(ORIGIN.to_owned())),

@@ -1,8 +1,8 @@
 //! Cold remotes: where they are, what was last seen of them, and reading packs that lie there.
 //!
 //! What is known of the cold remote NAME lies in the repository's `treering/remotes/NAME/`: its URL, which
-//! may hold a secret and is for nobody else to read, the head that was last seen, and what pushes have
-//! [begun to bring](super::uploads).
+//! may hold a secret and is for nobody else to read, the head that was last seen, one that a pull was
+//! bringing when it was killed, and what pushes have [begun to bring](super::uploads).
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -19,7 +19,8 @@ use crate::progress::Progress;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
 
 use super::RemoteError;
-use super::head::{Head, Held, LayerKind};
+use super::head::{Copies, Head, Held, LayerKind};
+use super::layers::LayerStatus;
 use super::uploads::Uploads;
 
 /// Mode of what may hold a secret.
@@ -27,6 +28,10 @@ const PRIVATE: u32 = 0o600;
 
 /// Where in the repository's private directory cold remotes have theirs.
 const REMOTES: &str = "remotes";
+
+/// The head that was last seen of a remote, and one that is being brought here, in the remote's directory.
+const SEEN: &str = "head";
+const COMING: &str = "coming";
 
 /// Where in the same directory blocks of cold layers are kept.
 pub(super) const BLOCKS: &str = "blocks";
@@ -172,7 +177,11 @@ impl Stores {
     /// The head that was last seen of a cold remote, and its number; `None` before the first, and where what
     /// was noted is damaged: then it is as if nothing had been seen.
     pub fn seen(&self, name: &str) -> Result<Option<(u64, Head)>, RemoteError> {
-        let path = self.dir.join(name).join("head");
+        self.noted(name, SEEN)
+    }
+
+    fn noted(&self, name: &str, file: &str) -> Result<Option<(u64, Head)>, RemoteError> {
+        let path = self.dir.join(name).join(file);
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(RemoteError::io("read", &path))?,
@@ -183,9 +192,26 @@ impl Stores {
         Ok(number.zip(rest.get(1..).and_then(|head| Head::parse(head).ok())))
     }
 
-    /// Notes a head as seen.
+    /// Notes a head as seen: all that it lists is here, or was.
     pub fn see(&self, name: &str, number: u64, head: &Head) -> Result<(), RemoteError> {
-        let path = self.dir.join(name).join("head");
+        self.note(name, SEEN, number, head)?;
+        let coming = self.dir.join(name).join(COMING);
+        match fs::remove_file(&coming) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RemoteError::io("remove", &coming)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes a head whose layers are about to be brought here, so that they can be read as soon as they are, also
+    /// where the process is killed before all of them are.
+    pub fn announce(&self, name: &str, number: u64, head: &Head) -> Result<(), RemoteError> {
+        self.note(name, COMING, number, head)
+    }
+
+    fn note(&self, name: &str, file: &str, number: u64, head: &Head) -> Result<(), RemoteError> {
+        let path = self.dir.join(name).join(file);
         atomic::write(&path, format!("{number}\n{}", head.encode()).as_bytes())
             .map_err(RemoteError::io("write", &path))
     }
@@ -199,8 +225,9 @@ impl Stores {
     pub fn holders(&self) -> Result<BTreeMap<String, Holders>, RemoteError> {
         let mut holders: BTreeMap<String, Holders> = BTreeMap::new();
         for (name, _) in self.list()? {
-            let Some((_, head)) = self.seen(&name)? else { continue };
-            for (layer, held) in head.layers {
+            let heads = [self.noted(&name, SEEN)?, self.noted(&name, COMING)?].into_iter().flatten();
+            for (layer, held) in heads.map(|(_, head)| head).flat_map(|head| head.layers).collect::<Copies>()
+            {
                 let entry = holders.entry(layer).or_insert(Holders {
                     kind: held.kind,
                     pack_bytes: held.pack_bytes,
@@ -219,6 +246,29 @@ pub(super) struct Holders {
     pub kind: LayerKind,
     pub pack_bytes: u64,
     pub remotes: Vec<(String, Held)>,
+}
+
+impl Holders {
+    /// The names of the remotes.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.remotes.iter().map(|(remote, _)| remote.clone()).collect();
+        names.dedup();
+        names
+    }
+
+    /// The layer `name`, of which nothing is here.
+    pub fn status(&self, name: &str) -> LayerStatus {
+        let held = self.remotes.first().map(|(_, held)| *held);
+        LayerStatus {
+            name: name.to_owned(),
+            kind: self.kind,
+            pack_bytes: self.pack_bytes,
+            index_bytes: held.map_or(0, |held| held.index_bytes),
+            objects: held.map_or(0, |held| held.objects),
+            is_here: false,
+            remotes: self.names(),
+        }
+    }
 }
 
 /// The packs in the cold remotes of a repository.

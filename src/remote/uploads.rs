@@ -116,7 +116,9 @@ impl Uploads {
     }
 
     /// A head lists all that was begun, or calls it going.
-    pub fn done(self) -> Result<(), RemoteError> {
+    pub fn done(&mut self) -> Result<(), RemoteError> {
+        self.open.clear();
+        self.spent.clear();
         let empty = || {
             self.file.set_len(0)?;
             self.file.sync_all()
@@ -192,11 +194,12 @@ mod tests {
         assert_eq!((third.tag(), third.is_begun(&a), third.is_begun(&b)), (tag, true, true));
         third.publishing().unwrap();
         drop(third);
-        let fourth = begin(&path);
+        let mut fourth = begin(&path);
         assert_ne!(fourth.tag(), tag);
         assert!(!fourth.is_begun(&a));
         assert_eq!(fourth.all().cloned().collect::<Copies>(), [a, b].into());
         fourth.done().unwrap();
+        drop(fourth);
         assert_eq!(begin(&path).all().count(), 0);
     }
 

@@ -178,7 +178,12 @@ impl Repository {
         }
         // Whoever prunes waits for this: what the new snapshot shares with earlier ones must stay until it is
         // named again.
-        let _keep = self.timeline.git().keep_layers().map_err(TimelineError::from)?;
+        let _keep = match options.dry_run {
+            true => None,
+            // Unlike a reader, a writer does nothing without it.
+            false => Some(self.timeline.git().keep_layers().map_err(TimelineError::from)?),
+        };
+        let _hold = self.hold()?;
         self.fill_cache()?;
         let Parent { snapshot: mut parent, mut unread, future } = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);

@@ -105,7 +105,7 @@ impl Repository {
     /// Checks the repository. What is wrong is in the report; it fails itself only where nothing can be
     /// looked at.
     pub fn check(&self, options: &CheckOptions, progress: &Progress) -> Result<CheckReport, RepositoryError> {
-        let _keep = self.keep_while_reading()?;
+        let _hold = self.hold()?;
         if !self.is_readable() {
             return self.check_locked(options, progress);
         }

@@ -29,6 +29,7 @@ impl Repository {
     /// A path is absolute, as on the host that was backed up; in a snapshot of one directory it may also
     /// begin there.
     pub fn entries(&self, snapshot: &Snapshot, path: Option<&[u8]>) -> Result<Vec<Entry>, RepositoryError> {
+        let _hold = self.hold()?;
         Ok(self.entries_below(snapshot, path)?.1)
     }
 
@@ -72,6 +73,7 @@ impl Repository {
     /// how many bytes.
     pub fn cat(&self, snapshot: &Snapshot, path: &[u8], out: &mut dyn Write) -> Result<u64, RepositoryError> {
         let shown = || String::from_utf8_lossy(path).into_owned();
+        let _hold = self.hold()?;
         let entries = self.entries(snapshot, Some(path))?;
         let Some(content) = entries.first().and_then(Entry::content) else {
             return Err(RepositoryError::NotFile(shown()));
@@ -102,6 +104,7 @@ impl Repository {
         other: Other<'_>,
         progress: &Progress,
     ) -> Result<Vec<Change>, RepositoryError> {
+        let _hold = self.hold()?;
         match other {
             Other::Snapshot(other) => {
                 Ok(owned(&compare(&self.entries(snapshot, None)?, &self.entries(other, None)?)))

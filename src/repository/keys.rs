@@ -158,6 +158,7 @@ impl Repository {
     /// The slots, and which of them one of `credentials` opens.
     pub fn keys(&self, credentials: &[Credential]) -> Result<Vec<KeySlot>, RepositoryError> {
         self.recipient().ok_or(RepositoryError::NotEncrypted)?;
+        let _hold = self.hold()?;
         let slot = |id: String| {
             let kind = self.slot(&id).and_then(|bytes| {
                 crypt::slot_kind(&bytes).map_err(|error| RepositoryError::damaged(&path(&id))(error.into()))

@@ -66,11 +66,13 @@ pub use restore::{Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreT
 pub use retention::{Count, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
 pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath, is_future};
 pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
+pub use store::Hold;
 pub use target::Spared;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
+use crate::gitkv::KeepLayers;
 use crate::layers::{Cold, ObjectId};
 use crate::timeline::{Timeline, TimelineError};
 use blobs::Vault;
@@ -87,6 +89,8 @@ pub struct Repository {
     vault: Option<Vault>,
     /// Where the segments are, as of a commit; read when first needed.
     segments: Mutex<Option<(Option<ObjectId>, Arc<Segments>)>>,
+    /// What keeps layers, as long as anybody [holds](Self::hold) it.
+    hold: Mutex<Weak<KeepLayers>>,
 }
 
 impl Repository {

@@ -195,6 +195,7 @@ impl Repository {
         progress: &Progress,
     ) -> Result<PrunePlan, RepositoryError> {
         self.expect_removable()?;
+        let _hold = self.hold()?;
         let needs = Needs::find(self, without, options.threads, progress)?;
         self.plan_with(&needs, options)
     }

@@ -18,12 +18,11 @@ use crate::diff::DiffIndex;
 use crate::diff::{
     ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with, settable,
 };
-use crate::gitkv::KeepLayers;
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::segments::RepositorySource;
 use crate::repository::target::{Choice, Extras, Spared, look_at};
-use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
+use crate::repository::{Hold, Layout, Repository, RepositoryError, Snapshot};
 
 /// Where restored files go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +139,7 @@ impl Mismatch {
 /// What a restore would do. It holds the repository's layers until it is executed or dropped.
 pub struct RestorePlan<'a> {
     repository: &'a Repository,
-    _keep: Option<KeepLayers>,
+    _hold: Hold,
     diff: DiffIndex,
     on_the_way: HashSet<RelPath>,
     /// What to compare with afterwards, where that is asked for.
@@ -175,7 +174,7 @@ impl Repository {
         options: &RestoreOptions,
         progress: &Progress,
     ) -> Result<RestorePlan<'_>, RepositoryError> {
-        let keep = self.keep_while_reading()?;
+        let hold = self.hold()?;
         let (top, mut entries) = self.entries_below(snapshot, options.path.as_deref())?;
         let destination = Destination::new(snapshot, options, &top, &entries)?;
         destination.relocate(&mut entries)?;
@@ -225,7 +224,7 @@ impl Repository {
         };
         Ok(RestorePlan {
             repository: self,
-            _keep: keep,
+            _hold: hold,
             diff,
             on_the_way,
             to_verify,

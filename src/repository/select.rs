@@ -214,6 +214,7 @@ impl Repository {
         filter: &SnapshotFilter,
         now: Timestamp,
     ) -> Result<Selected<Snapshot>, RepositoryError> {
+        let _hold = self.hold()?;
         let Selected { found, future } = choose(self.records()?, selector, filter, now)?;
         Ok(Selected { found: found.snapshot?, future })
     }
@@ -227,6 +228,7 @@ impl Repository {
         filter: &SnapshotFilter,
         now: Timestamp,
     ) -> Result<Selected<SnapshotName>, RepositoryError> {
+        let _hold = self.hold()?;
         let selector = Selector::parse_name(text).ok_or_else(|| match is_short_id(text) {
             true => RepositoryError::ShortId(text.to_owned()),
             false => RepositoryError::NoId(text.to_owned()),

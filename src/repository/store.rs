@@ -1,7 +1,7 @@
 //! The blobs of a repository, and what they mean.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::archive::gunzip;
 use crate::cbor;
@@ -78,16 +78,18 @@ impl Repository {
     fn new(timeline: Timeline, config: Config) -> Result<Self, RepositoryError> {
         let vault = keys::vault(&config);
         let vault = vault.map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
-        Ok(Self { timeline, config, vault, segments: Mutex::default() })
+        Ok(Self { timeline, config, vault, segments: Mutex::default(), hold: Mutex::new(Weak::new()) })
     }
 
     /// All snapshots, oldest first. Fails where one cannot be read.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
+        let _hold = self.hold()?;
         self.records()?.into_iter().map(|record| record.snapshot).collect()
     }
 
     /// All snapshots whose records can be read, oldest first, and why the others cannot.
     pub fn readable_snapshots(&self) -> Result<(Vec<Snapshot>, Vec<RepositoryError>), RepositoryError> {
+        let _hold = self.hold()?;
         let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
         for Record { id, snapshot, .. } in self.records()? {
             match snapshot {
@@ -103,6 +105,7 @@ impl Repository {
 
     /// How many snapshots there are, whether they can be read or not.
     pub fn count_snapshots(&self) -> Result<u64, RepositoryError> {
+        let _hold = self.hold()?;
         self.timeline.list(kind::SNAPSHOTS, ..)?.try_fold(0, |count, found| {
             found?;
             Ok(count + 1)
@@ -126,15 +129,37 @@ impl Repository {
         Ok(Snapshot { key: found.key, id: found.id, record })
     }
 
-    /// Keeps pruning away while something is read that takes long. Where the repository cannot be written to,
-    /// nothing is held, and who prunes meanwhile makes reading fail.
-    pub(super) fn keep_while_reading(&self) -> Result<Option<KeepLayers>, RepositoryError> {
-        match self.timeline.git().keep_layers() {
-            Ok(keep) => Ok(Some(keep)),
-            Err(GitError::Io { .. }) => Ok(None),
-            Err(error) => Err(TimelineError::from(error).into()),
+    /// Keeps whatever takes layers away, such as pruning and evicting, waiting as long as what is returned lives.
+    ///
+    /// Every method that reads more than one object holds this by itself. Who calls several, to find a snapshot and
+    /// then read it, holds it around all of them. Holding it again while it is held costs nothing. Who holds it and
+    /// calls [`prune`](Self::prune) waits for himself.
+    ///
+    /// Where the lock cannot be opened, as in a repository of somebody else, nothing is held, and who prunes
+    /// meanwhile makes reading fail.
+    pub fn hold(&self) -> Result<Hold, RepositoryError> {
+        let mut held = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keep) = held.upgrade() {
+            return Ok(Hold { _keep: Some(keep) });
         }
+        let git = self.timeline.git();
+        let keep = match git.keep_layers() {
+            Ok(keep) => Arc::new(keep),
+            Err(GitError::Io { .. }) => return Ok(Hold { _keep: None }),
+            Err(error) => return Err(TimelineError::from(error).into()),
+        };
+        // What was removed before that is not to be looked for.
+        git.refresh().map_err(TimelineError::from)?;
+        *held = Arc::downgrade(&keep);
+        Ok(Hold { _keep: Some(keep) })
     }
+}
+
+/// While it lives, nothing that a snapshot needs is removed or moved: see [`Repository::hold`].
+#[derive(Debug, Clone)]
+#[must_use = "it keeps layers only as long as it lives"]
+pub struct Hold {
+    _keep: Option<Arc<KeepLayers>>,
 }
 
 /// A snapshot record that the tree holds, whether it can be read or not.

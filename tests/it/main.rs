@@ -2,6 +2,7 @@
 
 mod backup;
 mod cold;
+mod cold_damage;
 mod cold_removal;
 mod damage;
 mod encryption;

@@ -1,0 +1,225 @@
+//! Which objects layers hold, wherever the layers are, and which of them a tree needs.
+//!
+//! Whether a layer is needed follows from the objects in it, and never from whether it is here: a layer that a
+//! cold remote lists and that is not here was pruned or merged here, or was lost. Its index, loaded from the
+//! remote, tells which of these it was.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use crate::gitkv::{GitError, Mode};
+use crate::layers::{Layer, LayerSet, ObjectId, index_ids};
+use crate::progress::Progress;
+use crate::store::Store;
+
+use super::cold::{LAYERS_AT_ONCE, at_once};
+use super::head::{Copies, Held};
+use super::stores::LayerNames;
+use super::{RemoteError, Remotes};
+
+/// A layer and the objects in it.
+#[derive(Clone, Copy)]
+pub(super) struct Contents<'a> {
+    pub name: &'a str,
+    ids: Ids<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Ids<'a> {
+    /// The index is here.
+    Here(&'a Layer),
+    /// It was loaded from a remote.
+    There(&'a [ObjectId]),
+}
+
+/// The objects of layers whose indexes are not here, by the layers' names.
+pub(super) type RemoteContents = BTreeMap<String, Vec<ObjectId>>;
+
+impl<'a> Contents<'a> {
+    pub fn of(layers: &[&'a Layer]) -> Vec<Self> {
+        layers.iter().map(|&layer| Self { name: layer.name(), ids: Ids::Here(layer) }).collect()
+    }
+
+    pub fn there(name: &'a str, ids: &'a [ObjectId]) -> Self {
+        Self { name, ids: Ids::There(ids) }
+    }
+
+    pub fn ids(&self) -> Box<dyn Iterator<Item = ObjectId> + 'a> {
+        match self.ids {
+            Ids::Here(layer) => Box::new(layer.ids()),
+            Ids::There(ids) => Box::new(ids.iter().copied()),
+        }
+    }
+}
+
+impl Remotes {
+    /// Those of `candidates` that hold anything which `commit` reaches, its history included, and which is in
+    /// none of `others`. Of several that hold the same the first one counts.
+    pub(super) fn needed<'a>(
+        &self,
+        commit: &ObjectId,
+        candidates: &[Contents<'a>],
+        others: &[Contents<'_>],
+    ) -> Result<HashSet<&'a str>, RemoteError> {
+        let mut only_there: HashSet<ObjectId> = candidates.iter().flat_map(Contents::ids).collect();
+        for id in others.iter().flat_map(Contents::ids) {
+            only_there.remove(&id);
+        }
+        if only_there.is_empty() {
+            return Ok(HashSet::new());
+        }
+        // Mostly all of them are needed by the commit's own tree, and history need not be read.
+        let mut of_tree = HashSet::from([*commit]);
+        for file in self.git.walk(commit, b"")? {
+            of_tree.insert(file?.1.id);
+        }
+        let has_own =
+            |layer: &Contents<'_>| layer.ids().any(|id| only_there.contains(&id) && of_tree.contains(&id));
+        if candidates.iter().all(has_own) {
+            return Ok(candidates.iter().map(|layer| layer.name).collect());
+        }
+        let reached = self.git.reachable(vec![(*commit, Mode::Module)])?;
+        let mut needed = HashSet::new();
+        for layer in candidates {
+            if layer.ids().filter(|id| only_there.remove(id) && reached.contains(id)).count() > 0 {
+                needed.insert(layer.name);
+            }
+        }
+        Ok(needed)
+    }
+
+    /// That everything which the tree of `commit` names, and `commit` itself, is in one of `listed`: a head of the
+    /// cold remote `remote` that lists just these may be published.
+    pub(super) fn expect_complete(
+        &self,
+        remote: &str,
+        commit: &ObjectId,
+        listed: &[Contents<'_>],
+    ) -> Result<(), RemoteError> {
+        let tree = self.git.read_commit(commit)?.tree;
+        let mut missing = self.git.reachable(vec![(tree, Mode::Directory)])?;
+        missing.insert(*commit);
+        for id in listed.iter().flat_map(Contents::ids) {
+            missing.remove(&id);
+        }
+        let Some(first) = missing.iter().next() else { return Ok(()) };
+        let mut object = first.to_string();
+        for file in self.git.walk(commit, b"")? {
+            let (path, node) = file?;
+            if missing.contains(&node.id) {
+                object = String::from_utf8_lossy(&path).into_owned();
+                break;
+            }
+        }
+        Err(RemoteError::Incomplete { remote: remote.to_owned(), object })
+    }
+
+    /// What the commits `tips` reach and what is neither here nor in a layer of which a cold remote is known to have a
+    /// copy; the tips included. What a missing tree or commit names cannot be told.
+    pub(super) fn missing(
+        &self,
+        layers: &LayerSet,
+        tips: impl IntoIterator<Item = ObjectId>,
+    ) -> Result<HashSet<ObjectId>, RemoteError> {
+        let holders = self.stores.holders()?;
+        let mut loose: Option<HashSet<ObjectId>> = None;
+        let mut is_there = |id: &ObjectId| -> Result<bool, GitError> {
+            let found = layers.locate(id).map(|at| at.layer);
+            if found.is_some_and(|layer| layer.pack_bytes().is_some() || holders.contains_key(layer.name())) {
+                return Ok(true);
+            }
+            if loose.is_none() {
+                loose = Some(self.git.loose_objects()?.into_iter().map(|(id, _)| id).collect());
+            }
+            Ok(loose.as_ref().is_some_and(|loose| loose.contains(id)))
+        };
+        let (mut missing, mut seen) = (HashSet::new(), HashSet::new());
+        let mut to_do: Vec<_> = tips.into_iter().map(|tip| (tip, Mode::Module)).collect();
+        while let Some((id, mode)) = to_do.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match (is_there(&id)?, mode) {
+                (false, _) => drop(missing.insert(id)),
+                (true, Mode::Module) => {
+                    let commit = self.git.read_commit(&id)?;
+                    to_do.push((commit.tree, Mode::Directory));
+                    to_do.extend(commit.parents.into_iter().map(|parent| (parent, Mode::Module)));
+                }
+                (true, Mode::Directory) => {
+                    let tree = self.git.read_tree(&id)?;
+                    let below = tree.entries().filter(|entry| entry.mode != Mode::Module);
+                    to_do.extend(below.map(|entry| (entry.id, entry.mode)));
+                }
+                (true, _) => {}
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The objects of layers whose indexes are not here, as a cold remote has them. A layer whose index is gone or
+    /// damaged there holds nothing that anybody could use.
+    pub(super) fn remote_contents(
+        &self,
+        remote: &str,
+        store: &Store,
+        layers: &[(&String, &Held)],
+        progress: &Progress,
+    ) -> Result<RemoteContents, RemoteError> {
+        let found = Mutex::new(RemoteContents::new());
+        at_once(LAYERS_AT_ONCE, layers, |(name, held)| {
+            progress.check().map_err(GitError::from)?;
+            let ids = match store.load(&LayerNames::new(name, held)?.index) {
+                Err(error) if error.is_not_found() => None,
+                loaded => index_ids(name, &loaded.map_err(RemoteError::store(remote))?).ok(),
+            };
+            if ids.is_none() {
+                tracing::warn!(remote, layer = %name, "the index of a layer cannot be used there");
+            }
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.insert((*name).clone(), ids.unwrap_or_default());
+            Ok(())
+        })?;
+        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Of `listed`, layers of a cold remote of which not even the index is here, those that hold what the
+    /// commits `tips` reach and nothing here has: they were lost here, or pruned here and needed again by somebody
+    /// else. Each is given to `bring`.
+    pub(super) fn bring_missing(
+        &self,
+        remote: &str,
+        store: &Store,
+        listed: &Copies,
+        tips: &[ObjectId],
+        progress: &Progress,
+        bring: impl Fn(&str, &Held) -> Result<(), RemoteError> + Sync,
+    ) -> Result<(), RemoteError> {
+        let mut known = RemoteContents::new();
+        loop {
+            let layers = self.git.refresh()?;
+            let here: HashSet<&str> = layers.layers().map(Layer::name).collect();
+            let absent = listed.iter().filter(|(name, _)| !here.contains(name.as_str()));
+            let absent: Vec<_> = absent.map(|(name, held)| (name, held)).collect();
+            if absent.is_empty() {
+                return Ok(());
+            }
+            let missing = self.missing(&layers, tips.iter().copied())?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let unknown: Vec<_> =
+                absent.iter().filter(|(name, _)| !known.contains_key(*name)).copied().collect();
+            known.extend(self.remote_contents(remote, store, &unknown, progress)?);
+            let has_missing = |(name, _): &&(&String, &Held)| {
+                known.get(*name).is_some_and(|ids| ids.iter().any(|id| missing.contains(id)))
+            };
+            let wanted: Vec<_> = absent.iter().filter(has_missing).copied().collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            // What comes may name more.
+            at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| bring(name, held))?;
+        }
+    }
+}
