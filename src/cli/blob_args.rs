@@ -8,8 +8,8 @@ use treering::timeline::Compression;
 /// Keep files by their time in a git repository, and find them by it
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-The repository is a bare git repository: one that `treering blob init` made, one of gitblobts, or a clone of either by \
-`git clone --bare`. What is compressed or encrypted is so before git sees it.
+The repository is one that `treering blob init` made, one of gitblobts, or a clone of either, bare or with a working tree. In one \
+with a working tree, what is added is committed on the branch that is checked out, with index and files; `treering blob push` pushes it. What is compressed or encrypted is so before git sees it.
 
 Examples:
   export TREERING_REPOSITORY=/srv/readings.git

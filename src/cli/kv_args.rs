@@ -8,8 +8,9 @@ use clap::{Args, Subcommand, ValueHint};
 /// Use any git repository as a store of keys and values
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-A key is a path in the repository, its value the file there. URL is the path of a bare repository or whatever else git accepts. \
-Every change is a commit, and pushed. Repositories elsewhere are cloned once, below XDG_CACHE_HOME or ~/.cache, and from then on fetched.
+A key is a path in the repository, its value the file there. URL is the path of a repository or whatever else git accepts. \
+Every change is a commit, and pushed. Repositories elsewhere are cloned once, below XDG_CACHE_HOME or ~/.cache, and from then on fetched. \
+In a clone with a working tree, a change is a commit on the branch that is checked out, with index and files; it is not pushed.
 
 Examples:
   git init --bare notes.git

@@ -278,9 +278,9 @@ fn host_name() -> String {
 
 /// Refuses a repository at `path` in which nothing plain may lie.
 fn refuse_encrypted(path: &Path) -> Result<(), CliError> {
-    match Repository::open(path) {
-        Ok(repository) if repository.recipient().is_some() => Err(CliError::EncryptedThere(path.to_owned())),
-        _ => Ok(()),
+    match Repository::is_encrypted_at(path)? {
+        true => Err(CliError::EncryptedThere(path.to_owned())),
+        false => Ok(()),
     }
 }
 

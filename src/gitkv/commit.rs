@@ -54,7 +54,7 @@ impl Person {
         self.time
     }
 
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         format!("{} <{}> {} +0000", self.name, self.mail, self.time.as_second())
     }
 

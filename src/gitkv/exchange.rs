@@ -81,7 +81,7 @@ impl Git {
     fn join(&self, remote: &str, who: &Person) -> Result<bool, GitError> {
         let Some(theirs) = self.reference(&self.tracking(remote))? else { return Ok(false) };
         let Some(ours) = self.head()? else {
-            self.compare_and_set(self.branch(), None, &theirs)?;
+            self.advance(None, &theirs)?;
             return Ok(true);
         };
         let base = self.merge_base(&ours, &theirs)?;
@@ -89,7 +89,7 @@ impl Git {
             return Ok(false);
         }
         if base == Some(ours) {
-            self.compare_and_set(self.branch(), Some(&ours), &theirs)?;
+            self.advance(Some(&ours), &theirs)?;
             return Ok(true);
         }
         let tree = |commit: &ObjectId| self.read_commit(commit).map(|commit| commit.tree);

@@ -1,4 +1,4 @@
-//! A bare repository: making it, opening it, reading from it.
+//! A repository: making it, opening it, reading from it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,6 +15,7 @@ use crate::progress::Counter;
 use super::commit::Commit;
 use super::program::Settings;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
+use super::work_tree::WorkTree;
 use super::{GitError, shown};
 
 /// The branch of repositories that are made here.
@@ -34,10 +35,13 @@ const SETTINGS: [(&str, &str); 7] = [
     ("receive.unpackLimit", "1"),
 ];
 
-/// A bare git repository. Any number of threads may use one.
+/// A git repository, bare unless it was opened [with its working tree](Git::open_with_work_tree). Any number of
+/// threads may use one.
 pub struct Git {
     path: PathBuf,
     branch: String,
+    /// What goes along with the branch.
+    pub(super) work_tree: Option<WorkTree>,
     pub(super) layers: RwLock<LayerSet>,
     libgit2: Mutex<git2::Repository>,
     /// The person's settings for the program git; read when that is first run.
@@ -82,6 +86,18 @@ impl Git {
 
     /// Opens the bare repository at `path` itself, not one above or below it.
     pub fn open(path: &Path) -> Result<Self, GitError> {
+        let git = Self::open_with_work_tree(path)?;
+        match git.work_tree {
+            None => Ok(git),
+            Some(_) => Err(GitError::NotBare(path.to_owned())),
+        }
+    }
+
+    /// Opens the repository at `path`, bare or an ordinary clone. Whatever moves the branch of a clone brings its
+    /// index and its working tree along, or refuses.
+    ///
+    /// `path` is the repository or the root of its working tree, which may be a linked one.
+    pub fn open_with_work_tree(path: &Path) -> Result<Self, GitError> {
         let no_ceilings: [&Path; 0] = [];
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
@@ -92,21 +108,28 @@ impl Git {
             }
             _ => unread_format(path, error),
         })?;
-        if !repository.is_bare() {
-            return Err(GitError::NotBare(path.to_owned()));
-        }
+        let work_tree = WorkTree::of(&repository);
         let branch = {
             let head = repository.find_reference("HEAD").map_err(GitError::git("read HEAD"))?;
             let branch = head.symbolic_target().ok().flatten().map(str::to_owned);
-            branch.ok_or_else(|| GitError::Detached(path.to_owned()))?
+            let detached = match &work_tree {
+                None => GitError::Detached(path.to_owned()),
+                Some(_) => GitError::DetachedClone(path.to_owned()),
+            };
+            branch.ok_or(detached)?
         };
-        let path = repository.path().to_owned();
+        // A linked working tree has a directory of its own for `HEAD` and the index alone.
+        let path = repository.commondir().to_owned();
         let pack_dir = pack_dir(&path);
         fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
         let libgit2 = Mutex::new(repository);
         let (settings, trees, trees_read) = Default::default();
-        Ok(Self { path, branch, layers, libgit2, settings, trees, trees_read })
+        let git = Self { path, branch, work_tree, layers, libgit2, settings, trees, trees_read };
+        if let Some(work_tree) = &git.work_tree {
+            work_tree.recover_if_idle(&git);
+        }
+        Ok(git)
     }
 
     /// The repository's directory.
@@ -145,6 +168,70 @@ impl Git {
     /// The commit at the tip of the branch; `None` before the first.
     pub fn head(&self) -> Result<Option<ObjectId>, GitError> {
         self.reference(&self.branch)
+    }
+
+    /// Moves the branch from `expected` to `new`, as [`compare_and_set`](Self::compare_and_set) does, and what is
+    /// checked out of it.
+    pub(super) fn advance(&self, expected: Option<&ObjectId>, new: &ObjectId) -> Result<(), GitError> {
+        if let Some(path) = self.checked_out_elsewhere() {
+            return Err(GitError::CheckedOut { branch: self.branch.clone(), path });
+        }
+        match &self.work_tree {
+            Some(work_tree) => work_tree.advance(self, expected, new),
+            None => self.compare_and_set(&self.branch, expected, new),
+        }
+    }
+
+    /// Another working tree that has the branch checked out and would not go along.
+    fn checked_out_elsewhere(&self) -> Option<PathBuf> {
+        let own = self.work_tree.as_ref().map_or(self.path.as_path(), WorkTree::git_dir);
+        let main = self.path.parent().filter(|_| self.path.ends_with(".git") && own != self.path);
+        let main = main.map(|root| (self.path.clone(), root.to_owned()));
+        let linked = fs::read_dir(self.path.join("worktrees")).into_iter().flatten().flatten();
+        let linked = linked.filter_map(|entry| {
+            let git_file = fs::read_to_string(entry.path().join("gitdir")).ok()?;
+            let git_file = PathBuf::from(git_file.trim_end());
+            let root = git_file.parent().filter(|_| git_file.exists())?.to_owned();
+            Some((entry.path(), root))
+        });
+        let has_branch = |git_dir: &Path| {
+            let head = fs::read_to_string(git_dir.join("HEAD")).unwrap_or_default();
+            head.trim_end().strip_prefix("ref: ") == Some(&self.branch)
+        };
+        let same = |git_dir: &Path| git_dir.canonicalize().ok() == own.canonicalize().ok();
+        main.into_iter()
+            .chain(linked)
+            .find(|(git_dir, _)| has_branch(git_dir) && !same(git_dir))
+            .map(|(_, root)| root)
+    }
+
+    /// The commit at the tip of the branch, for those to whom an empty repository means that nothing is there:
+    /// where `HEAD` names no branch but there are others, that is an error.
+    pub fn head_or_none(&self) -> Result<Option<ObjectId>, GitError> {
+        let head = self.head()?;
+        if head.is_none() {
+            self.expect_no_branch(&self.branch, "refs/heads/")?;
+        }
+        Ok(head)
+    }
+
+    /// Fails where there are branches, whose names begin with `prefix`, although that of `reference` is not.
+    pub(super) fn expect_no_branch(&self, reference: &str, prefix: &str) -> Result<(), GitError> {
+        let mut others: Vec<_> = self
+            .references()?
+            .into_iter()
+            .filter_map(|(name, _)| Some(name.strip_prefix(prefix)?.to_owned()))
+            .filter(|name| name != "HEAD")
+            .collect();
+        others.sort();
+        match others.is_empty() {
+            true => Ok(()),
+            false => Err(GitError::NoBranch {
+                path: self.path.clone(),
+                branch: reference.strip_prefix(prefix).unwrap_or(reference).to_owned(),
+                others: others.join(", "),
+            }),
+        }
     }
 
     /// The object that the reference of that full name stands for, if there is one.

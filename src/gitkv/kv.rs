@@ -11,15 +11,19 @@ use super::edit::TreeEdit;
 use super::file::{KvFile, OpenMode};
 use super::origin::{Origin, cached_clone};
 use super::transaction::Edit;
+use super::transport::without_passwords;
 use super::tree::{self, Mode, Node};
 use super::{Git, GitError, Walk, shown};
 
-/// The files of the branch of a bare git repository, as a store of keys and values.
+/// The files of the branch of a git repository, as a store of keys and values.
 ///
 /// Keys are paths as git has them: bytes, names separated by `/`. Every change is a commit. A value is looked
 /// up in the branch's tree; nothing is checked out.
 ///
-/// In a clone, the branch is the one of the repository that it came from (`origin`). Each change is made on
+/// An ordinary clone, with a working tree, is changed as a person changes it: a commit on the branch that is
+/// checked out, with index and working tree. It is not pushed.
+///
+/// In a bare clone, the branch is the one of the repository that it came from (`origin`). Each change is made on
 /// what that has now and pushed, so a commit is there when the call returns, or nothing has changed; what
 /// only the clone's own branch has is not seen. Reading shows what the origin had when it was last asked: by
 /// opening, by a commit or by [`refresh`](GitKv::refresh).
@@ -56,10 +60,12 @@ impl GitKv {
         Ok(Self { git: Git::init(path, &[])?, origin: None })
     }
 
-    /// Opens the bare repository at `path`; if it has a remote called `origin`, as a clone of that.
+    /// Opens the repository at `path`. A bare one that has a remote called `origin` is a clone of that; an
+    /// ordinary clone is what counts itself.
     pub fn open(path: &Path) -> Result<Self, GitError> {
-        let git = Git::open(path)?;
-        let kv = Self { origin: Origin::of(&git)?, git };
+        let git = Git::open_with_work_tree(path)?;
+        let origin = if git.work_tree.is_none() { Origin::of(&git)? } else { None };
+        let kv = Self { origin, git };
         kv.refresh()?;
         Ok(kv)
     }
@@ -67,7 +73,21 @@ impl GitKv {
     /// Opens the repository at any URL that git accepts, by a clone in the directory `cache` that is made
     /// once and fetched to from then on.
     pub fn open_url(url: &str, cache: &Path) -> Result<Self, GitError> {
-        Self::open(&cached_clone(url, cache)?)
+        let clone = cached_clone(url, cache)?;
+        let kv = Self::open(&clone)?;
+        // The origin may have chosen another branch since it was cloned.
+        let kv = match (&kv.origin, kv.head()) {
+            (Some(origin), Err(GitError::NoBranch { .. })) if origin.follow_head(&kv.git)? => {
+                Self::open(&clone)?
+            }
+            _ => kv,
+        };
+        match kv.head() {
+            Err(GitError::NoBranch { branch, others, .. }) => {
+                Err(GitError::NoBranch { path: without_passwords(url).into(), branch, others })
+            }
+            _ => Ok(kv),
+        }
     }
 
     /// Asks the origin what it has now. Does nothing when there is none.
@@ -87,7 +107,7 @@ impl GitKv {
     pub fn head(&self) -> Result<Option<ObjectId>, GitError> {
         match &self.origin {
             Some(origin) => origin.tip(&self.git),
-            None => self.git.head(),
+            None => self.git.head_or_none(),
         }
     }
 

@@ -42,7 +42,7 @@ enum Place {
 /// Fetches the branches of a remote, and what they need.
 pub(super) fn fetch(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitError> {
     let Place::Here(path) = place(&url(git, remote)?)? else { return fetch_far(git, remote, progress) };
-    let there = open(&path, FETCH)?;
+    let there = open(&path, FETCH, Git::open_with_work_tree)?;
     let heads: Vec<_> = there
         .references()?
         .into_iter()
@@ -73,7 +73,7 @@ pub(super) fn push(git: &Git, remote: &str, commit: &ObjectId, progress: &Progre
     let Place::Here(path) = place(&url(git, remote)?)? else {
         return push_far(git, remote, commit, progress);
     };
-    let there = open(&path, PUSH)?;
+    let there = open(&path, PUSH, Git::open)?;
     if let Some(hook) = hook(&there)? {
         return Err(GitError::Hook(hook));
     }
@@ -96,12 +96,20 @@ pub(super) fn push(git: &Git, remote: &str, commit: &ObjectId, progress: &Progre
     Ok(())
 }
 
+/// The branch that `HEAD` of a remote names.
+pub(super) fn branch(git: &Git, remote: &str) -> Result<Option<String>, GitError> {
+    match place(&url(git, remote)?)? {
+        Place::Here(path) => Ok(Some(open(&path, FETCH, Git::open_with_work_tree)?.branch().to_owned())),
+        Place::Far => default_branch(git, remote),
+    }
+}
+
 /// Makes a bare clone of `url` at `path`, where nothing is, of which `remote` is the remote.
 pub(super) fn clone(url: &str, remote: &str, path: &Path) -> Result<(), GitError> {
     const CLONE: &str = "clone the repository";
     let place = place(url)?;
     let there = match &place {
-        Place::Here(path) => Some(open(path, CLONE)?),
+        Place::Here(path) => Some(open(path, CLONE, Git::open_with_work_tree)?),
         Place::Far => None,
     };
     let git = Git::init(path, &[])?;
@@ -156,9 +164,14 @@ fn place(url: &str) -> Result<Place, GitError> {
     }
 }
 
-/// The repository at `path`, which is said to be missing as git says it.
-fn open(path: &Path, action: &'static str) -> Result<Git, GitError> {
-    Git::open(path).map_err(|error| match error {
+/// The repository at `path`, which is said to be missing as git says it. A working tree is no reason not to read
+/// from it.
+fn open(
+    path: &Path,
+    action: &'static str,
+    how: impl Fn(&Path) -> Result<Git, GitError>,
+) -> Result<Git, GitError> {
+    how(path).map_err(|error| match error {
         GitError::NotRepository(path) => {
             let said = format!("'{}' does not appear to be a git repository", path.display());
             GitError::Remote { action, said }

@@ -1,4 +1,4 @@
-//! Transactions over the refs and trees of a bare git repository.
+//! Transactions over the refs and trees of a git repository.
 //!
 //! [`GitKv`] is the simple thing: keys and values, opened like files, changed in transactions. What follows
 //! is what it stands on.
@@ -45,6 +45,7 @@ mod edit;
 mod exchange;
 mod file;
 mod git;
+mod index;
 mod kv;
 mod library;
 mod origin;
@@ -56,6 +57,7 @@ mod trace;
 mod transaction;
 mod transport;
 mod tree;
+mod work_tree;
 mod writers;
 
 use std::io;
@@ -99,7 +101,7 @@ pub enum GitError {
         source: git2::Error,
     },
     /// There is one, but with a working tree, which would not follow the branch.
-    #[error("the git repository {} has a working tree; give a bare one", .0.display())]
+    #[error("the git repository {} has a working tree; give a bare one, such as `git clone --bare` makes", .0.display())]
     NotBare(PathBuf),
     /// There is one, in a format that libgit2 does not read.
     #[error("the git repository {} has {extension} {value}, which treering does not read: {}", path.display(), way_out(extension))]
@@ -119,6 +121,70 @@ pub enum GitError {
     /// `HEAD` names a commit, not a branch.
     #[error("HEAD of {} is not a branch; point it to one with `git symbolic-ref HEAD refs/heads/main`", .0.display())]
     Detached(PathBuf),
+    /// `HEAD` of an ordinary clone names a commit, not a branch.
+    #[error("no branch is checked out in {}: check one out with `git switch`", .0.display())]
+    DetachedClone(PathBuf),
+    /// `HEAD` names a branch that is not there, while others are.
+    #[error(
+        "HEAD of {} names the branch {branch:?}, which does not exist; there are: {others}. Choose one with `git symbolic-ref HEAD refs/heads/NAME`, in the repository that it was cloned from too",
+        path.display()
+    )]
+    NoBranch {
+        /// The repository.
+        path: PathBuf,
+        /// What `HEAD` names.
+        branch: String,
+        /// The branches that are there.
+        others: String,
+    },
+    /// Another working tree has the branch checked out.
+    #[error("{branch} is checked out in {} too, which would not follow: use that", path.display())]
+    CheckedOut {
+        /// The full name of the branch.
+        branch: String,
+        /// The root of that working tree.
+        path: PathBuf,
+    },
+    /// Files of the working tree that a commit changes are not as the branch has them.
+    #[error(
+        "nothing was changed, since {} has changes that are not committed: {edited}; commit them, or put them away with `git stash -u`",
+        path.display()
+    )]
+    Edited {
+        /// The root of the working tree.
+        path: PathBuf,
+        /// Some of the files, with what is the matter with each.
+        edited: String,
+    },
+    /// Something that git does in several steps is not done.
+    #[error("{what} is under way in {}: end it with git, or abort it", path.display())]
+    UnderWay {
+        /// The root of the working tree.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file goes through a filter that libgit2 does not run.
+    #[error(
+        "{path:?} has the attribute {filter}, which only git itself can apply: commit it with git, or use a bare clone"
+    )]
+    Filter {
+        /// The file.
+        path: String,
+        /// The attribute.
+        filter: String,
+    },
+    /// libgit2 does not read the index.
+    #[error(
+        "cannot read the index {}: if it is split or sparse, change it with `git update-index --no-split-index` or `git sparse-checkout reapply --no-sparse-index`",
+        path.display()
+    )]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What libgit2 says.
+        source: git2::Error,
+    },
     /// libgit2 refused.
     #[error("cannot {action}")]
     Git {

@@ -43,7 +43,22 @@ impl Origin {
 
     /// Where the origin's branch was when it was last looked at.
     pub fn tip(&self, git: &Git) -> Result<Option<ObjectId>, GitError> {
-        git.reference(&self.tracking)
+        let tip = git.reference(&self.tracking)?;
+        if tip.is_none() {
+            git.expect_no_branch(&self.tracking, &format!("refs/remotes/{ORIGIN}/"))?;
+        }
+        Ok(tip)
+    }
+
+    /// Makes the branch of the clone the one that `HEAD` of the origin names. Whether that is another than before.
+    pub fn follow_head(&self, git: &Git) -> Result<bool, GitError> {
+        match git.remote_branch(ORIGIN)? {
+            Some(branch) if branch != git.branch() => {
+                git.libgit2().set_head(&branch).map_err(GitError::git("set HEAD"))?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Looks where the origin's branches are, and fetches what they need.

@@ -29,7 +29,7 @@ const TURN: &str = "references.lock";
 const MODE: u32 = 0o644;
 
 /// How often a lock is tried, with pauses that end at a quarter of a second: about ten seconds.
-const LOCK_TRIES: u32 = 80;
+pub(super) const LOCK_TRIES: u32 = 80;
 
 impl Git {
     /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to
@@ -41,6 +41,18 @@ impl Git {
         reference: &str,
         expected: Option<&ObjectId>,
         new: &ObjectId,
+    ) -> Result<(), GitError> {
+        self.compare_and_set_after(reference, expected, new, || Ok(()))
+    }
+
+    /// As [`compare_and_set`](Self::compare_and_set), doing `before` when the reference is locked and found where
+    /// it is expected.
+    pub(super) fn compare_and_set_after(
+        &self,
+        reference: &str,
+        expected: Option<&ObjectId>,
+        new: &ObjectId,
+        before: impl FnOnce() -> Result<(), GitError>,
     ) -> Result<(), GitError> {
         if !git2::Reference::is_valid_name(reference) || !reference.starts_with("refs/") {
             return Err(GitError::Path { path: reference.to_owned(), fault: "it is no name of a reference" });
@@ -57,6 +69,7 @@ impl Git {
         if self.reference(reference)?.as_ref() != expected {
             return Err(GitError::Moved { reference: reference.to_owned() });
         }
+        before()?;
         lock.rename(&target).map_err(GitError::io("move", &target))?;
         atomic::sync_dir(&directory).map_err(GitError::io("sync", &directory))?;
         drop(turn);
@@ -191,7 +204,7 @@ impl Drop for RefLock {
 
 /// Gives the file `from` the new name `to`. Where the file system has no hard links, `to` is a copy, which
 /// nobody recognises if the process dies before it is renamed.
-fn link(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn link(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) =>

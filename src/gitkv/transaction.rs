@@ -1,5 +1,7 @@
 //! Changes that become visible at once.
 
+use std::fs;
+
 use crate::layers::{LayerInfo, LayerWriter, ObjectId, ObjectKind};
 
 use super::commit::{Commit, Person};
@@ -142,7 +144,10 @@ impl<'a> Transaction<'a> {
         tree: ObjectId,
     ) -> Result<Committed, GitError> {
         let commit = self.seal(who, message, parents, tree)?;
-        self.git.compare_and_set(self.git.branch(), expected.as_ref(), &commit)?;
+        self.git.advance(expected.as_ref(), &commit)?;
+        if let Some(work_tree) = &self.git.work_tree {
+            work_tree.log(self.git, expected.as_ref(), &commit, who, message);
+        }
         Ok(self.done(commit, tree))
     }
 
@@ -182,7 +187,15 @@ impl<'a> Transaction<'a> {
         if !self.is_late {
             self.writing.done();
         }
-        Committed { commit, tree, layers: std::mem::take(&mut self.layers) }
+        let layers = std::mem::take(&mut self.layers);
+        if self.git.work_tree.is_some() {
+            // In an ordinary clone `git gc` combines packs, but not those that are to be kept. Nothing is lost where
+            // this fails.
+            for layer in &layers {
+                let _ = fs::remove_file(self.git.pack_dir().join(format!("{}.keep", layer.name)));
+            }
+        }
+        Committed { commit, tree, layers }
     }
 }
 

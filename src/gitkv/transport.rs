@@ -139,6 +139,20 @@ impl Git {
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
     }
 
+    /// The branch that `HEAD` of a remote names, if it says.
+    pub(super) fn remote_branch(&self, remote: &str) -> Result<Option<String>, GitError> {
+        let mut command = self.program()?;
+        command.args(["ls-remote", "--quiet", "--symref", "--", remote, "HEAD"]);
+        match ask("look at the remote", &mut command) {
+            Err(GitError::NoProgram) => library::branch(self, remote),
+            said => {
+                let said = said?;
+                let branch = said.lines().find_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"));
+                Ok(branch.map(str::to_owned))
+            }
+        }
+    }
+
     /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has.
     pub fn push_commit(&self, remote: &str, commit: &ObjectId) -> Result<(), GitError> {
         self.push_commit_with(remote, commit, &Progress::new())

@@ -33,6 +33,17 @@ pub(super) const INDEX_SUFFIX: &str = ".idx";
 /// What the name of the signatures of a volume ends with.
 pub(super) const SIGNATURES_SUFFIX: &str = ".cbor.gz";
 
+/// What a repository says of itself; `None` where it is no repository of snapshots.
+fn read_config(timeline: &Timeline) -> Result<Option<Config>, RepositoryError> {
+    let Some(id) = timeline.find(config::PATH)? else { return Ok(None) };
+    let config: Config = cbor::from_slice(&timeline.read(&id)?)
+        .map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
+    match config.version > FORMAT_VERSION {
+        true => Err(RepositoryError::Version(config.version)),
+        false => Ok(Some(config)),
+    }
+}
+
 impl Repository {
     /// Makes a repository at `path`, where nothing or an empty directory may be. One that is encrypted can be
     /// read by the value that is returned.
@@ -66,13 +77,16 @@ impl Repository {
             TimelineError::Git(error @ GitError::NotBare(_)) => none(Some(error)),
             other => other.into(),
         })?;
-        let id = timeline.find(config::PATH)?.ok_or_else(|| none(None))?;
-        let config: Config = cbor::from_slice(&timeline.read(&id)?)
-            .map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
-        if config.version > FORMAT_VERSION {
-            return Err(RepositoryError::Version(config.version));
-        }
+        let config = read_config(&timeline)?.ok_or_else(|| none(None))?;
         Self::new(timeline, config)
+    }
+
+    /// Whether what lies at `path`, bare or an ordinary clone, is an encrypted repository.
+    pub fn is_encrypted_at(path: &Path) -> Result<bool, RepositoryError> {
+        match Timeline::open_with_work_tree(path) {
+            Err(TimelineError::Git(GitError::NotRepository(_))) => Ok(false),
+            timeline => Ok(read_config(&timeline?)?.is_some_and(|config| config.encryption.is_some())),
+        }
     }
 
     fn new(timeline: Timeline, config: Config) -> Result<Self, RepositoryError> {

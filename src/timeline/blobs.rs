@@ -82,9 +82,10 @@ impl Blobs {
         Ok(Self { timeline: Timeline::create(path)?, codec })
     }
 
-    /// Opens the bare repository at `path`.
+    /// Opens the repository at `path`, which may be an ordinary clone, as those of gitblobts are: blobs that are
+    /// added there are committed, and in index and working tree.
     pub fn open(path: &Path, codec: Codec) -> Result<Self, TimelineError> {
-        Ok(Self { timeline: Timeline::open(path)?, codec })
+        Ok(Self { timeline: Timeline::open_with_work_tree(path)?, codec })
     }
 
     /// How the repository is laid out; an empty one by date.
@@ -246,7 +247,7 @@ impl Blobs {
     /// The tree that the branch has now.
     fn tree(&self) -> Result<Option<ObjectId>, TimelineError> {
         let git = &self.timeline.git;
-        let head = git.head()?;
+        let head = git.head_or_none()?;
         Ok(head.map(|head| git.read_commit(&head)).transpose()?.map(|commit| commit.tree))
     }
 

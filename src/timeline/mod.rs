@@ -116,6 +116,11 @@ impl Timeline {
         Self::with(Git::open(path)?)
     }
 
+    /// Opens the repository at `path`, bare or an ordinary clone; see [`Git::open_with_work_tree`].
+    pub fn open_with_work_tree(path: &Path) -> Result<Self, TimelineError> {
+        Self::with(Git::open_with_work_tree(path)?)
+    }
+
     fn with(git: Git) -> Result<Self, TimelineError> {
         let keys = TimeKeys::new(getrandom::u64().map_err(GitError::from)?);
         Ok(Self { git, keys, bound: LayerBound::default() })
