@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use crate::delta::{SegmentParams, Segmenter};
 use crate::diff::entry::{Content, Metadata, SegmentRef};
-use crate::diff::read::{DataReader, stat_metadata};
+use crate::diff::read::{DataReader, ReadFile, stat_metadata};
 use crate::digest::Digest;
 use crate::pipeline::{self, Closed, Feed};
 use crate::progress::{Interrupted, Progress};
@@ -88,6 +88,8 @@ pub struct FileRead {
     pub link: Option<(u64, u64)>,
     /// It was written to while it was read: what is kept may never have existed as a whole.
     pub changed: bool,
+    /// Why not all of its extended attributes are there.
+    pub xattr_fault: Option<io::Error>,
 }
 
 impl FileRead {
@@ -200,7 +202,8 @@ impl<O: Fn(usize) -> io::Result<DataReader>> FileReader<'_, O> {
             // What is no longer than the shortest segment is one.
             reader.limit_data(self.options.params.min() as u64);
             let holes = reader.holes().into();
-            let mut bytes = Vec::with_capacity(usize::try_from(reader.data_len()).unwrap_or(0));
+            let mut bytes =
+                Vec::with_capacity(usize::try_from(reader.data_len().min(reader.stat().size)).unwrap_or(0));
             reader.read_to_end(&mut bytes)?;
             if !bytes.is_empty() {
                 let piece = Piece { file, offset: 0, digest: Digest::of(&bytes), bytes, holes };
@@ -243,10 +246,11 @@ impl<O: Fn(usize) -> io::Result<DataReader>> FileReader<'_, O> {
         let stat = *reader.stat();
         let read = reader.finish()?;
         let mut meta = Metadata { xattrs: read.xattrs, ..stat_metadata(&stat, self.options.began) };
-        if read.changed {
+        if read.changed || read.xattr_fault.is_some() {
             meta.ctime = Default::default();
         }
         let link = (stat.links > 1).then_some((stat.device, stat.inode));
-        Ok(FileRead { meta, size: read.size, holes: read.holes, link, changed: read.changed })
+        let ReadFile { size, holes, changed, xattr_fault, .. } = read;
+        Ok(FileRead { meta, size, holes, link, changed, xattr_fault })
     }
 }

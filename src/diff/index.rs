@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -100,13 +101,14 @@ impl DirIndex {
         let mut key = ConfirmKey::default();
         getrandom::fill(&mut key.0).map_err(std::io::Error::from)?;
         let mut index = Self { key: key.clone(), root: directory.to_owned(), ..Self::default() };
+        let source = SourceDir::new(directory);
         scan::<DiffError>(directory, options, |found| {
             progress.check()?;
-            match found.map(|found| (directory.join(found.path.as_path()), found)) {
-                Ok((path, found)) => match describe(&path, found, began) {
-                    Ok(entry) => index.entries.push(entry),
-                    Err(error) => index.problems.push(error),
-                },
+            match found.and_then(|found| describe_in(&source, found, began)) {
+                Ok((entry, problem)) => {
+                    index.entries.push(entry);
+                    index.problems.extend(problem);
+                }
                 Err(error) => index.problems.push(error),
             }
             Ok(())
@@ -115,7 +117,7 @@ impl DirIndex {
         let mut signatures = HashMap::new();
         let problems = fill(
             &mut index.entries,
-            &SourceDir::new(directory),
+            &source,
             &read,
             progress,
             |_, piece| sign.then(|| sign_piece(&piece, &key)),
@@ -195,23 +197,50 @@ pub fn pages_of(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
     })
 }
 
-/// The entry of something found at `path`; of a regular file all but its content and extended attributes,
-/// which [`fill`] reads.
-pub fn describe(path: &Path, found: Found, began: SystemTime) -> Result<Entry, ScanError> {
+/// The entry of something found, of a regular file all but its content and extended attributes, which [`fill`] reads;
+/// and why not all of its attributes are there. It stands at `path`, by which it is read.
+pub fn describe(
+    path: &Path,
+    found: Found,
+    began: SystemTime,
+) -> Result<(Entry, Option<ScanError>), ScanError> {
     let stat = &found.stat;
-    let read = || match stat.file_type() {
-        rustix::fs::FileType::RegularFile => {
+    let (kind, (meta, fault)) = match stat.file_type() {
+        FileType::RegularFile => {
             let link = (stat.links > 1).then(|| Box::new((stat.device, stat.inode)));
             let content = Content { size: stat.size, link, ..Content::default() };
-            Ok((Kind::File(content), stat_metadata(stat, began)))
+            (Kind::File(content), (stat_metadata(stat, began), None))
         }
         // With a slash behind it: a source may be a link to a directory.
-        rustix::fs::FileType::Directory => Ok((Kind::Directory, read_metadata(&path.join(""), stat, began)?)),
-        _ => Ok((read_special(path, stat)?, read_metadata(path, stat, began)?)),
+        FileType::Directory => (Kind::Directory, read_metadata(&path.join(""), stat, began)),
+        _ => match read_special(path, stat) {
+            Ok(kind) => (kind, read_metadata(path, stat, began)),
+            Err(error) => return Err(ScanError { path: path.to_owned(), source: error.into() }),
+        },
     };
-    match read() {
-        Ok((kind, meta)) => Ok(Entry { path: found.path, kind, meta }),
-        Err(source) => Err(ScanError { path: path.to_owned(), source: ScanErrorKind::Io(source) }),
+    let problem =
+        fault.map(|error| ScanError { path: path.to_owned(), source: ScanErrorKind::Attributes(error) });
+    Ok((Entry { path: found.path, kind, meta }, problem))
+}
+
+/// As [`describe`], of something below a directory, however long its path is.
+pub fn describe_in(
+    directory: &SourceDir,
+    found: Found,
+    began: SystemTime,
+) -> Result<(Entry, Option<ScanError>), ScanError> {
+    let path = found.path.clone();
+    // Of a regular file nothing is read by its path.
+    let described = match found.stat.file_type() {
+        FileType::RegularFile => Ok(describe(Path::new(""), found, began)),
+        _ => directory.with_path(&path, |path| describe(path, found, began)),
+    };
+    // Problems are told by the path that a person knows.
+    let named = |source| ScanError { path: directory.locate(&path), source };
+    match described {
+        Ok(Ok((entry, problem))) => Ok((entry, problem.map(|problem| named(problem.source)))),
+        Ok(Err(error)) => Err(named(error.source)),
+        Err(error) => Err(named(error.into())),
     }
 }
 
@@ -263,10 +292,11 @@ pub fn fill<R: Send, E: From<Interrupted>>(
                             Ok((content, read)) => {
                                 entries[number].kind = Kind::File(content);
                                 entries[number].meta = read.meta;
-                                if !read.changed {
-                                    return Ok(());
+                                match (read.changed, read.xattr_fault) {
+                                    (true, _) => ScanErrorKind::Changed,
+                                    (false, Some(error)) => ScanErrorKind::Attributes(error),
+                                    (false, None) => return Ok(()),
                                 }
-                                ScanErrorKind::Changed
                             }
                             Err(error) => {
                                 lost.push(number);
@@ -462,7 +492,7 @@ mod tests {
         scan::<ScanError>(dir.path(), &ScanOptions::default(), |found| {
             let found = found?;
             let path = dir.path().join(found.path.as_path());
-            entries.push(describe(&path, found, began)?);
+            entries.push(describe(&path, found, began)?.0);
             Ok(())
         })
         .unwrap();

@@ -63,7 +63,7 @@ pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule};
-pub use index::{DirIndex, MAX_PAGE, Owners, describe, fill, pages_of};
+pub use index::{DirIndex, MAX_PAGE, Owners, describe, describe_in, fill, pages_of};
 pub use read::SourceDir;
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
 

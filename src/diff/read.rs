@@ -8,7 +8,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -31,6 +32,8 @@ pub struct DataReader {
     next_hole: usize,
     at: u64,
     end: u64,
+    /// Whether the file had no more to give.
+    is_over: bool,
 }
 
 /// What a file turned out to hold.
@@ -41,14 +44,49 @@ pub struct ReadFile {
     pub holes: Vec<Range<u64>>,
     /// It was written to, or cut, while it was read.
     pub changed: bool,
-    /// Its extended attributes.
+    /// Its extended attributes, as far as they can be read.
     pub xattrs: Option<Box<Xattrs>>,
+    /// Why some or all of them cannot be read.
+    pub xattr_fault: Option<io::Error>,
+}
+
+/// Bytes that a path in one call of the system may have at most, with the zero at its end.
+const PATH_MAX: usize = 4096;
+
+/// A directory from which a name is reached.
+pub enum Held<'a> {
+    Borrowed(BorrowedFd<'a>),
+    Owned(OwnedFd),
+}
+
+impl AsFd for Held<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Borrowed(directory) => *directory,
+            Self::Owned(directory) => directory.as_fd(),
+        }
+    }
+}
+
+/// The directory from which the thing at `path` below `directory` is reached by one call, and its path from there: a
+/// path that the system does not take at once is followed in pieces.
+pub fn reach<'a>(directory: BorrowedFd<'a>, path: &'a RelPath) -> io::Result<(Held<'a>, &'a [u8])> {
+    let mut held = Held::Borrowed(directory);
+    let mut rest = path.as_bytes();
+    while rest.len() >= PATH_MAX {
+        let cut = rest[..PATH_MAX].iter().rposition(|&byte| byte == b'/');
+        let cut = cut.ok_or(io::ErrorKind::InvalidFilename)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        held = Held::Owned(rustix::fs::openat(&held, &rest[..cut], flags, Mode::empty())?);
+        rest = &rest[cut + 1..];
+    }
+    Ok((held, rest))
 }
 
 /// A directory below which files are read.
 ///
-/// It is held open where that can be: a path from there costs less to follow, and leads to the same directory after
-/// somebody has renamed it.
+/// It is held open where that can be: a path from there costs less to follow, leads to the same directory after
+/// somebody has renamed it, and may be longer than the system takes in one call.
 pub struct SourceDir {
     path: PathBuf,
     directory: Option<OwnedFd>,
@@ -58,7 +96,7 @@ impl SourceDir {
     /// The directory at `path`, or the file that is all there is.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty()).ok();
         Self { path, directory }
     }
@@ -71,9 +109,27 @@ impl SourceDir {
     /// Opens the regular file at `path` below it; fails when something else stands there.
     pub fn open(&self, path: &RelPath) -> io::Result<DataReader> {
         match &self.directory {
-            Some(directory) if !path.is_root() => DataReader::open_at(directory, path.as_path()),
+            Some(directory) if !path.is_root() => {
+                let (directory, path) = reach(directory.as_fd(), path)?;
+                DataReader::open_at(directory, Path::new(OsStr::from_bytes(path)))
+            }
             _ => DataReader::open(&self.locate(path)),
         }
+    }
+
+    /// Calls `act` with a path to the thing at `path` below it that the system takes in one call.
+    pub fn with_path<T>(&self, path: &RelPath, act: impl FnOnce(&Path) -> T) -> io::Result<T> {
+        let located = self.locate(path);
+        let (directory, above) = match (&self.directory, path.parent()) {
+            (Some(directory), Some(above)) if located.as_os_str().len() + 1 >= PATH_MAX => (directory, above),
+            _ => return Ok(act(&located)),
+        };
+        let (directory, rest) = reach(directory.as_fd(), &above)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let rest = if rest.is_empty() { b"." } else { rest };
+        let above = rustix::fs::openat(directory, rest, flags, Mode::empty())?;
+        let held = PathBuf::from(format!("/proc/self/fd/{}", above.as_raw_fd()));
+        Ok(act(&held.join(OsStr::from_bytes(path.name()))))
     }
 }
 
@@ -92,7 +148,9 @@ impl DataReader {
             return Err(io::Error::other("it is no longer a regular file"));
         }
         let holes = if opened.allocated < opened.size { find_holes(&file, opened.size)? } else { Vec::new() };
-        Ok(Self { file, stat: opened, holes, next_hole: 0, at: 0, end: opened.size })
+        // Files in /proc say that they are empty, and are not. One that is costs a read to find that out.
+        let end = if opened.size == 0 { u64::MAX } else { opened.size };
+        Ok(Self { file, stat: opened, holes, next_hole: 0, at: 0, end, is_over: false })
     }
 
     /// The file, to be read otherwise.
@@ -105,7 +163,7 @@ impl DataReader {
         &self.stat
     }
 
-    /// How many bytes of data it should hold.
+    /// How many bytes of data it holds at most: as many as it should, or any number where it says none.
     pub fn data_len(&self) -> u64 {
         self.end - self.holes.iter().map(|hole| hole.end - hole.start).sum::<u64>()
     }
@@ -136,11 +194,12 @@ impl DataReader {
 
     /// Looks at the file again and says what was read.
     pub fn finish(mut self) -> io::Result<ReadFile> {
-        let xattrs = collect_xattrs(self.file.list_xattr(), |name| self.file.get_xattr(name))?;
+        let (xattrs, xattr_fault) = collect_xattrs(self.file.list_xattr(), |name| self.file.get_xattr(name));
         let now = Stat::from(rustix::fs::fstat(&self.file)?);
         self.holes.retain(|hole| hole.end <= self.end);
-        let changed = self.end != now.size || (now.mtime, now.ctime) != (self.stat.mtime, self.stat.ctime);
-        Ok(ReadFile { size: self.end, holes: self.holes, changed, xattrs })
+        let size = if self.stat.size > 0 || !self.is_over { self.end } else { 0 };
+        let changed = size != now.size || (now.mtime, now.ctime) != (self.stat.mtime, self.stat.ctime);
+        Ok(ReadFile { size: self.end, holes: self.holes, changed, xattrs, xattr_fault })
     }
 }
 
@@ -158,6 +217,7 @@ impl Read for DataReader {
         let count = self.file.read_at(&mut buffer[..len], self.at)?;
         if count == 0 {
             self.end = self.at;
+            self.is_over = true;
         }
         self.at += count as u64;
         Ok(count)
@@ -204,10 +264,15 @@ pub fn read_special(path: &Path, stat: &Stat) -> io::Result<Kind> {
     })
 }
 
-/// The metadata to keep of a name: its `stat`, as of a scan that began at `began`, and its extended attributes.
-pub fn read_metadata(path: &Path, stat: &Stat, began: SystemTime) -> io::Result<Metadata> {
-    let xattrs = collect_xattrs(xattr::list(path), |name| xattr::get(path, name))?;
-    Ok(Metadata { xattrs, ..stat_metadata(stat, began) })
+/// The metadata to keep of a name: its `stat`, as of a scan that began at `began`, and its extended attributes. Where
+/// these cannot be read, why; such an entry never counts as unchanged.
+pub fn read_metadata(path: &Path, stat: &Stat, began: SystemTime) -> (Metadata, Option<io::Error>) {
+    let (xattrs, fault) = collect_xattrs(xattr::list(path), |name| xattr::get(path, name));
+    let mut meta = Metadata { xattrs, ..stat_metadata(stat, began) };
+    if fault.is_some() {
+        meta.ctime = FileTime::default();
+    }
+    (meta, fault)
 }
 
 /// As [`read_metadata`], without the extended attributes.
@@ -232,24 +297,27 @@ fn is_settled(stat: &Stat, began: SystemTime) -> bool {
     stat.ctime < limit && !(limit..horizon).contains(&stat.mtime)
 }
 
+/// Extended attributes, and why some or all of them cannot be read.
 fn collect_xattrs(
     names: io::Result<XAttrs>,
     get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<Option<Box<Xattrs>>> {
+) -> (Option<Box<Xattrs>>, Option<io::Error>) {
     use std::os::unix::ffi::OsStringExt;
     let names = match names {
         Ok(names) => names,
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return (None, None),
+        Err(error) => return (None, Some(error)),
     };
     let mut xattrs = Xattrs::new();
+    let mut fault = None;
     for name in names {
-        if let Some(value) = get(&name)? {
-            xattrs.push((name.into_vec(), value));
+        match get(&name) {
+            Ok(value) => xattrs.extend(value.map(|value| (name.into_vec(), value))),
+            Err(error) => drop(fault.get_or_insert(error)),
         }
     }
     xattrs.sort_unstable();
-    Ok((!xattrs.is_empty()).then(|| Box::new(xattrs)))
+    ((!xattrs.is_empty()).then(|| Box::new(xattrs)), fault)
 }
 
 impl From<SystemTime> for FileTime {
@@ -377,7 +445,7 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "x").unwrap();
         let now = SystemTime::now();
-        let ctime = |began| read_metadata(&path, &stat(&path), began).unwrap().ctime;
+        let ctime = |began| read_metadata(&path, &stat(&path), began).0.ctime;
         assert_eq!(ctime(now), FileTime::default());
         assert_eq!(ctime(now + Duration::from_secs(60)), stat(&path).ctime);
         let future = now + Duration::from_secs(365 * 86_400);

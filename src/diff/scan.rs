@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::diff::entry::FileTime;
 use crate::diff::exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule, Rules};
+use crate::diff::read::reach;
 use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
 
@@ -121,6 +123,9 @@ pub enum ScanErrorKind {
     /// A file of patterns cannot be used.
     #[error(transparent)]
     Exclude(#[from] ExcludeError),
+    /// Not all extended attributes can be read.
+    #[error("its extended attributes cannot all be read, and those are not saved")]
+    Attributes(#[source] io::Error),
     /// It was written to while it was read.
     #[error("it changed while it was read, and what is saved of it may never have existed as a whole")]
     Changed,
@@ -170,6 +175,7 @@ struct Queue {
 
 struct Walk<'a> {
     root: &'a Path,
+    opened: OwnedFd,
     device: u64,
     options: &'a ScanOptions,
     shared: Shared,
@@ -192,7 +198,10 @@ pub fn scan<E: From<ScanError>>(
     if stat.file_type() != FileType::Directory {
         return visit(Ok(top));
     }
-    let walk = Walk { root, device: stat.device, options, shared: Shared::default() };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(root, flags, Mode::empty());
+    let opened = opened.map_err(|error| refused(io::Error::from(error).into()))?;
+    let walk = Walk { root, opened, device: stat.device, options, shared: Shared::default() };
     let node = walk.node(RelPath::root(), rules);
     visit(Ok(top))?;
     std::thread::scope(|scope| {
@@ -336,7 +345,9 @@ impl Walk<'_> {
 
     fn list_into(&self, node: &Node, directory: &Path, listing: &mut Listing) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+        let (above, path) = reach(self.opened.as_fd(), &node.path)?;
+        let path = if path.is_empty() { b"." } else { path };
+        let opened = rustix::fs::openat(above, path, flags, Mode::empty())?;
         let (rules, error) = node.rules.enter(&opened, directory);
         listing
             .errors
@@ -376,7 +387,7 @@ impl Walk<'_> {
         node: &Node,
         rules: &Rules,
         directory: &Path,
-        opened: &impl std::os::fd::AsFd,
+        opened: &impl AsFd,
         name: &CStr,
     ) -> Result<Option<Listed>, ScanErrorKind> {
         let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;

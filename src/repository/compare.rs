@@ -117,7 +117,7 @@ impl Repository {
                 // What is there but cannot be read must not look like it were gone.
                 let unread = |problem: &ScanError| match &problem.source {
                     ScanErrorKind::Io(error) => error.kind() != io::ErrorKind::NotFound,
-                    ScanErrorKind::Path(_) | ScanErrorKind::Exclude(_) => true,
+                    ScanErrorKind::Path(_) | ScanErrorKind::Attributes(_) | ScanErrorKind::Exclude(_) => true,
                     ScanErrorKind::Changed => false,
                 };
                 if let Some(problem) = new.problems.into_iter().find(unread) {

@@ -16,7 +16,7 @@ use itertools::Itertools;
 use rustix::fs::FileType;
 
 use crate::diff::{
-    Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, SourceDir, Stat, describe, scan,
+    Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, SourceDir, Stat, describe_in, scan,
 };
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
@@ -111,7 +111,7 @@ impl Sources {
                 self.roots.contains(&problem.path)
             }
             ScanErrorKind::Io(_) | ScanErrorKind::Path(_) => true,
-            ScanErrorKind::Changed | ScanErrorKind::Exclude(_) => false,
+            ScanErrorKind::Changed | ScanErrorKind::Attributes(_) | ScanErrorKind::Exclude(_) => false,
         };
         problems.iter().filter(is_left_out).map(|problem| self.path_of(&problem.path)).collect()
     }
@@ -462,9 +462,9 @@ impl Join<'_> {
 
     /// Plans for something new or changed; whether that worked.
     fn describe(&mut self, found: Found, is_new: bool, problems: &mut Vec<ScanError>) -> bool {
-        let path = self.sources.directory.locate(&found.path);
-        match describe(&path, found, self.options.began) {
-            Ok(entry) => {
+        match describe_in(&self.sources.directory, found, self.options.began) {
+            Ok((entry, problem)) => {
+                problems.extend(problem);
                 if entry.content().is_some() {
                     let statistics = &mut self.plan.statistics;
                     *(if is_new { &mut statistics.files_new } else { &mut statistics.files_changed }) += 1;

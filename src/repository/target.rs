@@ -191,7 +191,7 @@ pub(super) fn look_at(
             false => target.join(entry.path.as_path()),
         };
         // What cannot be read is as good as not there: it is made anew.
-        entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok());
+        entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok().map(|(entry, _)| entry));
     }
     entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
     let read = ReadOptions::new(repository.config().segments, SystemTime::UNIX_EPOCH);

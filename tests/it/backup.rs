@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use treering::diff::Excludes;
@@ -283,4 +284,102 @@ fn a_bad_pattern_file_in_a_source_is_reported_and_the_rest_is_saved() {
     let restored = lab.restore(&report.snapshot.unwrap(), "restored");
     assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
     assert!(!restored.join("file.o").exists());
+}
+
+/// Makes a chain of directories below `root` whose path no call takes at once, with a file, a link and a pipe in each of
+/// the last ones, and returns the path of the last file.
+fn make_deep(root: &Path) -> RelPath {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat, symlinkat};
+    let mode = Mode::from_raw_mode(0o755);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut directory = openat(CWD, root, flags, Mode::empty()).unwrap();
+    let mut path = RelPath::root();
+    for level in 0..24 {
+        let name = format!("{level:02}{}", "d".repeat(240));
+        mkdirat(&directory, &name, mode).unwrap();
+        directory = openat(&directory, &name, flags, Mode::empty()).unwrap();
+        path = path.join(name.as_bytes()).unwrap();
+        if level < 14 {
+            continue;
+        }
+        let file =
+            openat(&directory, "file", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, mode).unwrap();
+        rustix::io::write(&file, format!("content {level}").as_bytes()).unwrap();
+        symlinkat("file", &directory, "link").unwrap();
+        mknodat(&directory, "pipe", FileType::Fifo, mode, 0).unwrap();
+    }
+    path.join(b"file").unwrap()
+}
+
+#[test]
+fn what_lies_deeper_than_any_path_reaches_is_saved_and_comes_back() {
+    let mut lab = Lab::new();
+    let deepest = make_deep(&lab.source());
+    assert!(deepest.as_bytes().len() > 5000);
+    let first = lab.backup();
+    let statistics = first.statistics;
+    assert_eq!((statistics.files, statistics.directories, statistics.others), (10, 25, 20));
+    let first = first.snapshot.unwrap();
+    assert_eq!(lab.backup().statistics.files_read, 0);
+    let mut out = Vec::new();
+    lab.open().cat(&first, deepest.as_bytes(), &mut out).unwrap();
+    assert_eq!(out, b"content 23");
+    // What was restored is as the source was.
+    let restored = lab.restore(&first, "restored");
+    let options = BackupOptions { sources: vec![restored], ..lab.options() };
+    let again = lab.open().backup(&options, &Progress::new()).unwrap();
+    assert!(again.problems.is_empty(), "{:?}", again.problems);
+    let changes =
+        lab.open().compare(&first, Other::Snapshot(&again.snapshot.unwrap()), &Progress::new()).unwrap();
+    assert!(changes.is_empty(), "{changes:?}");
+}
+
+#[test]
+fn a_file_that_claims_to_be_empty_is_saved_with_what_it_holds() {
+    let mut lab = Lab::new();
+    lab.write("empty", "");
+    let version = fs::read("/proc/version").unwrap();
+    assert!(!version.is_empty() && fs::metadata("/proc/version").unwrap().len() == 0);
+    let sources = vec!["/proc/version".into(), lab.source()];
+    let options = BackupOptions { sources, ..lab.options() };
+    let report = lab.repository.backup(&options, &Progress::new()).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    let mut out = Vec::new();
+    let snapshot = report.snapshot.unwrap();
+    lab.repository.cat(&snapshot, b"/proc/version", &mut out).unwrap();
+    assert_eq!(out, version);
+    let restored = lab.restore(&snapshot, "restored");
+    assert_eq!(fs::read(restored.join("proc/version")).unwrap(), version);
+    // A long one is cut off, and that is told.
+    let long = Path::new("/proc/kallsyms");
+    if fs::read(long).is_ok_and(|content| content.len() > 1 << 20) {
+        lab.reopen();
+        let options = BackupOptions { sources: vec![long.to_owned()], ..lab.options() };
+        let report = lab.repository.backup(&options, &Progress::new()).unwrap();
+        assert_eq!(report.problems.len(), 1);
+        assert!(report.statistics.bytes > 100_000);
+    }
+}
+
+#[test]
+fn a_file_whose_attributes_cannot_be_listed_is_saved_without_them() {
+    // A file system in memory takes more names than fit into a list; most others do not.
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
+        return eprintln!("skipped: there is no file system in memory");
+    };
+    let path = directory.path().join("file");
+    fs::write(&path, "content").unwrap();
+    let set = |number: usize| xattr::set(&path, format!("user.{number:03}{}", "x".repeat(240)), b"1").is_ok();
+    if !(0..300).all(set) || xattr::list(&path).is_ok() {
+        return eprintln!("skipped: the file system in memory takes few attributes");
+    }
+    let lab = Lab::new();
+    let options = BackupOptions { sources: vec![directory.path().to_owned()], ..lab.options() };
+    let report = lab.repository.backup(&options, &Progress::new()).unwrap();
+    assert_eq!(report.problems.iter().map(|problem| &problem.path).collect::<Vec<_>>(), [&path]);
+    assert!(report.problems[0].to_string().contains("file"), "{:?}", report.problems);
+    let snapshot = report.snapshot.unwrap();
+    assert!(!snapshot.record.is_partial(), "what it holds is there");
+    let restored = lab.restore(&snapshot, "restored");
+    assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
 }
