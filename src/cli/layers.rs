@@ -20,10 +20,11 @@ pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError>
             Ok(Exit::Done)
         }
         LayersCommand::Fetch(arguments) => {
-            tell(session, "layers_fetched", "Fetched", &remotes.fetch_layers(&arguments.layers)?)
+            let moved = session.watch(|progress| remotes.fetch_layers_with(&arguments.layers, progress))?;
+            tell(session, "layers_fetched", "Fetched", &moved)
         }
         LayersCommand::Merge => {
-            let merged = remotes.merge_layers()?;
+            let merged = session.watch(|progress| remotes.merge_layers_with(progress))?;
             let made = merged.made.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
             let object = json!({
                 "removed": merged.removed,
@@ -43,7 +44,9 @@ pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError>
             Ok(Exit::Done)
         }
         LayersCommand::Evict(arguments) => {
-            let moved = remotes.evict_layers(&arguments.layers, arguments.remote.as_deref())?;
+            let remote = arguments.remote.as_deref();
+            let moved =
+                session.watch(|progress| remotes.evict_layers_with(&arguments.layers, remote, progress))?;
             tell(session, "layers_evicted", "Evicted", &moved)
         }
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount, is_cold_url};
+use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
 use treering::repository::{FORMAT_VERSION, Repository};
 
 use crate::cli::Session;
@@ -114,12 +114,8 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let repository = session.open()?;
     let remotes = open(&repository)?;
     let name = named(&remotes, name)?;
-    let is_git = remotes.list()?.iter().any(|remote| remote.name == name && remote.kind == RemoteKind::Git);
     let who = session.who_in(&repository);
-    let here = match is_git {
-        true => session.watch(|progress| remotes.pull_with(&name, &who, progress))?,
-        false => remotes.pull(&name, &who)?,
-    };
+    let here = session.watch(|progress| remotes.pull_with(&name, &who, progress))?;
     print(|out| {
         if session.json {
             let summary = json!({
@@ -142,13 +138,10 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
     let start = Instant::now();
     let CloneArguments { cold: is_cold, url, path } = arguments;
     let options = cold::options()?;
-    match is_cold {
-        true => Remotes::clone_cold(url, path, FORMAT_VERSION, &options)?,
-        false if is_cold_url(url) => Remotes::clone_with(url, path, FORMAT_VERSION, &options)?,
-        false => {
-            session.watch(|progress| Remotes::clone_watched(url, path, FORMAT_VERSION, &options, progress))?
-        }
-    };
+    session.watch(|progress| match is_cold {
+        true => Remotes::clone_cold_watched(url, path, FORMAT_VERSION, &options, progress),
+        false => Remotes::clone_watched(url, path, FORMAT_VERSION, &options, progress),
+    })?;
     let repository = Repository::open(&arguments.path)?;
     let snapshots = repository.count_snapshots()?;
     let path = arguments.path.as_os_str().as_encoded_bytes();

@@ -543,15 +543,17 @@ impl Remotes {
                 self.expect_sound(layer)?;
                 let path = self.git.pack_dir().join(format!("{layer}.pack"));
                 let file = File::open(&path).map_err(RemoteError::io("open", &path))?;
-                store.store_file(&name, &file).map_err(RemoteError::store(remote))?;
+                let stored = store.store_file_watched(&name, &file, progress);
+                progress.check().map_err(GitError::from)?;
+                stored.map_err(RemoteError::store(remote))?;
             } else {
                 let path = self.index_path(layer)?;
                 let index = fs::read(&path).map_err(RemoteError::io("read", &path))?;
                 index_ids(layer, &index).map_err(GitError::from)?;
                 store.store(&name, &index).map_err(RemoteError::store(remote))?;
+                progress.bytes.add(bytes);
             }
             sent += bytes;
-            progress.bytes.add(bytes);
         }
         Ok(sent)
     }

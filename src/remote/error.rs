@@ -120,6 +120,12 @@ pub enum RemoteError {
         /// The newest format that is known here.
         newest: u32,
     },
+    /// Nothing is where a git repository should be by its name.
+    #[error(
+        "nothing is at {0}: mount the disk that it lies on, or make it with `git init --bare`, and add the remote again; \
+         the directory of a cold remote needs a name that does not end with .git"
+    )]
+    NothingThere(String),
     /// Nothing to clone.
     #[error("{0} is empty: make a repository with `treering init`, add that as a remote, and push")]
     Empty(String),

@@ -225,6 +225,7 @@ impl Remotes {
             let sizes: Vec<_> = layers.iter().map(|layer| layer.pack_bytes).collect();
             for group in groups_to_combine(&sizes, MAX_MERGED) {
                 let names: Vec<_> = group.iter().map(|&at| layers[at].name.clone()).collect();
+                progress.total_bytes.add(group.iter().map(|&at| layers[at].pack_bytes).sum());
                 merged.removed += names.len() as u64;
                 merged.made.extend(alone.combine(&names, progress)?);
             }

@@ -129,11 +129,19 @@ pub struct Remote {
 /// Whether `url` is that of a cold remote: one that [`StoreUrl`] takes, but not a `file:` URL where a git
 /// repository lies.
 pub fn is_cold_url(url: &str) -> bool {
-    let is_git = |path: &str| {
-        let path = Path::new(path);
-        path.join("HEAD").is_file() || path.join(".git").exists()
-    };
-    url.parse::<StoreUrl>().is_ok() && !url.strip_prefix("file://").is_some_and(is_git)
+    url.parse::<StoreUrl>().is_ok() && !is_git_there(url)
+}
+
+/// Whether a git repository lies at the path of a `file:` URL.
+fn is_git_there(url: &str) -> bool {
+    let is_git = |path: &Path| path.join("HEAD").is_file() || path.join(".git").exists();
+    url.strip_prefix("file://").is_some_and(|path| is_git(Path::new(path)))
+}
+
+/// Whether a `file:` URL is that of a git repository by its name, and nothing lies there now.
+fn is_git_gone(url: &str) -> bool {
+    let path = url.strip_prefix("file://").map(|path| Path::new(path.trim_end_matches('/')));
+    path.is_some_and(|path| path.extension().is_some_and(|end| end == "git") && !path.exists())
 }
 
 /// What reads layers from the cold remotes of the repository at `path`; `None` when it has no cold remotes.
@@ -281,14 +289,19 @@ impl Remotes {
             Remote { name, url, kind: RemoteKind::Git }
         });
         let cold = self.stores.list()?.into_iter();
-        let cold = cold.map(|(name, url)| Remote { name, url: url.to_string(), kind: RemoteKind::Cold });
-        let mut remotes: Vec<_> = git.chain(cold).collect();
+        let mut remotes: Vec<_> = git.collect();
+        for (name, url) in cold {
+            let kind = if self.was_misjudged(&name)?.is_some() { RemoteKind::Git } else { RemoteKind::Cold };
+            remotes.push(Remote { name, url: url.to_string(), kind });
+        }
         remotes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(remotes)
     }
 
     /// Adds a remote under a new name, a cold one where [`is_cold_url`] says so. A path is remembered as an
-    /// absolute one. Nothing is looked at there yet.
+    /// absolute one. Nothing is looked at there yet, but for the path of a `file:` URL: a git repository there makes it
+    /// one that git reaches, also if it comes before the first push or pull. Where nothing is at a path that ends with
+    /// `.git`, it cannot be told what is meant.
     pub fn add(&self, name: &str, url: &str) -> Result<(), RemoteError> {
         if !GitRemote::is_name(name) {
             return Err(RemoteError::Name(name.to_owned()));
@@ -299,6 +312,9 @@ impl Remotes {
         let path = Path::new(url.strip_prefix("file://").unwrap_or(url)).canonicalize();
         if path.is_ok_and(|path| self.git.path().canonicalize().is_ok_and(|own| own == path)) {
             return Err(RemoteError::Itself(name.to_owned()));
+        }
+        if is_git_gone(url) {
+            return Err(RemoteError::NothingThere(without_passwords(url)));
         }
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
@@ -347,8 +363,25 @@ impl Remotes {
         }
     }
 
+    /// Whether it is a cold remote. One that was taken for that before its git repository was there becomes one that
+    /// git reaches.
     fn is_cold(&self, name: &str) -> Result<bool, RemoteError> {
+        if let Some(url) = self.was_misjudged(name)? {
+            // Killed between the two, it comes here again.
+            if !self.git.remotes()?.iter().any(|remote| remote.name == name) {
+                self.git.add_remote(name, &url)?;
+            }
+            self.stores.remove(name)?;
+        }
         Ok(self.stores.url(name)?.is_some())
+    }
+
+    /// The URL of a remote that was taken for a cold one since nothing was there, as on a disk that is not mounted, and
+    /// that is a git repository.
+    fn was_misjudged(&self, name: &str) -> Result<Option<String>, RemoteError> {
+        let url = self.stores.url(name)?.map(|url| url.to_string());
+        let is_git = url.as_ref().is_some_and(|url| is_git_there(url));
+        Ok(url.filter(|_| is_git).filter(|_| matches!(self.stores.seen(name), Ok(None))))
     }
 
     /// That there is a cold remote of that name.

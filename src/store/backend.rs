@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use crate::atomic;
+use crate::progress::Progress;
 
 use super::error::Reason;
 use super::name::{MAX_LEVEL, is_directory_of_store, is_file_of_store};
@@ -112,14 +114,51 @@ pub(super) struct Entry {
 /// What is to be stored. It can be read as often as attempts are needed.
 pub(super) enum Content<'a> {
     Bytes(&'a [u8]),
-    File { file: &'a File, size: u64 },
+    File(FileContent<'a>),
+}
+
+/// A file that is to be stored, and who watches how far that is.
+pub(super) struct FileContent<'a> {
+    file: &'a File,
+    size: u64,
+    progress: Option<&'a Progress>,
+    /// What the progress was told of: an attempt after a failed one begins again.
+    told: AtomicU64,
+}
+
+impl<'a> FileContent<'a> {
+    pub fn new(file: &'a File, progress: Option<&'a Progress>) -> io::Result<Self> {
+        Ok(Self { file, size: file.metadata()?.len(), progress, told: AtomicU64::new(0) })
+    }
+
+    fn piece(&self, start: u64, end: u64) -> io::Result<Vec<u8>> {
+        self.check()?;
+        let mut piece = vec![0; (end - start) as usize];
+        self.file.read_exact_at(&mut piece, start)?;
+        if let Some(progress) = self.progress {
+            progress.bytes.add(end.saturating_sub(self.told.fetch_max(end, Relaxed)));
+        }
+        Ok(piece)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.progress.map_or(Ok(()), |progress| progress.check().map_err(io::Error::other))
+    }
 }
 
 impl Content<'_> {
     pub fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { size, .. } => *size,
+            Self::File(content) => content.size,
+        }
+    }
+
+    /// That whoever watches has not asked to stop.
+    pub fn check(&self) -> io::Result<()> {
+        match self {
+            Self::Bytes(_) => Ok(()),
+            Self::File(content) => content.check(),
         }
     }
 
@@ -131,11 +170,7 @@ impl Content<'_> {
             let end = start.saturating_add(length as u64).min(size);
             match self {
                 Self::Bytes(bytes) => Ok(bytes[start as usize..end as usize].to_vec()),
-                Self::File { file, .. } => {
-                    let mut piece = vec![0; (end - start) as usize];
-                    file.read_exact_at(&mut piece, start)?;
-                    Ok(piece)
-                }
+                Self::File(content) => content.piece(start, end),
             }
         })
     }
@@ -211,13 +246,20 @@ mod tests {
         fn pieces_add_up_to_the_content(bytes: Vec<u8>, length in 1..100_usize) {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
-            for content in [Content::Bytes(&bytes), Content::File { file: &file, size: bytes.len() as u64 }] {
+            let progress = Progress::new();
+            let watched = FileContent::new(&file, Some(&progress)).unwrap();
+            for content in [Content::Bytes(&bytes), Content::File(watched)] {
                 let pieces: Vec<Vec<u8>> = content.pieces(length).map(Result::unwrap).collect();
                 prop_assert_eq!(&pieces.concat(), &bytes);
                 prop_assert!(!pieces.is_empty() && pieces.iter().all(|piece| piece.len() <= length));
                 prop_assert!(content.equals(&bytes).unwrap());
                 prop_assert!(!content.equals(&[&bytes[..], b"x"].concat()).unwrap());
             }
+            prop_assert_eq!(progress.bytes.get(), bytes.len() as u64, "once, however often they are read");
+            progress.stop();
+            let stopped = Content::File(FileContent::new(&file, Some(&progress)).unwrap());
+            prop_assert!(stopped.check().is_err());
+            prop_assert!(stopped.pieces(length).all(|piece| piece.is_err()));
         }
     }
 

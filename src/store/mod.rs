@@ -78,6 +78,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 
+use crate::progress::Progress;
+
 mod backend;
 mod cache;
 mod calls;
@@ -95,7 +97,7 @@ mod sftp;
 mod statistics;
 mod url;
 
-use backend::{Backend, Content};
+use backend::{Backend, Content, FileContent};
 use cache::Cache;
 use calls::Calls;
 use local::Local;
@@ -262,8 +264,19 @@ impl Store {
     /// Stores the content of `file`, replacing what the name held. Memory is bounded by a few pieces of
     /// 16 MiB, except with WebDAV, which takes the whole content at once.
     pub fn store_file(&self, name: &Name, file: &File) -> Result<(), Error> {
-        let size = file.metadata().map_err(|error| self.error(Operation::Store, name, error.into()))?.len();
-        self.put(name, &Content::File { file, size }, false)
+        self.store_content(name, file, None)
+    }
+
+    /// As [`store_file`](Self::store_file), telling `progress` of the bytes that go, and failing between two pieces when
+    /// that says to stop.
+    pub fn store_file_watched(&self, name: &Name, file: &File, progress: &Progress) -> Result<(), Error> {
+        self.store_content(name, file, Some(progress))
+    }
+
+    fn store_content(&self, name: &Name, file: &File, progress: Option<&Progress>) -> Result<(), Error> {
+        let content = FileContent::new(file, progress);
+        let content = content.map_err(|error| self.error(Operation::Store, name, error.into()))?;
+        self.put(name, &Content::File(content), false)
     }
 
     fn put(&self, name: &Name, content: &Content<'_>, new: bool) -> Result<(), Error> {
@@ -277,7 +290,12 @@ impl Store {
             }
         }
         let done = ((), content.size());
-        self.call(Operation::Store, Some(name), |attempt| match self.backend.store(&path, content, new) {
+        let store = || {
+            // Some backends take a content that ends for a failure that may pass.
+            content.check()?;
+            self.backend.store(&path, content, new)
+        };
+        self.call(Operation::Store, Some(name), |attempt| match store() {
             Ok(()) => Ok(done),
             Err(Reason::Exists) if attempt > 1 => {
                 // Perhaps the attempt before this one did it, and only its answer was lost.

@@ -101,6 +101,32 @@ fn an_interruption_stops_in_order_and_says_so() {
 }
 
 #[test]
+fn commands_that_move_layers_stop_on_one_interruption() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    let url = format!("file://{}", lab.path("store").display());
+    lab.ok(["remote", "add", "cold", &url]);
+    lab.ok(["push", "cold"]);
+    lab.write("tree/more", "another layer");
+    lab.ok(["backup", "tree"]);
+    for arguments in
+        [&["layers", "evict"][..], &["push", "cold"], &["pull", "cold"], &["clone", "--cold", &url, "clone"]]
+    {
+        let mut command = lab.command(arguments);
+        // Each takes several calls of the store.
+        command.env("TREERING_STORE_LATENCY", "1000000").stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        std::thread::sleep(LONG);
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}: {output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "treering: interrupted\n", "{arguments:?}");
+    }
+    lab.ok(["check", "--read-data"]);
+    lab.ok(["push", "cold"]);
+}
+
+#[test]
 fn output_that_nobody_reads_ends_quietly() {
     let lab = Lab::new();
     // More than a pipe holds, so that the program meets the end whenever it comes.

@@ -626,6 +626,78 @@ fn the_url_of_a_git_repository_stays_one_of_git() {
 }
 
 #[test]
+fn a_git_repository_that_was_not_there_yet_becomes_no_cold_remote() {
+    let lab = filled();
+    let here = remotes(&lab.path("repo"));
+    let (url, named) = (format!("file://{}", lab.path("disk/hub").display()), lab.path("disk/hub.git"));
+    // As where a disk is not mounted.
+    let error = here.add("origin", &format!("file://{}", named.display())).unwrap_err();
+    assert!(matches!(error, RemoteError::NothingThere(_)), "{error}");
+    here.add("origin", &url).unwrap();
+    assert_eq!(here.list().unwrap()[0].kind, RemoteKind::Cold);
+    treering::gitkv::Git::init(&lab.path("disk/hub"), &[]).unwrap();
+    assert_eq!(here.list().unwrap()[0].kind, RemoteKind::Git);
+    here.push("origin", &who()).unwrap();
+    assert_eq!(snapshots(&lab.path("disk/hub")), snapshots(&lab.path("repo")));
+    let listed = here.list().unwrap();
+    assert_eq!((listed.len(), listed[0].kind), (1, RemoteKind::Git));
+    assert_eq!(here.pull("origin", &who()).unwrap().added, 0);
+    // What was pushed to as a cold remote stays one.
+    here.add("cold", &store_url(&lab)).unwrap();
+    here.push("cold", &who()).unwrap();
+    fs::write(lab.path("store/HEAD"), "").unwrap();
+    assert!(remotes(&lab.path("repo")).list().unwrap().iter().any(|remote| remote.kind == RemoteKind::Cold));
+}
+
+#[test]
+fn what_is_to_stop_stops_and_leaves_everything_readable() {
+    let mut lab = filled();
+    let url = store_url(&lab);
+    let here = push_to(&lab, &url);
+    lab.write("file", "new");
+    lab.backup();
+    let stopped = Progress::new();
+    stopped.stop();
+    let before = here.layers().unwrap();
+    let is_stopped = |error: RemoteError| {
+        assert!(
+            matches!(error, RemoteError::Git(treering::gitkv::GitError::Interrupted(_))),
+            "{}",
+            treering::causes::chain(&error)
+        );
+    };
+    is_stopped(here.push_with("cold", &who(), &stopped).unwrap_err());
+    is_stopped(here.pull_with("cold", &who(), &stopped).unwrap_err());
+    is_stopped(here.merge_layers_with(&stopped).unwrap_err());
+    is_stopped(here.evict_layers_with(&[], None, &stopped).unwrap_err());
+    assert_eq!(here.layers().unwrap(), before);
+    assert!(!here.evict_layers(&[], None).unwrap().layers.is_empty());
+    is_stopped(here.fetch_layers_with(&[], &stopped).unwrap_err());
+    let clone = lab.path("clone");
+    let path = &clone;
+    for is_cold in [true, false] {
+        let (version, options) = (FORMAT_VERSION, quick());
+        let cloned = match is_cold {
+            true => Remotes::clone_cold_watched(&url, path, version, &options, &stopped),
+            false => Remotes::clone_watched(&url, path, version, &options, &stopped),
+        };
+        is_stopped(cloned.map(drop).unwrap_err());
+        assert!(!clone.exists());
+    }
+    let unfinished = |dir: &str| {
+        let files = fs::read_dir(lab.path(dir)).unwrap().map(|file| file.unwrap().file_name());
+        files.filter(|name| name.to_string_lossy().starts_with(".treering-tmp-")).count()
+    };
+    for dir in ["repo/objects/pack", "repo/objects/cold", "repo/treering/remotes/cold", "."] {
+        assert_eq!(unfinished(dir), 0, "{dir}");
+    }
+    check(&open(&lab.path("repo")));
+    here.push("cold", &who()).unwrap();
+    assert_eq!(here.fetch_layers(&[]).unwrap().failures.len(), 0);
+    lab.check();
+}
+
+#[test]
 fn rclone_reaches_a_cold_remote() {
     let Some(rclone) = RcloneRemote::program() else { return };
     let lab = filled();
