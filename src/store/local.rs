@@ -5,18 +5,19 @@
 //!
 //! An object is written to a file named `.treering-tmp-….tmp` beside its place, synced, renamed (without
 //! replacing, when it must be new), and the directory is synced, as is each directory on the way to it. Killed on
-//! the way, it leaves that file, which neither this program nor borgstore takes for an object.
+//! the way, it leaves that file, which neither this program nor borgstore takes for an object. The next process
+//! on this machine that stores to that directory removes it: whoever writes such a file holds a lock on it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, Permissions as Mode, ReadDir};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_unfinished, pretended};
@@ -145,13 +146,15 @@ impl Local {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the names of `directory` and of those above it durable, up to the root. A directory that is
-    /// there may be of a process that was killed, or is about to sync it: so each is synced once.
+    /// Makes the names of `directory` and of those above it durable, up to the root, and removes what killed
+    /// processes left in them. A directory that is there may be of a process that was killed, or is about to
+    /// sync it: so that is done once for each.
     fn settle(&self, directory: &Path) -> Result<(), Reason> {
         let above = directory.ancestors().take_while(|path| *path != self.root);
         let unsettled: Vec<_> = above.take_while(|path| !self.durable().contains(*path)).collect();
         for directory in unsettled.into_iter().rev() {
             atomic::sync_dir(atomic::parent(directory))?;
+            sweep(directory);
             let mut durable = self.durable();
             if durable.len() >= MAX_DURABLE {
                 durable.clear();
@@ -183,9 +186,20 @@ impl Local {
 
     fn temporary(&self, directory: &Path) -> Result<tempfile::NamedTempFile, Reason> {
         let mode = Mode::from_mode(atomic::MODE);
+        let prefix = unfinished_prefix();
         let mut builder = tempfile::Builder::new();
-        builder.prefix(atomic::TEMP_PREFIX).suffix(".tmp").permissions(mode);
-        let temporary = || builder.tempfile_in(directory);
+        builder.prefix(&prefix).suffix(".tmp").permissions(mode);
+        let temporary = || -> io::Result<_> {
+            loop {
+                let file = builder.tempfile_in(directory)?;
+                // Not every file system has locks. On one without, nobody sweeps.
+                let _ = flock(file.as_file(), FlockOperation::LockExclusive);
+                // Somebody may have swept it before it was locked.
+                if file.as_file().metadata()?.nlink() > 0 {
+                    return Ok(file);
+                }
+            }
+        };
         match temporary() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_directory(directory)?;
@@ -437,6 +451,33 @@ impl Backend for Local {
     }
 }
 
+/// What the names of files begin with that are written on this machine. Those of others, and of clients by
+/// SFTP, are not swept here: a lock of theirs may not be seen.
+fn unfinished_prefix() -> String {
+    let host = blake3::hash(rustix::system::uname().nodename().to_bytes()).to_hex();
+    format!("{}{}-", atomic::TEMP_PREFIX, &host[..8])
+}
+
+/// Removes from `directory` what a process of this machine was writing that is no more: who writes holds a lock.
+fn sweep(directory: &Path) {
+    // What cannot be listed, opened or removed is left to others.
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let prefix = unfinished_prefix();
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(&prefix) && is_unfinished(name));
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        if let Ok(file) = File::open(entry.path())
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            tracing::debug!(path = %entry.path().display(), "removing what a killed process left");
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Renames a file to a name that nothing has, in one step.
 fn move_new(from: &Path, to: &Path) -> Result<(), Reason> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
@@ -533,5 +574,49 @@ impl Iterator for LocalWalk<'_> {
             self.stack.clear();
         }
         step.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(root: &Path, path: &str) {
+        let local = Local::new(root, LocalOptions::default());
+        local.store(path, &Content::Bytes(b"content"), true).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_what_others_write_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        store(dir.path(), "data/0");
+        let (dead, alive) =
+            (format!("{}dead.tmp", unfinished_prefix()), format!("{}alive.tmp", unfinished_prefix()));
+        // Of a client by SFTP, of another machine, and of anybody.
+        let others = [".treering-tmp-0123456789abcdef.tmp", ".treering-tmp-00000000-x.tmp", "x.tmp"];
+        let path = |name: &str| dir.path().join("data").join(name);
+        for file in [dead.as_str(), &alive].into_iter().chain(others) {
+            fs::write(path(file), b"half").unwrap();
+        }
+        let writer = File::open(path(&alive)).unwrap();
+        flock(&writer, FlockOperation::LockExclusive).unwrap();
+        store(dir.path(), "data/1");
+        assert!(!path(&dead).exists() && path(&alive).exists());
+        assert!(others.iter().all(|other| path(other).exists()));
+        drop(writer);
+        store(dir.path(), "data/2");
+        assert!(!path(&alive).exists());
+    }
+
+    #[test]
+    fn clients_that_sweep_while_others_write_take_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::thread::scope(|scope| {
+            for client in 0..8 {
+                scope.spawn(move || (0..20).for_each(|at| store(root, &format!("data/{client}-{at}"))));
+            }
+        });
+        assert_eq!(fs::read_dir(root.join("data")).unwrap().count(), 8 * 20);
     }
 }
