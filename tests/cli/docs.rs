@@ -292,10 +292,12 @@ pages! {
     schedules "schedules"
 }
 
-/// As root alone: PostgreSQL runs as another user.
+/// As root alone: the databases run as other users.
 #[test]
 fn databases() {
-    if !rustix::process::geteuid().is_root() || !are_here(&["psql", "pg_dump", "runuser"]) {
+    if !rustix::process::geteuid().is_root()
+        || !are_here(&["mariadb", "mariadb-dump", "pg_dump", "psql", "runuser", "sqlite3"])
+    {
         return;
     }
     run("databases");
