@@ -190,7 +190,7 @@ fn write(
     if statistics.files_unmodified > 0 {
         write!(out, "; {} not opened", count(statistics.files_unmodified))?;
     }
-    writeln!(out, "\n  added    {} in {}", size(report.bytes_added), duration(took))?;
+    writeln!(out, "\n  added    {} in {}", size(statistics.bytes_stored), duration(took))?;
     if !report.problems.is_empty() {
         writeln!(out, "  errors   {}; the rest is saved", count(report.problems.len() as u64))?;
     }
@@ -223,7 +223,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "files_unmodified": statistics.files_unmodified,
         "files_read": statistics.files_read,
         "bytes_read": statistics.bytes_read,
-        "data_added": report.bytes_added,
+        "data_added": statistics.bytes_stored,
         "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
         "total_files_processed": statistics.files,
         "total_bytes_processed": statistics.bytes,

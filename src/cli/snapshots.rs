@@ -112,6 +112,8 @@ pub fn readable(repository: &Repository) -> Result<(Vec<Snapshot>, Exit), CliErr
 
 fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {
     let record = &snapshot.record;
+    // Early versions counted volumes only.
+    let added = record.statistics.bytes_stored.max(record.statistics.bytes_volumes);
     let tags: Vec<_> = record.tags.iter().map(|tag| report::text(tag)).collect();
     let roots: Vec<_> = record.roots.iter().map(|root| report::name(root)).collect();
     vec![
@@ -121,7 +123,7 @@ fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {
         tags.join(","),
         report::count(record.statistics.files),
         report::size(record.statistics.bytes),
-        report::size(record.statistics.bytes_volumes),
+        report::size(added),
         format!("{}{}", roots.join(", "), if record.is_partial() { " (partial)" } else { "" }),
     ]
 }

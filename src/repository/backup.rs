@@ -122,7 +122,7 @@ pub struct BackupReport {
     pub problems: Vec<ScanError>,
     /// The layers that were added.
     pub layers: Vec<LayerInfo>,
-    /// Bytes of these layers; for a dry run, what the volumes would have had.
+    /// Bytes of these layers, git's own objects and indexes with them; for a dry run, what the volumes would have had.
     pub bytes_added: u64,
     /// What this could not be compared with.
     pub unread: Unread,
@@ -317,6 +317,8 @@ struct Session<'a> {
     volumes: Vec<String>,
     committed: usize,
     layers: Vec<LayerInfo>,
+    /// Bytes of the blobs that are committed.
+    bytes_stored: u64,
     statistics: Statistics,
     faults: Faults,
 }
@@ -338,6 +340,7 @@ impl<'a> Session<'a> {
             volumes: Vec::new(),
             committed: 0,
             layers: Vec::new(),
+            bytes_stored: 0,
             statistics: Statistics::default(),
             faults: Faults::default(),
         })
@@ -484,6 +487,7 @@ impl<'a> Session<'a> {
         }
         if let Some(batch) = self.batch.take() {
             self.batch = Some(self.repository.timeline.begin()?);
+            self.bytes_stored += batch.bytes_put();
             let committed = batch.commit(&self.who, "Checkpoint of a backup")?;
             self.layers.extend(committed.into_iter().flat_map(|committed| committed.layers));
         }
@@ -504,7 +508,7 @@ impl<'a> Session<'a> {
         let planned = plan.statistics;
         (statistics.files, statistics.directories) = (planned.files, planned.directories);
         (statistics.others, statistics.bytes) = (planned.others, planned.bytes);
-        (statistics.files_new, statistics.files_changed) = (planned.files_new, planned.files_changed);
+        statistics.files_new = planned.files_new;
         statistics.files_unmodified = planned.files_unmodified;
         statistics.errors = plan.problems.len() as u64;
         for entry in &plan.new {
@@ -533,16 +537,25 @@ impl<'a> Session<'a> {
             future: Vec::new(),
             cache_error: None,
         };
-        let Some(mut batch) = self.batch.take() else { return Ok(report) };
+        let changes = if parent.is_some() { diff::compare(&report.old, &report.new) } else { Vec::new() };
+        let is_changed = |change: &&ChangeRef<'_>| match change {
+            Change::Updated(entry) | Change::Metadata(entry) => entry.content().is_some(),
+            _ => false,
+        };
+        report.statistics.files_changed = changes.iter().filter(is_changed).count() as u64;
+        let Some(mut batch) = self.batch.take() else {
+            report.statistics.bytes_stored = statistics.bytes_volumes;
+            return Ok(report);
+        };
         let change = IndexChange { old: &report.old, new: &report.new, pages: &plan.pages };
         let (list, pages_new) = change.write(self.key, pages, self.options.threads, &mut batch)?;
         report.statistics.pages_new = pages_new;
-        let changes = if parent.is_some() { report.changes() } else { Vec::new() };
         if !changes.is_empty() {
             let summary = gzip(&cbor::to_vec(&Summary::of(&changes))?)?;
             let summary = self.repository.encode(summary, Tier::Metadata)?;
             self.repository.put(&mut batch, kind::DIFFS, &self.key, ".cbor.gz", &summary)?;
         }
+        report.statistics.bytes_stored = self.bytes_stored + batch.bytes_put();
         let record = SnapshotRecord {
             host: self.options.host.clone(),
             user: self.options.user.clone(),

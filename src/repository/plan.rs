@@ -59,11 +59,11 @@ impl Sources {
     pub fn new(paths: &[PathBuf]) -> Result<Self, RepositoryError> {
         let (sources, missing) = locate_sources(paths);
         if sources.iter().all(|source| source.found.is_none()) {
-            let Some(ScanError { path, source: ScanErrorKind::Io(source) }) = missing.into_iter().next()
-            else {
+            let first = paths.iter().zip(missing).next();
+            let Some((path, ScanError { source: ScanErrorKind::Io(source), .. })) = first else {
                 return Err(RepositoryError::NoSources);
             };
-            return Err(RepositoryError::Source { path, source });
+            return Err(RepositoryError::Source { path: path.clone(), source });
         }
         let slash = || PathBuf::from("/");
         let (layout, base) = match sources.as_slice() {
@@ -466,8 +466,7 @@ impl Join<'_> {
             Ok((entry, problem)) => {
                 problems.extend(problem);
                 if entry.content().is_some() {
-                    let statistics = &mut self.plan.statistics;
-                    *(if is_new { &mut statistics.files_new } else { &mut statistics.files_changed }) += 1;
+                    self.plan.statistics.files_new += u64::from(is_new);
                 }
                 self.count_file(&entry, 0, 1);
                 self.plan.new.push(entry);

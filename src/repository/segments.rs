@@ -417,6 +417,10 @@ impl Segments {
         place: Place,
         mut read_base: impl FnMut(&Digest) -> Result<Vec<u8>, RepositoryError>,
     ) -> Result<Vec<u8>, RepositoryError> {
+        // A reader of ranges would make of that damage to the volume.
+        if !repository.is_readable() {
+            return Err(RepositoryError::Encrypted);
+        }
         let index = self.index(repository, place.volume)?;
         let volume = &self.volumes[place.volume as usize];
         let entry = place.entry as usize;

@@ -138,7 +138,7 @@ pub struct Statistics {
     pub bytes: u64,
     /// Files that were not in the parent.
     pub files_new: u64,
-    /// Files whose content or metadata is another than in the parent.
+    /// Files whose content or metadata is another than in the parent; not those that were only read again.
     pub files_changed: u64,
     /// Files that were not opened, because nothing about them changed.
     pub files_unmodified: u64,
@@ -154,6 +154,9 @@ pub struct Statistics {
     pub pages_new: u64,
     /// Bytes of volumes that were written.
     pub bytes_volumes: u64,
+    /// Bytes of all that was stored, volumes and what describes them and the snapshot, but for its record.
+    #[serde(default)]
+    pub bytes_stored: u64,
     /// Things that could not be read, or changed while they were.
     pub errors: u64,
 }

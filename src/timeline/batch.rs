@@ -14,6 +14,7 @@ pub struct Batch<'a> {
     edit: TreeEdit,
     data: Option<LayerWriter>,
     bound: LayerBound,
+    bytes_put: u64,
 }
 
 /// Which layer a blob goes to.
@@ -50,7 +51,7 @@ impl<'a> Batch<'a> {
     }
 
     fn with(timeline: &'a Timeline, transaction: Transaction<'a>) -> Self {
-        Self { timeline, transaction, edit: TreeEdit::new(), data: None, bound: timeline.bound }
+        Self { timeline, transaction, edit: TreeEdit::new(), data: None, bound: timeline.bound, bytes_put: 0 }
     }
 
     /// Ends layers of data that are written from now on at `bytes`, unless the timeline's bound is lower. A layer
@@ -77,9 +78,15 @@ impl<'a> Batch<'a> {
                 id
             }
         };
+        self.bytes_put += bytes.len() as u64;
         let path = path(kind, key, suffix);
         self.edit.add(path.as_bytes(), id)?;
         Ok(path)
+    }
+
+    /// Bytes of the blobs that were put so far.
+    pub fn bytes_put(&self) -> u64 {
+        self.bytes_put
     }
 
     /// Sets a file that is found by its path alone, and which may be there already.

@@ -396,3 +396,24 @@ fn excludes_are_paths_as_a_shell_has_them_and_tell_what_they_leave_out() {
     );
     assert!(!lab.ok(["backup", "tree", "-e", "cache"]).contains("excluded"));
 }
+
+#[test]
+fn what_a_backup_added_is_the_same_in_every_listing() {
+    let lab = Lab::new();
+    let added = |out: &str| {
+        let (_, rest) = out.split_once("added    ").unwrap();
+        rest.split_once(" in ").unwrap().0.to_owned()
+    };
+    let first = added(&lab.ok(["backup", "tree"]));
+    lab.write("tree/new", "something new");
+    let second = added(&lab.ok(["backup", "tree"]));
+    assert_ne!(first, "0 B");
+    let listed = lab.ok(["snapshots"]);
+    let row = |number: usize| listed.lines().nth(number).unwrap().to_owned();
+    assert!(row(1).contains(&format!("  {first}  ")), "{first}\n{listed}");
+    assert!(row(2).contains(&format!("  {second}  ")), "{second}\n{listed}");
+    let summary = lab.ok(["backup", "tree", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
+    assert_eq!(summary["data_added"], json[2]["summary"]["bytes_stored"]);
+}

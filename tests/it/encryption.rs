@@ -104,6 +104,13 @@ fn a_host_without_the_key_stays_incremental() {
     assert!(statistics.segments_delta >= 1 && statistics.bytes_volumes < 20_000, "{statistics:?}");
     assert_eq!(third.parent, second.snapshot.map(|snapshot| snapshot.key.to_string()));
     assert_eq!((third.unread.snapshots, third.unread.volumes), (0, 0));
+    assert_eq!(third.damaged, 0, "{:?}", third.first_damage);
+
+    // A forced one cannot check what it relies on, and says so.
+    let options = BackupOptions { force: true, ..lab.options() };
+    let forced = host(&lab).backup(&options, &Progress::new()).unwrap();
+    assert_eq!((forced.damaged, forced.statistics.bytes_volumes), (0, 0), "{:?}", forced.first_damage);
+    assert!(forced.unread.segments > 300);
     assert_latest_restores(&lab);
     lab.check();
 }
