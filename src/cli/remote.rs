@@ -67,12 +67,16 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(repository);
-    let Pushed { there, here, layers, bytes, removed } =
+    let Pushed { there, here, layers, bytes, removed, kept, refusal } =
         session.watch(|progress| remotes.push_with(&name, &who, progress))?;
     if let Some(failure) = &removed.failure {
         // What was asked for has happened, and a place where nothing may be removed can be meant so.
         let cause = treering::causes::chain(failure);
         report::complain(&format!("what nothing needs stays in {name} until a later push: {cause}"));
+    }
+    if let Some(refusal) = &refusal {
+        let cause = treering::causes::chain(refusal);
+        report::complain(&format!("what was removed here stays in {name}: {cause}"));
     }
     print(|out| {
         if session.json {
@@ -84,6 +88,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
                 "bytes_sent": bytes,
                 "layers_removed": removed.layers,
                 "bytes_removed": removed.bytes,
+                "snapshots_kept": kept,
                 "total_duration": start.elapsed().as_secs_f64(),
             });
             return json::message(out, "push", &summary);
@@ -103,6 +108,10 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
                 plural(layers, "layer"),
                 report::size(bytes)
             )?;
+        }
+        if kept > 0 {
+            let kept = plural(kept, "snapshot");
+            writeln!(out, "  left {kept} there that this repository removed: the remote keeps everything")?;
         }
         if here.is_zero() { Ok(()) } else { writeln!(out, "  received {}", sentence(here)) }
     })

@@ -166,6 +166,33 @@ impl<'a> Transaction<'a> {
     }
 
     /// Writes a commit, which nothing names yet, and makes all layers durable.
+    /// Makes a commit that is not for the branch: `base` with `edit`, after `parents`. It is kept only if `publish`,
+    /// which is called when it is durable, makes a reference reach it.
+    pub fn commit_aside<E: From<GitError>>(
+        mut self,
+        who: &Person,
+        message: &str,
+        onto: Onto,
+        edit: &TreeEdit,
+        publish: impl FnOnce(&ObjectId) -> Result<(), E>,
+    ) -> Result<Committed, E> {
+        let layer = open_layer(self.git, &mut self.layer)?;
+        let tree = edit.write(self.git, onto.base.as_ref(), layer)?;
+        let commit = self.seal(who, message, onto.parents, tree)?;
+        publish(&commit)?;
+        Ok(self.done(commit, tree))
+    }
+
+    /// Makes durable what was written, for `publish` to make references reach it.
+    pub fn keep<E: From<GitError>>(mut self, publish: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if let Some(layer) = self.layer.take() {
+            self.finish_layer(layer)?;
+        }
+        publish()?;
+        self.writing.done();
+        Ok(())
+    }
+
     pub(super) fn seal(
         &mut self,
         who: &Person,

@@ -204,6 +204,7 @@ impl Remotes {
                     layers,
                     bytes,
                     removed: self.remove_going(remote, &store, &repository, who),
+                    ..Pushed::default()
                 })
             };
             for published in [&state.listed, &state.going] {

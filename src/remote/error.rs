@@ -185,7 +185,7 @@ pub enum RemoteError {
         /// The layer, or what else it is.
         object: String,
         /// What is wrong.
-        source: GitError,
+        source: Box<GitError>,
     },
     /// Somebody holds the lock of a cold remote.
     #[error(
@@ -398,7 +398,7 @@ impl RemoteError {
     /// For `map_err`: what came from the cold remote `remote` cannot be used.
     pub(super) fn damaged(remote: &str, object: &str) -> impl FnOnce(GitError) -> Self {
         let (remote, object) = (remote.to_owned(), object.to_owned());
-        move |source| Self::Damaged { remote, object, source }
+        move |source| Self::Damaged { remote, object, source: Box::new(source) }
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -409,6 +409,11 @@ impl RemoteError {
 /// Whether a push failed because another one was just going on.
 pub(super) fn is_race(error: &GitError) -> bool {
     matches!(error, GitError::Remote { said, .. } if says(&said.to_lowercase(), &RACES))
+}
+
+/// Whether a push failed because the other side does not take it.
+pub(super) fn is_refused(error: &GitError) -> bool {
+    matches!(error, GitError::Remote { said, .. } if says(&said.to_lowercase(), &REFUSED))
 }
 
 fn says(said: &str, any: &[&str]) -> bool {

@@ -29,6 +29,10 @@ pub struct Pushed {
     pub bytes: u64,
     /// What was removed from a cold remote since nothing needs it any more.
     pub removed: Removed,
+    /// Snapshots that were removed here and that the remote, which lets nobody remove anything, keeps.
+    pub kept: u64,
+    /// What the remote said to a push that would only have removed something.
+    pub refusal: Option<Box<RemoteError>>,
 }
 
 /// What this repository knows of a remote.
@@ -117,14 +121,22 @@ impl Remotes {
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
             let known = self.whereabouts(remote)?;
-            match self.push_in_steps(remote, known, head, progress) {
-                Ok(()) => {
-                    return Ok(Pushed {
-                        there: self.count(there_before.as_ref(), Some(&head))?,
-                        here: self.count(before.as_ref(), Some(&head))?,
-                        ..Pushed::default()
-                    });
-                }
+            // Sent in full first, everything would go twice each time.
+            let guarded = known.filter(|known| self.is_guarded(known));
+            let pushed = match guarded {
+                Some(theirs) => self.push_guarded(remote, who, theirs, head, progress),
+                None => self.push_in_steps(remote, known, head, progress).map(|()| head),
+            };
+            let done = |there: ObjectId| -> Result<Pushed, RemoteError> {
+                Ok(Pushed {
+                    there: self.count(there_before.as_ref(), Some(&there))?,
+                    here: self.count(before.as_ref(), Some(&head))?,
+                    kept: self.count(Some(&there), Some(&head))?.removed,
+                    ..Pushed::default()
+                })
+            };
+            match pushed {
+                Ok(there) => return done(there),
                 Err(error) => {
                     let known = self.git.reference(&tracking)?;
                     progress.check().map_err(GitError::from)?;
@@ -132,7 +144,23 @@ impl Remotes {
                     let now = self.git.reference(&tracking)?;
                     let is_new = now != known || self.git.head()? != Some(head);
                     if !is_new && !is_race(&error) {
-                        return Err(RemoteError::of(remote)(error));
+                        let refused = RemoteError::of(remote)(error);
+                        let theirs = self.whereabouts(remote)?.filter(|_| guarded.is_none());
+                        if let (RemoteError::Refused { .. }, Some(theirs)) = (&refused, theirs)
+                            && self.removes(&theirs, &head)?
+                        {
+                            // What is refused now is refused for another reason, which is told.
+                            let added = self.push_additions(remote, who, theirs, head, progress);
+                            progress.check().map_err(GitError::from)?;
+                            match added {
+                                Ok(Some(there)) => return done(there),
+                                Ok(None) => {
+                                    return Ok(Pushed { refusal: Some(Box::new(refused)), ..done(theirs)? });
+                                }
+                                Err(_) => {}
+                            }
+                        }
+                        return Err(refused);
                     }
                     there_before = now;
                 }
@@ -167,7 +195,7 @@ impl Remotes {
     }
 
     /// The commit that a remote's branch was at when it was last fetched or pushed.
-    fn whereabouts(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
+    pub(super) fn whereabouts(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
         match self.git.reference(&self.git.tracking(remote))? {
             Some(commit) => Ok(Some(commit)),
             None => Ok(self.git.trace(remote)?.map(|trace| trace.commit)),
@@ -213,7 +241,7 @@ impl Remotes {
         if !self.git.descends(&ours, &theirs)? {
             if self.git.descends(&theirs, &ours)? {
                 self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?;
-            } else {
+            } else if known.is_none_or(|known| known.commit != theirs) {
                 self.merge(remote, who, known, ours, theirs)?;
             }
         }
@@ -369,7 +397,7 @@ impl Remotes {
     }
 
     /// Pushes `head` by way of earlier commits, so that an interrupted push goes on where it was.
-    fn push_in_steps(
+    pub(super) fn push_in_steps(
         &self,
         remote: &str,
         mut known: Option<ObjectId>,

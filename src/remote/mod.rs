@@ -62,6 +62,7 @@ mod cold;
 mod contents;
 mod error;
 mod exchange;
+mod guarded;
 mod head;
 mod layers;
 mod merge;

@@ -159,6 +159,31 @@ fn an_append_only_repository_refuses_and_says_what_to_do() {
 }
 
 #[test]
+fn a_remote_that_takes_no_new_history_takes_additions_after_a_prune() {
+    let lab = days(2);
+    let hub = lab.path("hub.git");
+    let git = |arguments: &[&str]| {
+        assert!(Command::new("git").args(arguments).arg(&hub).status().unwrap().success());
+    };
+    git(&["init", "--quiet", "--bare", "-b", "main"]);
+    let set = ["config", "receive.denyNonFastForwards", "true"];
+    assert!(Command::new("git").arg("-C").arg(&hub).args(set).status().unwrap().success());
+    lab.ok(["remote", "add", "origin", "hub.git"]);
+    lab.ok(["push"]);
+    lab.ok(["forget", "latest"]);
+    lab.ok(["prune", "--max-unused", "0"]);
+    for _ in 0..2 {
+        lab.ok(["backup", "tree", "-q", "--force", "--push"]);
+        lab.ok(["check", "--read-data"]);
+        lab.ok(["-r", "hub.git", "check", "--read-data"]);
+    }
+    assert_eq!(
+        lab.ok(["snapshots", "-q"]).lines().count() + 1,
+        lab.ok(["-r", "hub.git", "snapshots", "-q"]).lines().count()
+    );
+}
+
+#[test]
 fn a_remote_with_the_hook_takes_additions_and_nothing_else() {
     let lab = days(2);
     let hub = lab.path("hub.git");
@@ -172,16 +197,70 @@ fn a_remote_with_the_hook_takes_additions_and_nothing_else() {
     lab.ok(["remote", "add", "origin", "hub.git"]);
     lab.ok(["push"]);
     lab.ok(["backup", "tree", "-q", "--force", "--push"]);
+    let count = |repository: &str| {
+        let listed = lab.ok(["-r", repository, "snapshots", "--json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        listed.as_array().unwrap().len()
+    };
+    let fsck = |repository: &str| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(lab.path(repository)).args(["fsck", "--strict", "--no-dangling", "--no-progress"]);
+        let checked = git.output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    };
+    // Snapshots expire here, and pushes go on landing what is new.
+    let (mut here, mut there) = (3, 3);
+    for round in 0..4 {
+        lab.ok(["forget", "latest"]);
+        here -= 1;
+        if round % 2 == 1 {
+            lab.ok(["prune", "--max-unused", "0"]);
+        }
+        let left = there - here;
+        let pushed = lab.run(["push"]);
+        assert_eq!(pushed.status, Some(0), "{}", pushed.err);
+        assert!(pushed.out.contains(&format!("left {left} snapshot")), "{}", pushed.out);
+        // Later ones know it.
+        assert_eq!(pushed.err.contains("append-only"), round == 0, "{}", pushed.err);
+        lab.write("tree/notes", &format!("of round {round}\n").repeat(100));
+        let said = lab.ok(["backup", "tree", "--push"]);
+        assert!(said.contains("Pushed to origin: 1 snapshot"), "{said}");
+        (here, there) = (here + 1, there + 1);
+        assert_eq!((count("repo"), count("hub.git")), (here, there));
+        assert!(lab.ok(["pull"]).contains("nothing new"));
+        assert_eq!(count("repo"), here, "what was removed stays removed");
+        fsck("repo");
+        fsck("hub.git");
+        lab.ok(["check", "--read-data"]);
+        lab.ok(["-r", "hub.git", "check", "--read-data"]);
+    }
+    // Another clone sees all, adds its own, and this one takes that.
+    lab.ok(["clone", "hub.git", "clone"]);
+    assert_eq!(count("clone"), there);
+    lab.ok(["-r", "clone", "backup", "tree", "-q", "--force", "--push"]);
+    let said = lab.ok(["pull"]);
+    assert!(said.contains("Pulled from origin: 1 snapshot"), "{said}");
+    lab.ok(["backup", "tree", "-q", "--force", "--push"]);
+    assert_eq!((count("repo"), count("hub.git")), (here + 2, there + 2));
+    lab.ok(["check", "--read-data"]);
+    // Nobody else can do what this one left undone.
+    let pushed = fs::read(&hook).unwrap();
+    fs::remove_file(&hook).unwrap();
+    lab.ok(["push"]);
+    assert_eq!(count("hub.git"), here + 2);
+    lab.ok(["-r", "hub.git", "check", "--read-data"]);
+    // Refused for another reason, it says so, also where there is nothing to send.
+    fs::write(&hook, "#!/bin/sh\necho 'the disk is full' >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
     lab.ok(["forget", "latest"]);
     let refused = lab.run(["push"]);
+    assert_eq!(refused.status, Some(0));
+    assert!(refused.err.contains("the disk is full"), "{}", refused.err);
+    lab.ok(["backup", "tree", "-q", "--force"]);
+    let refused = lab.run(["push"]);
     assert_eq!(refused.status, Some(1));
-    assert!(refused.err.contains("append-only"), "{}", refused.err);
-    lab.ok(["prune", "--max-unused", "0"]);
-    assert_eq!(lab.run(["push"]).status, Some(1));
-    lab.ok(["clone", "hub.git", "clone"]);
-    let listed = lab.ok(["-r", "clone", "snapshots", "--json"]);
-    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 3);
+    assert!(refused.err.contains("the disk is full"), "{}", refused.err);
+    fs::write(&hook, pushed).unwrap();
     fs::write(&hook, "#!/bin/sh\n").unwrap();
     assert!(lab.run(["append-only", "hook", "--install", "hub.git"]).err.contains("another hook"));
 }

@@ -165,6 +165,30 @@ fn an_append_only_repository_removes_nothing_until_it_is_none() {
 }
 
 #[test]
+fn a_store_that_lets_nobody_remove_anything_takes_what_is_new() {
+    let mut lab = changed();
+    let url = store_url(&lab);
+    push_to(&lab, &url);
+    let mut options = quick();
+    for namespace in ["config", "heads", "locks", "data", "metadata"] {
+        options.store.local.permissions.insert(Namespace::new(namespace).unwrap(), "lrwW".parse().unwrap());
+    }
+    let before = files(&url)[0].clone();
+    for round in 0..2 {
+        prune(&lab.path("repo"), 1);
+        lab.write("file", noise(LEN, 10 + round));
+        lab.backup();
+        let guarded = Remotes::open_with(&lab.path("repo"), FORMAT_VERSION, &options).unwrap();
+        let pushed = guarded.push("cold", &who()).unwrap();
+        assert_eq!((pushed.there.added, pushed.removed.layers), (1, 0));
+        assert!(pushed.removed.failure.is_some(), "it says what stays");
+        let after = files(&url)[0].clone();
+        assert!(before.keys().all(|name| after.contains_key(name)));
+        assert_restores(&lab, &url, &format!("clone{round}"));
+    }
+}
+
+#[test]
 fn layers_that_were_merged_go_and_others_find_what_took_their_place() {
     let mut lab = changed();
     for version in 4..8 {
