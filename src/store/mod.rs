@@ -11,7 +11,8 @@
 //! - **Nothing is removed on a server's word.** Servers exist that answer "done" to a link, a rename or a
 //!   copy and do nothing. After each we look whether the new name has the bytes, before the original goes:
 //!   the temporary file, the old name of a move, the object at an older level. What was only pretended is
-//!   an error, and the original stays.
+//!   an error, and the original stays. The answer to a put of S3 alone is believed: nothing goes for it, and
+//!   `layers evict` reads back what it removes.
 //! - **Durable when it returns**, as far as the backend can: local files and the directories that hold
 //!   their names are synced; over SFTP the file is synced when the server can (OpenSSH can); an object
 //!   store answers when it has it.
