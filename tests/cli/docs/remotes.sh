@@ -1,4 +1,3 @@
-git config --system init.defaultBranch main
 export TREERING_REPOSITORY=~/rings
 mkdir -p /mnt/disk
 cd ~
