@@ -4,10 +4,10 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::Read;
+use std::io::{self, BufRead, Read};
 use std::str::FromStr;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{GzDecoder, MultiGzDecoder};
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +166,56 @@ pub fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, ArchiveError> {
                 true => Err(ArchiveError::TooLong { limit }),
                 false => Ok(plain),
             }
+        }
+    }
+}
+
+/// What gzip members hold that stand one after the other. Zeros may follow the last, as `gzip` takes them: tapes and
+/// block devices leave such padding behind.
+pub(super) struct GzipMembers<R> {
+    /// Always there, but for the moment between two members.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> GzipMembers<R> {
+    pub fn new(members: R) -> Self {
+        Self { member: Some(GzDecoder::new(members)) }
+    }
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while let Some(member) = &mut self.member {
+            let len = member.read(buffer)?;
+            if len > 0 {
+                return Ok(len);
+            }
+            let Some(mut rest) = self.member.take().map(GzDecoder::into_inner) else { break };
+            match rest.fill_buf()?.first() {
+                None => break,
+                Some(0) => expect_zeros(&mut rest)?,
+                Some(_) => self.member = Some(GzDecoder::new(rest)),
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn expect_zeros(rest: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let padding = rest.fill_buf()?;
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "something else follows the last gzip member",
+            ));
+        }
+        match padding.len() {
+            0 => return Ok(()),
+            len => rest.consume(len),
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
-use flate2::bufread::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
+use super::codec::GzipMembers;
 use super::index::NewEntry;
 use super::tape::{BLOCK_LEN, DeltaLink, MAX_SEGMENT_LEN, Name, padded};
 use super::{ArchiveError, Codec, VolumeIndex};
@@ -50,7 +50,7 @@ pub fn unpack(
     let mut archive = BufReader::with_capacity(128 * 1024, archive);
     let magic = archive.fill_buf().map_err(ArchiveError::Unpack)?;
     if magic.starts_with(GZIP_MAGIC) {
-        unpack_tar(MultiGzDecoder::new(archive), unpacked, limits)
+        unpack_tar(GzipMembers::new(archive), unpacked, limits)
     } else if magic.starts_with(ZSTD_MAGIC) {
         let mut decoder = zstd::Decoder::with_buffer(archive).map_err(ArchiveError::Zstd)?;
         decoder.window_log_max(MAX_WINDOW_LOG).map_err(ArchiveError::Zstd)?;

@@ -68,3 +68,25 @@ fn a_patch_without_its_archive_names_the_files_and_is_partial() {
     assert_eq!(outcome.status, Some(3), "{outcome:?}");
     assert!(outcome.err.contains("treering: cannot restore notes: "), "{}", outcome.err);
 }
+
+#[test]
+fn zeros_behind_the_archive_are_padding_and_anything_else_is_damage() {
+    let lab = Lab::bare();
+    fs::create_dir(lab.path("empty")).unwrap();
+    lab.ok(["dir", "index", "empty", "-o", "none"]);
+    lab.ok(["dir", "diff", "none", "tree", "-o", "changes", "--data", "data.tar.gz"]);
+    let archive = fs::read(lab.path("data.tar.gz")).unwrap();
+    let apply = |target: &str, padding: &[u8]| {
+        fs::write(lab.path("padded.tar.gz"), [&archive[..], padding].concat()).unwrap();
+        fs::create_dir(lab.path(target)).unwrap();
+        lab.run(["dir", "apply", target, "changes", "padded.tar.gz"])
+    };
+    assert_eq!(apply("one", &[0; 70_000]).status, Some(0));
+    assert_eq!(contents(&lab.path("one")), contents(&lab.path("tree")));
+    for (target, padding) in [("two", &b"garbage"[..]), ("three", b"\0\0\0garbage"), ("four", &archive[..9])]
+    {
+        let outcome = apply(target, padding);
+        assert_eq!(outcome.status, Some(1), "{}", outcome.out);
+        assert_eq!(contents(&lab.path(target)), []);
+    }
+}
