@@ -265,6 +265,11 @@ pub struct DiffArguments {
     /// written ./DIR
     #[arg(value_name = "SNAP|DIR")]
     pub new: OsString,
+    /// Of a directory, read every file, even where size, times and inode are those of the snapshot
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub scan: ScanArguments,
     #[command(flatten)]
     pub filters: FilterArguments,
 }
@@ -428,6 +433,9 @@ pub struct DirApplyArguments {
     /// The archive that was written with it
     #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath)]
     pub archive: PathBuf,
+    /// Set owners by number, even where a user of the same name is known here
+    #[arg(long)]
+    pub numeric_ids: bool,
 }
 
 /// Print completions for a shell, to be loaded by it
@@ -465,6 +473,10 @@ Each difference is a line:
   U  only the metadata is another: mode, owner, time or extended attributes
   R  renamed: OLD -> NEW
   -  deleted
+
+Of a directory, files are read only where size, times or inode differ from the snapshot, as in a backup; --force reads all. What \
+is left out by --exclude and its like, or by -x, is compared on neither side. What cannot be read is named, and the exit \
+status is then 3.
 
 ",
     snapshot_help!()

@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
-use treering::diff::Change;
-use treering::repository::{Other, Repository, Selector, Snapshot, Totals};
+use serde_json::json;
+use treering::causes::chain;
+use treering::diff::{Change, ScanError};
+use treering::repository::{CompareOptions, Comparison, Repository, Selector, Snapshot, Totals};
 
 use crate::cli::Session;
 use crate::cli::args::DiffArguments;
@@ -15,19 +17,29 @@ use crate::cli::report::{self, print};
 
 /// Compares a snapshot with another, or with a directory.
 pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
-    let repository = session.open()?;
+    let repository = session.open_readable()?;
     session.hold(&repository)?;
     let named = Selector::parse(&arguments.old, &session.now)?;
     let old = session.select(&repository, &named, &arguments.filters)?;
-    let changes = match snapshot(session, &repository, arguments)? {
-        Some(new) => session.watch(|progress| repository.compare(&old, Other::Snapshot(&new), progress)),
+    let compared = match snapshot(session, &repository, arguments)? {
+        Some(new) => Comparison {
+            changes: session.watch(|_| repository.compare(&old, &new))?,
+            problems: Vec::new(),
+            files_read: 0,
+        },
         None => {
+            let scan = arguments.scan.clone().filled(&session.profile);
+            let options = CompareOptions {
+                excludes: scan.excludes(),
+                one_file_system: scan.one_file_system,
+                force: arguments.force,
+            };
             let directory = Path::new(&arguments.new);
-            session.watch(|progress| repository.compare(&old, Other::Directory(directory), progress))
+            session.watch(|progress| repository.compare_directory(&old, directory, &options, progress))?
         }
-    }?;
-    print(|out| write(out, session, &changes))?;
-    Ok(Exit::Done)
+    };
+    print(|out| write(out, session, &compared))?;
+    Ok(if compared.problems.is_empty() { Exit::Done } else { Exit::Partial })
 }
 
 /// The snapshot to compare with; `None` where it is the path of a directory.
@@ -53,14 +65,22 @@ fn snapshot(
 struct Differences<'a> {
     changes: Vec<ChangeObject<'a>>,
     statistics: serde_json::Value,
+    /// What could not be read.
+    errors: Vec<serde_json::Value>,
 }
 
-fn write(out: &mut dyn Write, session: &Session, changes: &[Change]) -> io::Result<()> {
+fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::Result<()> {
+    let Comparison { changes, problems, .. } = compared;
     let totals = Totals::of(changes.iter().map(Change::as_ref));
     if session.json {
         let changes = changes.iter().map(|change| ChangeObject::new(change.as_ref())).collect();
-        return json::line(out, &Differences { changes, statistics: json::totals(&totals) });
+        let error = |problem: &ScanError| json!({ "item": problem.path.to_string_lossy(), "message": chain(&problem.source) });
+        let errors = problems.iter().map(error).collect();
+        return json::line(out, &Differences { changes, statistics: json::totals(&totals), errors });
     }
     report::changes(out, changes.iter().map(Change::as_ref))?;
+    for problem in problems {
+        session.tell(out, "scan", &problem.path, problem)?;
+    }
     if session.quiet { Ok(()) } else { writeln!(out, "{}", report::totals(&totals)) }
 }

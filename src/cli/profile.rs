@@ -178,7 +178,7 @@ impl RuleArguments {
 }
 
 impl ScanArguments {
-    fn filled(self, profile: &Profile) -> Self {
+    pub fn filled(self, profile: &Profile) -> Self {
         Self {
             exclude: or(self.exclude, &profile.exclude),
             exclude_file: or(self.exclude_file, &profile.exclude_file),

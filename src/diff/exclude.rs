@@ -22,7 +22,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
 use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::relpath::RelPath;
 
 /// What a scan leaves out, beside what [`ScanOptions`](super::ScanOptions) says otherwise.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +64,24 @@ impl Excludes {
             }
         }
         Ok(loaded)
+    }
+
+    /// Tells of a path below `root`, and whether it is a directory, whether the patterns leave it or a directory
+    /// above it out. It need not be there, so files in the tree and marks of caches have no say.
+    pub(crate) fn matcher(
+        &self,
+        root: &Path,
+    ) -> Result<impl Fn(&RelPath, bool) -> bool + use<>, ExcludeError> {
+        let rules = Rules::new(root, self)?;
+        let root = root.to_owned();
+        Ok(move |path: &RelPath, is_dir| {
+            let above = std::iter::successors(path.parent(), RelPath::parent).map(|path| (path, true));
+            let mut all = std::iter::once((path.clone(), is_dir)).chain(above);
+            let is_excluded = |(path, is_dir): (RelPath, bool)| {
+                !path.is_root() && rules.exclude(&root.join(path.as_path()), is_dir).is_some()
+            };
+            !rules.is_empty() && all.any(is_excluded)
+        })
     }
 
     /// A pattern in which the beginning of a path stands for itself; `directory` is what `.` means.

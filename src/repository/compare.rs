@@ -6,20 +6,36 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::diff::{Change, ChangeRef, DirIndex, Entry, ScanError, ScanErrorKind, ScanOptions, compare};
+use crate::diff::{
+    Beneath, Change, ChangeRef, Entry, Excludes, Kind, ReadOptions, ScanError, ScanErrorKind, ScanOptions,
+    SourceDir, compare, describe_in, fill, scan,
+};
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::pages::Pages;
+use crate::repository::plan::is_unchanged;
 use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
 
-/// What a snapshot is compared with.
-#[derive(Debug, Clone, Copy)]
-pub enum Other<'a> {
-    /// Another snapshot, as the newer one.
-    Snapshot(&'a Snapshot),
-    /// A directory as it is now. It stands for the only directory of the snapshot; where there are several,
-    /// it must be one of them.
-    Directory(&'a Path),
+/// How a directory is compared with a snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct CompareOptions {
+    /// What is left out, on both sides.
+    pub excludes: Excludes,
+    /// Stay in the file system of the directory.
+    pub one_file_system: bool,
+    /// Read every file, even where size, times and inode say that nothing has changed.
+    pub force: bool,
+}
+
+/// How a directory differs from a snapshot.
+#[derive(Debug)]
+pub struct Comparison {
+    /// The differences, in path order.
+    pub changes: Vec<Change>,
+    /// What could not be read: it is among the differences neither as new nor as gone.
+    pub problems: Vec<ScanError>,
+    /// Files that were read; all others are taken as unchanged, as a backup takes them.
+    pub files_read: u64,
 }
 
 impl Repository {
@@ -97,35 +113,86 @@ impl Repository {
         Ok(content.size)
     }
 
-    /// What differs in `other`, compared with `snapshot`.
-    pub fn compare(
+    /// What differs in the snapshot `new`, compared with `old`.
+    pub fn compare(&self, old: &Snapshot, new: &Snapshot) -> Result<Vec<Change>, RepositoryError> {
+        let _hold = self.hold()?;
+        Ok(owned(&compare(&self.entries(old, None)?, &self.entries(new, None)?)))
+    }
+
+    /// What differs in a directory as it is now, compared with `snapshot`. It stands for the only directory of the
+    /// snapshot; where there are several, it must be one of them.
+    pub fn compare_directory(
         &self,
         snapshot: &Snapshot,
-        other: Other<'_>,
+        directory: &Path,
+        options: &CompareOptions,
         progress: &Progress,
-    ) -> Result<Vec<Change>, RepositoryError> {
+    ) -> Result<Comparison, RepositoryError> {
         let _hold = self.hold()?;
-        match other {
-            Other::Snapshot(other) => {
-                Ok(owned(&compare(&self.entries(snapshot, None)?, &self.entries(other, None)?)))
-            }
-            Other::Directory(directory) => {
-                let old = self.entries_of(snapshot, directory)?;
-                let leave_out = self.own_directory();
-                let options = ScanOptions { leave_out, threads: 1, ..ScanOptions::default() };
-                let new = DirIndex::scan_with(directory, &options, false, SystemTime::UNIX_EPOCH, progress)?;
-                // What is there but cannot be read must not look like it were gone.
-                let unread = |problem: &ScanError| match &problem.source {
-                    ScanErrorKind::Io(error) => error.kind() != io::ErrorKind::NotFound,
-                    ScanErrorKind::Path(_) | ScanErrorKind::Attributes(_) | ScanErrorKind::Exclude(_) => true,
-                    ScanErrorKind::Changed => false,
-                };
-                if let Some(problem) = new.problems.into_iter().find(unread) {
-                    return Err(problem.into());
+        let excludes = options.excludes.load()?;
+        let is_excluded = excludes.matcher(directory)?;
+        let scan_options = ScanOptions {
+            excludes,
+            one_file_system: options.one_file_system,
+            leave_out: self.own_directory(),
+            threads: 1,
+            left_out: None,
+        };
+        let mut old = self.entries_of(snapshot, directory)?;
+        let source = SourceDir::new(directory);
+        let mut problems = Vec::new();
+        let (mut same, mut fresh) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        scan::<RepositoryError>(directory, &scan_options, |found| {
+            progress.check()?;
+            let found = match found {
+                Ok(found) => found,
+                Err(problem) => {
+                    problems.push(problem);
+                    return Ok(());
                 }
-                Ok(owned(&compare(&old, &new.entries)))
+            };
+            // Both are in path order.
+            at += old[at..].iter().take_while(|entry| entry.path < found.path).count();
+            match old.get(at).filter(|entry| entry.path == found.path) {
+                Some(entry) if !options.force && is_unchanged(entry, &found.stat) => same.push(entry.clone()),
+                _ => match describe_in(&source, found, SystemTime::UNIX_EPOCH) {
+                    Ok((entry, problem)) => {
+                        fresh.push(entry);
+                        problems.extend(problem);
+                    }
+                    Err(problem) => problems.push(problem),
+                },
             }
-        }
+            Ok(())
+        })?;
+        let read = ReadOptions::new(self.config.segments, SystemTime::UNIX_EPOCH);
+        problems.extend(fill(
+            &mut fresh,
+            &source,
+            &read,
+            progress,
+            |_, _| (),
+            |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
+        )?);
+        let files_read = fresh.iter().filter(|entry| entry.content().is_some()).count() as u64;
+        let mut new = same;
+        new.append(&mut fresh);
+        new.sort_by(|a, b| a.path.cmp(&b.path));
+        // Gone since it was found is gone.
+        problems.retain(|problem| match &problem.source {
+            ScanErrorKind::Io(error) => error.kind() != io::ErrorKind::NotFound,
+            _ => true,
+        });
+        let there = Beneath::open(directory);
+        // What is there, and was left out or could not be read, is not gone.
+        old.retain(|entry| {
+            let is_new = new.binary_search_by(|new| new.path.cmp(&entry.path)).is_ok();
+            let is_dir = matches!(entry.kind, Kind::Directory);
+            let is_gone = || there.as_ref().is_ok_and(|there| is_gone(there, &entry.path));
+            is_new || (!is_excluded(&entry.path, is_dir) && is_gone())
+        });
+        Ok(Comparison { changes: owned(&compare(&old, &new)), problems, files_read })
     }
 
     /// The entries that `directory` stands for, with paths below it.
@@ -147,6 +214,15 @@ impl Repository {
             entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
         }
         Ok(entries)
+    }
+}
+
+/// Whether nothing stands at `path`; not where that cannot be known.
+fn is_gone(below: &Beneath, path: &RelPath) -> bool {
+    match below.look(path) {
+        Ok(found) => found.is_none(),
+        // A directory above it is a file or a link by now.
+        Err(error) => error.kind() == io::ErrorKind::NotADirectory,
     }
 }
 

@@ -56,7 +56,7 @@ mod volumes;
 
 pub use backup::{BackupOptions, BackupReport, Unread};
 pub use check::{CheckOptions, CheckReport, Fault};
-pub use compare::{Other, Totals};
+pub use compare::{CompareOptions, Comparison, Totals};
 pub use config::{Config, Encryption, InitOptions};
 pub use error::RepositoryError;
 pub use keys::KeySlot;

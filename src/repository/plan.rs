@@ -494,7 +494,7 @@ pub(super) fn count(statistics: &mut Statistics, entry: &Entry) {
 
 /// Whether what a scan found is surely what the entry says, extended attributes and all: nothing that any
 /// change would touch is different.
-fn is_unchanged(old: &Entry, stat: &Stat) -> bool {
+pub(super) fn is_unchanged(old: &Entry, stat: &Stat) -> bool {
     let same_kind = match (&old.kind, stat.file_type()) {
         (Kind::File(content), FileType::RegularFile) => {
             content.size == stat.size && content.link.is_some() == (stat.links > 1)

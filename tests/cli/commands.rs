@@ -213,6 +213,53 @@ M  notes
 }
 
 #[test]
+fn diff_goes_on_past_what_it_cannot_read() {
+    use std::os::unix::fs::PermissionsExt;
+    if rustix::process::geteuid().is_root() && !crate::programs::are_here(&["setpriv"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("tree/closed/inside", "inside\n");
+    lab.ok(["backup", "tree"]);
+    lab.write("tree/letters/two", "other second letter\n");
+    lab.write("tree/notes", "other notes\n");
+    let mode = |name: &str, mode| {
+        fs::set_permissions(lab.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("tree/notes", 0);
+    mode("tree/closed", 0);
+    let outcome = lab.as_nobody(["diff", "latest", "tree"]);
+    let json = lab.as_nobody(["diff", "latest", "tree", "--json"]);
+    mode("tree/closed", 0o755);
+    assert_eq!(outcome.out, "U  closed/\nM  letters/two\n1 updated, 1 with other metadata\n");
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
+    for name in ["tree/notes: ", "tree/closed: "] {
+        assert!(outcome.err.contains(name), "{}", outcome.err);
+    }
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["errors"].as_array().unwrap().len(), 2, "{json}");
+}
+
+#[test]
+fn diff_leaves_out_of_a_directory_what_it_is_told_to() {
+    let lab = Lab::new();
+    lab.write("tree/cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+    lab.write("tree/cache/blob", "blob");
+    lab.write("tree/letters/gone.log", "log");
+    lab.write("tree/letters/there.log", "log");
+    lab.ok(["backup", "tree"]);
+    fs::remove_file(lab.path("tree/letters/gone.log")).unwrap();
+    lab.write("tree/letters/there.log", "another log");
+    lab.write("tree/letters/new.log", "new log");
+    lab.write("tree/cache/blob", "another blob");
+    lab.write("tree/notes", "other notes\n");
+    let out = lab.ok(["diff", "latest", "tree", "-e", "*.log", "--exclude-caches"]);
+    assert_eq!(out, "U  letters/\nM  notes\n1 updated, 1 with other metadata\n");
+    let out = lab.ok(["diff", "latest", "tree"]);
+    assert!(out.contains("-  letters/gone.log\n") && out.contains("M  cache/blob\n"), "{out}");
+}
+
+#[test]
 fn restore_brings_back_each_state() {
     let lab = two_snapshots();
     let out = lab.ok(["restore", "latest", "--target", "out", "--verify"]);

@@ -9,7 +9,7 @@ use std::process::Command;
 use treering::diff::Excludes;
 use treering::progress::Progress;
 use treering::relpath::RelPath;
-use treering::repository::{BackupOptions, Other, Repository, Selector};
+use treering::repository::{BackupOptions, CompareOptions, Repository, Selector};
 use treering::spoken::TimeRange;
 
 use crate::lab::{Lab, run};
@@ -260,14 +260,17 @@ fn snapshots_are_found_and_compared() {
     assert_eq!(repository.find(&before).unwrap().id, second.id);
     assert!(repository.find(&Selector::Latest(2)).is_err());
     assert!(repository.find(&Selector::Latest(usize::MAX)).is_err());
-    let changes = repository.compare(&first, Other::Snapshot(&second), &Progress::new()).unwrap();
+    let changes = repository.compare(&first, &second).unwrap();
     let seen: Vec<_> = changes
         .iter()
         .map(|change| format!("{:?} {}", std::mem::discriminant(change), change.path()))
         .collect();
     let paths: Vec<_> = changes.iter().map(|change| change.path().to_string()).collect();
     assert_eq!(paths, ["", "grows", "moves", "moves/to", "new"], "{seen:?}");
-    let now = repository.compare(&second, Other::Directory(&lab.source()), &Progress::new()).unwrap();
+    let now = repository
+        .compare_directory(&second, &lab.source(), &CompareOptions::default(), &Progress::new())
+        .unwrap()
+        .changes;
     assert!(now.is_empty(), "{now:?}");
 }
 
@@ -329,8 +332,7 @@ fn what_lies_deeper_than_any_path_reaches_is_saved_and_comes_back() {
     let options = BackupOptions { sources: vec![restored], ..lab.options() };
     let again = lab.open().backup(&options, &Progress::new()).unwrap();
     assert!(again.problems.is_empty(), "{:?}", again.problems);
-    let changes =
-        lab.open().compare(&first, Other::Snapshot(&again.snapshot.unwrap()), &Progress::new()).unwrap();
+    let changes = lab.open().compare(&first, &again.snapshot.unwrap()).unwrap();
     assert!(changes.is_empty(), "{changes:?}");
 }
 

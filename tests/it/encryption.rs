@@ -11,8 +11,7 @@ use treering::digest::Digest;
 use treering::progress::Progress;
 use treering::remote::Remotes;
 use treering::repository::{
-    BackupOptions, BackupReport, CheckOptions, FORMAT_VERSION, Other, Repository, RepositoryError,
-    RestoreOptions,
+    BackupOptions, BackupReport, CheckOptions, FORMAT_VERSION, Repository, RepositoryError, RestoreOptions,
 };
 use treering::{cbor, gitkv::Git};
 
@@ -72,7 +71,7 @@ fn with_the_key_everything_is_as_in_a_plain_repository() {
     let mut text = Vec::new();
     lab.repository.cat(&first, b"small", &mut text).unwrap();
     assert_eq!(text, "a small text\n".repeat(1000).as_bytes());
-    let changes = lab.repository.compare(&first, Other::Snapshot(&second), &Progress::new()).unwrap();
+    let changes = lab.repository.compare(&first, &second).unwrap();
     assert_eq!(changes.len(), 2);
     lab.check();
     lab.git(&["fsck", "--strict"]);

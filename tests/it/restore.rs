@@ -7,7 +7,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use treering::progress::Progress;
 use treering::repository::{
-    BackupOptions, CheckOptions, InitOptions, Other, Repository, RepositoryError, RestoreOptions, Selector,
+    BackupOptions, CheckOptions, CompareOptions, InitOptions, Repository, RepositoryError, RestoreOptions,
+    Selector,
 };
 
 use crate::lab::Lab;
@@ -347,8 +348,11 @@ fn several_roots_are_restored_compared_and_verified() {
 
     fs::write(source.join("two/b"), "another").unwrap();
     let compare = |directory: &Path| {
-        let changes = lab.repository.compare(&snapshot, Other::Directory(directory), &Progress::new());
-        changes.map(|changes| changes.iter().map(|change| change.path().to_string()).collect::<Vec<_>>())
+        let options = CompareOptions::default();
+        let compared = lab.repository.compare_directory(&snapshot, directory, &options, &Progress::new());
+        compared.map(|compared| {
+            compared.changes.iter().map(|change| change.path().to_string()).collect::<Vec<_>>()
+        })
     };
     assert_eq!(compare(&source.join("two")).unwrap(), ["b"]);
     let error = compare(&source).unwrap_err().to_string();
@@ -362,4 +366,41 @@ fn a_path_beside_the_root_is_not_taken_for_one_below_it() {
     let snapshot = lab.backup().snapshot.unwrap();
     let beside = lab.path("file");
     assert!(lab.repository.entries(&snapshot, Some(beside.as_os_str().as_encoded_bytes())).is_err());
+}
+
+#[test]
+fn a_directory_that_has_not_changed_is_compared_without_reading_it() {
+    let mut lab = Lab::new();
+    lab.write("a/large", noise(1 << 20, 3));
+    lab.write("b", "b");
+    lab.write("c", "c");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let compare = |options: &CompareOptions| {
+        lab.open().compare_directory(&snapshot, &lab.source(), options, &Progress::new()).unwrap()
+    };
+    let compared = compare(&CompareOptions::default());
+    assert_eq!((compared.files_read, compared.changes), (0, vec![]));
+    // Of equal length and time, so that only the time of the inode tells.
+    let time = fs::metadata(lab.source().join("b")).unwrap().modified().unwrap();
+    lab.write("b", "B");
+    fs::File::open(lab.source().join("b")).unwrap().set_modified(time).unwrap();
+    let compared = compare(&CompareOptions::default());
+    let paths: Vec<_> = compared.changes.iter().map(|change| change.path().to_string()).collect();
+    assert_eq!((compared.files_read, paths), (1, vec!["b".to_owned()]));
+    let forced = compare(&CompareOptions { force: true, ..CompareOptions::default() });
+    assert_eq!((forced.files_read, forced.changes), (3, compared.changes));
+}
+
+#[test]
+fn what_failed_is_not_among_the_changes() {
+    let mut lab = Lab::new();
+    lab.write("name", "a file");
+    lab.write("other", "other");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.path("restored");
+    fs::create_dir_all(target.join("name")).unwrap();
+    fs::write(target.join("name/precious"), "precious").unwrap();
+    let report = lab.restore_with(&snapshot, &RestoreOptions::new(&target));
+    let done: Vec<_> = report.changes.iter().map(|change| change.path().to_string()).collect();
+    assert_eq!((done, report.applied.failures.len()), (vec!["other".to_owned()], 1));
 }
