@@ -187,7 +187,7 @@ impl Remotes {
     fn bring_lost(&self, progress: &Progress) -> Result<BTreeSet<String>, RemoteError> {
         let lost = Mutex::new(BTreeSet::new());
         let Some(head) = self.git.head()? else { return Ok(BTreeSet::new()) };
-        for (remote, _) in self.stores.list()? {
+        for remote in self.stores.names()? {
             let Some((_, seen)) = self.stores.seen(&remote)? else { continue };
             let listed: Copies = seen.layers.into_iter().collect();
             let here = self.git.refresh()?;

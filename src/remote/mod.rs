@@ -149,7 +149,7 @@ fn is_git_gone(url: &str) -> bool {
 pub fn cold_reader(path: &Path, options: &ColdOptions) -> Result<Option<Arc<Cold>>, RemoteError> {
     let private = path.join(PRIVATE);
     let stores = Stores::new(&private, &options.store);
-    if stores.list()?.is_empty() {
+    if stores.names()?.is_empty() {
         return Ok(None);
     }
     Ok(Some(reader(&private, Arc::new(stores), options.cache_bytes)))
@@ -168,7 +168,7 @@ impl Remotes {
     /// As [`open`](Self::open), with cold remotes that are used as `options` say.
     pub fn open_with(path: &Path, newest_format: u32, options: &ColdOptions) -> Result<Self, RemoteError> {
         let remotes = Self::new(Git::open(path)?, newest_format, options);
-        if !remotes.stores.list()?.is_empty() {
+        if !remotes.stores.names()?.is_empty() {
             let private = remotes.git.path().join(PRIVATE);
             remotes.git.read_cold(reader(&private, Arc::clone(&remotes.stores), options.cache_bytes))?;
         }

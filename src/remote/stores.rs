@@ -26,6 +26,9 @@ use super::uploads::Uploads;
 /// Mode of what may hold a secret.
 const PRIVATE: u32 = 0o600;
 
+/// The file of a cold remote that holds its URL.
+const URL: &str = "url";
+
 /// Where in the repository's private directory cold remotes have theirs.
 const REMOTES: &str = "remotes";
 
@@ -94,6 +97,15 @@ impl Stores {
 
     /// The names and URLs of all of them, in the order of their names.
     pub fn list(&self) -> Result<Vec<(String, StoreUrl)>, RemoteError> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            found.extend(self.url(&name)?.map(|url| (name, url)));
+        }
+        Ok(found)
+    }
+
+    /// The names of all of them, in order. Whoever may not read their URLs can still read what is here.
+    pub fn names(&self) -> Result<Vec<String>, RemoteError> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(RemoteError::io("list", &self.dir))?,
@@ -101,16 +113,16 @@ impl Stores {
         let mut found = Vec::new();
         for entry in entries {
             let name = entry.map_err(RemoteError::io("list", &self.dir))?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            found.extend(self.url(name)?.map(|url| (name.to_owned(), url)));
+            let is_remote = self.dir.join(&name).join(URL).symlink_metadata().is_ok();
+            found.extend(name.into_string().ok().filter(|_| is_remote));
         }
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found.sort_unstable();
         Ok(found)
     }
 
     /// Where the cold remote of that name is, if there is one.
     pub fn url(&self, name: &str) -> Result<Option<StoreUrl>, RemoteError> {
-        let path = self.dir.join(name).join("url");
+        let path = self.dir.join(name).join(URL);
         let text = match fs::read_to_string(&path) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
@@ -131,7 +143,7 @@ impl Stores {
             let mut file = atomic::temporary(&dir, PRIVATE)?;
             file.as_file().set_permissions(Permissions::from_mode(PRIVATE))?;
             writeln!(file, "{url}")?;
-            atomic::place(file, &dir.join("url"))?;
+            atomic::place(file, &dir.join(URL))?;
             atomic::sync_dir(&dir)
         };
         write().map_err(RemoteError::io("write to", &dir))
@@ -224,7 +236,7 @@ impl Stores {
     /// For each layer that was seen in a cold remote, what it is and the names of those remotes.
     pub fn holders(&self) -> Result<BTreeMap<String, Holders>, RemoteError> {
         let mut holders: BTreeMap<String, Holders> = BTreeMap::new();
-        for (name, _) in self.list()? {
+        for name in self.names()? {
             let heads = [self.noted(&name, SEEN)?, self.noted(&name, COMING)?].into_iter().flatten();
             for (layer, held) in heads.map(|(_, head)| head).flat_map(|head| head.layers).collect::<Copies>()
             {
