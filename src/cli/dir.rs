@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use serde_json::json;
 use treering::diff::{
-    ApplyOptions, Change, DiffData, DiffIndex, DirIndex, Entry, ScanError, ScanOptions, apply_diff_with,
+    ApplyOptions, Change, DiffData, DiffIndex, DirIndex, Entry, Owners, ScanError, ScanOptions,
+    apply_diff_with,
 };
 use treering::repository::Totals;
 
@@ -77,7 +78,10 @@ fn diff(session: &Session, arguments: &DirDiffArguments) -> Result<Exit, CliErro
 
 fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliError> {
     let directory = &arguments.directory;
-    let diff = DiffIndex::from_file(&arguments.diff).map_err(CliError::of(&arguments.diff))?;
+    let mut diff = DiffIndex::from_file(&arguments.diff).map_err(CliError::of(&arguments.diff))?;
+    if arguments.numeric_ids {
+        diff.owners = Owners::default();
+    }
     let data = DiffData::open(&arguments.archive).map_err(CliError::of(&arguments.archive))?;
     let report = session.watch(|progress| {
         let report = apply_diff_with(directory, &diff, &data, ApplyOptions::default(), progress);
@@ -86,10 +90,8 @@ fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliEr
         Ok::<_, CliError>(report)
     })?;
     print(|out| {
-        session.list_changes(out, diff.changes.iter().map(Change::as_ref), false)?;
-        for failure in &report.failures {
-            session.tell(out, "apply", &directory.join(failure.path.as_path()), failure)?;
-        }
+        session.list_changes(out, report.done(&diff.changes).map(Change::as_ref), false)?;
+        session.tell_failures(out, "apply", directory, &report.failures)?;
         if session.json {
             let summary = json!({
                 "files_written": report.files,

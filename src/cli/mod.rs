@@ -43,7 +43,7 @@ use std::process::ExitCode;
 
 use jiff::{Timestamp, Zoned};
 use treering::causes::chain;
-use treering::diff::ChangeRef;
+use treering::diff::{ChangeRef, Failure};
 use treering::gitkv::Person;
 use treering::progress::Progress;
 use treering::repository::{Hold, Repository};
@@ -238,6 +238,27 @@ impl Session {
         Ok(())
     }
 
+    /// Tells of what could not be done below `target`. That the file system is full is told once.
+    fn tell_failures(
+        &self,
+        out: &mut dyn Write,
+        during: &'static str,
+        target: &Path,
+        failures: &[Failure],
+    ) -> io::Result<()> {
+        let (full, others): (Vec<_>, Vec<_>) = failures.iter().partition(|failure| failure.is_full());
+        for failure in others.into_iter().chain(full.first().copied()) {
+            self.tell(out, during, &target.join(failure.path.as_path()), failure)?;
+        }
+        match full.len().saturating_sub(1) as u64 {
+            0 => Ok(()),
+            more => {
+                let error = StillFull(report::plural(more, "more name"));
+                self.tell(out, during, target, &error)
+            }
+        }
+    }
+
     /// Prints the one thing that there is to say: `value` as JSON, or `text` unless it is to be quiet.
     fn say(
         &self,
@@ -266,6 +287,11 @@ impl Session {
         }
     }
 }
+
+/// Names that were not brought to their new state, like one before them.
+#[derive(Debug, thiserror::Error)]
+#[error("for the same reason, {0} could not be restored")]
+struct StillFull(String);
 
 fn user_name() -> String {
     let name = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());

@@ -52,10 +52,7 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
     let done = Done { snapshot: &snapshot, options: &options, report: &report, took: start.elapsed() };
     print(|out| {
         session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
-        for failure in &report.applied.failures {
-            let path = report.target.join(failure.path.as_path());
-            session.tell(out, "restore", &path, failure)?;
-        }
+        session.tell_failures(out, "restore", &report.target, &report.applied.failures)?;
         for (path, mismatch) in &report.mismatches {
             let path = report.target.join(path.as_path());
             session.tell(out, "verify", &path, &Differs(&path, *mismatch))?;

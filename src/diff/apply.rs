@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FileType;
@@ -73,6 +73,22 @@ pub struct ApplyReport {
     pub sockets: u64,
     /// What could not be done.
     pub failures: Vec<Failure>,
+    /// Names that were not removed, since something failed that needs them or would have replaced them.
+    pub kept: Vec<RelPath>,
+}
+
+impl ApplyReport {
+    /// Those of `changes` that were done. Sockets are not, and what only lacks some of its metadata is.
+    pub fn done<'a>(&self, changes: &'a [Change]) -> impl Iterator<Item = &'a Change> {
+        let failed =
+            self.failures.iter().filter(|failure| !matches!(failure.source, ApplyError::Metadata(_)));
+        let undone: HashSet<RelPath> =
+            failed.map(|failure| &failure.path).chain(&self.kept).cloned().collect();
+        changes.iter().filter(move |change| {
+            let is_socket = change.entry().is_some_and(|entry| matches!(entry.kind, Kind::Socket));
+            !is_socket && !undone.contains(change.path())
+        })
+    }
 }
 
 /// Something that could not be brought to its new state.
@@ -86,12 +102,30 @@ pub struct Failure {
     pub source: ApplyError,
 }
 
+impl Failure {
+    /// Whether it failed for want of space.
+    pub fn is_full(&self) -> bool {
+        match &self.source {
+            ApplyError::Full => true,
+            ApplyError::Metadata(error) => is_full(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Why something could not be brought to its new state.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// There is no room for it, in bytes or in names.
+    #[error("the file system is full: make room, and restore again")]
+    Full,
     /// The source does not give a segment.
     #[error("segment {digest} cannot be read")]
     Source {
@@ -152,6 +186,7 @@ pub fn apply_diff_with(
         target: &target,
         report: Mutex::default(),
         deferred: Mutex::default(),
+        is_full: AtomicBool::new(false),
     };
     apply.run(options);
     Ok(apply.report.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -166,6 +201,8 @@ struct Apply<'a, S> {
     report: Mutex<ApplyReport>,
     /// Finished things that take their place only when nobody needs the old ones any more.
     deferred: Mutex<Vec<(&'a Entry, Temp<'a>)>>,
+    /// Whether there was no room for something.
+    is_full: AtomicBool,
 }
 
 /// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
@@ -315,9 +352,21 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
 
     fn write_small(&self, entry: &'a Entry, content: &Content) -> Result<(), ApplyError> {
         self.progress.check()?;
+        self.expect_room(entry, content)?;
         let (file, temp) = self.target.temporary_file(entry)?;
         self.write_segments(&file, &entry.path, content, 0..content.segments.len(), 0)?;
         self.finish(entry, content, &file, temp)
+    }
+
+    /// Fails where the file system is full and has no room for `content`, before that is read for nothing.
+    fn expect_room(&self, entry: &Entry, content: &Content) -> Result<(), ApplyError> {
+        if !self.is_full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.target.room_beside(&entry.path) {
+            Ok(room) if room <= content.data_len() => Err(ApplyError::Full),
+            _ => Ok(()),
+        }
     }
 
     fn write_piece(
@@ -330,6 +379,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         let opened = {
             let mut opened = lock(&file.opened);
             if opened.is_none() {
+                self.expect_room(file.entry, file.content)?;
                 let (file, temp) = self.target.temporary_file(file.entry)?;
                 *opened = Some(Ok((Arc::new(file), temp)));
             }
@@ -501,6 +551,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         }));
         gone.sort_unstable();
         let mut kept: Option<&RelPath> = None;
+        let mut all_kept = Vec::new();
         for (path, directory) in gone.into_iter().rev() {
             if self.progress.check().is_err() {
                 return;
@@ -515,12 +566,14 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                 || (!failed.is_empty() && is_replaced())
             {
                 kept = Some(path);
+                all_kept.push(path.clone());
                 continue;
             }
             let removed = self.target.remove(path, directory).map_err(ApplyError::from);
             lock(&self.report).deleted += u64::from(removed.is_ok());
             self.note(path, removed);
         }
+        lock(&self.report).kept = all_kept;
     }
 
     /// Removes what was moved out of the way of directories, unless something failed that might be made of it.
@@ -568,12 +621,22 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
     fn note(&self, path: &RelPath, result: Result<(), ApplyError>) {
         if let Err(source) = result {
             self.progress.errors.add(1);
+            let is_full_already = self.is_full.load(Ordering::Relaxed);
             let source = match source {
                 ApplyError::Io(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                     ApplyError::InTheWay
                 }
+                ApplyError::Io(error) if is_full(&error) => ApplyError::Full,
+                // There was no room for the directory or the file that this needs.
+                ApplyError::Io(error) if is_full_already && error.kind() == io::ErrorKind::NotFound => {
+                    ApplyError::Full
+                }
+                ApplyError::Missing(_) if is_full_already => ApplyError::Full,
                 other => other,
             };
+            if matches!(source, ApplyError::Full) {
+                self.is_full.store(true, Ordering::Relaxed);
+            }
             lock(&self.report).failures.push(Failure { path: path.clone(), source });
         }
     }

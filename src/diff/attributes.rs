@@ -5,7 +5,8 @@
 //! reached by its descriptor, and nothing of it is set that is so already; everything else is reached by its
 //! name, following no link.
 //!
-//! Linux only: it needs `O_PATH` descriptors and `/proc`.
+//! Linux only: it needs `O_PATH` descriptors. `/proc` is needed for what cannot be opened: attributes of links,
+//! pipes and devices, and modes of files that their owner may not read. Without it, these alone fail.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -13,9 +14,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use xattr::FileExt;
 
 use crate::diff::entry::{Entry, FileTime, Kind, Metadata};
@@ -98,16 +99,24 @@ impl Attributes {
         let meta = &entry.meta;
         let opened = rustix::fs::openat(directory, name, PATH_FLAGS, Mode::empty())?;
         let stat = rustix::fs::fstat(&opened)?;
+        if let Some(file) = open_for_reading(directory, name, &opened, &stat) {
+            return self.set_of_file(&file, entry);
+        }
         let is_link = matches!(entry.kind, Kind::Symlink(_));
         let owned = self.set_owner(meta, &stat, |user, group| {
             rustix::fs::chownat(&opened, "", user, group, AtFlags::EMPTY_PATH)
         });
+        let mode_now = || Ok::<_, io::Error>(rustix::fs::fstat(&opened)?.st_mode as u32 & 0o7777);
         let path = proc_path(directory).join(OsStr::from_bytes(name));
         let attributed = self.set_xattrs(&Handle::Path(path), meta, || match is_link {
             true => Ok(()),
-            false => chmod(&opened, rustix::fs::fstat(&opened)?.st_mode as u32 | 0o600),
+            false => chmod(&opened, mode_now()? | 0o600),
         });
-        let permitted = if is_link { Ok(()) } else { chmod(&opened, self.mode(entry, owned.is_ok())) };
+        let mode = self.mode(entry, owned.is_ok());
+        let permitted = match is_link || mode_now()? == mode {
+            true => Ok(()),
+            false => chmod(&opened, mode),
+        };
         let timed = set_times(directory, name, meta.mtime);
         owned.and(attributed).and(permitted).and(timed)
     }
@@ -152,7 +161,9 @@ impl Attributes {
         let unwanted: Vec<_> = match handle.list() {
             Ok(names) => names.filter(|name| may(name) && !wanted.contains_key(&**name)).collect(),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Vec::new(),
-            Err(error) => return Err(error),
+            // What we made and cannot reach has none.
+            Err(error) if is_without_proc(&error) && wanted.is_empty() => Vec::new(),
+            Err(error) => return Err(named_without_proc(error)),
         };
         let is_set = |name: &OsStr, value: &[u8]| {
             handle.get(name).is_ok_and(|found| found.is_some_and(|found| found == value))
@@ -256,9 +267,52 @@ fn is_privileged(name: &[u8]) -> bool {
     [&b"security."[..], b"trusted."].iter().any(|space| name.starts_with(space))
 }
 
-/// Sets permission bits, by way of `/proc`, since `fchmod` does not take an `O_PATH` descriptor.
+/// Opens the directory or regular file `name`, which is `opened`, if this process may read it.
+fn open_for_reading(
+    directory: &OwnedFd,
+    name: &[u8],
+    opened: &OwnedFd,
+    stat: &rustix::fs::Stat,
+) -> Option<File> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => open_directory(opened).map(File::from),
+        FileType::RegularFile => {
+            let flags =
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?);
+            let now = rustix::fs::fstat(&file).ok()?;
+            ((now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino)).then_some(file)
+        }
+        _ => None,
+    }
+}
+
+fn open_directory(opened: &OwnedFd) -> Option<OwnedFd> {
+    rustix::fs::openat(opened, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// Sets permission bits. `fchmod` does not take an `O_PATH` descriptor: what is no directory that can be opened is
+/// reached by way of `/proc`.
 pub(super) fn chmod(opened: &OwnedFd, mode: u32) -> io::Result<()> {
-    Ok(rustix::fs::chmod(proc_path(opened), Mode::from_raw_mode(mode & 0o7777))?)
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    match open_directory(opened) {
+        Some(directory) => Ok(rustix::fs::fchmod(directory, mode)?),
+        None => Ok(rustix::fs::chmod(proc_path(opened), mode)
+            .map_err(io::Error::from)
+            .map_err(named_without_proc)?),
+    }
+}
+
+/// Whether something was not reached because there is no `/proc`.
+fn is_without_proc(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self/fd").is_dir()
+}
+
+fn named_without_proc(error: io::Error) -> io::Error {
+    match is_without_proc(&error) {
+        true => io::Error::new(error.kind(), "this needs /proc, which is not mounted"),
+        false => error,
+    }
 }
 
 fn proc_path(opened: &OwnedFd) -> PathBuf {

@@ -129,6 +129,15 @@ impl Target {
         self.beneath.look(path)
     }
 
+    /// How many bytes of content have room beside `path`: none where there is no room for another name.
+    pub(super) fn room_beside(&self, path: &RelPath) -> io::Result<u64> {
+        let directory = self.directory(&path.parent().unwrap_or_default())?;
+        let room = rustix::fs::fstatvfs(&directory)?;
+        // Some file systems do not count names.
+        let has_names = room.f_files == 0 || room.f_favail > 0;
+        Ok(if has_names { room.f_bavail.saturating_mul(room.f_frsize) } else { 0 })
+    }
+
     pub(super) fn open_file(&self, path: &RelPath) -> io::Result<File> {
         self.beneath.open_file(path)
     }
@@ -197,12 +206,14 @@ impl Target {
     /// Makes the thing that `entry` is, which is no file and no directory, under a temporary name beside its
     /// path.
     pub(super) fn temporary_special(&self, entry: &Entry) -> io::Result<Temp<'_>> {
+        let path = &entry.path;
+        let (_, parent) = self.touch_parent(path)?;
+        let mode = self.attributes.first_mode(&entry.meta, parent.mode);
         let node = |file_type, device| {
             move |directory: &OwnedFd, name: &str| {
-                rustix::fs::mknodat(directory, name, file_type, Mode::RUSR | Mode::WUSR, device)
+                rustix::fs::mknodat(directory, name, file_type, mode, device)
             }
         };
-        let path = &entry.path;
         let made = match &entry.kind {
             Kind::Symlink(to) => self.temporary(path, |directory, name| {
                 rustix::fs::symlinkat(OsStr::from_bytes(to), directory, name)

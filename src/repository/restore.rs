@@ -93,7 +93,8 @@ pub struct RestoreReport {
     pub target: PathBuf,
     /// Each source that was restored, or the path that was asked for, and where it is now.
     pub sources: Vec<(PathBuf, PathBuf)>,
-    /// What differed, in path order: what was done, or would be.
+    /// What differed and was brought to its state in the snapshot, or would be, in path order. What failed is not
+    /// among it.
     pub changes: Vec<Change>,
     /// What was done.
     pub applied: ApplyReport,
@@ -303,7 +304,7 @@ impl RestorePlan<'_> {
             report.mismatches =
                 wrong.iter().map(|change| (change.path().clone(), Mismatch::of(change))).collect();
         }
-        report.changes = diff.changes;
+        report.changes = report.applied.done(&diff.changes).cloned().collect();
         Ok(report)
     }
 }

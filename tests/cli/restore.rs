@@ -232,3 +232,116 @@ fn the_report_says_where_each_source_went() {
     let summary: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(summary["sources"][1]["target"], format!("two{root}/tree"));
 }
+
+#[test]
+fn a_full_file_system_is_told_once_and_what_has_room_is_restored() {
+    let lab = Lab::new();
+    for number in 0..40 {
+        lab.write(&format!("tree/large/{number}"), &format!("{number:08}").repeat(12_000));
+    }
+    lab.write("tree/zz/small", "small");
+    lab.write("size/space/.keep", "");
+    let script = "
+        $T backup -q tree
+        mkdir out few
+        mount -t tmpfs -o size=1m none out
+        mount -t tmpfs -o nr_inodes=20 none few
+        for target in out few; do
+            $T restore latest -t $target -v && exit 1 || echo status $?
+            find $target -mindepth 1 | wc -l
+        done
+        cat out/zz/small
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!(outcome.status, Some(0), "{}{}", outcome.out, outcome.err);
+    assert_eq!(outcome.out.matches("status 3\n").count(), 2, "{}", outcome.out);
+    assert!(outcome.out.ends_with("small"), "{}", outcome.out);
+    let told: Vec<_> = outcome.err.lines().collect();
+    assert_eq!(told.len(), 4, "{}", outcome.err);
+    for pair in told.chunks(2) {
+        assert!(pair[0].contains("the file system is full"), "{}", outcome.err);
+        assert!(pair[1].contains("more names could not be restored"), "{}", outcome.err);
+    }
+    // What failed is neither listed nor counted as done.
+    for part in outcome.out.split("status 3\n").take(2) {
+        let created: usize =
+            part.split("changes  ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(part.lines().filter(|line| line.starts_with("+  ")).count(), created, "{part}");
+        assert!(created < 40, "{part}");
+    }
+}
+
+#[test]
+fn nothing_but_what_cannot_be_opened_needs_proc() {
+    let lab = Lab::new();
+    let script = "
+        umask 022
+        chmod 751 tree/letters; chmod 4640 tree/notes; chmod 500 tree
+        mkdir -p tree/letters/sub; chmod 2770 tree/letters/sub; ln -s nowhere tree/letters/link
+        mkfifo -m 644 tree/letters/pipe
+        touch -d 2020-02-02 tree/letters tree/letters/sub tree/notes
+        $T backup -q tree
+        mkfifo -m 666 tree/letters/wide
+        $T backup -q tree
+        mount -t tmpfs none /proc
+        $T restore latest~1 -t out -q
+        $T restore latest~1 -t out -q --delete --verify
+        $T restore latest -t other -q || echo status $?
+        (cd tree && find . ! -name wide -printf '%p %m %l %t\\n' | sort) > before
+        (cd out && find . -printf '%p %m %l %t\\n' | sort) > after
+        # The pipe that came later has changed its directory.
+        diff -I '^./letters 751' before after
+        stat -c %a out/letters
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.out.as_str()), (Some(0), "status 3\n751\n"), "{}", outcome.err);
+    assert!(outcome.err.lines().count() == 1 && outcome.err.contains("letters/wide"), "{}", outcome.err);
+    assert!(outcome.err.contains("needs /proc, which is not mounted"), "{}", outcome.err);
+}
+
+#[test]
+fn owners_are_set_by_name_or_by_number() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    use std::os::unix::fs::{MetadataExt, chown};
+    let lab = Lab::new();
+    chown(lab.path("tree/notes"), Some(54_321), Some(54_322)).unwrap();
+    // As if that number had a name there which somebody else has here.
+    let script = "
+        cp /etc/passwd passwd; cp /etc/group group
+        echo 'ringmaster:x:54321:54321::/:/bin/sh' >> passwd; echo 'rings:x:54322:' >> group
+        sed s/54321/54421/ passwd > passwd.rescue; sed s/54322/54422/ group > group.rescue
+        mount --bind passwd /etc/passwd; mount --bind group /etc/group
+        $T backup -q tree
+        $T dir index tree -o full -q; mkdir empty; $T dir index empty -o none -q
+        $T dir diff none tree -o changes --data data.tar.gz -q
+        mount --bind passwd.rescue /etc/passwd; mount --bind group.rescue /etc/group
+        $T restore latest -t named -q
+        $T restore latest -t numbered -q --numeric-ids --verify
+        mkdir patched patched-by-number
+        $T dir apply patched changes data.tar.gz -q
+        $T dir apply patched-by-number changes data.tar.gz -q --numeric-ids
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    let owner = |name: &str| {
+        let meta = fs::metadata(lab.path(name).join("notes")).unwrap();
+        (meta.uid(), meta.gid())
+    };
+    assert_eq!(["named", "patched"].map(owner), [(54_421, 54_422); 2]);
+    assert_eq!(["numbered", "patched-by-number"].map(owner), [(54_321, 54_322); 2]);
+}
+
+#[test]
+fn what_failed_is_not_counted_as_done() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    lab.write("out/notes/precious", "precious");
+    let outcome = lab.run(["restore", "latest", "-t", "out", "-v"]);
+    assert_eq!(outcome.status, Some(3));
+    assert!(outcome.err.contains("out/notes") || outcome.err.contains("notes"), "{}", outcome.err);
+    assert!(outcome.out.contains("changes  3 created;"), "{}", outcome.out);
+    assert!(!outcome.out.contains("notes\n"), "{}", outcome.out);
+    assert!(outcome.out.contains("errors   1;"), "{}", outcome.out);
+}
