@@ -18,8 +18,9 @@ use treering::repository::{CheckOptions, FORMAT_VERSION, InitOptions, Repository
 use treering::store::{Options, Retry};
 
 use crate::lab::{Lab, run};
+use crate::store::Place;
 use crate::store::s3_server::S3Server;
-use crate::store::servers::{RcloneRemote, WebDavServer};
+use crate::store::servers::{RcloneRemote, RcloneSftp, WebDavServer};
 use crate::tree::{assert_same, noise};
 
 pub fn who() -> Person {
@@ -699,10 +700,22 @@ fn what_is_to_stop_stops_and_leaves_everything_readable() {
 
 #[test]
 fn rclone_reaches_a_cold_remote() {
-    let Some(rclone) = RcloneRemote::program() else { return };
+    let Some(place) = RcloneRemote::place() else { return };
+    expect_cold_remote(&place);
+}
+
+/// It answers that it made links, and makes none.
+#[test]
+fn a_server_that_pretends_links_loses_nothing() {
+    let Some(place) = RcloneSftp::place() else { return };
+    expect_cold_remote(&place);
+}
+
+/// A place that cannot make objects in one step is a cold remote all the same.
+fn expect_cold_remote(place: &Place) {
     let lab = filled();
-    let url = format!("rclone::local:{}", lab.path("store").display());
-    let options = ColdOptions { store: Options { rclone, ..quick().store }, ..quick() };
+    let url = place.url.to_string();
+    let options = ColdOptions { store: place.options.clone(), ..quick() };
     let here = Remotes::open_with(&lab.path("repo"), FORMAT_VERSION, &options).unwrap();
     here.add("cold", &url).unwrap();
     here.push("cold", &who()).unwrap();
@@ -712,8 +725,8 @@ fn rclone_reaches_a_cold_remote() {
     repository.read_cold(cold_reader(&clone, &options).unwrap().unwrap()).unwrap();
     restore(&repository, &lab.path("restored"));
     assert_same(&lab.source(), &lab.path("restored"));
-    let heads = fs::read_dir(lab.path("store/heads")).unwrap();
+    let heads = fs::read_dir(place.server.files().join("heads")).unwrap();
     let names: Vec<OsString> = heads.map(|head| head.unwrap().file_name()).collect();
     assert!(matches!(&names[..], [name] if name.len() > 11), "{names:?}");
-    assert_eq!(fs::read_dir(lab.path("store/locks")).map_or(0, Iterator::count), 0);
+    assert_eq!(fs::read_dir(place.server.files().join("locks")).map_or(0, Iterator::count), 0);
 }

@@ -16,9 +16,9 @@ use servers::{RcloneRemote, RcloneSftp, Server, SshServer, WebDavServer};
 
 /// A place where a store can be made, the server that serves it, and how to reach it.
 pub struct Place {
-    url: StoreUrl,
-    options: Options,
-    server: Box<dyn Server>,
+    pub url: StoreUrl,
+    pub options: Options,
+    pub server: Box<dyn Server>,
 }
 
 impl Place {
