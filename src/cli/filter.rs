@@ -13,7 +13,7 @@ use treering::schedule::Profile;
 use treering::timeline::TimeKey;
 
 use crate::cli::error::CliError;
-use crate::cli::report::{complain, local_time};
+use crate::cli::report::{complain, local_time, unescape};
 use crate::cli::{Session, host_name};
 
 /// Which snapshots are looked at. Every command that names snapshots or lists them takes these flags.
@@ -92,6 +92,16 @@ impl Session {
         self.hold(&repository)?;
         let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
         let snapshot = self.select(&repository, &selector, arguments)?;
+        // As a listing prints it, unless there is something of that very name.
+        let printed = path.as_deref().and_then(|path| Some((path, unescape(path)?)));
+        if let Some((as_is, meant)) = printed
+            && matches!(
+                repository.entries(&snapshot, Some(as_is)),
+                Err(treering::repository::RepositoryError::NoPath { .. })
+            )
+        {
+            return Ok((repository, snapshot, Some(meant)));
+        }
         Ok((repository, snapshot, path))
     }
 

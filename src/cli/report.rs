@@ -39,6 +39,37 @@ pub fn name(bytes: &[u8]) -> String {
     name
 }
 
+/// The name that [`name`] printed so; `None` where it prints no name so, or the name itself.
+pub fn unescape(printed: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(printed).ok()?;
+    let mut bytes = Vec::with_capacity(printed.len());
+    let mut rest = text;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let mut after = escaped.chars();
+        match after.next()? {
+            '\\' => bytes.push(b'\\'),
+            't' => bytes.push(b'\t'),
+            'r' => bytes.push(b'\r'),
+            'n' => bytes.push(b'\n'),
+            'x' => {
+                bytes.push(u8::from_str_radix(after.as_str().get(..2)?, 16).ok()?);
+                after = after.as_str()[2..].chars();
+            }
+            'u' => {
+                let (digits, behind) = after.as_str().strip_prefix('{')?.split_once('}')?;
+                let character = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
+                bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                after = behind.chars();
+            }
+            _ => return None,
+        }
+        rest = after.as_str();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    (bytes != printed).then_some(bytes)
+}
+
 /// Text that may quote names, as it can be printed.
 pub fn text(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -243,6 +274,13 @@ mod tests {
         assert_eq!(name("häuser/日本".as_bytes()), "häuser/日本");
         assert_eq!(name(b"a\x1b[31m\n\xff\\"), "a\\u{1b}[31m\\n\\xff\\\\");
         assert_eq!(name("ab\u{202e}dc".as_bytes()), "ab\\u{202e}dc");
+        for bytes in [&b"a\x1b[31m\n\t\r\xff\\"[..], "ab\u{202e}dc".as_bytes(), b"\\", b"\\\\u{41}", b"\xc3"]
+        {
+            assert_eq!(unescape(name(bytes).as_bytes()).unwrap(), bytes);
+        }
+        for none in ["plain", "a\\", "a\\q", "\\x1", "\\u{", "\\u{110000}", "\\xä"] {
+            assert_eq!(unescape(none.as_bytes()), None, "{none}");
+        }
         assert_eq!(text("cannot read \"a\\b\"\n"), "cannot read \"a\\b\"\\n");
     }
 

@@ -56,7 +56,8 @@ impl Excludes {
             loaded.patterns.push(self.resolve(pattern, Path::new("."), None)?);
         }
         for path in &self.files {
-            let unusable = |error| ExcludeError { from: Some(path.clone()), source: Fault::File(error) };
+            let unusable =
+                |error| ExcludeError { from: Some(path.clone()), source: Fault::File(error).into() };
             let text = std::fs::read_to_string(path).map_err(unusable)?;
             let directory = path.parent().unwrap_or(Path::new(""));
             for line in text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
@@ -86,7 +87,7 @@ impl Excludes {
 
     /// A pattern in which the beginning of a path stands for itself; `directory` is what `.` means.
     fn resolve(&self, pattern: &str, directory: &Path, from: Option<&Path>) -> Result<String, ExcludeError> {
-        let refused = |source| ExcludeError { from: from.map(Path::to_owned), source };
+        let refused = |source: Fault| ExcludeError { from: from.map(Path::to_owned), source: source.into() };
         let about = || pattern.to_owned();
         let (sign, body) = split_sign(pattern);
         if body.trim_matches([' ', '/']).is_empty() {
@@ -116,7 +117,7 @@ impl Excludes {
 }
 
 /// The `!` that takes back, and what it is before.
-fn split_sign(pattern: &str) -> (&str, &str) {
+pub fn split_sign(pattern: &str) -> (&str, &str) {
     pattern.split_at(usize::from(pattern.starts_with('!')))
 }
 
@@ -141,7 +142,7 @@ fn has_open_class(pattern: &str) -> bool {
 }
 
 /// A pattern that matches `path` and nothing else.
-fn escape(path: &str) -> String {
+pub fn escape(path: &str) -> String {
     let special = |character| matches!(character, '*' | '?' | '[' | ']' | '{' | '}' | '\\' | '!' | '#' | ' ');
     path.chars()
         .flat_map(|character| special(character).then_some('\\').into_iter().chain([character]))
@@ -164,7 +165,7 @@ fn join_pattern(base: &str, rest: &str) -> String {
 
 /// What of the path `pattern` is below `root`, as a pattern that is anchored there; `None` where it leads elsewhere. All
 /// of `root` is meant where nothing is left.
-fn below(root: &Path, pattern: &str) -> Option<String> {
+pub fn below(root: &Path, pattern: &str) -> Option<String> {
     let mut parts = pattern.split('/');
     let names = root.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
@@ -216,7 +217,7 @@ fn add(builder: &mut GitignoreBuilder, pattern: &str) -> Result<(), ignore::Erro
 #[error("cannot use the exclude patterns{}", .from.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default())]
 pub struct ExcludeError {
     from: Option<PathBuf>,
-    source: Fault,
+    source: Box<Fault>,
 }
 
 /// What is wrong with a pattern.
@@ -286,7 +287,7 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, ExcludeError> {
-        let unusable = |source: ignore::Error| ExcludeError { from: None, source: source.into() };
+        let unusable = |source: ignore::Error| ExcludeError { from: None, source: Box::new(source.into()) };
         let loaded = excludes.load()?;
         // Without a slash at its end.
         let root: &Path = &root.components().collect::<PathBuf>();
@@ -330,8 +331,8 @@ impl Rules {
         let mut rules = self.clone();
         let Some(name) = &self.ignore_file else { return (rules, None) };
         let path = directory.join(&**name);
-        let fault = |source| Some(ExcludeError { from: Some(path.clone()), source });
-        let read = open_regular(opened, &**name).map(|file| io::read_to_string(file?));
+        let fault = |source: Fault| Some(ExcludeError { from: Some(path.clone()), source: source.into() });
+        let read = open_regular(opened, name).map(|file| io::read_to_string(file?));
         let text = match read {
             None => return (rules, None),
             Some(Err(error)) => return (rules, fault(Fault::File(error))),

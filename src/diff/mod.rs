@@ -46,7 +46,7 @@ mod compute;
 mod contents;
 mod data;
 mod entry;
-mod exclude;
+pub(crate) mod exclude;
 mod index;
 mod order;
 pub mod page;

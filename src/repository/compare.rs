@@ -195,25 +195,36 @@ impl Repository {
         Ok(Comparison { changes: owned(&compare(&old, &new)), problems, files_read })
     }
 
-    /// The entries that `directory` stands for, with paths below it.
+    /// The entries that `directory` stands for, with paths below it: what the snapshot has of that directory; where it
+    /// lies elsewhere, and only one was backed up, that one.
     fn entries_of(&self, snapshot: &Snapshot, directory: &Path) -> Result<Vec<Entry>, RepositoryError> {
-        if snapshot.record.layout == Layout::Single {
+        let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
+        let absolute: PathBuf = absolute.components().collect();
+        let real = absolute.canonicalize().map_err(RepositoryError::io(directory))?;
+        let mut is_below = false;
+        for path in [&absolute, &real] {
+            let is_in_snapshot =
+                snapshot.record.roots.iter().any(|root| path.starts_with(OsStr::from_bytes(root)));
+            if !is_in_snapshot {
+                continue;
+            }
+            is_below = true;
+            match self.entries_below(snapshot, Some(path.as_os_str().as_bytes())) {
+                Ok((top, mut entries)) => {
+                    for entry in &mut entries {
+                        entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
+                    }
+                    return Ok(entries);
+                }
+                Err(RepositoryError::NoPath { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if snapshot.record.layout == Layout::Single && !is_below {
             return self.entries(snapshot, None);
         }
-        let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
-        let real = absolute.canonicalize().map_err(RepositoryError::io(directory))?;
-        let is_root = |path: &&PathBuf| {
-            snapshot.record.roots.iter().any(|root| Path::new(OsStr::from_bytes(root)) == path.as_path())
-        };
-        let Some(root) = [&absolute, &real].into_iter().find(is_root) else {
-            let path = directory.display().to_string();
-            return Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() });
-        };
-        let (top, mut entries) = self.entries_below(snapshot, Some(root.as_os_str().as_bytes()))?;
-        for entry in &mut entries {
-            entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
-        }
-        Ok(entries)
+        let path = directory.display().to_string();
+        Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() })
     }
 }
 

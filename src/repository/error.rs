@@ -170,7 +170,9 @@ pub enum RepositoryError {
     )]
     NothingChosen(String),
     /// A directory that is none of several that were backed up.
-    #[error("{path} is none of the directories in snapshot {snapshot}: compare one of them")]
+    #[error(
+        "{path} is none of the directories in snapshot {snapshot}: compare one that `treering ls {snapshot}` lists"
+    )]
     NotRoot {
         /// The directory.
         path: String,

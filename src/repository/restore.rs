@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::diff::DiffIndex;
+use crate::diff::exclude;
 use crate::diff::{
     ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with, settable,
 };
@@ -182,7 +183,11 @@ impl Repository {
         let target = &destination.target;
         let exists = target.is_dir();
         let is_source = destination.is_source();
-        let choice = Choice::new(&options.include, &options.exclude, self.place_below(target)?)?;
+        let patterns = |patterns: &[String]| -> Vec<String> {
+            patterns.iter().map(|pattern| destination.pattern(snapshot, &entries, pattern)).collect()
+        };
+        let (include, exclude) = (patterns(&options.include), patterns(&options.exclude));
+        let choice = Choice::new(&include, &exclude, self.place_below(target)?)?;
         let mut extras = options.delete.then(|| {
             let is_unreadable = |path: &RelPath| {
                 destination.origin(path).is_some_and(|path| snapshot.record.is_unreadable(&path))
@@ -395,6 +400,35 @@ impl Destination {
             }
         }
         Ok(())
+    }
+
+    /// A pattern for `entries`, which are relocated, where `pattern` may be the path of one of them on its host, as
+    /// listings have it; or be anchored there.
+    fn pattern(&self, snapshot: &Snapshot, entries: &[Entry], pattern: &str) -> String {
+        let (sign, body) = exclude::split_sign(pattern);
+        let Some(path) = body.strip_prefix('/') else { return pattern.to_owned() };
+        let base = base_of(snapshot);
+        for Move { from, to } in &self.moves {
+            let (host, to) = (join(&base, from), to.as_path().to_str());
+            let Some(to) = to else { continue };
+            let slash = if to.is_empty() { "" } else { "/" };
+            let anchored = |rest: &str| format!("{sign}{slash}{}{rest}", exclude::escape(to));
+            // A name that looks like a pattern is first of all a name.
+            let literal = Path::new(body).strip_prefix(&host).ok().and_then(Path::to_str);
+            if let Some(literal) = literal.filter(|literal| !literal.is_empty()) {
+                let path = RelPath::new(Path::new(to).join(literal).as_os_str().as_bytes());
+                let has = |path: RelPath| entries.binary_search_by(|entry| entry.path.cmp(&path)).is_ok();
+                if path.is_ok_and(has) {
+                    return anchored(&format!("/{}", exclude::escape(literal)));
+                }
+            }
+            match exclude::below(&host, path) {
+                Some(all) if all == "/*" && !to.is_empty() => return anchored(""),
+                Some(rest) => return anchored(&rest),
+                None => {}
+            }
+        }
+        pattern.to_owned()
     }
 
     /// The path in the index of what is to be at `path` below the target.

@@ -464,3 +464,54 @@ fn what_a_backup_added_is_the_same_in_every_listing() {
     let json: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
     assert_eq!(summary["data_added"], json[2]["summary"]["bytes_stored"]);
 }
+
+#[test]
+fn what_ls_prints_means_the_same_everywhere_with_one_source_or_several() {
+    let names = [
+        "plain",
+        "a[1].txt",
+        "star*",
+        "with space",
+        "back\\slash",
+        "line\nbreak",
+        "!bang",
+        "#hash",
+        "sub/{x}",
+    ];
+    let printed = |name: &str| name.replace('\\', "\\\\").replace('\n', "\\n");
+    for sources in [&["tree"][..], &["tree", "other"]] {
+        let lab = Lab::new();
+        lab.write("other/file", "other");
+        // What the names would match as patterns.
+        for decoy in ["a1.txt", "star-gazer", "sub/x", "bang"] {
+            lab.write(&format!("tree/{decoy}"), "decoy");
+        }
+        for name in names {
+            lab.write(&format!("tree/{name}"), name);
+        }
+        lab.ok(std::iter::once("backup").chain(sources.iter().copied()));
+        let listed = lab.ok(["ls", "latest"]);
+        for name in names {
+            let path = format!("{}/{}", lab.path("tree").display(), printed(name));
+            assert!(listed.lines().any(|line| line == path), "{path}\n{listed}");
+            assert_eq!(lab.ok(["cat", &format!("latest:{path}")]), name);
+            if name.contains('\n') {
+                continue; // A pattern has no escapes for that.
+            }
+            let target = lab.path("restored");
+            lab.ok(["restore", "latest", "--target", target.to_str().unwrap(), "-i", &path]);
+            let restored = contents(&target);
+            assert_eq!(restored.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), [name], "{path}");
+            fs::remove_dir_all(&target).unwrap();
+        }
+        // A directory, in the snapshot and as it is now.
+        let sub = lab.path("tree/sub");
+        assert_eq!(lab.ok(["diff", "latest", sub.to_str().unwrap()]), "no differences\n");
+        lab.write("tree/sub/new", "new");
+        let differs = lab.ok(["diff", "latest", sub.to_str().unwrap()]);
+        assert!(differs.contains("+  new\n") && differs.contains("1 created"), "{differs}");
+        lab.write("tree/fresh/file", "new");
+        let outcome = lab.run(["diff", "latest", lab.path("tree/fresh").to_str().unwrap()]);
+        assert_eq!(outcome.status, Some(1), "{}", outcome.out);
+    }
+}
