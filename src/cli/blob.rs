@@ -209,10 +209,15 @@ fn remote<'a>(session: &Session, arguments: &'a BlobRemoteArguments) -> Result<(
     let repository = session.repository_path()?;
     let blobs = Blobs::open(repository, Codec::default())?;
     let name = &arguments.remote;
-    match blobs.timeline().git().remotes()?.iter().any(|remote| remote.name == *name) {
-        true => Ok((blobs, name)),
-        false => Err(CliError::NoRemote { name: name.clone(), repository: repository.clone() }),
+    let git = blobs.timeline().git();
+    if git.remotes()?.iter().any(|remote| remote.name == *name) {
+        return Ok((blobs, name));
     }
+    let how = match git.is_bare() {
+        true => format!("treering -r {}", repository.display()),
+        false => format!("git -C {}", repository.display()),
+    };
+    Err(CliError::NoRemote { name: name.clone(), how })
 }
 
 /// From when to when.

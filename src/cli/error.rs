@@ -91,8 +91,8 @@ pub enum CliError {
     KeyNotGiven,
     #[error("there is no blob {0}: `treering blob list` names those that are there")]
     NoBlob(String),
-    #[error("there is no remote {name}: add it with `treering -r {} remote add {name} URL`", .repository.display())]
-    NoRemote { name: String, repository: PathBuf },
+    #[error("there is no remote {name}: add it with `{how} remote add {name} URL`")]
+    NoRemote { name: String, how: String },
     #[error("{commit} is no commit that changed {key}: `treering kv log` names those")]
     NoCommit { commit: String, key: String },
     #[error("cannot use {what} to encrypt or decrypt with")]

@@ -33,7 +33,7 @@ pub enum KvCommand {
 
 #[derive(Debug, Args)]
 pub struct KvRepository {
-    /// The repository
+    /// The repository: a path, such as `.` in a clone, or a URL that git accepts
     #[arg(value_name = "URL", value_hint = ValueHint::DirPath)]
     pub url: PathBuf,
 }

@@ -86,11 +86,7 @@ impl Git {
 
     /// Opens the bare repository at `path` itself, not one above or below it.
     pub fn open(path: &Path) -> Result<Self, GitError> {
-        let git = Self::open_with_work_tree(path)?;
-        match git.work_tree {
-            None => Ok(git),
-            Some(_) => Err(GitError::NotBare(path.to_owned())),
-        }
+        Self::open_as(path, false)
     }
 
     /// Opens the repository at `path`, bare or an ordinary clone. Whatever moves the branch of a clone brings its
@@ -98,6 +94,10 @@ impl Git {
     ///
     /// `path` is the repository or the root of its working tree, which may be a linked one.
     pub fn open_with_work_tree(path: &Path) -> Result<Self, GitError> {
+        Self::open_as(path, true)
+    }
+
+    fn open_as(path: &Path, may_have_work_tree: bool) -> Result<Self, GitError> {
         let no_ceilings: [&Path; 0] = [];
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
@@ -109,6 +109,9 @@ impl Git {
             _ => unread_format(path, error),
         })?;
         let work_tree = WorkTree::of(&repository);
+        if work_tree.is_some() && !may_have_work_tree {
+            return Err(GitError::NotBare(path.to_owned()));
+        }
         let branch = {
             let head = repository.find_reference("HEAD").map_err(GitError::git("read HEAD"))?;
             let branch = head.symbolic_target().ok().flatten().map(str::to_owned);
@@ -135,6 +138,11 @@ impl Git {
     /// The repository's directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nothing is checked out of it.
+    pub fn is_bare(&self) -> bool {
+        self.work_tree.is_none()
     }
 
     /// Where its layers lie.
@@ -185,7 +193,9 @@ impl Git {
     /// Another working tree that has the branch checked out and would not go along.
     fn checked_out_elsewhere(&self) -> Option<PathBuf> {
         let own = self.work_tree.as_ref().map_or(self.path.as_path(), WorkTree::git_dir);
+        let is_bare = || self.libgit2().config()?.get_bool("core.bare");
         let main = self.path.parent().filter(|_| self.path.ends_with(".git") && own != self.path);
+        let main = main.filter(|_| !is_bare().unwrap_or(false));
         let main = main.map(|root| (self.path.clone(), root.to_owned()));
         let linked = fs::read_dir(self.path.join("worktrees")).into_iter().flatten().flatten();
         let linked = linked.filter_map(|entry| {

@@ -5,8 +5,10 @@
 //! program, by which one that a dead process left is known; see [`WorkTree`](super::work_tree::WorkTree), whose
 //! turn must be held for all of this. What the index is made of is libgit2's business, on a copy.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -237,9 +239,9 @@ fn has(entry: &IndexEntry, flag: IndexEntryExtendedFlag) -> bool {
     entry.flags_extended & flag.bits() != 0
 }
 
-fn as_path(path: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(path))
+/// A path of git as one of the system.
+pub(super) fn as_path(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
 }
 
 /// The paths that lead to `path`, from the root.

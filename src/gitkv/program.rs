@@ -104,8 +104,11 @@ impl Settings {
         command.env("GIT_CONFIG_NOSYSTEM", "1");
         // What it says is looked at, so it says it in one language.
         command.env("LC_ALL", "C");
-        // Packs are combined by this crate, and nothing is done behind the back of what was asked for.
-        command.args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"]);
+        // Nothing is done behind the back of what was asked for, and what comes is on the disk before a reference
+        // names it, also in a repository that git has set up.
+        const SETTINGS: [&str; 4] =
+            ["gc.auto=0", "maintenance.auto=false", "core.fsync=all", "fetch.unpackLimit=1"];
+        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
         command
     }
 }

@@ -1,7 +1,5 @@
 //! Changes that become visible at once.
 
-use std::fs;
-
 use crate::layers::{LayerInfo, LayerWriter, ObjectId, ObjectKind};
 
 use super::commit::{Commit, Person};
@@ -215,13 +213,7 @@ impl<'a> Transaction<'a> {
             self.writing.done();
         }
         let layers = std::mem::take(&mut self.layers);
-        if self.git.work_tree.is_some() {
-            // In an ordinary clone `git gc` combines packs, but not those that are to be kept. Nothing is lost where
-            // this fails.
-            for layer in &layers {
-                let _ = fs::remove_file(self.git.pack_dir().join(format!("{}.keep", layer.name)));
-            }
-        }
+        layers.iter().for_each(|layer| self.git.leave_to_gc(&layer.name));
         Committed { commit, tree, layers }
     }
 }

@@ -35,7 +35,7 @@ use crate::atomic;
 use crate::layers::ObjectId;
 
 use super::commit::Person;
-use super::index::{self, LockedIndex, above, has_leftovers};
+use super::index::{self, LockedIndex, above, as_path, has_leftovers};
 use super::refs::lock;
 use super::tree::{self, MAX_DEPTH, Mode, Node};
 use super::{Git, GitError, refs, shown};
@@ -110,24 +110,25 @@ impl WorkTree {
         let changes = changes(git, expected, Some(new))?;
         let habits = self.habits(git)?;
         self.refuse_edited(git, &index, &changes, &habits)?;
-        let contents = self.contents(git, &private, new, &changes)?;
+        let come = changes.iter().filter_map(|change| Some((&change.path[..], change.new.as_ref()?)));
+        let converted = self.convert(git, &private, new, come)?;
         let mut begun = false;
         let moved = git.compare_and_set_after(git.branch(), expected, new, || {
             begun = true;
             self.write_journal(&private, expected, new)?;
             let targets = changes.iter().map(|change| (change, change.new.as_ref()));
-            self.bring(git, &mut index, targets, &contents, &habits)?;
+            self.bring(git, &private, &mut index, targets, &converted, &habits)?;
             index.write()
         });
-        match moved {
-            Ok(()) => self.remove_journal(&private),
-            Err(error) if begun => {
-                // What stood in the way of this may stand in the way of that; then the journal stays.
-                let _ = self.recover(git, &private);
-                Err(error)
-            }
-            Err(error) => Err(error),
+        // What stays of these is removed by whoever has the turn next, and what was committed is committed.
+        let _ = remove_converted(&private);
+        match &moved {
+            Ok(()) => drop(self.remove_journal(&private)),
+            // What stood in the way of this may stand in the way of that; then the journal stays.
+            Err(_) if begun => drop(self.recover(git, &private)),
+            Err(_) => {}
         }
+        moved
     }
 
     /// Ends what a dead process began, if there is anything and nobody is at it. For one who only reads, this may
@@ -179,6 +180,7 @@ impl WorkTree {
 
     fn turn(&self, private: &Path) -> Result<File, GitError> {
         let turn = lock(&private.join(TURN), File::try_lock)?;
+        remove_converted(private)?;
         index::remove_leftovers(private, &self.git_dir).map_err(GitError::io("clean up", private))?;
         Ok(turn)
     }
@@ -188,22 +190,14 @@ impl WorkTree {
         let Some(Journal { old, new }) = self.read_journal(private)? else { return Ok(()) };
         let mut index = LockedIndex::take(private, &self.git_dir)?;
         let (changes, habits) = (changes(git, old.as_ref(), Some(&new))?, self.habits(git)?);
-        let head = git.head()?;
-        let contents = match &head {
-            Some(head) if *head == new => self.contents(git, private, &new, &changes)?,
-            Some(head) => {
-                let back = |change: &Change| {
-                    Ok(Change {
-                        path: change.path.clone(),
-                        old: change.new,
-                        new: git.find(head, &change.path)?,
-                    })
-                };
-                let back = changes.iter().map(back).collect::<Result<Vec<_>, GitError>>()?;
-                self.contents(git, private, head, &back)?
+        let came = changes.iter().filter_map(|change| Some((&change.path[..], change.new.as_ref()?)));
+        let mut came = self.convert(git, private, &new, came)?;
+        for path in std::mem::take(&mut came) {
+            if self.has_converted(private, &path)? {
+                came.insert(path);
             }
-            None => BTreeMap::new(),
-        };
+        }
+        let head = git.head()?;
         let mut targets = Vec::new();
         for change in &changes {
             if let Parent::Open(dir) = self.parent(&change.path)? {
@@ -211,15 +205,25 @@ impl WorkTree {
             }
             let there = head.as_ref().map(|head| git.find(head, &change.path)).transpose()?.flatten();
             let is_ours = |node: &Option<Node>| *node == change.old || *node == change.new;
-            let file_is_ours = self.is_at(git, &index, &change.path, change.old.as_ref(), &habits)?.is_ok()
+            let file_is_ours = came.contains(&change.path)
+                || self.is_at(git, &index, &change.path, change.old.as_ref(), &habits)?.is_ok()
                 || self.is_at(git, &index, &change.path, change.new.as_ref(), &habits)?.is_ok();
             if is_ours(&index.node(&change.path)) && file_is_ours {
                 targets.push((change, there));
             }
         }
+        let converted = match &head {
+            Some(head) => {
+                let come =
+                    targets.iter().filter_map(|(change, node)| Some((&change.path[..], node.as_ref()?)));
+                self.convert(git, private, head, come)?
+            }
+            None => BTreeSet::new(),
+        };
         let targets = targets.iter().map(|(change, node)| (*change, node.as_ref()));
-        self.bring(git, &mut index, targets, &contents, &habits)?;
+        self.bring(git, private, &mut index, targets, &converted, &habits)?;
         index.write()?;
+        remove_converted(private)?;
         self.remove_journal(private)
     }
 
@@ -253,7 +257,8 @@ impl WorkTree {
 
     fn remove_journal(&self, private: &Path) -> Result<(), GitError> {
         let journal = private.join(JOURNAL);
-        index::remove_file(&journal).map_err(GitError::io("remove", &journal))
+        let removed = index::remove_file(&journal).and_then(|()| atomic::sync_dir(private));
+        removed.map_err(GitError::io("remove", &journal))
     }
 
     fn habits(&self, git: &Git) -> Result<Habits, GitError> {
@@ -381,18 +386,22 @@ impl WorkTree {
         }
         let expected = git.read_blob(&node.id)?;
         let found = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => readlinkat(dir, name(path), Vec::new()).map(std::ffi::CString::into_bytes),
-            _ => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                openat(dir, name(path), flags, Bits::empty()).and_then(|file| {
-                    let mut found = Vec::new();
-                    let mut file = File::from(file).take(expected.len() as u64 + 1);
-                    let read = file.read_to_end(&mut found);
-                    read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)).map(|_| found)
-                })
+            FileType::Symlink => {
+                let target = readlinkat(dir, name(path), Vec::new()).map_err(io::Error::from);
+                target.map(std::ffi::CString::into_bytes)
             }
+            _ => read(dir, path, expected.len()),
         };
-        Ok(found.map_err(|error| self.failed("read", path)(error.into()))? == expected)
+        Ok(found.map_err(self.failed("read", path))? == expected)
+    }
+
+    /// Whether the file at `path` holds what libgit2 made of it last.
+    fn has_converted(&self, private: &Path, path: &[u8]) -> Result<bool, GitError> {
+        let Parent::Open(dir) = self.parent(path)? else { return Ok(false) };
+        let is_file = statat(&dir, name(path), AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let expected = read_converted(private, path)?;
+        Ok(is_file && read(&dir, path, expected.len()).map_err(self.failed("read", path))? == expected)
     }
 
     /// Whether git sees no difference between the file and the index.
@@ -434,66 +443,54 @@ impl WorkTree {
         look().map_err(GitError::git("read the attributes of files"))
     }
 
-    /// What files will hold that git would write otherwise than they are stored: what libgit2 makes of them. A
-    /// filter that only git runs is refused.
-    fn contents(
+    /// Those of the paths that come whose files git would write otherwise than they are stored. What libgit2 makes
+    /// of them is below [`CONVERTED`] then. A filter that only git runs is refused.
+    fn convert<'a>(
         &self,
         git: &Git,
         private: &Path,
         commit: &ObjectId,
-        changes: &[Change],
-    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, GitError> {
-        let mut converted = Vec::new();
-        for Change { path, new, .. } in changes {
-            if !new.is_some_and(|new| matches!(new.mode, Mode::File | Mode::Executable)) {
-                continue;
-            }
+        come: impl Iterator<Item = (&'a [u8], &'a Node)>,
+    ) -> Result<BTreeSet<Vec<u8>>, GitError> {
+        let mut converted = BTreeSet::new();
+        for (path, _) in come.filter(|(_, node)| matches!(node.mode, Mode::File | Mode::Executable)) {
             match self.is_converted(git, path)? {
                 None => {}
-                Some(Conversion::Known) => converted.push(path),
+                Some(Conversion::Known) => {
+                    converted.insert(path.to_owned());
+                }
                 Some(Conversion::Foreign(filter)) => {
                     return Err(GitError::Filter { path: shown(path), filter });
                 }
             }
         }
         if converted.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(converted);
         }
-        let target = private.join(CONVERTED);
-        let clean = || match fs::remove_dir_all(&target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        clean().map_err(GitError::io("remove", &target))?;
-        {
-            let mut checkout = CheckoutBuilder::new();
-            checkout.target_dir(&target).force().update_index(false).disable_pathspec_match(true);
-            for path in &converted {
-                checkout.path(path.as_slice());
-            }
-            let repository = git.libgit2();
-            let mut check_out = || {
-                let id = git2::Oid::from_bytes(commit.as_bytes())?;
-                repository.checkout_tree(&repository.find_object(id, None)?, Some(&mut checkout))
-            };
-            check_out().map_err(GitError::git("convert files"))?;
+        remove_converted(private)?;
+        let mut checkout = CheckoutBuilder::new();
+        checkout.target_dir(&private.join(CONVERTED)).force();
+        checkout.update_index(false).disable_pathspec_match(true);
+        for path in &converted {
+            checkout.path(path.as_slice());
         }
-        let read = |path: &Vec<u8>| {
-            let at = target.join(as_path(path));
-            fs::read(&at).map(|content| (path.clone(), content)).map_err(GitError::io("read", &at))
+        let repository = git.libgit2();
+        let mut check_out = || {
+            let id = git2::Oid::from_bytes(commit.as_bytes())?;
+            repository.checkout_tree(&repository.find_object(id, None)?, Some(&mut checkout))
         };
-        let contents = converted.into_iter().map(read).collect::<Result<_, _>>()?;
-        clean().map_err(GitError::io("remove", &target))?;
-        Ok(contents)
+        check_out().map_err(GitError::git("convert files"))?;
+        Ok(converted)
     }
 
     /// Brings files and entries of the index to what each target says.
     fn bring<'a>(
         &self,
         git: &Git,
+        private: &Path,
         index: &mut LockedIndex,
         targets: impl Iterator<Item = (&'a Change, Option<&'a Node>)>,
-        contents: &BTreeMap<Vec<u8>, Vec<u8>>,
+        converted: &BTreeSet<Vec<u8>>,
         habits: &Habits,
     ) -> Result<(), GitError> {
         let (come, go): (Vec<_>, Vec<_>) = targets.partition(|(_, node)| node.is_some());
@@ -509,8 +506,15 @@ impl WorkTree {
                 index.set(path, node, None)?;
                 continue;
             }
-            if self.is_at(git, index, path, Some(node), habits)?.is_err() || contents.contains_key(path) {
-                self.write(git, path, node, contents.get(path), habits, &mut touched)?;
+            if converted.contains(path) {
+                let content = read_converted(private, path)?;
+                self.write(path, node, &content, habits, &mut touched)?;
+            } else if self.is_at(git, index, path, Some(node), habits)?.is_err() {
+                let content = match node.mode {
+                    Mode::Module => Vec::new(),
+                    _ => git.read_blob(&node.id)?,
+                };
+                self.write(path, node, &content, habits, &mut touched)?;
             }
             let stat = self.stat(path)?;
             index.set(path, node, stat.as_ref())?;
@@ -546,13 +550,12 @@ impl WorkTree {
         Ok(())
     }
 
-    /// Makes `node` the file at `path`.
+    /// Makes a file of the mode of `node`, with that content, of what is at `path`.
     fn write(
         &self,
-        git: &Git,
         path: &[u8],
         node: &Node,
-        converted: Option<&Vec<u8>>,
+        content: &[u8],
         habits: &Habits,
         touched: &mut BTreeSet<Vec<u8>>,
     ) -> Result<(), GitError> {
@@ -565,21 +568,13 @@ impl WorkTree {
                 _ => Ok(()),
             };
         }
-        let stored;
-        let content = match converted {
-            Some(converted) => converted,
-            None => {
-                stored = git.read_blob(&node.id)?;
-                &stored
-            }
-        };
         let temporary = temporary();
         match unlinkat(&dir, temporary.as_str(), AtFlags::empty()) {
             Err(error) if error != Errno::NOENT => return Err(failed(error)),
             _ => {}
         }
         if node.mode == Mode::Link && habits.links {
-            symlinkat(content.as_slice(), &dir, temporary.as_str()).map_err(failed)?;
+            symlinkat(content, &dir, temporary.as_str()).map_err(failed)?;
         } else {
             let bits = if node.mode == Mode::Executable { 0o777 } else { 0o666 };
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -665,6 +660,31 @@ enum Conversion {
     Known,
     /// As only the program git does: the attribute that says so.
     Foreign(String),
+}
+
+/// The content of a regular file, of one byte more than `len` at most.
+fn read(dir: &OwnedFd, path: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(dir, name(path), flags, Bits::empty())?);
+    let mut found = Vec::new();
+    file.take(len as u64 + 1).read_to_end(&mut found)?;
+    Ok(found)
+}
+
+/// What libgit2 made of the file at `path`.
+fn read_converted(private: &Path, path: &[u8]) -> Result<Vec<u8>, GitError> {
+    let at = private.join(CONVERTED).join(as_path(path));
+    fs::read(&at).map_err(GitError::io("read", &at))
+}
+
+fn remove_converted(private: &Path) -> Result<(), GitError> {
+    let converted = private.join(CONVERTED);
+    match fs::remove_dir_all(&converted) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(GitError::io("remove", &converted)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the commits `old` and `new` have differently, by path.
@@ -770,11 +790,6 @@ fn name(path: &[u8]) -> &[u8] {
 /// The directory that a path lies in; empty for the root.
 fn parent_of(path: &[u8]) -> &[u8] {
     path.iter().rposition(|&byte| byte == b'/').map_or(&[], |slash| &path[..slash])
-}
-
-fn as_path(path: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(path))
 }
 
 #[cfg(test)]
@@ -1089,9 +1104,13 @@ mod tests {
     /// branch, or has only just.
     #[test]
     fn what_a_dead_process_began_is_ended_or_undone() {
-        let files = [("a", Some("1")), ("b", None), ("new/file", Some("2"))];
+        let files = [("a", Some("1")), ("b", None), ("new/file", Some("2")), ("x.bat", Some("3\n"))];
         for is_moved in [false, true] {
             let clone = Clone::new();
+            clone.write(".gitattributes", "*.bat eol=crlf\n");
+            clone.write("x.bat", "0\r\n");
+            clone.git(&["add", "."]);
+            clone.git(&["commit", "-q", "-m", "Convert"]);
             let old = clone.open().head().unwrap().unwrap();
             clone.set(&files);
             let new = clone.open().head().unwrap().unwrap();
@@ -1100,6 +1119,8 @@ mod tests {
                 clone.git(&["read-tree", "-u", "-m", &old.to_string()]);
             } else {
                 clone.git(&["update-ref", "refs/heads/main", &old.to_string()]);
+                // As if it had not come to the index.
+                clone.git(&["read-tree", &old.to_string()]);
                 clone.write(".treering-tmp-work-tree", "half");
                 clone.write("new/.treering-tmp-work-tree", "half");
             }
@@ -1121,6 +1142,7 @@ mod tests {
             clone.open();
             assert_eq!(clone.status(), "", "{is_moved}");
             assert_eq!(clone.read("a"), if is_moved { "1" } else { "one" });
+            assert_eq!(clone.read("x.bat"), if is_moved { "3\r\n" } else { "0\r\n" });
             assert_eq!(clone.path("new/file").exists(), is_moved);
             assert_eq!(clone.path("new").exists(), is_moved);
             assert!(!private.join(JOURNAL).exists());

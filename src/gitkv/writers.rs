@@ -174,9 +174,20 @@ impl Git {
             swept.layers += 1;
             swept.bytes += bytes;
         }
+        for (name, _) in young.iter().filter(|(name, _)| needed.contains(name.as_str())) {
+            self.leave_to_gc(name);
+        }
         atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
         self.refresh()?;
         Ok(swept)
+    }
+
+    /// To be called when a commit names the layer. In an ordinary clone `git gc` combines packs, but not those that
+    /// are to be kept. Nothing is lost where this fails.
+    pub(super) fn leave_to_gc(&self, name: &str) {
+        if self.work_tree.is_some() {
+            let _ = fs::remove_file(self.pack_dir().join(format!("{name}.keep")));
+        }
     }
 
     /// Those of the layers called `candidates` without which an object that a reference reaches would be

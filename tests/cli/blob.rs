@@ -170,6 +170,65 @@ fn bad_input_is_refused_in_one_line_that_says_what_to_do() {
     assert!(outcome.err.contains("there are none, gzip, bz2 and xz"), "{}", outcome.err);
 }
 
+#[test]
+fn an_ordinary_clone_will_do() {
+    let lab = lab();
+    add(&lab, "tree/notes --time 2026-11-01");
+    git(&["clone", "-q", lab.path("repo").to_str().unwrap()], &lab.path("clone"));
+    let clone = |line: &str| lab.run(["-r", "clone", "blob"].into_iter().chain(line.split(' ')));
+    let added = clone("add tree/letters/one --time 2026-11-02");
+    assert_eq!((added.status, added.err.as_str()), (Some(0), ""));
+    let key = added.out.trim();
+    let file = walkdir::WalkDir::new(lab.path("clone/blobs"))
+        .into_iter()
+        .map(Result::unwrap)
+        .find(|file| file.file_name().to_string_lossy().starts_with(key))
+        .expect("the file is there too");
+    assert_eq!(fs::read_to_string(file.path()).unwrap(), "first letter\n");
+    assert_eq!(clone("list").out.lines().count(), 2);
+    assert!(clone("push nowhere").err.contains("`git -C clone remote add nowhere URL`"));
+    assert_eq!(clone("push").out, "Pushed to origin\n");
+    assert_eq!(lab.ok(["blob", "get", key]), "first letter\n");
+
+    let head = lab.path("clone/.git/HEAD");
+    fs::write(&head, "ref: refs/heads/nothing\n").unwrap();
+    for line in ["list", "add tree/notes", "get --output out"] {
+        let outcome = clone(line);
+        assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""), "{line}: {outcome:?}");
+        assert!(
+            outcome.err.contains("names the branch \"nothing\", which does not exist; there are: main"),
+            "{}",
+            outcome.err
+        );
+    }
+    let out = lab.run(["-r", "clone", "snapshots"]);
+    assert!(
+        out.err.contains("has a working tree; give a bare one, such as `git clone --bare` makes"),
+        "{}",
+        out.err
+    );
+}
+
+#[test]
+fn nothing_plain_gets_into_a_clone_of_an_encrypted_repository() {
+    let lab = Lab::bare();
+    lab.ok(["init", "--encrypt", "--recipient", crate::encryption::RECIPIENT]);
+    git(&["clone", "-q", lab.path("repo").to_str().unwrap()], &lab.path("clone"));
+    for line in [
+        "-r clone blob add tree/notes",
+        "kv put clone notes tree/notes",
+        "kv put clone/.git notes tree/notes",
+    ] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(1), "{line}");
+        assert!(
+            outcome.err.contains("is encrypted, and what `blob` and `kv` write would not be"),
+            "{}",
+            outcome.err
+        );
+    }
+}
+
 /// Adds a blob, pushes it, and prints all that are there.
 const GITBLOBTS: &str = "
 import math, sys, git, gitblobts

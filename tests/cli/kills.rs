@@ -591,6 +591,76 @@ fn building_blocks() {
 
 #[test]
 #[ignore = "what it finds is being mended"]
+fn ordinary_clones() {
+    let notes = "
+        git init -q -b main notes && cd notes && mkdir dir && echo a > a && echo b > dir/b && echo mine > mine
+        git add a dir mine && git commit -q -m Begin && echo edited > mine && cd .. && seq 1000 > one
+    ";
+    let clean = r#"
+        test "$(git -C notes status --porcelain)" = " M mine" && test "$(cat notes/mine)" = edited
+        git -C notes fsck --strict --no-dangling 2>&1 | { ! grep .; }
+    "#;
+    let blobs = "
+        git init -q --bare -b main hub.git && git clone -q hub.git blobs 2>&1 && git clone -q hub.git other 2>&1
+        echo one > one && treering -r other blob add one -q && treering -r other blob push -q
+    ";
+    sweep_all(&[
+        (
+            "kv put in a clone",
+            Case {
+                command: "treering kv put notes dir/new/key one -q && treering kv put notes a one -q",
+                before: notes,
+                after: before(&[
+                    "treering kv get notes a | cmp - one && cmp notes/a one && cmp notes/dir/new/key one",
+                    "treering kv put notes last one -q",
+                    clean,
+                ]),
+                ..CASE
+            },
+        ),
+        (
+            "kv rm in a clone",
+            Case {
+                command: "treering kv rm notes a dir/b -q",
+                before: notes,
+                after: before(&[
+                    "test ! -e notes/a && test ! -e notes/dir && treering kv put notes last one -q",
+                    clean,
+                ]),
+                finished: Some("there is no"),
+            },
+        ),
+        (
+            "blob add in a clone",
+            Case {
+                command: "treering -r blobs blob add one -q",
+                before: blobs,
+                after: r#"
+                    test -z "$(git -C blobs status --porcelain)"
+                    treering -r blobs blob list | grep -q . && treering -r blobs blob push -q
+                    git -C blobs fsck --strict --no-dangling 2>&1 | { ! grep .; }
+                "#,
+                ..CASE
+            },
+        ),
+        (
+            "blob pull in a clone",
+            Case {
+                command: "treering -r blobs blob pull -q",
+                before: before(&[blobs, "treering -r blobs blob add one -q && git -C blobs fetch -q"]),
+                after: r#"
+                    test -z "$(git -C blobs status --porcelain)" && treering -r blobs blob add one -q
+                    test "$(treering -r blobs blob list | wc -l)" = 3 && treering -r blobs blob push -q
+                    git -C blobs fsck --strict --no-dangling 2>&1 | { ! grep .; }
+                "#,
+                ..CASE
+            },
+        ),
+    ]);
+}
+
+#[test]
+#[ignore = "what it finds is being mended"]
 fn scheduled_runs() {
     sweep_all(&[(
         "schedule run",

@@ -251,6 +251,63 @@ fn a_format_that_is_not_read_is_named_with_the_way_out() {
     }
 }
 
+#[test]
+fn a_branch_that_the_origin_does_not_have_is_said_and_a_new_one_is_followed() {
+    let lab = lab();
+    let url = url(&lab);
+    ok(&lab, &["put", &url, "key", "tree/notes"]);
+    let git = |arguments: &[&str]| {
+        let done = Command::new("git").arg("-C").arg(lab.path("kv.git")).args(arguments).status();
+        assert!(done.expect("git runs").success());
+    };
+    // The branch is renamed, first without and then with HEAD.
+    git(&["update-ref", "refs/heads/main", "refs/heads/master"]);
+    git(&["update-ref", "-d", "refs/heads/master"]);
+    for url in ["kv.git", &url] {
+        for arguments in [&["list", url][..], &["get", url, "key"], &["put", url, "key", "tree/letters/one"]]
+        {
+            let outcome = run(&lab, arguments);
+            assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""), "{arguments:?}: {outcome:?}");
+            let said = format!(
+                "HEAD of {url} names the branch \"master\", which does not exist; there are: main. Choose"
+            );
+            let said = said.replace("of kv.git", &format!("of {}/", lab.path("kv.git").display()));
+            assert!(outcome.err.contains(&said), "{}", outcome.err);
+        }
+    }
+    git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    for url in ["kv.git", &url] {
+        assert_eq!(ok(&lab, &["get", url, "key"]), "notes\n");
+    }
+    ok(&lab, &["put", &url, "key", "tree/letters/one"]);
+    assert_eq!(ok(&lab, &["get", "kv.git", "key"]), "first letter\n");
+}
+
+#[test]
+fn a_clone_with_files_is_changed_as_a_person_would() {
+    let lab = lab();
+    let git = |arguments: &[&str]| {
+        let output =
+            Command::new("git").current_dir(lab.path("")).args(arguments).output().expect("git runs");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    git(&["clone", "-q", "kv.git", "clone"]);
+    ok(&lab, &["put", "clone", "letters/one", "tree/letters/one"]);
+    lab.write("clone/letters/one", "edited\n");
+    let outcome = run(&lab, &["rm", "clone", "letters/one"]);
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    assert!(outcome.err.contains("\"letters/one\" (edited); commit them"), "{}", outcome.err);
+    ok(&lab, &["put", "clone", "notes", "tree/notes"]);
+    assert_eq!(git(&["-C", "clone", "status", "--porcelain"]), " M letters/one\n");
+    assert_eq!(fs::read_to_string(lab.path("clone/notes")).unwrap(), "notes\n");
+    assert_eq!(ok(&lab, &["list", "kv.git"]), "", "nothing is pushed");
+    let outcome = edit(&lab, "clone", "letters/one", "echo third > \"$1\"");
+    assert!(outcome.err.contains("it is kept in"), "{}", outcome.err);
+    let (_, rest) = outcome.err.split_once("it is kept in ").unwrap();
+    let (kept, _) = rest.split_once(": ").unwrap();
+    fs::remove_dir_all(std::path::Path::new(kept).parent().unwrap()).unwrap();
+}
+
 const GITKV: &str = "
 import gitkv, sys
 url = sys.argv[1]

@@ -106,3 +106,49 @@ fn gitkv_and_this_see_what_the_other_wrote() {
     let fsck = Command::new("git").arg("-C").arg(&url).args(["fsck", "--strict"]).status();
     assert!(fsck.unwrap().success());
 }
+
+#[test]
+fn works_beside_gitkv_on_one_clone() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = dir.path().join("notes");
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        let output = command.arg("-C").arg(&url).args(arguments).output().expect("git runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    std::fs::create_dir(&url).unwrap();
+    git(&["init", "-q", "-b", "master"]);
+    let kv = GitKv::open(&url).unwrap();
+    put(&kv, "ours", OpenMode::Create, "one\n");
+
+    // As its documentation says for repositories that are not bare. Its pushes leave the files as they were.
+    git(&["config", "receive.denyCurrentBranch", "ignore"]);
+    if gitkv_writes(&url, "theirs", "two\n", || ()).is_none() {
+        return;
+    }
+    assert_eq!((get(&kv, "ours"), get(&kv, "theirs")), ("one\n".into(), "two\n".into()));
+    let before = git(&["status", "--porcelain"]);
+    assert_eq!(before, "D  theirs\n");
+    put(&kv, "ours", OpenMode::Append, "more\n");
+    assert_eq!(git(&["status", "--porcelain"]), before);
+    let mut file = kv.file("theirs", OpenMode::Append).unwrap();
+    file.write_all(b"more\n").unwrap();
+    let refused = file.commit(&who()).unwrap_err().to_string();
+    assert!(refused.contains("\"theirs\" (staged)"), "{refused}");
+    git(&["checkout", "-q", "-f"]);
+    file.commit(&who()).unwrap().unwrap();
+    assert_eq!(git(&["status", "--porcelain"]), "");
+
+    // Git itself can bring the files along too.
+    git(&["config", "receive.denyCurrentBranch", "updateInstead"]);
+    gitkv_writes(&url, "ours", "python\n", || ());
+    put(&kv, "dir/ours", OpenMode::Create, "three\n");
+    assert_eq!(git(&["status", "--porcelain"]), "");
+    assert_eq!(std::fs::read_to_string(url.join("dir/ours")).unwrap(), "three\n");
+    let arguments = [url.as_os_str(), OsStr::new("ours"), OsStr::new("theirs"), OsStr::new("dir/ours")];
+    let seen = python::run("gitkv", GITKV_READS, &arguments).unwrap();
+    assert!(seen.starts_with("ours=python,\ntheirs=two,more,\ndir/ours=three,\n"), "{seen}");
+    git(&["fsck", "--strict"]);
+}

@@ -82,6 +82,69 @@ fn reads_what_gitblobts_wrote_and_writes_what_it_reads() {
     assert_eq!(listed.lines().count(), codecs.len());
 }
 
+/// Adds a blob in a clone that is there, and prints what that has.
+const GITBLOBTS_IN_CLONE: &str = "
+import math, sys, gitblobts
+store = gitblobts.Store(sys.argv[1], compression='gzip')
+store.addblob(sys.argv[2].encode(), float(sys.argv[3]))
+blobs = store.getblobs(-math.inf, math.inf)
+print(' '.join(f'{blob.timestamp}={blob.blob.decode()}' for blob in blobs))
+";
+
+#[test]
+fn works_beside_gitblobts_in_one_clone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, clone) = (dir.path().join("hub.git"), dir.path().join("clone"));
+    Git::init(&hub, &[]).unwrap();
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        let output = command.current_dir(dir.path()).args(arguments).output().expect("git runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    git(&["clone", "-q", "hub.git", "clone"]);
+    let python = |content: &str, time: &str| {
+        let arguments = [clone.as_os_str(), content.as_ref(), time.as_ref()];
+        python::run("gitblobts", GITBLOBTS_IN_CLONE, &arguments)
+    };
+    let Some(first) = python("one", "1.5") else { return };
+    assert_eq!(first, "1.5=one\n");
+    let codec = Codec { compression: Compression::Gzip, key: None };
+    let blobs = Blobs::open(&clone, codec).unwrap();
+    let found = || {
+        let blobs = blobs.range(Timestamp::MIN, Timestamp::MAX).unwrap().map(Result::unwrap);
+        blobs.map(|blob| String::from_utf8(blob.content).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((blobs.layout().unwrap(), found()), (Layout::Gitblobts, vec!["one".to_owned()]));
+    let at = |second| Timestamp::from_second(second).unwrap();
+    blobs.add_many([(at(2), "two"), (at(4), "four")], &who()).unwrap();
+    assert_eq!(git(&["-C", "clone", "status", "--porcelain"]), "");
+
+    // It refuses a clone with anything that is not committed, and pushes all that is.
+    assert_eq!(python("three", "3").unwrap(), "1.5=one 2.0=two 3.0=three 4.0=four\n");
+    assert_eq!(found(), ["one", "two", "three", "four"]);
+    assert_eq!(git(&["-C", "hub.git", "ls-tree", "--name-only", "main"]).lines().count(), 4);
+
+    // What another clone pushed comes with index and files.
+    git(&["clone", "-q", "hub.git", "other"]);
+    let other = Blobs::open(&dir.path().join("other"), Codec { compression: Compression::Gzip, key: None });
+    let other = other.unwrap();
+    other.add(b"five", at(5), &who()).unwrap();
+    other.push("origin", &who()).unwrap();
+    blobs.add(b"six", at(6), &who()).unwrap();
+    assert!(blobs.pull("origin", &who()).unwrap());
+    assert_eq!(git(&["-C", "clone", "status", "--porcelain"]), "");
+    blobs.push("origin", &who()).unwrap();
+    assert!(other.pull("origin", &who()).unwrap());
+    assert_eq!(git(&["-C", "other", "status", "--porcelain"]), "");
+    let six = "1.5=one 2.0=two 3.0=three 4.0=four 5.0=five 6.0=six 7.0=seven\n";
+    assert_eq!(python("seven", "7").unwrap(), six);
+    for repository in ["hub.git", "clone", "other"] {
+        git(&["-C", repository, "fsck", "--strict"]);
+    }
+}
+
 /// Where the test that is run as a victim finds its repository.
 const VICTIM: &str = "TREERING_TEST_VICTIM";
 
