@@ -71,7 +71,8 @@ mod removal;
 mod stores;
 mod uploads;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{self, Path};
 use std::sync::Arc;
 
@@ -184,7 +185,7 @@ impl Remotes {
     /// remote is [`ORIGIN`]. Of a cold remote everything is brought here.
     ///
     /// It appears when it is complete. A process that is killed leaves a directory beside it whose name
-    /// begins with [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX).
+    /// begins with [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX); the next clone into the same directory removes it.
     pub fn clone_from(url: &str, path: &Path, newest_format: u32) -> Result<Self, RemoteError> {
         Self::clone_with(url, path, newest_format, &ColdOptions::default())
     }
@@ -261,9 +262,8 @@ impl Remotes {
         }
         let beside = atomic::parent(path);
         fs::create_dir_all(beside).map_err(RemoteError::io("make", beside))?;
-        let temporary = tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).tempdir_in(beside);
-        let temporary = temporary.map_err(RemoteError::io("write to", beside))?;
-        let unfinished = temporary.path().join("clone");
+        let temporary = Unfinished::begin(beside).map_err(RemoteError::io("write to", beside))?;
+        let unfinished = temporary.dir.path().join("clone");
         bring(&Self::new(Git::init(&unfinished, &[])?, newest_format, options))?;
         fs::rename(&unfinished, path).map_err(RemoteError::io("make", path))?;
         atomic::sync_dir(beside).map_err(RemoteError::io("sync", beside))?;
@@ -392,6 +392,52 @@ impl Remotes {
             true => Ok(()),
             false => Err(RemoteError::NotCold(name.to_owned())),
         }
+    }
+}
+
+/// What the name of an unfinished clone has after [`TEMP_PREFIX`](atomic::TEMP_PREFIX).
+const CLONE: &str = "clone-";
+
+/// The file in it that whoever makes the clone holds locked.
+const CLONE_LOCK: &str = "lock";
+
+/// The directory of a clone that is being made, removed when dropped.
+struct Unfinished {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Unfinished {
+    /// Makes one in the directory `beside`, and removes those whose makers are dead.
+    fn begin(beside: &Path) -> io::Result<Self> {
+        let prefix = format!("{}{CLONE}", atomic::TEMP_PREFIX);
+        // Whoever has the turn finds each one either locked or left behind. Where nothing can be locked, all stay.
+        let turn = File::open(beside)?;
+        if turn.lock().is_ok() {
+            Self::remove_dead(beside, &prefix)?;
+        }
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(beside)?;
+        let lock = File::create_new(dir.path().join(CLONE_LOCK))?;
+        // Nobody else knows it yet.
+        let _ = lock.try_lock();
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Removes those in `beside` that nobody has locked.
+    fn remove_dead(beside: &Path, prefix: &str) -> io::Result<()> {
+        for entry in fs::read_dir(beside)? {
+            let entry = entry?;
+            let is_one = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
+            if is_one && entry.file_type()?.is_dir() {
+                let lock = File::open(entry.path().join(CLONE_LOCK));
+                let is_alive = lock.is_ok_and(|lock| lock.try_lock().is_err());
+                if !is_alive && let Err(error) = fs::remove_dir_all(entry.path()) {
+                    // That of another user, say. It is in nobody's way.
+                    tracing::debug!(%error, path = %entry.path().display(), "an unfinished clone stays");
+                }
+            }
+        }
+        Ok(())
     }
 }
 

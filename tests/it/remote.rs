@@ -124,6 +124,29 @@ fn layers_travel_as_they_are() {
 }
 
 #[test]
+fn a_clone_removes_what_a_killed_one_left_and_nothing_else() {
+    let mut lab = Lab::new();
+    lab.write("file", "content");
+    lab.backup();
+    let hub = hub(&lab);
+    let names = ["dead", "empty", "alive"].map(|name| lab.path(&format!(".treering-tmp-clone-{name}")));
+    let [dead, empty, alive] = &names;
+    names.iter().for_each(|path| fs::create_dir_all(path.join("clone/objects")).unwrap());
+    fs::write(dead.join("lock"), "").unwrap();
+    let lock = fs::File::create(alive.join("lock")).unwrap();
+    lock.lock().unwrap();
+    fs::create_dir(lab.path(".treering-tmp-other")).unwrap();
+    push_and_clone(&lab, &hub, "clone");
+    assert_eq!((dead.exists(), empty.exists(), alive.exists()), (false, false, true));
+    assert!(lab.path(".treering-tmp-other").exists());
+    drop(lock);
+    let clone = lab.path("again");
+    Remotes::clone_from(hub.to_str().unwrap(), &clone, treering::repository::FORMAT_VERSION).unwrap();
+    assert!(!alive.exists());
+    check(&clone);
+}
+
+#[test]
 fn a_refused_push_says_why_and_is_made_again() {
     let mut lab = Lab::new();
     let hub = hub(&lab);
