@@ -7,8 +7,9 @@
     recover.py REPOSITORY SNAPSHOT TARGET PATH       restores what lies at and below PATH
     recover.py --identity FILE REPOSITORY ...        the same of an encrypted repository
 
-REPOSITORY is the bare git repository, or any clone of it. SNAPSHOT is `latest`, the beginning of an id or of a time
-key, as the list shows them. TARGET must be missing or empty. PATH is as the listing of the snapshot shows it.
+REPOSITORY is the bare git repository, or any clone of it. SNAPSHOT is `latest` (of those that are not dated in the future,
+if there are any), the beginning of an id or of a time key, as the list shows them. TARGET must be missing or empty. PATH is
+as the listing of the snapshot shows it.
 
 FILE holds an age identity, AGE-SECRET-KEY-1..., that opens one of the keys of the repository, or is what such a key
 holds. From a passphrase it is made with the program `age`: `git -C REPOSITORY ls-tree -r HEAD keys/` names the keys, and
@@ -180,7 +181,10 @@ class Repository:
     def find(self, name):
         snapshots = self.snapshots()
         if name == "latest" and snapshots:
-            return snapshots[-1]
+            # One that a wrong clock has dated in the future would hide all that were made since.
+            now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=10)
+            present = [found for found in snapshots if found.key[:15] <= now.strftime("%Y%m%dT%H%M%S")]
+            return (present or snapshots)[-1]
         matching = [found for found in snapshots if found.id.startswith(name) or found.key.startswith(name)]
         if len(matching) != 1:
             raise Damaged(f"{name} is {'no' if not matching else 'not only one'} snapshot; list them without a name")

@@ -30,6 +30,7 @@ pub mod relpath;
 pub mod remote;
 pub mod repository;
 pub mod schedule;
+pub mod signals;
 pub mod spoken;
 pub mod store;
 pub mod timeline;

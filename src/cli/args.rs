@@ -34,14 +34,21 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The repository [env: TREERING_REPOSITORY]
+    /// The repository, instead of `repo` in the defaults of the profiles [env: TREERING_REPOSITORY]
     #[arg(short, long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub repo: Option<PathBuf>,
     #[command(flatten)]
     pub key: KeyArguments,
     /// Take the repository and other flags from the profile of this name, where the command line does not give
     /// them
-    #[arg(short = 'P', long, global = true, value_name = "NAME")]
+    #[arg(
+        short = 'P',
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "TREERING_PROFILE",
+        hide_env_values = true
+    )]
     pub profile: Option<String>,
     /// The file with the profiles, instead of treering/treering.toml in ~/.config or /etc
     #[arg(long, global = true, value_name = "FILE", env = "TREERING_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath)]
@@ -61,7 +68,7 @@ pub struct Global {
 }
 
 /// What opens an encrypted repository. All that is given is tried.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct KeyArguments {
     /// The passphrase of an encrypted repository is the first line of this file

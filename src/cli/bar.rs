@@ -7,11 +7,12 @@
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use treering::progress::Progress;
+use treering::signals;
 
 use crate::cli::error::Exit;
 use crate::cli::json;
@@ -146,10 +147,13 @@ fn running_operation() -> MutexGuard<'static, Option<Arc<Progress>>> {
 
 fn stop_on_signal(progress: &Arc<Progress>) {
     running_operation().replace(progress.clone());
-    // It fails where it was set before, which serves, or cannot be set; then a signal ends the program at once.
-    let _ = ctrlc::set_handler(|| match &*running_operation() {
-        Some(progress) if progress.check().is_ok() => progress.stop(),
-        _ => std::process::exit(Exit::Interrupted as i32),
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| {
+        // Where they cannot be watched, a signal ends the program at once.
+        let _ = signals::on_stop(|| match &*running_operation() {
+            Some(progress) if progress.check().is_ok() => progress.stop(),
+            _ => std::process::exit(Exit::Interrupted as i32),
+        });
     });
 }
 

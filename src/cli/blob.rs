@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use treering::atomic;
+use treering::spoken;
 use treering::timeline::{Blobs, Codec, Key, TimeKey};
 
 use crate::cli::blob_args::{
@@ -223,8 +224,9 @@ fn remote<'a>(session: &Session, arguments: &'a BlobRemoteArguments) -> Result<(
 /// From when to when.
 fn range(session: &Session, arguments: &RangeArguments) -> Result<(Timestamp, Timestamp), CliError> {
     let from = session.time("--from", arguments.from.as_deref())?;
-    let to = session.time("--to", arguments.to.as_deref())?;
-    Ok((from.unwrap_or(Timestamp::MIN), to.unwrap_or(Timestamp::MAX)))
+    let to = arguments.to.as_deref().map(|to| spoken::parse_range(to, &session.now)).transpose();
+    let to = to.map_err(|source| CliError::Time { option: "--to", source })?;
+    Ok((from.unwrap_or(Timestamp::MIN), to.map_or(Timestamp::MAX, |to| to.last.timestamp())))
 }
 
 /// What a person calls a blob: its name without what tells how it is stored.

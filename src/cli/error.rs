@@ -55,6 +55,11 @@ pub enum CliError {
     NotConfirmed { names: String, target: PathBuf },
     #[error("nothing was restored or deleted")]
     Declined,
+    #[error(
+        "{} looks like a URL, and the repository is a directory: make one, and copy it there with `treering remote add NAME URL` \
+         and `treering push`; a directory of that name is written ./…", .0.display()
+    )]
+    RepositoryIsUrl(PathBuf),
     #[error("cat needs the path of a file: give SNAPSHOT:PATH")]
     PathNotGiven,
     #[error(transparent)]
@@ -133,7 +138,7 @@ pub enum CliError {
     NoHome { place: &'static str },
     #[error("-r has no meaning here: each profile names its repository")]
     RepositoryOfProfiles,
-    #[error("{0} asks what is due of all profiles: leave out -P")]
+    #[error("{0} asks what is due of all profiles: leave out -P, and unset TREERING_PROFILE")]
     AllProfiles(&'static str),
     #[error("profile {0} has no schedule: give it one, or run it now with --force")]
     NoSchedule(String),

@@ -3,7 +3,8 @@
 //! Listings of snapshots and what they hold are one document; everything else prints lines, each an object
 //! that says its `message_type`. Times are RFC 3339 in UTC. A name that is not UTF-8 stands there with
 //! replacement characters, and beside it in base64 under its key with `_base64` after it. Keys are restic's
-//! where it has them.
+//! where it has them. What goes wrong with a file is such a line too; that the command failed, and warnings, go to standard
+//! error, an object a line: `exit_error`, `warning`.
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -21,7 +21,7 @@ pub fn run(session: &Session, command: &KeyCommand) -> Result<Exit, CliError> {
 }
 
 fn list(session: &Session) -> Result<Exit, CliError> {
-    let slots = session.open()?.keys(&secrets::given(&session.key)?)?;
+    let slots = session.open()?.keys(&secrets::given(&session.key()?)?)?;
     print(|out| {
         if session.json {
             let slot = |slot: &KeySlot| json!({ "id": slot.id, "kind": kind(slot), "opens": slot.opens });
@@ -61,7 +61,7 @@ fn add(session: &Session, arguments: &KeyAddArguments) -> Result<Exit, CliError>
 
 fn remove(session: &Session, arguments: &KeyRemoveArguments) -> Result<Exit, CliError> {
     let repository = session.open()?;
-    let credentials = secrets::given_or_asked(&session.key)?;
+    let credentials = secrets::given_or_asked(&session.key()?)?;
     let id = repository.remove_key(&arguments.id, &credentials, session.now.timestamp())?;
     session.say("key_removed", &json!({ "id": id }), &format!("Removed key {id}"))?;
     Ok(Exit::Done)

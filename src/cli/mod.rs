@@ -49,6 +49,7 @@ use treering::progress::Progress;
 use treering::repository::{Hold, Repository};
 use treering::schedule::Profile;
 use treering::spoken;
+use treering::store::is_url;
 use treering::timeline::MAX_CONTENT;
 
 use args::{Arguments, Command, Global, KeyArguments};
@@ -62,12 +63,25 @@ pub fn run() -> ExitCode {
     let arguments = match Arguments::read() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version come this way too. Where they cannot be printed nothing else can be.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Failed } else { Exit::Done }.into();
+            if !error.use_stderr() {
+                // Help and version come this way too. Where they cannot be printed nothing else can be.
+                let _ = error.print();
+                return Exit::Done.into();
+            }
+            match std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json") {
+                true => {
+                    report::use_json();
+                    report::fail(Exit::Failed, error.render().to_string().trim_end());
+                }
+                false => drop(error.print()),
+            }
+            return Exit::Failed.into();
         }
     };
     schedule::log(&arguments);
+    if arguments.global.json {
+        report::use_json();
+    }
     let session = match Session::new(arguments.global) {
         Ok(session) => session,
         Err(error) => return failed(&error).into(),
@@ -107,15 +121,17 @@ pub fn run() -> ExitCode {
 fn failed(error: &CliError) -> Exit {
     let exit = error.exit();
     if exit != Exit::Pipe {
-        complain(&chain(error));
+        report::fail(exit, &chain(error));
     }
     exit
 }
 
 /// What holds for one run of the program, whatever the command.
 struct Session {
-    /// As the command line says, else the profile, else the environment.
+    /// As the command line says, else the profile, else the environment, else the defaults of the profiles.
     repository: Option<PathBuf>,
+    /// What holds in every profile, once it was asked for.
+    defaults: OnceCell<Profile>,
     /// Whether the command line says it.
     names_repository: bool,
     places: Places,
@@ -134,7 +150,8 @@ impl Session {
     fn new(global: Global) -> Result<Self, CliError> {
         let Global { repo, key, profile, config, config_text, json, quiet, verbose } = global;
         let places = Places::of_process(config, config_text);
-        let profile = match profile {
+        // An empty variable in the environment asks for nothing.
+        let profile = match profile.filter(|name| !name.is_empty()) {
             Some(name) => places.profiles()?.get(&name)?.clone(),
             None => Profile::default(),
         };
@@ -144,6 +161,7 @@ impl Session {
         let repository = repo.or_else(|| profile.repo.clone()).or_else(|| environment().map(PathBuf::from));
         Ok(Self {
             repository,
+            defaults: OnceCell::new(),
             names_repository,
             places,
             profile,
@@ -158,7 +176,34 @@ impl Session {
 
     /// Where the repository is or shall be.
     fn repository_path(&self) -> Result<&PathBuf, CliError> {
-        self.repository.as_ref().ok_or(CliError::RepositoryNotGiven)
+        let path = match &self.repository {
+            Some(path) => path,
+            None => self.defaults()?.repo.as_ref().ok_or(CliError::RepositoryNotGiven)?,
+        };
+        // What an earlier version made of one can still be used.
+        match is_url(path.as_os_str()) && !path.exists() {
+            true => Err(CliError::RepositoryIsUrl(path.clone())),
+            false => Ok(path),
+        }
+    }
+
+    /// What the profiles have in common. Nothing, where there are none.
+    fn defaults(&self) -> Result<&Profile, CliError> {
+        if let Some(defaults) = self.defaults.get() {
+            return Ok(defaults);
+        }
+        let defaults = match self.places.profiles() {
+            Ok(profiles) => profiles.defaults().clone(),
+            Err(CliError::NoConfig(_)) => Profile::default(),
+            Err(error) => return Err(error),
+        };
+        Ok(self.defaults.get_or_init(|| defaults))
+    }
+
+    /// What opens the repository. The keys of the defaults are those of the repository that they name.
+    fn key(&self) -> Result<KeyArguments, CliError> {
+        let key = self.key.clone();
+        Ok(if self.repository.is_none() { key.filled(self.defaults()?) } else { key })
     }
 
     /// Opens the repository. What is encrypted in it cannot be read.
@@ -172,7 +217,7 @@ impl Session {
     fn open_readable(&self) -> Result<Repository, CliError> {
         let mut repository = self.open()?;
         if !repository.is_readable() {
-            repository.unlock(&secrets::given_or_asked(&self.key)?)?;
+            repository.unlock(&secrets::given_or_asked(&self.key()?)?)?;
         }
         Ok(repository)
     }
@@ -180,7 +225,7 @@ impl Session {
     /// Opens the repository, to be read where a key is given.
     fn open_with_what_is_given(&self) -> Result<Repository, CliError> {
         let mut repository = self.open()?;
-        let credentials = if repository.is_readable() { Vec::new() } else { secrets::given(&self.key)? };
+        let credentials = if repository.is_readable() { Vec::new() } else { secrets::given(&self.key()?)? };
         if !credentials.is_empty() {
             repository.unlock(&credentials)?;
         }

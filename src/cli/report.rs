@@ -2,14 +2,16 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde_json::json;
 use treering::diff::{Change, ChangeRef, Entry, FileTime, Kind};
 use treering::repository::Totals;
 
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, Exit};
 
 /// Prints to standard output whatever `write` writes.
 pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
@@ -17,10 +19,32 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(),
     write(&mut out).and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
-/// Tells of something that went wrong, on standard error.
+/// Whether complaints are for programs.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on complaints are objects.
+pub fn use_json() {
+    AS_JSON.store(true, Relaxed);
+}
+
+/// Tells of something that went wrong, on standard error: a line, or with `--json` an object that is a `warning`.
 pub fn complain(message: &str) {
     // Where standard error is closed, the exit status still tells.
-    let _ = writeln!(io::stderr(), "treering: {}", text(message));
+    let _ = match AS_JSON.load(Relaxed) {
+        true => writeln!(io::stderr(), "{}", json!({ "message_type": "warning", "message": message })),
+        false => writeln!(io::stderr(), "treering: {}", text(message)),
+    };
+}
+
+/// As [`complain`], of what made the command fail. The object is restic's `exit_error`.
+pub fn fail(exit: Exit, message: &str) {
+    match AS_JSON.load(Relaxed) {
+        true => {
+            let object = json!({ "message_type": "exit_error", "code": exit as u8, "message": message });
+            let _ = writeln!(io::stderr(), "{object}");
+        }
+        false => complain(message),
+    }
 }
 
 /// A name as it can be printed: what a terminal could obey is written as an escape, as are bytes that are not

@@ -62,8 +62,8 @@ pub struct NextArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A run: the hook run-before; the backup; the removal of what is not kept; a push to each remote; then run-after where all \
-went well, else run-failed; and at last run-finally. Hooks are commands of the shell. They find in their environment \
-TREERING_PROFILE and TREERING_REPOSITORY, and after the backup TREERING_STATUS (done, partial, failed, interrupted), \
+went well, run-partial (or else run-failed) where not everything could be read, else run-failed; and at last run-finally. Hooks are \
+commands of the shell. They find in their environment TREERING_PROFILE, TREERING_CONFIG and TREERING_REPOSITORY, and after the backup TREERING_STATUS (done, partial, failed, interrupted), \
 TREERING_SNAPSHOT and TREERING_ERROR.
 
 Example:

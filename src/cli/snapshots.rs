@@ -1,5 +1,7 @@
 //! `init`, `compression` and `snapshots`: a repository as a whole.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
@@ -17,7 +19,7 @@ pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliErr
     let path = session.repository_path()?;
     let is_encrypted = arguments.encrypt || !arguments.locks.recipient.is_empty();
     let locks = match is_encrypted {
-        true => secrets::locks(&session.key, &arguments.locks)?,
+        true => secrets::locks(&session.key()?, &arguments.locks)?,
         false => Vec::new(),
     };
     let options = InitOptions {
@@ -95,8 +97,15 @@ pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliErr
         }
         use Align::{Left, Right};
         let titles = ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"];
+        let mut named = HashMap::new();
+        snapshots.iter().for_each(|snapshot| *named.entry(snapshot.short_id()).or_insert(0) += 1);
+        // What has the name of others too is called by its key.
+        let name = |snapshot: &Snapshot| match named.get(&snapshot.short_id()) {
+            Some(2..) => snapshot.key.to_string(),
+            _ => snapshot.short_id(),
+        };
         let rows: Vec<_> = std::iter::once(titles.map(str::to_owned).to_vec())
-            .chain(snapshots.iter().map(|snapshot| row(session, snapshot)))
+            .chain(snapshots.iter().map(|snapshot| row(session, snapshot, name(snapshot))))
             .collect();
         report::table(out, &[Left, Left, Left, Left, Right, Right, Right, Left], &rows)
     })?;
@@ -110,14 +119,14 @@ pub fn readable(repository: &Repository) -> Result<(Vec<Snapshot>, Exit), CliErr
     Ok((snapshots, if unreadable.is_empty() { Exit::Done } else { Exit::Partial }))
 }
 
-fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {
+fn row(session: &Session, snapshot: &Snapshot, name: String) -> Vec<String> {
     let record = &snapshot.record;
     // Early versions counted volumes only.
     let added = record.statistics.bytes_stored.max(record.statistics.bytes_volumes);
     let tags: Vec<_> = record.tags.iter().map(|tag| report::text(tag)).collect();
     let roots: Vec<_> = record.roots.iter().map(|root| report::name(root)).collect();
     vec![
-        snapshot.short_id(),
+        name,
         session.local(snapshot.time()),
         report::text(&record.host),
         tags.join(","),

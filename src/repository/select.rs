@@ -62,9 +62,11 @@ impl Selector {
                 back => back.strip_prefix('~')?.parse().ok().map(Self::Latest),
             };
         }
-        let is_key = text.len() >= 16
+        // A path may follow the key, behind a colon; that is not part of it.
+        let is_key = (16..=TimeKey::LEN).contains(&text.len())
             && text.as_bytes()[8] == b'T'
-            && text[..8].bytes().all(|byte| byte.is_ascii_digit());
+            && text[..8].bytes().all(|byte| byte.is_ascii_digit())
+            && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b"TZ.-".contains(&byte));
         let is_id = is_hex(text) && text.len() >= SHORTEST_ID;
         (is_key || is_id).then(|| Self::Id(text.to_owned()))
     }
@@ -317,6 +319,9 @@ mod tests {
         assert_eq!(parse("latest"), at(Selector::Latest(0), None));
         assert_eq!(parse("latest~2:/etc:x"), at(Selector::Latest(2), Some("/etc:x")));
         assert_eq!(parse("1a2b3c:a b"), at(Selector::Id("1a2b3c".into()), Some("a b")));
+        let key = "20261101T140000.000000000Z-5f0c11ab92de7340";
+        assert_eq!(parse(key), at(Selector::Id(key.into()), None));
+        assert_eq!(parse(&format!("{key}:notes")), at(Selector::Id(key.into()), Some("notes")));
         assert_eq!(parse("2026-11-01"), at(time("00:00:00", "23:59:59.999999999"), None));
         assert_eq!(parse("2026-11-01 14:00"), at(minute(), None));
         assert_eq!(parse("2026-11-01 14:00:/etc"), at(minute(), Some("/etc")));

@@ -32,6 +32,7 @@ use super::due::{History, Moment, Run, due_at, pause};
 use super::profile::{ConfigFile, Profile, ProfileError, Profiles};
 use super::state::{State, StateError};
 use crate::causes::chain;
+use crate::signals::not_ignored;
 
 /// Why the daemon cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +104,9 @@ impl Daemon {
 
     /// Starts what is due, when it is due, until it is asked to stop.
     pub fn run(mut self) -> Result<(), DaemonError> {
+        // Also where it was to be ignored: it ends nothing here, which is all that nohup asks for.
         let mut hangup = signals(&[SIGHUP])?;
-        let mut stop = signals(&[SIGTERM, SIGINT])?;
+        let mut stop = signals(&not_ignored(&[SIGTERM, SIGINT]))?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Realtime, flags).map_err(failed("make a timer"))?;
         self.tell_what_is_watched();

@@ -21,6 +21,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::rule::Rule;
+use crate::store;
 
 /// A longer file is not read.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -232,6 +233,9 @@ pub struct Profile {
     /// Commands after a run in which all went well.
     #[serde(deserialize_with = "one_or_more")]
     pub run_after: Vec<String>,
+    /// Commands after a run that could not read everything; those of [`run_failed`](Self::run_failed) where there are none.
+    #[serde(deserialize_with = "one_or_more")]
+    pub run_partial: Vec<String>,
     /// Commands after a run that failed or was stopped.
     #[serde(deserialize_with = "one_or_more")]
     pub run_failed: Vec<String>,
@@ -294,6 +298,9 @@ impl Profile {
             () if self.schedule.is_some() && self.sources.is_empty() => {
                 Some("has a schedule, and needs sources")
             }
+            () if self.repo.as_deref().is_some_and(|repo| store::is_url(repo.as_os_str())) => Some(
+                "has a URL as repo: give the path of a directory, and add the URL with `treering remote add`",
+            ),
             () if self.prune && !keeps => Some("has prune = true, and needs a key that says what to keep"),
             () => None,
         }
@@ -301,7 +308,9 @@ impl Profile {
 
     /// Makes every path absolute.
     fn settle(&mut self, base: &Path, home: Option<&Path>) {
-        let single = self.repo.iter_mut().chain(&mut self.password_file);
+        // A URL stays one, to be refused as such.
+        let repo = self.repo.iter_mut().filter(|repo| !store::is_url(repo.as_os_str()));
+        let single = repo.chain(&mut self.password_file);
         let paths = single.chain(&mut self.sources).chain(&mut self.exclude_file).chain(&mut self.identity);
         for path in paths {
             *path = match (path.strip_prefix("~"), home) {
@@ -355,6 +364,7 @@ impl ConfigFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profiles {
     path: PathBuf,
+    defaults: Profile,
     profiles: BTreeMap<String, Profile>,
 }
 
@@ -369,9 +379,10 @@ impl Profiles {
         if let Some(key) = root.keys().next() {
             return Err(reader.unknown(key.span().start, key.get_ref(), &["default", "profile"]));
         }
-        // Also where there is no profile, the defaults must be right.
-        reader.profile(defaults.clone())?;
         let base = path.parent().unwrap_or(Path::new("/"));
+        // Also where there is no profile, the defaults must be right.
+        let mut without_profile = reader.profile(defaults.clone())?;
+        without_profile.settle(base, home);
         let mut profiles = BTreeMap::new();
         for (name, table) in named {
             let at = name.span().start;
@@ -395,12 +406,17 @@ impl Profiles {
             }
             profiles.insert(name, profile);
         }
-        Ok(Self { path: path.to_owned(), profiles })
+        Ok(Self { path: path.to_owned(), defaults: without_profile, profiles })
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What holds where no profile says otherwise; a profile without a name.
+    pub fn defaults(&self) -> &Profile {
+        &self.defaults
     }
 
     /// The profile called `name`.
@@ -576,6 +592,8 @@ mod tests {
         assert_eq!(other.identity, [PathBuf::from("/etc/treering/key")]);
         assert!(other.catch_up.0 && other.sources.is_empty());
         assert_eq!(profiles.iter().count(), 2);
+        let defaults = profiles.defaults();
+        assert_eq!((defaults.name.as_str(), defaults.repo.as_deref()), ("", Some(Path::new("/srv/rings"))));
         assert_eq!(parse("").unwrap().iter().count(), 0);
     }
 
@@ -612,6 +630,7 @@ mod tests {
             "1: profile a has a schedule, and needs sources",
         );
         fails("[profile.a]\nprune = true", "1: profile a has prune = true");
+        fails("[default]\nrepo = 's3:host/bucket'\n[profile.a]", "3: profile a has a URL as repo");
         for name in ["a b", "", ".a", "-a", "a/b", "ä"] {
             fails(&format!("[profile.\"{name}\"]"), &format!("1: {name:?} cannot name a profile"));
         }

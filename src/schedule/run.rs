@@ -1,10 +1,10 @@
 //! One run of a profile: a new snapshot, and what belongs to it.
 //!
 //! The order: `run-before`; backup; removal of what is not kept; a push to each remote; `run-after` where all went
-//! well, else `run-failed`; `run-finally`. What fails before the backup, and the backup itself, end the run; what
-//! fails after it does not keep the rest from being tried. Each step is a child process, and so is each hook, by
-//! `/bin/sh -c`. A child is given the lock of the repository as its standard input: should this process be killed,
-//! the next run waits until that child has ended too.
+//! well, `run-partial` where not everything could be read, else `run-failed`; `run-finally`. What fails before the
+//! backup, and the backup itself, end the run; what fails after it does not keep the rest from being tried. Each step
+//! is a child process, and so is each hook, by `/bin/sh -c`. A child is given the lock of the repository as its
+//! standard input: should this process be killed, the next run waits until that child has ended too.
 //!
 //! Asked to stop, the running step is asked to stop too, no more steps are made, and only the last hooks run. Asked
 //! a second time, whatever runs is killed.
@@ -21,12 +21,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde_json::Value;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::due::{End, Moment, Status, due_at};
 use super::profile::{ConfigFile, Profile};
 use super::state::{RepositoryLock, State, StateError};
+use crate::signals;
 
 /// The exit status of a command that was done but for some files.
 const PARTIAL: i32 = 3;
@@ -60,12 +59,10 @@ impl Stop {
         Self::default()
     }
 
-    /// Wishes it when this process is sent SIGTERM, SIGINT or SIGHUP.
+    /// Wishes it when this process is sent a signal to [stop](signals::on_stop).
     pub fn on_signals(&self) -> io::Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let stop = self.clone();
-        std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
-        Ok(())
+        signals::on_stop(move || stop.stop())
     }
 
     /// Wishes it: the first time what runs is asked to stop, then it is killed.
@@ -261,6 +258,17 @@ struct Found {
     is_partial: bool,
 }
 
+impl Found {
+    /// What made the run partial, in words.
+    fn unread(&self) -> String {
+        match self.figures.problems {
+            0 => "not everything could be read: see the log".to_owned(),
+            1 => "1 file could not be read".to_owned(),
+            problems => format!("{problems} files could not be read"),
+        }
+    }
+}
+
 struct Running<'a> {
     runner: &'a Runner,
     profile: &'a Profile,
@@ -279,9 +287,14 @@ impl Running<'_> {
     fn all(&mut self) -> Status {
         let mut result = self.steps();
         let profile = self.profile;
-        if result.is_ok() {
-            let status = self.status(&result);
-            result = self.hooks("run-after", &profile.run_after, status);
+        match self.status(&result) {
+            Status::Done => result = self.hooks("run-after", &profile.run_after, Status::Done),
+            // Whoever asks to be told of failures wants to know of this too.
+            Status::Partial if profile.run_partial.is_empty() => {
+                self.last_hooks("run-failed", &profile.run_failed, Status::Partial);
+            }
+            Status::Partial => self.last_hooks("run-partial", &profile.run_partial, Status::Partial),
+            Status::Failed | Status::Interrupted => {}
         }
         let status = self.status(&result);
         if !status.is_success() {
@@ -376,8 +389,7 @@ impl Running<'_> {
             let complaints = scope.spawn(|| {
                 let mut last = None;
                 for_each_line(err, |line| {
-                    let line = line.strip_prefix("treering: ").unwrap_or(line);
-                    if let Some(earlier) = last.replace(line.to_owned()) {
+                    if let Some(earlier) = last.replace(complaint(line)) {
                         tracing::warn!("{profile}: {earlier}");
                     }
                 });
@@ -430,10 +442,16 @@ impl Running<'_> {
         command.stdout(io::stderr());
         command.env("TREERING_PROFILE", &self.profile.name);
         command.envs(self.profile.repo.as_ref().map(|repo| ("TREERING_REPOSITORY", repo)));
+        // The program takes the profile from the environment, so it must find it.
+        command.envs(std::path::absolute(&self.runner.config.path).map(|path| ("TREERING_CONFIG", path)));
         if name != "run-before" {
             command.env("TREERING_STATUS", status.name());
             command.env("TREERING_SNAPSHOT", self.found.snapshot.as_deref().unwrap_or_default());
-            command.env("TREERING_ERROR", self.found.error.as_deref().unwrap_or_default());
+            let error = match status {
+                Status::Partial => self.found.unread(),
+                _ => self.found.error.clone().unwrap_or_default(),
+            };
+            command.env("TREERING_ERROR", error);
         }
         let child = self.runner.stop.spawn(&mut command, patience).map_err(failed)?;
         let status = self.runner.stop.wait(&mut child.ok_or(StepError::Stopped)?).map_err(failed)?;
@@ -458,6 +476,13 @@ fn how(status: ExitStatus) -> String {
         (None, None) => write!(text, "failed"),
     };
     text
+}
+
+/// What a line says that a step has printed to standard error: an object with a message, or text.
+fn complaint(line: &str) -> String {
+    let object = serde_json::from_str::<Value>(line).ok();
+    let message = object.as_ref().and_then(|object| object["message"].as_str());
+    message.unwrap_or_else(|| line.strip_prefix("treering: ").unwrap_or(line)).to_owned()
 }
 
 /// Calls `take` with each line; what is too long for one is cut.

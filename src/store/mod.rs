@@ -118,7 +118,7 @@ pub use local::{LocalOptions, Permissions, PermissionsError};
 pub use name::{MAX_LEVEL, Name, NameError, Namespace};
 pub use options::{NamespaceOptions, Options};
 pub use statistics::{CacheFigures, Figures, Operation};
-pub use url::{StoreUrl, UrlError};
+pub use url::{StoreUrl, UrlError, is_url};
 
 /// A store that was there when it was opened.
 pub struct Store {

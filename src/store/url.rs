@@ -14,6 +14,7 @@
 //! region it is that of `AWS_REGION` for AWS, and `us-east-1` for others (Garage wants `region=garage`).
 //! `b2:` is another spelling of `s3:`. Printing a [`StoreUrl`] shows no password and no secret.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -126,6 +127,24 @@ impl FromStr for StoreUrl {
             _ => Err(UrlError::Scheme),
         }
     }
+}
+
+/// What git, stores and the tools of this kind take as the beginning of a URL, also without `//` behind it.
+const SCHEMES: [&str; 17] = [
+    "azure", "b2", "file", "ftp", "ftps", "git", "gs", "http", "https", "rclone", "rest", "s3", "sftp",
+    "ssh", "swift", "webdav", "webdavs",
+];
+
+/// Whether `text` looks like a URL, where the path of a directory is wanted: `scheme://…`, `s3:…`, or
+/// `user@host:path` as ssh has it. A path that begins with `/` or `./` never does.
+pub fn is_url(text: &OsStr) -> bool {
+    let Some((before, after)) = text.to_str().and_then(|text| text.split_once(':')) else { return false };
+    if before.is_empty() || before.contains('/') {
+        return false;
+    }
+    let is_scheme = before.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));
+    let is_known = SCHEMES.contains(&before.to_ascii_lowercase().as_str());
+    is_known || (is_scheme && after.starts_with("//")) || before.contains('@')
 }
 
 fn parse_sftp(rest: &str) -> Result<StoreUrl, UrlError> {
@@ -316,6 +335,27 @@ mod tests {
         );
         assert!("file:///a%20b".parse::<StoreUrl>().unwrap().place == Place::File("/a b".into()));
         assert!("rclone:remote:a/b".parse::<StoreUrl>().unwrap().place == Place::Rclone("remote:a/b".into()));
+    }
+
+    #[test]
+    fn what_looks_like_a_url_is_told_from_a_path() {
+        for url in [
+            "s3:host/bucket",
+            "S3:x",
+            "sftp:host:/x",
+            "rclone:there:x",
+            "https://h/x",
+            "https:x",
+            "x+y://z",
+            "me@host:x",
+        ] {
+            assert!(is_url(OsStr::new(url)), "{url}");
+        }
+        for path in
+            ["", "/s3:x", "./s3:x", "rings", "a:b", "of 10:30", ":x", "a/b:c", "me@host", "dir/me@host:x"]
+        {
+            assert!(!is_url(OsStr::new(path)), "{path}");
+        }
     }
 
     #[test]

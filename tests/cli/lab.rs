@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
+
 /// A directory with a `tree` and perhaps a `repo`, removed at the end.
 pub struct Lab {
     dir: tempfile::TempDir,
@@ -55,6 +57,8 @@ impl Lab {
             .env("TZ", "UTC")
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("TREERING_LOG")
+            .env_remove("TREERING_CONFIG")
+            .env_remove("TREERING_PROFILE")
             .env_remove("TREERING_PASSWORD")
             .env_remove("TREERING_PASSWORD_FILE")
             .env_remove("TREERING_PASSWORD_COMMAND")
@@ -159,6 +163,15 @@ pub fn contents(root: &Path) -> Vec<(PathBuf, String)> {
             (path, fs::read_to_string(entry.path()).unwrap())
         })
         .collect()
+}
+
+/// What asks the program to stop: SIGINT, or SIGTERM where this process, and so the program, ignores SIGINT. A shell lets
+/// what it runs in the background do so.
+pub fn interruption() -> Signal {
+    match treering::signals::not_ignored(&[Signal::INT.as_raw()]).is_empty() {
+        true => Signal::TERM,
+        false => Signal::INT,
+    }
 }
 
 /// A named pipe, to hold the program where it reads from it.

@@ -20,6 +20,7 @@ mod restore;
 #[path = "../it/store/s3_server.rs"]
 mod s3_server;
 mod schedule;
+mod selection;
 mod status;
 mod store;
 mod terminal;

@@ -120,7 +120,8 @@ fn a_damaged_record_is_named_hides_no_other_and_lets_nothing_more_be_removed() {
         assert_eq!(outcome.status, Some(status), "{line}: {outcome:?}");
         let named = format!("`treering forget {id}` gives it up: snapshots/2026/11/05/");
         assert!(outcome.err.lines().all(|complaint| complaint.contains(&named)), "{line}: {}", outcome.err);
-        assert!(outcome.err.starts_with("treering: "), "{line}: {outcome:?}");
+        let start = if line.contains("--json") { "{\"message" } else { "treering: " };
+        assert!(outcome.err.starts_with(start), "{line}: {outcome:?}");
         outcome.out
     };
     assert_eq!(told("snapshots", 3).lines().count(), 5);

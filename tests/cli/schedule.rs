@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::encryption::{IDENTITY, RECIPIENT};
-use crate::lab::{Lab, Outcome, contents, make_pipe};
+use crate::lab::{Lab, Outcome, contents, interruption, make_pipe};
 use crate::programs;
 
 /// Longer than anything here takes on a busy machine.
@@ -252,7 +252,8 @@ fn hooks_run_in_order_and_know_how_it_went() {
          [profile.none]\nsources = '~/gone'\n\
          [profile.early]\nrun-before = 'exit 7'\n\
          [profile.late]\nrun-after = ['true', 'false', 'echo never >> trace']\n\
-         [profile.part]\nignore-file = '.leave'\nsources = '~/other'\n"
+         [profile.part]\nignore-file = '.leave'\nsources = '~/other'\n\
+         [profile.some]\nignore-file = '.leave'\nsources = '~/other'\nrun-partial = 'echo some >> trace; false'\n"
     ));
     home.0.write("other/.leave", "[z-a]\n");
     let forced = |name: &str, status| {
@@ -278,10 +279,84 @@ fn hooks_run_in_order_and_know_how_it_went() {
         format!("before late   \nfailed late failed saved {error}\nfinally late failed saved {error}\n");
     assert_eq!(forced("late", 1).0, expected);
     let (trace, log) = forced("part", 3);
-    assert!(trace.contains("after part partial saved "), "{trace}");
+    let error = "1 file could not be read";
+    let expected =
+        format!("before part   \nfailed part partial saved {error}\nfinally part partial saved {error}\n");
+    assert_eq!(trace, expected);
     assert!(log.contains("WARN part: cannot read ") && log.contains("1 file not read"), "{log}");
+    let (trace, _) = forced("some", 3);
+    assert_eq!(trace, format!("before some   \nsome\nfinally some partial saved {error}\n"));
     assert_eq!(home.shown("none")["failures"], 1);
-    assert_eq!(home.snapshots().len(), 3);
+    assert_eq!(home.snapshots().len(), 4);
+}
+
+#[test]
+fn a_profile_chooses_its_own_snapshots_in_every_command() {
+    let home = Home::new(
+        "[profile.work]\nsources = ['~/tree', '~/tree/']\nkeep-last = 1\n[profile.more]\nsources = '~/more'\n",
+    );
+    home.0.write("more/only", "more\n");
+    home.ok("-P work backup");
+    home.ok("-P more backup");
+    assert_eq!(home.ok("-P work cat latest:notes"), "notes\n");
+    assert_eq!(home.ok("-P more cat latest:only"), "more\n");
+    assert!(!home.ok("-P work ls latest").contains("only"));
+    assert_eq!(home.ok("-P work diff latest ./tree"), "no differences\n");
+    home.ok("-P work restore latest -t out");
+    assert_eq!(contents(&home.0.path("out")).len(), 3);
+    assert_eq!(home.json("-P work snapshots --json").as_array().unwrap().len(), 1);
+    home.fails("-P work ls latest~1", 1, "no snapshot latest~1 of host elm, of ");
+    home.fails("-P work forget latest~1", 1, "no snapshot latest~1 of host elm, of ");
+    // What the command line chooses wins, and an id is of any profile.
+    assert_eq!(home.ok("-P work cat latest:only --path more"), "more\n");
+    let other = home.json("-P more snapshots --json")[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(home.ok(&format!("-P work cat {other}:only")), "more\n");
+    // One directory that is named twice is one.
+    home.ok("-P work backup");
+    assert!(home.ok("-P work forget").contains("Removed 1 snapshot"));
+
+    let output = home.command(["snapshots", "--json"]).env("TREERING_PROFILE", "more").output().unwrap();
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed[0]["id"], other.as_str());
+    // Without a profile the defaults still name the repository.
+    let without = |line: &str| {
+        home.command(line.split(' '))
+            .env_remove("TREERING_REPOSITORY")
+            .env("TREERING_PROFILE", "")
+            .output()
+            .unwrap()
+    };
+    let listed: Value = serde_json::from_slice(&without("snapshots --json").stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    home.0.write("config/treering/treering.toml", "[default]\nrepo = 's3:host/bucket'\n");
+    let refused = without("init");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("looks like a URL"), "{refused:?}");
+}
+
+#[test]
+fn a_run_keeps_what_it_has_saved_whatever_the_rules_say() {
+    let home = Home::new("[profile.p]\nkeep-tag = 'k'\n");
+    home.ok("-P p backup --tag k");
+    let first = home.json("-P p schedule run --force --json");
+    let second = home.json("-P p schedule run --force --json");
+    assert_eq!((&first["snapshots_removed"], &second["snapshots_removed"]), (&0.into(), &1.into()));
+    let left = home.snapshots();
+    assert_eq!((left.len(), &left[1]["id"]), (2, &second["snapshot_id"]));
+}
+
+#[test]
+fn a_hook_finds_the_profile_that_it_runs_for() {
+    let home = Home::new("[profile.p]\n");
+    fs::rename(home.0.path("config/treering/treering.toml"), home.0.path("other.toml")).unwrap();
+    let config = fs::read_to_string(home.0.path("other.toml")).unwrap();
+    let program = env!("CARGO_BIN_EXE_treering");
+    home.0.write(
+        "other.toml",
+        &format!("{config}run-after = 'cd / && {program} snapshots --json > \"$HOME/listed\"'\n"),
+    );
+    home.ok("--config other.toml -P p schedule run --force");
+    let listed: Value = serde_json::from_slice(&fs::read(home.0.path("listed")).unwrap()).unwrap();
+    assert_eq!(listed[0]["hostname"], "elm");
 }
 
 #[test]
@@ -332,7 +407,7 @@ fn a_run_that_is_stopped_ends_in_order() {
     let run = home.start("-P p schedule run --force");
     let _pipe = home.held();
     wait_until("it ends", || {
-        run.signal(Signal::INT);
+        run.signal(interruption());
         home.shown("p")["last"]["result"] == "interrupted"
     });
     assert_eq!(run.end(), Some(130), "{}", home.log());
@@ -405,7 +480,7 @@ fn the_daemon_sleeps_while_nothing_is_due() {
     let before = status();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(status(), before);
-    daemon.signal(Signal::INT);
+    daemon.signal(interruption());
     assert_eq!(daemon.end(), Some(0));
 }
 

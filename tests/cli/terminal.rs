@@ -6,12 +6,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::{Lab, make_pipe};
+use crate::lab::{Lab, interruption, make_pipe};
 
 /// Longer than an operation must take before it shows a bar.
 const LONG: Duration = Duration::from_millis(1500);
@@ -34,7 +34,7 @@ fn held(lab: &Lab, child: &mut Child) -> File {
 
 fn interrupt(child: &Child) {
     // It may have ended.
-    let _ = kill_process(Pid::from_child(child), Signal::INT);
+    let _ = kill_process(Pid::from_child(child), interruption());
 }
 
 #[test]
@@ -64,6 +64,29 @@ fn nothing_moves_where_there_is_no_terminal() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     assert!(output.stdout.starts_with(b"Saved snapshot "));
+}
+
+#[test]
+fn signals_that_were_to_be_ignored_stay_ignored() {
+    let lab = Lab::new();
+    make_pipe(&lab.path("pipe"));
+    // As nohup does, and a shell for what it runs in the background.
+    let program = lab.command(HELD_BACKUP);
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"])
+        .arg(program.get_program())
+        .args(program.get_args());
+    command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).current_dir(lab.path(""));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pipe = held(&lab, &mut child);
+    for signal in [Signal::HUP, Signal::INT] {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout.starts_with(b"Saved snapshot "), "{output:?}");
 }
 
 #[test]

@@ -1,0 +1,224 @@
+//! Which snapshots the commands are about: filters, times, clocks that are wrong, names that are not unique.
+
+use std::process::Stdio;
+
+use crate::lab::{Lab, Outcome, contents};
+
+/// Years before any time at which this runs, so that nothing is dated in the future by chance.
+const DAYS: [&str; 2] = ["2020-01-01 12:00", "2020-01-02 12:00:30.25"];
+/// Not far from the end of the calendar.
+const FUTURE: &str = "9999-12-30 21:59:59";
+
+/// With two snapshots of two days, and one that is dated in the future. Each has a file `day` that says which.
+fn with_a_future() -> Lab {
+    let lab = Lab::new();
+    for (number, day) in (1..).zip(DAYS) {
+        lab.write("tree/day", &format!("{number}\n"));
+        lab.ok(["backup", "tree", "-q", "--host", "h", "--time", day]);
+    }
+    lab.write("tree/day", "future\n");
+    let outcome = lab.run(["backup", "tree", "-q", "--host", "h", "--time", FUTURE]);
+    assert_eq!((outcome.status, outcome.out.as_str()), (Some(0), ""), "{outcome:?}");
+    assert!(outcome.err.contains("dated 9999-12-30 21:59:59+00:00, in the future"), "{}", outcome.err);
+    lab
+}
+
+/// What a command prints that warns of the future.
+#[track_caller]
+fn warned(outcome: Outcome) -> String {
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
+    assert!(outcome.err.contains("9999-12-30 21:59:59+00:00, in the future"), "{}", outcome.err);
+    outcome.out
+}
+
+fn parse(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_snapshot_of_the_future_is_neither_latest_nor_parent_nor_counted() {
+    let lab = with_a_future();
+    assert_eq!(warned(lab.run(["cat", "latest:day"])), "2\n");
+    assert_eq!(warned(lab.run(["cat", "latest~1:day"])), "1\n");
+    warned(lab.run(["restore", "latest", "-t", "out"]));
+    assert!(contents(&lab.path("out")).contains(&("day".into(), "2\n".to_owned())));
+    assert_eq!(warned(lab.run(["snapshots"])).lines().count(), 4);
+    let saved = warned(lab.run(["backup", "tree", "-q", "--host", "h", "--time", "2020-01-03", "--json"]));
+    let saved = parse(saved.lines().last().unwrap());
+    assert!(saved["parent"].as_str().unwrap().starts_with("20200102T120030.25"), "{saved}");
+    assert_eq!(lab.ok(["cat", "2020-01-03:day"]), "future\n");
+    let out = warned(lab.run(["forget", "--keep-within", "36h"]));
+    assert!(out.contains("keep 3, remove 1") && out.contains("dated in the future"), "{out}");
+    // All that is left is in the future.
+    lab.ok([
+        "forget",
+        "--path",
+        "tree",
+        "--unsafe-allow-remove-all",
+        "--keep-tag",
+        "none",
+        "--host",
+        "other",
+    ]);
+    let out = lab.run(["forget", "--keep-tag", "none"]);
+    assert!(out.status == Some(1) && out.err.contains("remove all 2 snapshots"), "{out:?}");
+    warned(lab.run(["forget", "--keep-tag", "none", "--unsafe-allow-remove-all"]));
+    assert_eq!(warned(lab.run(["cat", "latest:day"])), "future\n");
+    warned(lab.run(["forget", "latest"]));
+    assert!(lab.ok(["snapshots"]).starts_with("There are no snapshots"));
+}
+
+#[test]
+fn the_end_of_the_calendar_is_no_panic_in_any_zone() {
+    let lab = with_a_future();
+    for zone in ["UTC", "EAST-14", "WEST12"] {
+        for line in [
+            "snapshots",
+            "snapshots --json",
+            "ls 9999-12-30",
+            "forget --keep-within 1y --keep-weekly 2 --keep-yearly 2 -n",
+            "forget latest -n --json",
+            "backup tree -n",
+            "check",
+        ] {
+            let output = lab.command(line.split(' ')).env("TZ", zone).output().unwrap();
+            assert!(output.status.success(), "{zone} {line}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_names_everything_up_to_its_end() {
+    let lab = with_a_future();
+    let day = |name: &str| {
+        let output = lab.command(["cat", &format!("{name}:day")]).stderr(Stdio::null()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = lab.run(["snapshots"]).out;
+    let printed: Vec<_> =
+        listed.lines().skip(1).map(|line| line[10..].trim_start()[..25].to_owned()).collect();
+    assert_eq!(printed.len(), 3, "{listed}");
+    for (name, day_of) in printed.iter().zip(["1\n", "2\n", "future\n"]) {
+        assert_eq!(day(name), day_of, "{name}");
+    }
+    for name in ["2020-01-02", "2020-01-02 12:00", "2020-01-02 12:00:30", "2020-01-02 12:00:30.25", "today"] {
+        assert_eq!(day(name), "2\n", "{name}");
+    }
+    for name in ["2020-01-02 12:00:29", "2020-01-02 11:59", "2020-01-02 12:00:30.2", "2020-01-01"] {
+        assert_eq!(day(name), "1\n", "{name}");
+    }
+    let outcome = lab.run(["ls", "2019-12-31"]);
+    assert!(outcome.err.contains("no snapshot at or before 2019-12-31 23:59:59+00:00"), "{outcome:?}");
+    let outcome = lab.run(["cat", "9998-01-01:day"]);
+    assert_eq!(outcome.out, "2\n");
+    assert!(
+        outcome.err.contains("9998-01-01 00:00:00+00:00 lies in the future: this is snapshot "),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn filters_choose_in_every_command_that_names_snapshots() {
+    let lab = Lab::new();
+    lab.write("more/only", "more\n");
+    for (flags, source) in [
+        (["--host", "a", "--tag", "x,y"], "tree"),
+        (["--host", "b", "--tag", "x"], "more"),
+        (["--host", "b", "--tag", "z"], "tree/letters"),
+    ] {
+        lab.ok(["backup", source, "-q"].into_iter().chain(flags));
+    }
+    for filter in [
+        "--host a",
+        "--path tree",
+        "--tag y",
+        "--tag x,y",
+        "--host a --tag x",
+        "--host a --host c --path tree/",
+    ] {
+        let with = |line: &str| lab.ok(line.split(' ').chain(filter.split(' ')));
+        assert_eq!(with("cat latest:notes"), "notes\n", "{filter}");
+        assert_eq!(with("ls latest").lines().count(), 5, "{filter}");
+        assert_eq!(with("diff latest ./tree"), "no differences\n", "{filter}");
+        assert_eq!(parse(&with("snapshots --json")).as_array().unwrap().len(), 1, "{filter}");
+        assert_eq!(parse(&with("forget --keep-last 1 -n --json"))["groups"].as_array().unwrap().len(), 1);
+        assert_eq!(parse(&with("forget latest -n --json"))["keys"].as_array().unwrap().len(), 1);
+        let target = lab.path(filter);
+        lab.ok(["restore", "latest", "-t", target.to_str().unwrap()].into_iter().chain(filter.split(' ')));
+        assert_eq!(contents(&target).len(), 3, "{filter}");
+        for line in ["ls latest~1", "forget latest~1", "cat 2019-01-01:notes", "diff latest latest~1"] {
+            let outcome = lab.run(line.split(' ').chain(filter.split(' ')));
+            assert_eq!(outcome.status, Some(1), "{line} {filter}: {outcome:?}");
+            assert!(
+                outcome.err.contains("no snapshot ")
+                    && outcome.err.contains(" of host a") == filter.contains("host")
+            );
+        }
+    }
+    // An id that another one has.
+    let id = parse(&lab.ok(["snapshots", "--host", "b", "--json"]))[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(lab.ok(["cat", &format!("{id}:only")]), "more\n");
+    assert_eq!(lab.run(["forget", &id, "--host", "a"]).status, Some(1));
+    lab.ok(["forget", &id, "--host", "b"]);
+    assert_eq!(lab.ok(["snapshots", "--tag", "none"]), "There is no snapshot tagged none\n");
+}
+
+#[test]
+fn records_of_one_id_are_named_by_their_keys() {
+    let lab = Lab::new();
+    // Until the files are old enough to count as unchanged.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    for time in ["2020-01-05", "2020-01-01", "2020-01-02"] {
+        lab.ok(["backup", "tree", "-q", "--host", "h", "--time", time]);
+    }
+    let listed = parse(&lab.ok(["snapshots", "--json"]));
+    let of = |number: usize, what: &str| listed[number][what].as_str().unwrap().to_owned();
+    assert_eq!(of(0, "id"), of(1, "id"), "both have the same parent and content");
+    let outcome = lab.run(["forget", &of(0, "id")]);
+    assert_eq!(outcome.status, Some(1));
+    for key in [of(0, "key"), of(1, "key")] {
+        assert!(outcome.err.contains(&key), "{}", outcome.err);
+        assert_eq!(lab.ok(["cat", &format!("{key}:notes")]), "notes\n");
+        assert_eq!(lab.ok(["snapshots"]).matches(&key).count(), 1);
+    }
+    lab.ok(["forget", &of(0, "key")]);
+    assert_eq!(parse(&lab.ok(["snapshots", "--json"]))[0]["key"], of(1, "key"));
+}
+
+#[test]
+fn a_repository_is_no_url() {
+    let lab = Lab::bare();
+    for url in
+        ["s3:host/bucket", "sftp:host:rings", "rclone:there:rings", "https://host/rings", "me@host:rings"]
+    {
+        for line in ["init", "snapshots", "backup tree", "blob init"] {
+            let outcome = lab.run(["-r", url].into_iter().chain(line.split(' ')));
+            assert_eq!(outcome.status, Some(1), "{outcome:?}");
+            assert!(
+                outcome.err.contains("looks like a URL") && outcome.err.contains("remote add"),
+                "{}",
+                outcome.err
+            );
+        }
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(lab.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["tree"]);
+    lab.ok(["-r", "./s3:here", "init"]);
+    lab.ok(["-r", "s3:here", "snapshots"]);
+}
+
+#[test]
+fn with_json_failures_and_warnings_are_objects() {
+    let lab = with_a_future();
+    for (line, code) in [("ls nothing --json", 1), ("--json -r nowhere snapshots", 10), ("--json bogus", 1)] {
+        let outcome = lab.run(line.split(' '));
+        let error = parse(&outcome.err);
+        assert_eq!(error["message_type"], "exit_error", "{error}");
+        assert_eq!((error["code"].as_i64(), outcome.status), (Some(code), Some(code as i32)), "{error}");
+        assert!(error["message"].as_str().unwrap().len() > 10, "{error}");
+    }
+    let warning = parse(&lab.run(["ls", "latest", "--json"]).err);
+    assert_eq!(warning["message_type"], "warning");
+}
