@@ -2,11 +2,11 @@
 //!
 //! The loop: write a temporary file beside the target, `fsync` it, rename it over the target, `fsync`
 //! the directory that holds the name. A process that dies on the way leaves the old target, and perhaps a
-//! temporary file whose name begins with [`TEMP_PREFIX`]; nobody else is told of it.
+//! temporary file whose name begins with [`TEMP_PREFIX`], which [`sweep`] removes.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -19,10 +19,50 @@ pub const MODE: u32 = 0o666;
 
 /// A new temporary file in `directory`, named so that leftovers can be recognised; it is removed when dropped.
 ///
-/// `mode` is given at creation, where the umask applies to it.
+/// `mode` is given at creation, where the umask applies to it. The file is locked as long as it is open, so that
+/// [`sweep`] knows that somebody owns it.
 pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
-    let permissions = Permissions::from_mode(mode);
-    tempfile::Builder::new().prefix(TEMP_PREFIX).permissions(permissions).tempfile_in(directory)
+    loop {
+        let permissions = Permissions::from_mode(mode);
+        let file =
+            tempfile::Builder::new().prefix(TEMP_PREFIX).permissions(permissions).tempfile_in(directory)?;
+        // Where files cannot be locked, none is swept.
+        let _ = file.as_file().lock_shared();
+        // It may have been swept before it was locked.
+        if file.as_file().metadata()?.nlink() > 0 {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes the temporary files in `directory` that no living process owns. How many, and the bytes they had.
+pub fn sweep(directory: &Path) -> io::Result<(u64, u64)> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        entries => entries?,
+    };
+    let (mut files, mut bytes) = (0, 0);
+    for entry in entries {
+        let entry = entry?;
+        let is_one = entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes());
+        if !is_one || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let owner = File::open(entry.path()).and_then(|file| {
+            let metadata = file.metadata()?;
+            file.try_lock()?;
+            Ok((file, metadata))
+        });
+        // Of one that may not be opened nobody knows.
+        let Ok((_lock, metadata)) = owner else { continue };
+        match fs::remove_file(entry.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        files += 1;
+        bytes += metadata.len();
+    }
+    Ok((files, bytes))
 }
 
 /// Syncs `file` and puts it in the place of `target`, which must lie in the same file system.
@@ -45,6 +85,24 @@ pub fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Makes the names in `directory` durable.
 pub fn sync_dir(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Makes `directory` and those above it, durably. Those that are there already are left as they are.
+pub fn make_dirs(directory: &Path) -> io::Result<()> {
+    make_dirs_with(directory, 0o777)
+}
+
+/// As [`make_dirs`], with this mode before the umask takes its bits away.
+pub fn make_dirs_with(directory: &Path, mode: u32) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = parent(directory);
+    make_dirs_with(above, mode)?;
+    match DirBuilder::new().mode(mode).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(above),
+    }
 }
 
 /// The directory that holds the name of `path`.
@@ -70,6 +128,21 @@ mod tests {
         assert_eq!(std::fs::metadata(&target).unwrap().permissions(), plain);
         std::fs::remove_file(dir.path().join("plain")).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_what_nobody_owns_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owned = temporary(dir.path(), MODE).unwrap();
+        owned.write_all(b"half").unwrap();
+        let (_, left) = temporary(dir.path(), MODE).unwrap().keep().unwrap();
+        std::fs::write(&left, b"lost").unwrap();
+        std::fs::write(dir.path().join("other"), b"stays").unwrap();
+        assert_eq!(sweep(dir.path()).unwrap(), (1, 4));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        place(owned, &dir.path().join("owned")).unwrap();
+        assert_eq!(sweep(dir.path()).unwrap(), (0, 0));
+        assert_eq!(sweep(&dir.path().join("nowhere")).unwrap(), (0, 0));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::json::Name;
 use crate::cli::remote;
-use crate::cli::report::{complain, count, duration, name, plural, print, size, text, totals};
+use crate::cli::report::{complain, count, duration, leftovers, name, plural, print, size, text, totals};
 use crate::cli::{Session, cache_directory, host_name, user_name};
 
 /// Takes a snapshot.
@@ -191,6 +191,9 @@ fn write(
         write!(out, "; {} not opened", count(statistics.files_unmodified))?;
     }
     writeln!(out, "\n  added    {} in {}", size(statistics.bytes_stored), duration(took))?;
+    if let Some(leftovers) = leftovers(&report.swept) {
+        writeln!(out, "  {leftovers}")?;
+    }
     if !report.problems.is_empty() {
         writeln!(out, "  errors   {}; the rest is saved", count(report.problems.len() as u64))?;
     }
@@ -236,5 +239,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "volumes_lost": report.lost.len(),
         "segments_damaged": report.damaged,
         "segments_unread": report.unread.segments,
+        "leftovers_removed": report.swept.files + report.swept.layers,
+        "leftover_bytes": report.swept.bytes,
     })
 }

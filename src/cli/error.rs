@@ -177,13 +177,20 @@ impl CliError {
             Self::Git(GitError::NotRepository(_))
             | Self::Remote(RemoteError::Git(GitError::NotRepository(_)))
             | Self::Timeline(TimelineError::Git(GitError::NotRepository(_))) => Exit::NoRepository,
-            Self::Git(GitError::Locked { .. })
-            | Self::Timeline(TimelineError::Git(GitError::Locked { .. })) => Exit::Locked,
+            Self::Git(GitError::Locked { .. } | GitError::InUse { .. })
+            | Self::Timeline(TimelineError::Git(GitError::Locked { .. } | GitError::InUse { .. })) => {
+                Exit::Locked
+            }
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
             Self::Repository(RepositoryError::Encrypted | RepositoryError::WrongKey { .. }) => Exit::NoKey,
-            Self::Repository(RepositoryError::Locked(_))
+            Self::Repository(
+                RepositoryError::Locked(_)
+                | RepositoryError::Timeline(TimelineError::Git(GitError::Locked { .. })),
+            )
             | Self::Remote(
-                RemoteError::Git(GitError::Locked { .. } | GitError::Contended { .. })
+                RemoteError::Git(
+                    GitError::Locked { .. } | GitError::InUse { .. } | GitError::Contended { .. },
+                )
                 | RemoteError::Locked { .. },
             ) => Exit::Locked,
             Self::Interrupted(_)
@@ -214,8 +221,9 @@ mod tests {
     #[test]
     fn what_a_script_can_act_on_has_a_status_of_its_own() {
         let exit = |error: RepositoryError| CliError::from(error).exit();
-        let locked = GitError::Locked { path: "main.lock".into(), hint: "" };
-        assert_eq!(exit(RepositoryError::Locked(locked)), Exit::Locked);
+        let locked = || GitError::Locked { path: "main.lock".into(), age: None };
+        assert_eq!(exit(RepositoryError::Locked(locked())), Exit::Locked);
+        assert_eq!(exit(TimelineError::from(locked()).into()), Exit::Locked);
         assert_eq!(
             exit(RepositoryError::NoRepository { path: "repo".into(), source: None }),
             Exit::NoRepository
@@ -224,7 +232,7 @@ mod tests {
         assert_eq!(CliError::of("tree")(DiffError::from(Interrupted)).exit(), Exit::Interrupted);
         assert_eq!(exit(RepositoryError::NoSources), Exit::Failed);
         assert_eq!(CliError::from(GitError::NotRepository("kv".into())).exit(), Exit::NoRepository);
-        let locked = TimelineError::from(GitError::Locked { path: "main.lock".into(), hint: "" });
+        let locked = TimelineError::from(GitError::Locked { path: "main.lock".into(), age: None });
         assert_eq!(CliError::from(locked).exit(), Exit::Locked);
     }
 }

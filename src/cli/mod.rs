@@ -121,9 +121,27 @@ pub fn run() -> ExitCode {
 fn failed(error: &CliError) -> Exit {
     let exit = error.exit();
     if exit != Exit::Pipe {
-        report::fail(exit, &chain(error));
+        let mut text = chain(error);
+        if is_disk_full(error) {
+            text += "; make room on the disk and try again; where the repository's is full, `treering forget` and \
+                     `treering prune` still work, since a reserve is kept for them";
+        }
+        report::fail(exit, &text);
     }
     exit
+}
+
+/// Whether there was no room left for something.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What holds for one run of the program, whatever the command.

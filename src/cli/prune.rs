@@ -224,11 +224,12 @@ fn plan_document(plan: &PrunePlan) -> Value {
 }
 
 fn report_text(report: &PruneReport) -> String {
+    let leftovers = report::leftovers(&report.swept).map_or_else(String::new, |text| format!("\n  {text}"));
     if report.plan.is_empty() {
-        return plan_text(&report.plan);
+        return plan_text(&report.plan) + &leftovers;
     }
     format!(
-        "Freed {} of {}: removed {} and wrote {}",
+        "Freed {} of {}: removed {} and wrote {}{leftovers}",
         size(report.bytes_freed),
         size(report.plan.bytes),
         plural(report.layers_removed, "layer"),
@@ -245,6 +246,8 @@ fn report_document(report: &PruneReport) -> Value {
         "volumes_written": report.volumes_written,
         "bytes": report.bytes,
         "bytes_freed": report.bytes_freed,
+        "leftovers_removed": report.swept.files + report.swept.layers,
+        "leftover_bytes": report.swept.bytes,
     })
 }
 

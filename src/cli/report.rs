@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 use treering::diff::{Change, ChangeRef, Entry, FileTime, Kind};
+use treering::gitkv::Swept;
 use treering::repository::Totals;
 
 use crate::cli::error::{CliError, Exit};
@@ -143,6 +144,14 @@ pub fn count(number: u64) -> String {
 /// A number of things: `1 file`, `2 files`.
 pub fn plural(number: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// What dead processes had left in a repository and was removed, if anything was.
+pub fn leftovers(swept: &Swept) -> Option<String> {
+    let things = swept.files + swept.layers;
+    (things > 0).then(|| {
+        format!("removed  {} of killed processes, {}", plural(things, "leftover"), size(swept.bytes))
+    })
 }
 
 /// How long something took, as `0.25 s`, `12.5 s` or `3 min 20 s`.

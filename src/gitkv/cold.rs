@@ -65,8 +65,7 @@ impl Git {
     /// Tells git that objects which the packs here name may lie elsewhere.
     pub fn promise(&self) -> Result<(), GitError> {
         if !self.has_promised()? {
-            let set = self.libgit2().config().and_then(|mut config| config.set_bool(PROMISE, true));
-            set.map_err(GitError::git("set the configuration of git"))?;
+            self.configure(|config| config.set_bool(PROMISE, true))?;
         }
         self.mark_packs()
     }

@@ -48,7 +48,11 @@ impl Git {
                 continue;
             }
             // A tag is of some commit that a branch reaches; if not, that is copied again.
-            let (kind, bytes) = self.read_any(&id)?;
+            let (kind, bytes) = match self.read_any(&id) {
+                // The history may begin here.
+                Err(GitError::Missing(_)) => continue,
+                object => object?,
+            };
             if kind == ObjectKind::Commit {
                 reached.insert(id);
                 to_do.extend(parse_commit(&id, &bytes)?.parents);
@@ -69,8 +73,14 @@ impl Copy<'_> {
     /// Copies a commit and what is new in it; its parents are still `to_do`.
     fn commit(&mut self, id: &ObjectId, to_do: &mut Vec<ObjectId>) -> Result<(), GitError> {
         let commit = parse_commit(id, &self.object(id, ObjectKind::Commit)?)?;
-        let root = |id: &ObjectId| self.from.read_tree(&self.from.read_commit(id)?.tree);
-        let before = commit.parents.iter().map(root).collect::<Result<Vec<_>, _>>()?;
+        let mut before = Vec::new();
+        for parent in &commit.parents {
+            match self.from.read_commit(parent) {
+                // A shallow clone ends here. The other side may have it.
+                Err(GitError::Missing(_)) => {}
+                parent => before.push(self.from.read_tree(&parent?.tree)?),
+            }
+        }
         self.tree(&commit.tree, &before, 0)?;
         to_do.extend(commit.parents);
         Ok(())

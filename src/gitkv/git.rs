@@ -13,6 +13,7 @@ use crate::layers::{LayerError, LayerSet, ObjectId, ObjectKind};
 use crate::progress::Counter;
 
 use super::commit::Commit;
+use super::create::{create, is_unfinished};
 use super::program::Settings;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::work_tree::WorkTree;
@@ -64,15 +65,12 @@ impl Git {
     /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is
     /// `main`; `settings` are pairs of git configuration beside this crate's own.
     pub fn init(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
-        match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
-            Ok(true) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(false) => return Err(GitError::Occupied(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(GitError::Occupied(path.to_owned()));
-            }
-            Err(error) => return Err(GitError::io("look at", path)(error)),
-        }
+        create(path, |at| Self::init_at(at, settings).map(drop))?;
+        Self::open(path)
+    }
+
+    /// Makes it at `path` itself, where nothing is; a process that is killed leaves a part of it.
+    pub fn init_at(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
         let mut options = RepositoryInitOptions::new();
         options.bare(true).no_reinit(true).mkpath(true).external_template(false).initial_head(BRANCH);
         let make = || {
@@ -101,6 +99,7 @@ impl Git {
         let no_ceilings: [&Path; 0] = [];
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
+            ErrorCode::NotFound if is_unfinished(path) => GitError::Unfinished(path.to_owned()),
             ErrorCode::NotFound => GitError::NotRepository(path.to_owned()),
             ErrorCode::Owner => {
                 let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -113,7 +112,13 @@ impl Git {
             return Err(GitError::NotBare(path.to_owned()));
         }
         let branch = {
-            let head = repository.find_reference("HEAD").map_err(GitError::git("read HEAD"))?;
+            let head = repository.find_reference("HEAD").map_err(|error| {
+                // Without one it is none, and an empty one is what a power failure leaves.
+                match fs::metadata(repository.path().join("HEAD")).is_ok_and(|head| head.len() == 0) {
+                    true => GitError::NotRepository(path.to_owned()),
+                    false => GitError::git("read HEAD")(error),
+                }
+            })?;
             let branch = head.symbolic_target().ok().flatten().map(str::to_owned);
             let detached = match &work_tree {
                 None => GitError::Detached(path.to_owned()),
@@ -133,6 +138,24 @@ impl Git {
             work_tree.recover_if_idle(&git);
         }
         Ok(git)
+    }
+
+    /// Where `HEAD` stands for a branch without a commit, as in a repository that `git init --bare` made and
+    /// others pushed to: from now on the branch is the one whose tree has a file at `wanted`, if there is just one.
+    pub fn find_branch(&mut self, wanted: &str) -> Result<(), GitError> {
+        if self.head()?.is_some() {
+            return Ok(());
+        }
+        let mut holds = Vec::new();
+        for (name, id) in self.references()?.into_iter().filter(|(name, _)| name.starts_with("refs/heads/")) {
+            if self.find(&id, wanted.as_bytes())?.is_some() {
+                holds.push(name);
+            }
+        }
+        if let [only] = holds.as_mut_slice() {
+            self.branch = std::mem::take(only);
+        }
+        Ok(())
     }
 
     /// The repository's directory.

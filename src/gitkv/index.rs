@@ -18,7 +18,7 @@ use rustix::fs::Stat;
 use crate::atomic;
 use crate::layers::ObjectId;
 
-use super::refs::{LOCK_TRIES, link};
+use super::lockfile::{LOCK_TRIES, link};
 use super::tree::{Mode, Node};
 use super::{GitError, pause, shown};
 
@@ -90,7 +90,7 @@ impl LockedIndex {
                 Err(error) => return Err(GitError::io("lock", &path)(error)),
             }
         }
-        Err(GitError::Locked { path, hint: "; if there is none, a killed git left the file: remove it" })
+        Err(GitError::locked(&path))
     }
 
     fn read(&mut self) -> Result<(), GitError> {

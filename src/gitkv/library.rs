@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 
 use git2::{
     AutotagOption, ConfigLevel, Cred, CredentialType, Direction, FetchOptions, PushOptions, RemoteCallbacks,
-    RemoteUpdateFlags,
 };
 use percent_encoding::percent_decode_str;
 
@@ -23,13 +22,16 @@ use crate::atomic;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
-use super::git::sync_below;
+use super::git::from_git2;
 use super::transport::{FETCH, MAX_SAID, PUSH, without_passwords};
 use super::{Git, GitError};
 
 /// Hooks that a push sets off in the repository that gets it.
 const HOOKS: [&str; 6] =
     ["pre-receive", "update", "proc-receive", "post-receive", "post-update", "reference-transaction"];
+
+/// What the full names of branches begin with.
+const BRANCHES: &str = "refs/heads/";
 
 /// Where a URL leads.
 enum Place {
@@ -43,28 +45,33 @@ enum Place {
 pub(super) fn fetch(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitError> {
     let Place::Here(path) = place(&url(git, remote)?)? else { return fetch_far(git, remote, progress) };
     let there = open(&path, FETCH, Git::open_with_work_tree)?;
-    let heads: Vec<_> = there
-        .references()?
-        .into_iter()
-        .filter_map(|(name, id)| {
-            Some((format!("refs/remotes/{remote}/{}", name.strip_prefix("refs/heads/")?), id))
-        })
-        .collect();
-    let commits: Vec<_> = heads.iter().map(|&(_, id)| id).collect();
+    let branches: Vec<_> =
+        there.references()?.into_iter().filter(|(name, _)| name.starts_with(BRANCHES)).collect();
+    let commits: Vec<_> = branches.iter().map(|&(_, id)| id).collect();
     let mut writing = git.copy_commits(&there, &commits, progress)?;
+    follow(git, remote, &branches)?;
+    writing.done();
+    Ok(())
+}
+
+/// Lets the references that follow the branches of `remote` be where these are, durably.
+fn follow(git: &Git, remote: &str, branches: &[(String, ObjectId)]) -> Result<(), GitError> {
     let prefix = format!("refs/remotes/{remote}/");
+    let followed: Vec<_> = branches
+        .iter()
+        .filter_map(|(name, id)| Some((format!("{prefix}{}", name.strip_prefix(BRANCHES)?), *id)))
+        .collect();
     for (gone, _) in git.references()?.into_iter().filter(|(name, _)| name.starts_with(&prefix)) {
-        if !heads.iter().any(|(name, _)| *name == gone) {
+        if !followed.iter().any(|(name, _)| *name == gone) {
             git.remove_reference(&gone)?;
         }
     }
-    for (name, id) in &heads {
+    for (name, id) in &followed {
         let known = git.reference(name)?;
         if known != Some(*id) {
             git.compare_and_set(name, known.as_ref(), id)?;
         }
     }
-    writing.done();
     Ok(())
 }
 
@@ -84,7 +91,8 @@ pub(super) fn push(git: &Git, remote: &str, commit: &ObjectId, progress: &Progre
         known => known.and_then(|_| git.descends(commit, tip)),
     };
     if tip == Some(*commit) {
-        return Ok(());
+        // By somebody who may have been killed, or failed, before it was durable.
+        return there.sync_reference(there.branch());
     }
     if !tip.as_ref().map_or(Ok(true), follows)? {
         let said = format!("{} has commits that are not here; fetch first", git.branch());
@@ -119,7 +127,7 @@ pub(super) fn clone(url: &str, remote: &str, path: &Path) -> Result<(), GitError
         None => default_branch(&git, remote)?,
     };
     if let Some(branch) = branch {
-        git.libgit2().set_head(&branch).map_err(GitError::git("set HEAD"))?;
+        git.set_head(&branch)?;
     }
     let git = Git::open(path)?;
     let progress = Progress::new();
@@ -161,6 +169,14 @@ fn place(url: &str) -> Result<Place, GitError> {
             needs("ssh", "git2-ssh", cfg!(feature = "git2-ssh"))
         }
         None => Ok(Place::Here(url.into())),
+    }
+}
+
+/// The path that `url` is, if it is one.
+pub(super) fn path_of(url: &str) -> Option<PathBuf> {
+    match place(url) {
+        Ok(Place::Here(path)) => Some(path),
+        _ => None,
     }
 }
 
@@ -226,15 +242,15 @@ fn fetch_far(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitErro
     let sync = |name: &OsString| File::open(pack_dir.join(name))?.sync_all();
     list()?.difference(&before).try_for_each(sync).map_err(GitError::io("sync what lies in", &pack_dir))?;
     atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
-    far.update_tips(None, RemoteUpdateFlags::empty(), AutotagOption::None, None)
-        .and_then(|()| far.prune(None))
-        .and_then(|()| far.disconnect())
-        .map_err(failed(FETCH, progress))?;
-    let tracking = git.path().join("refs/remotes").join(remote);
-    match tracking.is_dir() {
-        true => sync_below(&tracking).map_err(GitError::io("sync", &tracking)),
-        false => Ok(()),
+    let mut branches = Vec::new();
+    for head in far.list().map_err(failed(FETCH, progress))? {
+        let name = head.name();
+        if name.starts_with(BRANCHES) && git2::Reference::is_valid_name(name) {
+            branches.push((name.to_owned(), from_git2(head.oid())?));
+        }
     }
+    far.disconnect().map_err(failed(FETCH, progress))?;
+    follow(git, remote, &branches)
 }
 
 fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> Result<(), GitError> {

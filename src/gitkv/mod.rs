@@ -41,13 +41,16 @@ mod collect;
 mod combine;
 mod commit;
 mod copy;
+mod create;
 mod edit;
 mod exchange;
 mod file;
 mod git;
 mod index;
 mod kv;
+mod leftovers;
 mod library;
+mod lockfile;
 mod origin;
 mod program;
 mod refs;
@@ -71,6 +74,7 @@ use crate::progress::Interrupted;
 pub use collect::{Alone, Collected, LayerUse};
 pub use combine::groups_to_combine;
 pub use commit::{Commit, Person};
+pub use create::create;
 pub use edit::TreeEdit;
 pub use exchange::TreeMerge;
 pub use file::{KvFile, OpenMode, ParseOpenModeError};
@@ -115,6 +119,9 @@ pub enum GitError {
         /// What libgit2 says.
         source: git2::Error,
     },
+    /// One was begun there, and whoever made it was killed.
+    #[error("the repository at {} was never finished: make it again", .0.display())]
+    Unfinished(PathBuf),
     /// Something is already where a repository was to be made.
     #[error("{} exists already; choose another path", .0.display())]
     Occupied(PathBuf),
@@ -287,13 +294,22 @@ pub enum GitError {
         /// How often it was tried.
         tries: u32,
     },
-    /// Somebody holds a lock for longer than any step takes.
-    #[error("{} is locked; wait for the program that uses the repository{hint}", path.display())]
+    /// Another process of this program uses the repository for longer than any step takes.
+    #[error("another process uses the repository and holds {}; wait until it is done", path.display())]
+    InUse {
+        /// The file that it has locked. The lock ends with the process.
+        path: PathBuf,
+    },
+    /// There is a lock file of git for longer than any step takes.
+    #[error(
+        "the lock file {}{} is in the way; wait for the git that made it, or, if none is running there, remove the file",
+        path.display(), since(*age)
+    )]
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// What to do when there is no such program.
-        hint: &'static str,
+        /// How long ago it was made, where that is known.
+        age: Option<Duration>,
     },
     /// It was asked to stop.
     #[error(transparent)]
@@ -312,6 +328,11 @@ impl GitError {
     /// For `map_err`: the operating system refused to `action` on `path`.
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// The lock file at `path` is in the way.
+    fn locked(path: &Path) -> Self {
+        Self::Locked { path: path.to_owned(), age: lockfile::age(path) }
     }
 }
 
@@ -336,6 +357,15 @@ fn way_out(extension: &str) -> &'static str {
 /// A path as it is shown in an error.
 fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+/// When something was made that is so old.
+fn since(age: Option<Duration>) -> String {
+    let Some(seconds) = age.map(|age| age.as_secs()) else { return String::new() };
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    let (size, unit) = units.into_iter().find(|(size, _)| seconds >= *size).unwrap_or((1, "second"));
+    let count = seconds / size;
+    format!(", made {count} {unit}{} ago,", if count == 1 { "" } else { "s" })
 }
 
 /// What was said in several lines, in one.

@@ -7,11 +7,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic;
 use crate::digest::Digest;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
 use super::commit::Person;
+use super::git::sync_below;
 use super::program::Settings;
 use super::transaction::Edit;
 use super::transport::{run, turn};
@@ -119,7 +121,7 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     fs::create_dir_all(cache).map_err(GitError::io("make", cache))?;
     let at = |extension: &str| cache.join(format!("{name}.{extension}"));
     let (clone, unfinished, lock) = (at("git"), at("new"), at("lock"));
-    let _turn = turn(&lock)?;
+    let turn = turn(&lock)?;
     if clone.exists() {
         return Ok(clone);
     }
@@ -132,13 +134,17 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     }
     let settings = Settings::read(None)?;
     let mut command = settings.command();
+    // A git that outlives this process keeps the turn.
+    command.stdin(turn.try_clone().map_err(GitError::io("use", &lock))?);
     command.args(["clone", "--quiet", "--bare", "--no-tags"]);
     command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     match run("clone the repository", command.args(["--", &url]).arg(&unfinished), &Progress::new()) {
         Err(GitError::NoProgram) => library::clone(&url, ORIGIN, &unfinished)?,
         cloned => cloned?,
     }
+    sync_below(&unfinished).map_err(GitError::io("sync", &unfinished))?;
     fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;
+    atomic::sync_dir(cache).map_err(GitError::io("sync", cache))?;
     Ok(clone)
 }
 

@@ -103,7 +103,7 @@ impl Settings {
         command.env("GIT_CONFIG_GLOBAL", file.as_deref().unwrap_or("/dev/null"));
         command.env("GIT_CONFIG_NOSYSTEM", "1");
         // What it says is looked at, so it says it in one language.
-        command.env("LC_ALL", "C");
+        command.env("LC_ALL", "C").stdin(Stdio::null());
         // Nothing is done behind the back of what was asked for, and what comes is on the disk before a reference
         // names it, also in a repository that git has set up.
         const SETTINGS: [&str; 4] =

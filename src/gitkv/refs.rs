@@ -1,41 +1,28 @@
-//! Moving a branch, by compare-and-swap.
-//!
-//! The protocol is git's: whoever creates `<reference>.lock` may write the new value into it and rename it
-//! over the reference. On top of it, the processes of this program take turns by `flock` on [`TURN`], so that
-//! a `.lock` file that one of them meets and that one of them made was left by a dead one. To know that it
-//! was, the `.lock` is made as a hard link to a temporary file in the directory of this program: they are one
-//! file as long as the process has not finished.
+//! References: moved by compare-and-set, and removed, durably and under [git's locks](super::lockfile).
 
-use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 use crate::atomic;
 use crate::layers::ObjectId;
 
-use super::{Git, GitError, pause};
+use super::lockfile::Turn;
+use super::{Git, GitError};
 
 /// Where this program keeps what is not git's, such as locks, in the repository's directory. Nothing there is
 /// part of the format.
 pub const PRIVATE: &str = "treering";
 
-/// The file whose `flock` gives the turn to move a reference.
-const TURN: &str = "references.lock";
-
-/// A reference is for everybody who may enter the repository.
-const MODE: u32 = 0o644;
-
-/// How often a lock is tried, with pauses that end at a quarter of a second: about ten seconds.
-pub(super) const LOCK_TRIES: u32 = 80;
+/// Where git keeps references that were packed.
+const PACKED: &str = "packed-refs";
 
 impl Git {
     /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to
     /// `new`, durably.
     ///
-    /// [`GitError::Moved`] when it is not at `expected`. What `new` names must be durable already.
+    /// [`GitError::Moved`] when it is not at `expected`. What `new` names must be durable already. After another
+    /// error it may have moved and not be durable: `sync_reference` tells.
     pub fn compare_and_set(
         &self,
         reference: &str,
@@ -54,167 +41,143 @@ impl Git {
         new: &ObjectId,
         before: impl FnOnce() -> Result<(), GitError>,
     ) -> Result<(), GitError> {
-        if !git2::Reference::is_valid_name(reference) || !reference.starts_with("refs/") {
-            return Err(GitError::Path { path: reference.to_owned(), fault: "it is no name of a reference" });
-        }
-        let private = self.private_dir()?;
-        let turn = lock(&private.join(TURN), File::try_lock)?;
-        let target = self.path().join(reference);
-        let directory = atomic::parent(&target).to_owned();
-        make_dirs(&directory).map_err(GitError::io("make", &directory))?;
-
-        let lock_path = self.path().join(format!("{reference}.lock"));
-        remove_own_leftovers(&private, &lock_path).map_err(GitError::io("clean up", &private))?;
-        let lock = RefLock::take(&private, lock_path, new)?;
+        let target = self.reference_path(reference)?;
+        let turn = self.turn()?;
+        let directory = atomic::parent(&target);
+        atomic::make_dirs(directory).map_err(GitError::io("make", directory))?;
+        let lock = turn.lock(reference)?;
         if self.reference(reference)?.as_ref() != expected {
             return Err(GitError::Moved { reference: reference.to_owned() });
         }
         before()?;
-        lock.rename(&target).map_err(GitError::io("move", &target))?;
-        atomic::sync_dir(&directory).map_err(GitError::io("sync", &directory))?;
-        drop(turn);
+        lock.commit(format!("{new}\n").as_bytes())
+    }
+
+    /// Makes durable where a reference is. To be called before it is relied on that somebody else, or an
+    /// earlier attempt that failed, has moved it there.
+    pub(super) fn sync_reference(&self, reference: &str) -> Result<(), GitError> {
+        let path = self.reference_path(reference)?;
+        let packed = self.path().join(PACKED);
+        for file in [&path, &packed] {
+            let synced = match fs::File::open(file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file.and_then(|file| file.sync_all()),
+            };
+            let directory = atomic::parent(file);
+            synced.and_then(|()| atomic::sync_dir(directory)).map_err(GitError::io("sync", file))?;
+        }
         Ok(())
     }
 
-    /// Removes the reference of that full name, if there is one.
+    /// Removes the reference of that full name, if there is one, durably.
     pub fn remove_reference(&self, name: &str) -> Result<(), GitError> {
-        let _turn = lock(&self.private_dir()?.join(TURN), File::try_lock)?;
-        let repository = self.libgit2();
-        match repository.find_reference(name).and_then(|mut reference| reference.delete()) {
-            Err(error) if error.code() != git2::ErrorCode::NotFound => {
-                Err(GitError::git("remove a reference")(error))
+        let path = self.reference_path(name)?;
+        if !self.has_reference(name)? {
+            return Ok(());
+        }
+        let turn = self.turn()?;
+        let directory = atomic::parent(&path);
+        atomic::make_dirs(directory).map_err(GitError::io("make", directory))?;
+        let lock = turn.lock(name)?;
+        // The packed value first: it would count again if only the other were gone.
+        let packed = self.path().join(PACKED);
+        if packed.exists() {
+            turn.replace(PACKED, |before| Ok(without(before, name)))?;
+        }
+        for path in [path.clone(), self.path().join("logs").join(name)] {
+            match fs::remove_file(&path) {
+                Err(error)
+                    if error.kind() != io::ErrorKind::NotFound
+                        && error.kind() != io::ErrorKind::NotADirectory =>
+                {
+                    return Err(GitError::io("remove", &path)(error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
+        }
+        atomic::sync_dir(directory).map_err(GitError::io("sync", directory))?;
+        drop(lock);
+        // An empty directory would be in the way of a reference of that name. `refs/heads` and its like stay.
+        let kind = self.path().join(name.split('/').take(2).collect::<PathBuf>());
+        let emptied = directory.ancestors().take_while(|above| above.starts_with(&kind) && **above != kind);
+        let _ = emptied.into_iter().try_for_each(fs::remove_dir);
+        Ok(())
+    }
+
+    fn has_reference(&self, name: &str) -> Result<bool, GitError> {
+        match self.libgit2().find_reference(name).map(drop) {
+            Ok(()) => Ok(true),
+            Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(false),
+            Err(error) => Err(GitError::git("read a reference")(error)),
+        }
+    }
+
+    /// Lets `HEAD` stand for the branch of that full name, durably.
+    pub fn set_head(&self, branch: &str) -> Result<(), GitError> {
+        self.reference_path(branch)?;
+        self.turn()?.replace("HEAD", |_| Ok(Some(format!("ref: {branch}\n").into_bytes())))
+    }
+
+    /// Changes git's configuration of this repository, durably.
+    pub(super) fn configure(
+        &self,
+        change: impl FnOnce(&mut git2::Config) -> Result<(), git2::Error>,
+    ) -> Result<(), GitError> {
+        const ACTION: &str = "set the configuration of git";
+        let turn = self.turn()?;
+        let private = self.private_dir()?;
+        // libgit2 edits files only, and syncs none.
+        let scratch = tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).tempdir_in(&private);
+        let scratch = scratch.map_err(GitError::io("write to", &private))?;
+        let copy = scratch.path().join("config");
+        turn.replace("config", |before| {
+            fs::write(&copy, before).map_err(GitError::io("write", &copy))?;
+            git2::Config::open(&copy)
+                .and_then(|mut config| change(&mut config))
+                .map_err(GitError::git(ACTION))?;
+            let after = fs::read(&copy).map_err(GitError::io("read", &copy))?;
+            Ok((after != before).then_some(after))
+        })
+    }
+
+    /// Waits for the turn to change references, and removes what dead processes left that had it.
+    pub(super) fn turn(&self) -> Result<Turn, GitError> {
+        Turn::take(self.path(), &self.private_dir()?)
+    }
+
+    /// Where the reference of that full name lies, unless it is packed.
+    fn reference_path(&self, name: &str) -> Result<PathBuf, GitError> {
+        match git2::Reference::is_valid_name(name) && name.starts_with("refs/") {
+            true => Ok(self.path().join(name)),
+            false => Err(GitError::Path { path: name.to_owned(), fault: "it is no name of a reference" }),
         }
     }
 
     /// The directory of what is not git's.
     pub(super) fn private_dir(&self) -> Result<PathBuf, GitError> {
         let private = self.path().join(PRIVATE);
-        match fs::create_dir(&private) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(GitError::io("make", &private)(error))
-            }
-            _ => Ok(private),
-        }
+        atomic::make_dirs(&private).map_err(GitError::io("make", &private))?;
+        Ok(private)
     }
 }
 
-/// Opens the lock file at `path` and locks it with `try_lock`, trying for a while. The lock ends with the file.
-pub(super) fn lock(
-    path: &Path,
-    try_lock: impl Fn(&File) -> Result<(), TryLockError>,
-) -> Result<File, GitError> {
-    lock_opened(path, open_lock(path)?, try_lock)
-}
-
-/// The same with the open file at `path`.
-pub(super) fn lock_opened(
-    path: &Path,
-    file: File,
-    try_lock: impl Fn(&File) -> Result<(), TryLockError>,
-) -> Result<File, GitError> {
-    for attempt in 1..=LOCK_TRIES {
-        match try_lock(&file) {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => pause(attempt)?,
-            Err(TryLockError::Error(error)) => return Err(GitError::io("lock", path)(error)),
-        }
-    }
-    Err(GitError::Locked { path: path.to_owned(), hint: "" })
-}
-
-/// Opens a file that is there to be locked.
-pub(super) fn open_lock(path: &Path) -> Result<File, GitError> {
-    File::options().append(true).create(true).open(path).map_err(GitError::io("open", path))
-}
-
-/// Who has the turn calls this: every temporary file is then one that a dead process left, and so is a lock
-/// that is one of them.
-fn remove_own_leftovers(private: &Path, lock: &Path) -> io::Result<()> {
-    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let locked = fs::symlink_metadata(lock).ok().map(inode);
-    for entry in fs::read_dir(private)? {
-        let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) {
-            continue;
-        }
-        if locked.is_some() && locked == Some(inode(entry.metadata()?)) {
-            fs::remove_file(lock)?;
-        }
-        fs::remove_file(entry.path())?;
-    }
-    Ok(())
-}
-
-fn make_dirs(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    let above = atomic::parent(directory);
-    make_dirs(above)?;
-    match fs::create_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => atomic::sync_dir(above),
-    }
-}
-
-/// A held `.lock` file with the new value in it; dropping it gives the lock back.
-struct RefLock {
-    path: PathBuf,
-    /// The other name of the same file.
-    _temporary: NamedTempFile,
-    held: bool,
-}
-
-impl RefLock {
-    fn take(private: &Path, path: PathBuf, new: &ObjectId) -> Result<Self, GitError> {
-        let write = || {
-            let mut file = atomic::temporary(private, atomic::MODE)?;
-            file.as_file().set_permissions(Permissions::from_mode(MODE))?;
-            writeln!(file, "{new}")?;
-            file.as_file().sync_all()?;
-            Ok(file)
+/// The packed references `packed` without the one called `name`; `None` where it is not there.
+fn without(packed: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut rest = Vec::with_capacity(packed.len());
+    let mut is_found = false;
+    // What an annotated tag stands for is in a line behind it.
+    let mut is_its_own = false;
+    for line in packed.split_inclusive(|&byte| byte == b'\n') {
+        is_its_own = match line {
+            [b'^', ..] => is_its_own,
+            _ => line.trim_ascii_end().split(|&byte| byte == b' ').nth(1) == Some(name.as_bytes()),
         };
-        let temporary = write().map_err(GitError::io("write to", private))?;
-        for attempt in 1..=LOCK_TRIES {
-            match link(temporary.path(), &path) {
-                Ok(()) => return Ok(Self { path, _temporary: temporary, held: true }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => pause(attempt)?,
-                Err(error) => return Err(GitError::io("lock", &path)(error)),
-            }
-        }
-        Err(GitError::Locked { path, hint: "; if there is none, a killed git left the file: remove it" })
-    }
-
-    fn rename(mut self, target: &Path) -> io::Result<()> {
-        fs::rename(&self.path, target)?;
-        self.held = false;
-        Ok(())
-    }
-}
-
-impl Drop for RefLock {
-    fn drop(&mut self) {
-        if self.held {
-            let _ = fs::remove_file(&self.path);
+        match is_its_own {
+            true => is_found = true,
+            false => rest.extend_from_slice(line),
         }
     }
-}
-
-/// Gives the file `from` the new name `to`. Where the file system has no hard links, `to` is a copy, which
-/// nobody recognises if the process dies before it is renamed.
-pub(super) fn link(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) =>
-        {
-            let mut file = File::create_new(to)?;
-            file.write_all(&fs::read(from)?)?;
-            file.sync_all()
-        }
-        linked => linked,
-    }
+    is_found.then_some(rest)
 }
 
 #[cfg(test)]
@@ -262,45 +225,6 @@ mod tests {
         for name in ["", "HEAD", "refs/../config", "/refs/heads/a", "refs/heads/a.lock", "refs/heads/a b"] {
             assert!(matches!(git.compare_and_set(name, None, &id), Err(GitError::Path { .. })), "{name}");
         }
-    }
-
-    #[test]
-    fn a_lock_that_a_dead_process_of_this_program_left_is_removed() {
-        let fixture = Fixture::new();
-        let git = fixture.open();
-        let private = git.private_dir().unwrap();
-        let lock = RefLock::take(
-            &private,
-            fixture.path().join("refs/heads/main.lock"),
-            &ObjectId::from_bytes([1; 20]),
-        );
-        std::mem::forget(lock.unwrap());
-        assert_eq!(fixture.files("refs/heads"), 1);
-        fixture.commit(&git, &[("a", "1")]);
-        assert_eq!(fixture.files("refs/heads"), 1, "the branch alone");
-        assert_eq!(fixture.files("treering"), 2, "the two lock files");
-    }
-
-    #[test]
-    fn a_lock_of_somebody_else_is_waited_for_and_not_removed() {
-        let fixture = Fixture::new();
-        let git = fixture.open();
-        let path = fixture.path().join("refs/heads/main.lock");
-        fs::write(&path, "").unwrap();
-        thread::scope(|scope| {
-            let commit = scope.spawn(|| fixture.commit(&fixture.open(), &[("a", "1")]));
-            assert!(path.exists());
-            while !fs::read_dir(git.private_dir().unwrap())
-                .unwrap()
-                .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(atomic::TEMP_PREFIX))
-            {
-                thread::yield_now();
-            }
-            assert_eq!(git.head().unwrap(), None);
-            fs::remove_file(&path).unwrap();
-            commit.join().unwrap();
-        });
-        assert!(git.head().unwrap().is_some());
     }
 
     #[test]

@@ -69,10 +69,16 @@ impl Git {
     pub fn root_of(&self, commit: &ObjectId) -> Result<ObjectId, GitError> {
         let mut at = *commit;
         let mut steps = HashSet::new();
-        while let Some(parent) = self.read_commit(&at)?.parents.first().copied() {
+        let mut commit = self.read_commit(commit)?;
+        while let Some(parent) = commit.parents.first().copied() {
             if !steps.insert(at) {
                 break;
             }
+            commit = match self.read_commit(&parent) {
+                // This is where a shallow clone ends.
+                Err(GitError::Missing(_)) => break,
+                commit => commit?,
+            };
             at = parent;
         }
         Ok(at)

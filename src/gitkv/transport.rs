@@ -4,23 +4,33 @@
 //! URL; see [`program`](super::program) for what of a person's settings counts. Where it is not installed,
 //! [`library`] does what can be done without.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 use tempfile::NamedTempFile;
 
+use crate::atomic;
 use crate::layers::ObjectId;
 use crate::progress::{Interrupted, Progress};
 
+use super::leftovers::GitRun;
+use super::lockfile::{Turn, open_lock};
 use super::program::Settings;
-use super::refs::open_lock;
+use super::refs::PRIVATE;
 use super::{Git, GitError, library};
 
 /// The file whose `flock` gives the turn to move the references that follow remotes.
-const TURN: &str = "remotes.lock";
+pub(super) const TURN: &str = "remotes.lock";
 
 /// The git that serves a remote on this machine, whatever its configuration: what arrives stays as it is and
 /// in a pack, and nothing is searched for deltas or packed anew.
@@ -29,6 +39,12 @@ const LOCAL: &str = "git -c receive.unpackLimit=1 -c core.fsync=all -c receive.a
 /// What is attempted, as it is told when it fails.
 pub(super) const FETCH: &str = "fetch from the remote";
 pub(super) const PUSH: &str = "push to the remote";
+
+/// How long git may take to end when it is asked to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has, and whether it is to be asked.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How many bytes are kept of what git says.
 pub(super) const MAX_SAID: usize = 1 << 16;
@@ -90,16 +106,42 @@ impl Git {
         list().map_err(GitError::git("list the remotes"))
     }
 
-    /// Adds a remote, whose name must be new.
+    /// Adds a remote, whose name must be new, durably.
     pub fn add_remote(&self, name: &str, url: &str) -> Result<(), GitError> {
-        let added = self.libgit2().remote(name, url).map(drop);
-        added.map_err(GitError::git("add the remote"))
+        self.configure(|config| {
+            let section = format!("remote.{name}.");
+            if !git2::Remote::is_valid_name(name) || !keys(config, &section)?.is_empty() {
+                return Err(git2::Error::from_str("its name is not allowed or not new"));
+            }
+            config.set_str(&format!("{section}url"), url)?;
+            config.set_str(&format!("{section}fetch"), &format!("+refs/heads/*:refs/remotes/{name}/*"))
+        })
     }
 
-    /// Removes a remote, and the references that follow its branches.
+    /// Removes a remote, and the references that follow its branches, durably.
     pub fn remove_remote(&self, name: &str) -> Result<(), GitError> {
         let _turn = turn(&self.private_dir()?.join(TURN))?;
-        self.libgit2().remote_delete(name).map_err(GitError::git("remove the remote"))
+        self.configure(|config| {
+            for key in keys(config, &format!("remote.{name}."))? {
+                config.remove_multivar(&key, ".*")?;
+            }
+            for key in keys(config, "branch.")? {
+                if key.ends_with(".remote") && config.get_string(&key)? == name {
+                    config.remove_multivar(&key, ".*")?;
+                    let merge = key.replace(".remote", ".merge");
+                    let is_there = !keys(config, &merge)?.is_empty();
+                    if is_there {
+                        config.remove_multivar(&merge, ".*")?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        let followed = format!("refs/remotes/{name}/");
+        let references = self.references()?.into_iter().map(|(reference, _)| reference);
+        references
+            .filter(|reference| reference.starts_with(&followed))
+            .try_for_each(|reference| self.remove_reference(&reference))
     }
 
     /// The full name of the reference by which this repository knows where its branch is in a remote.
@@ -118,6 +160,8 @@ impl Git {
     pub fn fetch_with(&self, remote: &str, progress: &Progress) -> Result<(), GitError> {
         let _turn = turn(&self.private_dir()?.join(TURN))?;
         let _keep = self.keep_layers()?;
+        // Git waits for no lock, so none of a dead process may be there.
+        let running = self.run_of_git(None)?;
         let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
         let mut command = self.program()?;
         // A quiet fetch does not tell what it receives, whatever else it is told.
@@ -125,10 +169,15 @@ impl Git {
         if self.is_local(remote)? {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
-        match run(FETCH, command.args(["--", remote, &refspec]), progress) {
-            Err(GitError::NoProgram) => library::fetch(self, remote, progress),
-            fetched => fetched,
+        match run_marked(running, FETCH, command.args(["--", remote, &refspec]), progress) {
+            Err(GitError::NoProgram) => library::fetch(self, remote, progress)?,
+            fetched => {
+                fetched.map_err(blame_lock)?;
+                // Git syncs files, and no directories.
+                sync_names(self.path(), format!("refs/remotes/{remote}"))?;
+            }
         }
+        Ok(())
     }
 
     /// Where this repository's branch is in a remote, without fetching what is there.
@@ -200,6 +249,15 @@ impl Git {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN))?;
+        let there = self.path_of_remote(remote)?;
+        if let Some(private) =
+            there.as_ref().map(|there| there.join(PRIVATE)).filter(|private| private.is_dir())
+        {
+            // Git would be stopped by a lock that a dead process of this program left there. Where one may not
+            // look for any, git says what is wrong.
+            let _ = Turn::take(atomic::parent(&private), &private);
+        }
+        let running = self.run_of_git(there.as_deref())?;
         command.args(["push", "--quiet", "--progress", "--no-recurse-submodules"]);
         if let Some(replaced) = replaced {
             command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));
@@ -209,14 +267,24 @@ impl Git {
         }
         let tracking = self.tracking(remote);
         let before = self.reference(&tracking)?;
-        match run(PUSH, command.args(["--", remote, &refspec]), progress) {
+        match run_marked(running, PUSH, command.args(["--", remote, &refspec]), progress) {
             // It has no lease, without which nothing may be replaced.
             Err(GitError::NoProgram) if replaced.is_none() => library::push(self, remote, commit, progress)?,
-            pushed => pushed?,
+            pushed => pushed.map_err(blame_lock)?,
+        }
+        if let Some(there) = there {
+            sync_names(&there, atomic::parent(Path::new(self.branch())))?;
+            // Whoever opens or clones it finds the branch. Where it cannot be set, all is pushed nevertheless.
+            if let Ok(there) = Git::open(&there)
+                && matches!(there.head(), Ok(None))
+                && there.branch() != self.branch()
+            {
+                let _ = there.set_head(self.branch());
+            }
         }
         match self.compare_and_set(&tracking, before.as_ref(), commit) {
-            // Whoever moved it has seen what the remote has by now.
-            Err(GitError::Moved { .. }) => Ok(()),
+            // Whoever moved it, as git does, has seen what the remote has by now.
+            Err(GitError::Moved { .. }) => self.sync_reference(&tracking),
             moved => moved,
         }
     }
@@ -226,6 +294,15 @@ impl Git {
         let remotes = self.remotes()?;
         let url = remotes.iter().find(|each| each.name == remote).map(|each| each.url.as_str());
         Ok(url.is_some_and(|url| url.starts_with("file://") || Path::new(url).is_dir()))
+    }
+
+    /// The git repository that a remote is, where that is on this machine.
+    fn path_of_remote(&self, remote: &str) -> Result<Option<PathBuf>, GitError> {
+        let remotes = self.remotes()?;
+        let url = remotes.iter().find(|each| each.name == remote).map(|each| each.url.as_str());
+        let Some(path) = url.and_then(library::path_of) else { return Ok(None) };
+        let places = [path.join(".git"), path];
+        Ok(places.into_iter().find(|place| place.join("HEAD").is_file() && place.join("objects").is_dir()))
     }
 
     fn program(&self) -> Result<Command, GitError> {
@@ -241,6 +318,44 @@ impl Git {
     }
 }
 
+/// The keys of a file of configuration that begin with `prefix`, each once.
+fn keys(config: &git2::Config, prefix: &str) -> Result<BTreeSet<String>, git2::Error> {
+    let mut keys = BTreeSet::new();
+    config.entries(None)?.for_each(|entry| {
+        keys.extend(entry.name().ok().filter(|name| name.starts_with(prefix)).map(str::to_owned));
+    })?;
+    Ok(keys)
+}
+
+/// Makes durable that packs, and references in the directory `references`, have come or gone in the repository at
+/// `directory`. What is in them is durable already.
+fn sync_names(directory: &Path, references: impl AsRef<Path>) -> Result<(), GitError> {
+    let references = directory.join(references);
+    let within = references.ancestors().take_while(|above| above.starts_with(directory));
+    let objects = directory.join("objects");
+    for path in within.map(Path::to_owned).chain([objects.join("pack"), objects]) {
+        match atomic::sync_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(GitError::io("sync", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// For `map_err`: where git was stopped by a lock file, that is what is wrong.
+fn blame_lock(error: GitError) -> GitError {
+    let GitError::Remote { said, .. } = &error else { return error };
+    let path = said
+        .split_once("Unable to create '")
+        .and_then(|(_, rest)| Some(rest.split_once("': File exists")?.0));
+    match path.filter(|path| path.ends_with(".lock") && !path.contains('\n')) {
+        Some(path) => GitError::locked(&Path::new(path).components().collect::<PathBuf>()),
+        None => error,
+    }
+}
+
 /// Waits until no other process is at what the lock file at `path` stands for. One fetch fails when another
 /// moves its references.
 pub(super) fn turn(path: &Path) -> Result<File, GitError> {
@@ -251,7 +366,7 @@ pub(super) fn turn(path: &Path) -> Result<File, GitError> {
 
 /// Runs git, and returns what it prints, which must be little.
 fn ask(action: &'static str, command: &mut Command) -> Result<String, GitError> {
-    let output = match command.stdin(Stdio::null()).output() {
+    let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
         Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
@@ -267,18 +382,45 @@ fn ask(action: &'static str, command: &mut Command) -> Result<String, GitError> 
 
 /// Runs git, which tells of its progress, and of what is wrong.
 pub(super) fn run(action: &'static str, command: &mut Command, progress: &Progress) -> Result<(), GitError> {
+    run_to_end(action, command, progress, &mut false)
+}
+
+/// The same with the mark that git runs, which stays when git did not end by itself: then it may have left something.
+fn run_marked(
+    running: GitRun,
+    action: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+) -> Result<(), GitError> {
+    command.stdin(running.stdin()?);
+    let mut is_killed = false;
+    let done = run_to_end(action, command, progress, &mut is_killed);
+    if !is_killed {
+        running.finish();
+    }
+    done
+}
+
+fn run_to_end(
+    action: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+    is_killed: &mut bool,
+) -> Result<(), GitError> {
     let failed = || GitError::io("run", Path::new("git"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
         Err(error) => return Err(failed()(error)),
     };
     let listened = listen(&mut child, progress);
-    if listened.is_err() {
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(failed())?;
+    let status = match listened {
+        Ok(_) => child.wait(),
+        Err(_) => end(&mut child),
+    };
+    *is_killed = status.as_ref().map_or(true, |status| status.code().is_none());
+    let status = status.map_err(failed())?;
     if !status.success() {
         progress.check()?;
     }
@@ -290,6 +432,34 @@ pub(super) fn run(action: &'static str, command: &mut Command, progress: &Progre
     match status.success() {
         true => Ok(()),
         false => Err(GitError::Remote { action, said: without_passwords(&said) }),
+    }
+}
+
+/// Asks a child to end, so that it removes its locks and temporary files, and kills it when it does not.
+fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    let _ = rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
+    // It may have more to say, and waits until that is read.
+    drop(child.stderr.take());
+    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(LOOK);
+    }
+    child.kill()?;
+    child.wait()
+}
+
+/// Waits until there is something to read, looking now and then whether it is time to stop.
+fn wait_to_read(from: &impl AsFd, progress: &Progress) -> io::Result<()> {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+    loop {
+        progress.check().map_err(|_| io::Error::from(io::ErrorKind::Interrupted))?;
+        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -311,15 +481,13 @@ fn listen(child: &mut Child, progress: &Progress) -> io::Result<String> {
     };
     let mut buffer = [0; 4096];
     loop {
+        wait_to_read(&stderr, progress)?;
         let len = match stderr.read(&mut buffer) {
             Ok(0) => break,
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        if progress.check().is_err() {
-            return Err(io::Error::from(io::ErrorKind::Interrupted));
-        }
         for &byte in &buffer[..len] {
             match byte {
                 b'\r' => end(&mut line, ""),

@@ -36,7 +36,7 @@ use crate::layers::ObjectId;
 
 use super::commit::Person;
 use super::index::{self, LockedIndex, above, as_path, has_leftovers};
-use super::refs::lock;
+use super::lockfile::{open_lock, wait_for};
 use super::tree::{self, MAX_DEPTH, Mode, Node};
 use super::{Git, GitError, refs, shown};
 
@@ -138,7 +138,7 @@ impl WorkTree {
         if !private.join(JOURNAL).exists() && !has_leftovers(&private) {
             return;
         }
-        let Ok(turn) = refs::open_lock(&private.join(TURN)) else { return };
+        let Ok(turn) = open_lock(&private.join(TURN)) else { return };
         if turn.try_lock().is_ok() && index::remove_leftovers(&private, &self.git_dir).is_ok() {
             let _ = self.recover(git, &private);
         }
@@ -179,7 +179,7 @@ impl WorkTree {
     }
 
     fn turn(&self, private: &Path) -> Result<File, GitError> {
-        let turn = lock(&private.join(TURN), File::try_lock)?;
+        let turn = wait_for(&private.join(TURN), File::try_lock)?;
         remove_converted(private)?;
         index::remove_leftovers(private, &self.git_dir).map_err(GitError::io("clean up", private))?;
         Ok(turn)

@@ -1,27 +1,34 @@
 //! Who is writing, and what those left who died while they did.
 //!
 //! A writer holds a shared `flock` and has a marker file from before its first layer is there until a commit
-//! names its layers. A marker whose writer holds no lock is one of a dead writer. So the sweep costs a
-//! listing of one small directory unless somebody died, and it takes the lock exclusively, so that it never
+//! names its layers. A marker whose writer holds no lock is one of a dead writer. So the sweep costs some
+//! listings unless somebody died, and it takes the lock exclusively, so that it never
 //! sees the layers of a living writer.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::atomic;
 use crate::layers::{LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
 
+use super::create;
 use super::git::{parse_commit, parse_tree};
-use super::refs::{lock, lock_opened, open_lock};
+use super::leftovers::{self, FORGOTTEN};
+use super::lockfile::{age, open_lock, wait_for, wait_for_opened};
+use super::transport::TURN as GIT_TURN;
 use super::tree::Mode;
 use super::{Git, GitError};
 
 /// The file that writers lock.
 const WRITERS: &str = "writers.lock";
+
+/// The directory of what is known of cold remotes, in the private one.
+const REMOTES: &str = "remotes";
 
 /// What the name of every marker begins with.
 const MARKER_PREFIX: &str = "writer-";
@@ -52,6 +59,19 @@ pub struct Swept {
     pub files: u64,
     /// How many bytes all of them had.
     pub bytes: u64,
+}
+
+impl Add for Swept {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            busy: self.busy || other.busy,
+            layers: self.layers + other.layers,
+            files: self.files + other.files,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 impl Writing {
@@ -99,72 +119,163 @@ impl Git {
     /// not get.
     pub fn keep_layers(&self) -> Result<KeepLayers, GitError> {
         let path = self.private_dir()?.join(WRITERS);
-        let lock = lock(&path, File::try_lock_shared).or_else(|error| match (&error, File::open(&path)) {
-            // Whoever may only read can lock it all the same.
-            (GitError::Io { .. }, Ok(file)) => lock_opened(&path, file, File::try_lock_shared),
-            _ => Err(error),
-        })?;
+        let lock =
+            wait_for(&path, File::try_lock_shared).or_else(|error| match (&error, File::open(&path)) {
+                // Whoever may only read can lock it all the same.
+                (GitError::Io { .. }, Ok(file)) => wait_for_opened(&path, file, File::try_lock_shared),
+                _ => Err(error),
+            })?;
         Ok(KeepLayers { _lock: lock })
     }
 
-    /// Removes what writers who died left: unfinished files, and layers without which nothing that a
-    /// reference reaches is missing.
+    /// Removes what dead processes left, whatever they did: unfinished files, of this program and of git, and
+    /// layers without which nothing that a reference reaches is missing.
     ///
     /// Does nothing while somebody writes, and next to nothing when nobody died. Only layers made by this
     /// crate and no older than the oldest marker of a dead writer are looked at; a clock that was set back
-    /// can hide one, never remove one in use.
+    /// can hide one, never remove one in use. Of git's temporary files those go of which it is
+    /// known that nobody uses them.
     pub fn sweep(&self) -> Result<Swept, GitError> {
         let private = self.private_dir()?;
-        if markers(&private).map_err(GitError::io("list", &private))?.is_empty() {
-            return Ok(Swept::default());
+        let swept = self.sweep_beside()?;
+        if markers(&private).map_err(GitError::io("list", &private))?.is_empty()
+            && self.unfinished()?.is_empty()
+        {
+            return Ok(swept);
         }
         match self.try_lock_out_writers()? {
-            Some(_lock) => self.sweep_alone(),
-            None => Ok(Swept { busy: true, ..Swept::default() }),
+            Some(_lock) => Ok(swept + self.sweep_layers()?),
+            None => Ok(Swept { busy: true, ..swept }),
         }
     }
 
     /// The sweep, by one who holds the lock of the writers exclusively.
     pub(super) fn sweep_alone(&self) -> Result<Swept, GitError> {
+        Ok(self.sweep_beside()? + self.sweep_layers()?)
+    }
+
+    /// Removes what needs no lock to be known as nobody's.
+    fn sweep_beside(&self) -> Result<Swept, GitError> {
+        let mut swept = create::sweep(self.path())?;
+        let private = self.private_dir()?;
+        let directories = fs::read_dir(private.join(REMOTES)).into_iter().flatten().filter_map(Result::ok);
+        for directory in directories.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            let (files, bytes) = atomic::sweep(&directory).map_err(GitError::io("clean up", &directory))?;
+            swept = swept + Swept { files, bytes, ..Swept::default() };
+        }
+        // Whoever has the turn to run git cleans up before. Where there is no such file, git has never run.
+        let turn = private.join(GIT_TURN);
+        if turn.exists() {
+            let turn = open_lock(&turn)?;
+            if turn.try_lock().is_ok() {
+                swept = swept + self.remove_leftovers_of_git(false)?;
+            }
+        }
+        let mut clean = || {
+            leftovers::forgotten(self.path())?.iter().try_for_each(|path| leftovers::remove(path, &mut swept))
+        };
+        clean().map_err(GitError::io("clean up", self.path()))?;
+        Ok(swept)
+    }
+
+    /// The sweep of layers, by one who holds the lock of the writers exclusively.
+    fn sweep_layers(&self) -> Result<Swept, GitError> {
         let private = self.private_dir()?;
         // Those who wrote a moment ago have removed theirs by now.
         let markers = markers(&private).map_err(GitError::io("list", &private))?;
-        let Some(oldest) = markers.iter().map(|&(_, made)| made).min() else {
-            return Ok(Swept::default());
-        };
-        let swept = self.remove_unreached(oldest)?;
+        let mut swept = self.remove_unfinished()?;
+        if let Some(oldest) = markers.iter().map(|&(_, made)| made).min() {
+            swept = swept + self.remove_unreached(oldest)?;
+        }
         for (marker, _) in &markers {
             fs::remove_file(marker).map_err(GitError::io("remove", marker))?;
         }
         Ok(swept)
     }
 
+    /// Files among the layers that belong to no layer: temporary ones of this program, packs of its own without
+    /// an index, and what is left of layers that were being removed.
+    fn unfinished(&self) -> Result<Vec<PathBuf>, GitError> {
+        let pack_dir = self.pack_dir();
+        let mut found = Vec::new();
+        let files = fs::read_dir(&pack_dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        for file in files.map_err(GitError::io("list", &pack_dir))? {
+            let path = file.path();
+            let is_there = |extension: &str| path.with_extension(extension).exists();
+            let is_unfinished = match path.extension().and_then(|extension| extension.to_str()) {
+                _ if file.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) => true,
+                // One whose index lies with those of cold layers is being brought or given back.
+                Some("pack") => {
+                    !is_there("idx") && is_ours(&path) && !crate::layers::has_cold_index(&pack_dir, &path)
+                }
+                Some("keep") => is_lone_keep(&path),
+                Some("promisor" | "rev" | "bitmap" | "mtimes") => {
+                    !is_there("idx") && !is_there("pack") && age(&path).is_some_and(|age| age >= FORGOTTEN)
+                }
+                _ => false,
+            };
+            if is_unfinished {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes unfinished files. A pack without an index may be all that is left of a layer that was damaged, so it
+    /// goes only when nothing is missing without it.
+    fn remove_unfinished(&self) -> Result<Swept, GitError> {
+        let mut swept = Swept::default();
+        let pack_dir = self.pack_dir();
+        let (packs, others): (Vec<_>, Vec<_>) = self
+            .unfinished()?
+            .into_iter()
+            .partition(|path| path.extension().is_some_and(|extension| extension == "pack"));
+        let gone = if packs.is_empty() || !self.is_complete() { others } else { [others, packs].concat() };
+        for path in &gone {
+            let mut lost = || leftovers::remove(path, &mut swept);
+            lost().map_err(GitError::io("remove", path))?;
+            let keep = path.with_extension("keep");
+            if is_lone_keep(&keep) {
+                fs::remove_file(&keep).map_err(GitError::io("remove", &keep))?;
+            }
+        }
+        if !gone.is_empty() {
+            atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
+        }
+        Ok(swept)
+    }
+
+    /// Whether every object is here, or known to lie elsewhere, that a reference reaches. What cannot be read counts
+    /// as missing.
+    fn is_complete(&self) -> bool {
+        let look = || {
+            let layers = self.refresh()?;
+            let references = self.references()?;
+            let reached =
+                self.reachable(references.into_iter().map(|(_, id)| (id, Mode::Module)).collect())?;
+            let is_missing = |id: &&ObjectId| layers.locate(id).is_none();
+            let repository = self.libgit2();
+            let odb = repository.odb().map_err(GitError::git("open the object database"))?;
+            Ok::<_, GitError>(
+                reached
+                    .iter()
+                    .filter(is_missing)
+                    .all(|id| git2::Oid::from_bytes(id.as_bytes()).is_ok_and(|id| odb.exists(id))),
+            )
+        };
+        look().unwrap_or(false)
+    }
+
     fn remove_unreached(&self, since: SystemTime) -> Result<Swept, GitError> {
         let pack_dir = self.pack_dir();
         let layers = self.refresh()?;
-        let names: HashSet<&str> = layers.layers().map(|layer| layer.name()).collect();
         let (mut swept, mut young) = (Swept::default(), Vec::new());
-        let files = fs::read_dir(&pack_dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-        for file in files.map_err(GitError::io("list", &pack_dir))? {
-            let (name, path) = (file.file_name(), file.path());
-            let Some(name) = name.to_str() else { continue };
-            let metadata = || file.metadata().map_err(GitError::io("look at", &path));
-            if name.starts_with(atomic::TEMP_PREFIX) || is_lone_keep(&path) {
-                swept.bytes += metadata()?.len();
-                swept.files += 1;
-                fs::remove_file(&path).map_err(GitError::io("remove", &path))?;
-            } else if let Some(name) = name.strip_suffix(".pack")
-                && metadata()?.modified().map_err(GitError::io("look at", &path))? >= since
-                && is_ours(&path)
-            {
-                let bytes = metadata()?.len();
-                if names.contains(name) {
-                    young.push((name.to_owned(), bytes));
-                } else {
-                    swept.bytes += bytes;
-                    swept.files += 1;
-                    remove_layer(&pack_dir, name)?;
-                }
+        for layer in layers.layers() {
+            let path = pack_dir.join(format!("{}.pack", layer.name()));
+            let Some(bytes) = layer.pack_bytes().filter(|_| is_ours(&path)) else { continue };
+            let made = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            if made.map_err(GitError::io("look at", &path))? >= since {
+                young.push((layer.name().to_owned(), bytes));
             }
         }
         let candidates = young.iter().map(|(name, _)| name.as_str()).collect();
@@ -223,7 +334,7 @@ impl Git {
 
     /// Waits until nobody writes, and keeps everybody from it. The lock ends with the file.
     pub(super) fn lock_out_writers(&self) -> Result<File, GitError> {
-        lock(&self.private_dir()?.join(WRITERS), File::try_lock)
+        wait_for(&self.private_dir()?.join(WRITERS), File::try_lock)
     }
 
     /// The same without waiting; `None` while somebody writes.
@@ -272,7 +383,14 @@ impl Git {
             ObjectKind::Commit => {
                 let commit = parse_commit(id, &bytes)?;
                 to_do.push((commit.tree, Mode::Directory));
-                to_do.extend(commit.parents.into_iter().map(|parent| (parent, Mode::Module)));
+                for parent in commit.parents {
+                    // Where a shallow clone ends, the history before is missing and nothing else.
+                    match self.read_any(&parent) {
+                        Err(GitError::Missing(_)) => {}
+                        Err(error) => return Err(error),
+                        Ok(_) => to_do.push((parent, Mode::Module)),
+                    }
+                }
             }
             ObjectKind::Tag => {
                 let hex = bytes.strip_prefix(b"object ").and_then(|rest| rest.get(..40));
@@ -379,6 +497,21 @@ mod tests {
         let swept = sweep(&git);
         assert_eq!((swept.layers, swept.files), (0, 2));
         assert_eq!(fixture.files("objects/pack"), 3);
+
+        // Nobody left a marker, as when a prune is killed that had one layer more to remove.
+        let (id, _) = (layers.locate(&head).unwrap(), ());
+        let live = git.pack_dir().join(format!("{}.pack", id.layer.name()));
+        for extension in ["pack", "keep"] {
+            let copy = git.pack_dir().join(format!("pack-{:040}.{extension}", 1));
+            fs::copy(live.with_extension(extension), copy).unwrap();
+        }
+        let swept = sweep(&git);
+        assert_eq!((swept.files, swept.bytes), (1, fs::metadata(&live).unwrap().len()));
+        assert_eq!(fixture.files("objects/pack"), 3);
+
+        fs::remove_file(live.with_extension("idx")).unwrap();
+        assert_eq!(sweep(&fixture.open()), Swept::default());
+        assert!(live.exists(), "it is the only copy, and an index can be made of it");
     }
 
     #[test]

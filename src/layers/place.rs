@@ -102,6 +102,11 @@ pub fn remove_index(pack_dir: &Path, name: &str) -> Result<(), LayerError> {
     remove(&path).map_err(LayerError::io("remove", &path))
 }
 
+/// Whether the layer that the file at `path` in `pack_dir` is of has an index among those of cold layers.
+pub fn has_cold_index(pack_dir: &Path, path: &Path) -> bool {
+    path.file_stem().and_then(|name| name.to_str()).is_some_and(|name| index_path(pack_dir, name).exists())
+}
+
 /// Where the index of a cold layer lies.
 pub(super) fn index_path(pack_dir: &Path, name: &str) -> PathBuf {
     path_of(&cold_dir(pack_dir), name, "idx")

@@ -408,7 +408,12 @@ impl RemoteError {
 
 /// Whether a push failed because another one was just going on.
 pub(super) fn is_race(error: &GitError) -> bool {
-    matches!(error, GitError::Remote { said, .. } if says(&said.to_lowercase(), &RACES))
+    match error {
+        GitError::Remote { said, .. } => says(&said.to_lowercase(), &RACES),
+        // Of another push, or of a dead one: then it is still there in the end.
+        GitError::Locked { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether a push failed because the other side does not take it.

@@ -118,6 +118,7 @@ impl Remotes {
             self.fetch_and_join(remote, who, progress)?;
         }
         let mut there_before = self.whereabouts(remote)?;
+        let mut lock = None;
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
             let known = self.whereabouts(remote)?;
@@ -163,21 +164,19 @@ impl Remotes {
                         return Err(refused);
                     }
                     there_before = now;
+                    lock = matches!(error, GitError::Locked { .. }).then_some(error);
                 }
             }
             pause(attempt)?;
         }
+        if let Some(lock) = lock {
+            return Err(lock.into());
+        }
         Err(RemoteError::Contended { remote: remote.to_owned(), tries: TRIES })
     }
 
-    /// Fetches from a remote and takes its branch for this repository's, which has none yet. Whether there
-    /// was one.
-    pub(super) fn adopt(&self, remote: &str, progress: &Progress) -> Result<bool, RemoteError> {
-        self.git.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
-        self.adopt_tracked(remote)
-    }
-
-    /// As [`adopt`](Self::adopt), of what is here already.
+    /// Takes what was fetched of a remote's branch for this repository's, which has none yet. Whether there was
+    /// one.
     pub(super) fn adopt_tracked(&self, remote: &str) -> Result<bool, RemoteError> {
         let Some(theirs) = self.theirs(remote)? else { return Ok(false) };
         self.git.compare_and_set(self.git.branch(), None, &theirs)?;
@@ -440,7 +439,11 @@ impl Remotes {
                 is_reached = true;
                 break;
             }
-            let commit = self.git.read_commit(&id)?;
+            let commit = match self.git.read_commit(&id) {
+                // A shallow clone ends here.
+                Err(GitError::Missing(_)) if !line.is_empty() => break,
+                commit => commit?,
+            };
             line.push((id, commit.tree));
             if known.is_some_and(|known| commit.parents.contains(&known)) {
                 is_reached = true;

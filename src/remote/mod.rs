@@ -168,7 +168,9 @@ impl Remotes {
 
     /// As [`open`](Self::open), with cold remotes that are used as `options` say.
     pub fn open_with(path: &Path, newest_format: u32, options: &ColdOptions) -> Result<Self, RemoteError> {
-        let remotes = Self::new(Git::open(path)?, newest_format, options);
+        let mut git = Git::open(path)?;
+        git.find_branch(merge::CONFIG)?;
+        let remotes = Self::new(git, newest_format, options);
         if !remotes.stores.names()?.is_empty() {
             let private = remotes.git.path().join(PRIVATE);
             remotes.git.read_cold(reader(&private, Arc::clone(&remotes.stores), options.cache_bytes))?;
@@ -213,7 +215,9 @@ impl Remotes {
             true => clone.adopt_cold(url, Bring::Everything, progress),
             false => {
                 clone.add(ORIGIN, url)?;
-                match clone.adopt(ORIGIN, progress)? {
+                clone.git.fetch_with(ORIGIN, progress).map_err(RemoteError::of(ORIGIN))?;
+                let other = clone.on_the_branch_of(ORIGIN)?;
+                match other.as_ref().unwrap_or(clone).adopt_tracked(ORIGIN)? {
                     true => Ok(()),
                     false => Err(RemoteError::Empty(without_passwords(url))),
                 }
@@ -268,6 +272,32 @@ impl Remotes {
         fs::rename(&unfinished, path).map_err(RemoteError::io("make", path))?;
         atomic::sync_dir(beside).map_err(RemoteError::io("sync", beside))?;
         Self::open_with(path, newest_format, options)
+    }
+
+    /// This repository, which has nothing yet, on the branch that a remote has of it, where that is called
+    /// differently.
+    fn on_the_branch_of(&self, remote: &str) -> Result<Option<Self>, RemoteError> {
+        if self.git.reference(&self.git.tracking(remote))?.is_some() {
+            return Ok(None);
+        }
+        let prefix = format!("refs/remotes/{remote}/");
+        let mut branches = Vec::new();
+        for (name, id) in self.git.references()? {
+            if let Some(branch) = name.strip_prefix(&prefix)
+                && self.git.find(&id, merge::CONFIG.as_bytes())?.is_some()
+            {
+                branches.push(format!("refs/heads/{branch}"));
+            }
+        }
+        let [branch] = branches.as_slice() else { return Ok(None) };
+        self.git.set_head(branch)?;
+        let git = Git::open(self.git.path())?;
+        Ok(Some(Self {
+            git,
+            newest_format: self.newest_format,
+            step: self.step,
+            stores: Arc::clone(&self.stores),
+        }))
     }
 
     /// Takes a cold remote's branch for this repository's, which has nothing yet.

@@ -138,7 +138,7 @@ impl Stores {
         let dir = self.dir.join(name);
         // What was seen of an earlier remote of that name says nothing of this one.
         self.remove(name)?;
-        fs::create_dir_all(&dir).map_err(RemoteError::io("make", &dir))?;
+        atomic::make_dirs(&dir).map_err(RemoteError::io("make", &dir))?;
         let write = || {
             let mut file = atomic::temporary(&dir, PRIVATE)?;
             file.as_file().set_permissions(Permissions::from_mode(PRIVATE))?;

@@ -22,7 +22,7 @@ use crate::cbor;
 use crate::diff::{
     self, Change, ChangeRef, Entry, Excludes, LeftOut, ReadOptions, ScanError, ScanOptions, Stat, fill,
 };
-use crate::gitkv::Person;
+use crate::gitkv::{Person, Swept};
 use crate::layers::LayerInfo;
 use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
@@ -138,6 +138,8 @@ pub struct BackupReport {
     pub future: Vec<SnapshotName>,
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
     pub cache_error: Option<io::Error>,
+    /// What dead processes had left in the repository, and was removed first.
+    pub swept: Swept,
     old: Vec<Entry>,
     new: Vec<Entry>,
 }
@@ -173,9 +175,10 @@ impl Repository {
         let mut sources = Sources::new(&options.sources)?;
         // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
         let excludes = options.excludes.load()?;
-        if !options.dry_run {
-            self.timeline.sweep()?;
-        }
+        let swept = match options.dry_run {
+            true => Swept::default(),
+            false => self.timeline.sweep()?,
+        };
         // Whoever prunes waits for this: what the new snapshot shares with earlier ones must stay until it is
         // named again.
         let _keep = match options.dry_run {
@@ -233,6 +236,10 @@ impl Repository {
             report.left_out.dedup();
         }
         report.lost = lost;
+        report.swept = swept;
+        if !options.dry_run {
+            self.keep_reserve();
+        }
         Ok(report)
     }
 
@@ -536,6 +543,7 @@ impl<'a> Session<'a> {
             lost: Vec::new(),
             future: Vec::new(),
             cache_error: None,
+            swept: Swept::default(),
         };
         let changes = if parent.is_some() { diff::compare(&report.old, &report.new) } else { Vec::new() };
         let is_changed = |change: &&ChangeRef<'_>| match change {

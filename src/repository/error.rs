@@ -1,7 +1,7 @@
 //! Why something cannot be done with a repository.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::archive::ArchiveError;
 use crate::cbor::CborError;
@@ -28,6 +28,19 @@ pub enum RepositoryError {
         path: PathBuf,
         /// What git says.
         source: Option<GitError>,
+    },
+    /// There is one, of which git misses a part.
+    #[error(
+        "the {part} of the repository {} is missing or empty, so git cannot open it: {}; do not make another in its place",
+        .path.display(), way_out(part, path)
+    )]
+    LostPart {
+        /// Where it is.
+        path: PathBuf,
+        /// The file or directory.
+        part: &'static str,
+        /// What git says.
+        source: GitError,
     },
     /// Something is there already.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
@@ -257,10 +270,26 @@ pub enum RepositoryError {
     Random(#[source] getrandom::Error),
 }
 
+impl From<GitError> for RepositoryError {
+    fn from(error: GitError) -> Self {
+        TimelineError::from(error).into()
+    }
+}
+
+/// How to bring back a part of the repository at `path`.
+fn way_out(part: &str, path: &Path) -> String {
+    let path = path.display();
+    match part {
+        "config" => format!("`git config --file {path}/config core.bare true` makes it readable again"),
+        "HEAD" => format!("write `ref: refs/heads/main` to {path}/HEAD"),
+        part => format!("bring it back to {path}/{part} from a copy, or clone a remote"),
+    }
+}
+
 impl From<TimelineError> for RepositoryError {
     fn from(error: TimelineError) -> Self {
         match error {
-            TimelineError::Git(error @ (GitError::Locked { .. } | GitError::Contended { .. })) => {
+            TimelineError::Git(error @ (GitError::InUse { .. } | GitError::Contended { .. })) => {
                 Self::Locked(error)
             }
             other => Self::Timeline(other),

@@ -20,6 +20,7 @@ impl Repository {
         now: Timestamp,
     ) -> Result<(), RepositoryError> {
         self.expect_removable()?;
+        let _reserve = self.give_up_reserve();
         let mut batch = self.timeline.begin()?;
         for key in keys {
             for kind in [kind::SNAPSHOTS, kind::DIFFS] {

@@ -44,6 +44,7 @@ mod pages;
 mod plan;
 mod prune;
 mod repack;
+mod reserve;
 mod restore;
 mod retention;
 mod segments;

@@ -22,7 +22,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use crate::gitkv::{Alone, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Trace};
+use crate::gitkv::{Alone, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Swept, Trace};
 use crate::layers::{LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
@@ -172,6 +172,8 @@ pub struct PruneReport {
     pub bytes: u64,
     /// Bytes by which they are fewer than before.
     pub bytes_freed: u64,
+    /// What dead processes had left, and was removed first.
+    pub swept: Swept,
 }
 
 /// A prune under way.
@@ -206,12 +208,13 @@ impl Repository {
     /// a snapshot needs is damaged or missing, nothing is removed.
     pub fn prune(&self, options: &PruneOptions, progress: &Progress) -> Result<PruneReport, RepositoryError> {
         self.expect_removable()?;
+        let _reserve = self.give_up_reserve();
         let git = self.timeline.git();
         let alone = git.alone().map_err(TimelineError::from)?;
-        alone.sweep().map_err(TimelineError::from)?;
+        let swept = alone.sweep().map_err(TimelineError::from)?;
         let needs = Needs::find(self, &HashSet::new(), options.threads, progress)?;
         let plan = self.plan_with(&needs, options)?;
-        let report = PruneReport { plan, bytes: plan.bytes, ..PruneReport::default() };
+        let report = PruneReport { plan, bytes: plan.bytes, swept, ..PruneReport::default() };
         if plan.is_empty() {
             return Ok(report);
         }

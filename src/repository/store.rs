@@ -1,5 +1,6 @@
 //! The blobs of a repository, and what they mean.
 
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -7,7 +8,7 @@ use crate::archive::gunzip;
 use crate::cbor;
 use crate::crypt::Identity;
 use crate::diff::{Entry, MAX_PAGE, page};
-use crate::gitkv::{GitError, KeepLayers, Person};
+use crate::gitkv::{self, GitError, KeepLayers, Person};
 use crate::layers::ObjectId;
 use crate::repository::blobs::Blob;
 use crate::repository::config::{self, Config, Encryption, InitOptions};
@@ -48,10 +49,24 @@ impl Repository {
     /// Makes a repository at `path`, where nothing or an empty directory may be. One that is encrypted can be
     /// read by the value that is returned.
     pub fn init(path: &Path, options: &InitOptions) -> Result<Self, RepositoryError> {
-        let timeline = Timeline::create(path).map_err(|error| match error {
-            TimelineError::Git(GitError::Occupied(path)) => RepositoryError::Exists(path),
-            other => other.into(),
+        let made = gitkv::create(path, |at| Self::init_at(at, options));
+        let identity = made.map_err(|error| match error {
+            RepositoryError::Timeline(TimelineError::Git(GitError::Occupied(path))) => {
+                RepositoryError::Exists(path)
+            }
+            other => other,
         })?;
+        let mut repository = Self::open(path)?;
+        if let Some(vault) = &mut repository.vault {
+            vault.identity = identity;
+        }
+        repository.keep_reserve();
+        Ok(repository)
+    }
+
+    /// Makes it at `path` itself, and returns what reads it.
+    fn init_at(path: &Path, options: &InitOptions) -> Result<Option<Identity>, RepositoryError> {
+        let timeline = Timeline::create_at(path)?;
         let mut batch = timeline.begin()?;
         let identity = match options.locks.as_slice() {
             [] => None,
@@ -62,19 +77,21 @@ impl Repository {
         let config = Config::new(options, encryption)?;
         batch.set(config::PATH, &cbor::to_vec(&config)?)?;
         batch.commit(&person("treering", "localhost", options.time), "Make the repository")?;
-        let mut repository = Self::new(timeline, config)?;
-        if let Some(vault) = &mut repository.vault {
-            vault.identity = identity;
-        }
-        Ok(repository)
+        Ok(identity)
     }
 
     /// Opens the repository at `path`. What is encrypted in it is read after an [`unlock`](Self::unlock).
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
-        let timeline = Timeline::open(path).map_err(|error| match error {
+        let timeline = Timeline::open_with(path, config::PATH).map_err(|error| match error {
+            // Nobody may be told to make a repository where one is that lacks a file.
+            TimelineError::Git(error @ (GitError::NotRepository(_) | GitError::NotBare(_)))
+                if let Some(part) = lost_part(path) =>
+            {
+                RepositoryError::LostPart { path: path.to_owned(), part, source: error }
+            }
             TimelineError::Git(GitError::NotRepository(_)) => none(None),
-            TimelineError::Git(error @ GitError::NotBare(_)) => none(Some(error)),
+            TimelineError::Git(error @ (GitError::NotBare(_) | GitError::Unfinished(_))) => none(Some(error)),
             other => other.into(),
         })?;
         let config = read_config(&timeline)?.ok_or_else(|| none(None))?;
@@ -174,6 +191,17 @@ impl Repository {
 #[must_use = "it keeps layers only as long as it lives"]
 pub struct Hold {
     _keep: Option<Arc<KeepLayers>>,
+}
+
+/// Which part of the git repository at `path` is missing or empty, where most of one is.
+fn lost_part(path: &Path) -> Option<&'static str> {
+    let is_there = |part: &&str| match *part {
+        "HEAD" | "config" => fs::metadata(path.join(part)).is_ok_and(|file| file.is_file() && file.len() > 0),
+        part => path.join(part).is_dir(),
+    };
+    let parts = ["HEAD", "config", "refs", "objects"];
+    let lost: Vec<_> = parts.into_iter().filter(|part| !is_there(part)).collect();
+    if lost.len() <= 2 { lost.first().copied() } else { None }
 }
 
 /// A snapshot record that the tree holds, whether it can be read or not.

@@ -4,10 +4,9 @@
 //! run begins or ends. A damaged one is told of and begun anew. Beside them lies a lock for each repository,
 //! which ends with the processes that hold it.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -130,13 +129,16 @@ impl State {
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), StateError> {
-    make_directory(atomic::parent(path))?;
+    let directory = atomic::parent(path);
+    make_directory(directory)?;
+    // What a killed process left beside it; who cannot remove that can still write.
+    let _ = atomic::sweep(directory);
     atomic::write(path, text).map_err(failed("write", path))
 }
 
 /// Makes a directory that is nobody else's business: profiles can hold secrets.
 fn make_directory(path: &Path) -> Result<(), StateError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
+    atomic::make_dirs_with(path, 0o700).map_err(failed("make", path))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {

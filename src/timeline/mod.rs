@@ -111,6 +111,18 @@ impl Timeline {
         Self::with(Git::init(path, &[])?)
     }
 
+    /// Makes it at `path` itself, where nothing is, and which is moved away when it is complete.
+    pub(crate) fn create_at(path: &Path) -> Result<Self, TimelineError> {
+        Self::with(Git::init_at(path, &[])?)
+    }
+
+    /// Opens the bare repository at `path`, on the branch that holds the file `wanted`, see [`Git::find_branch`].
+    pub(crate) fn open_with(path: &Path, wanted: &str) -> Result<Self, TimelineError> {
+        let mut git = Git::open(path)?;
+        git.find_branch(wanted)?;
+        Self::with(git)
+    }
+
     /// Opens the bare repository at `path`.
     pub fn open(path: &Path) -> Result<Self, TimelineError> {
         Self::with(Git::open(path)?)

@@ -4,6 +4,7 @@ mod blob;
 mod commands;
 mod directories;
 mod docs;
+mod durable;
 mod encryption;
 mod json;
 mod kills;

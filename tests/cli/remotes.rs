@@ -367,6 +367,134 @@ impl Drop for Daemon {
     }
 }
 
+/// A hub as `git init --bare` makes one where the branch of new repositories is called differently.
+fn with_master_hub() -> Lab {
+    let lab = with_hub();
+    git(&lab, "-C hub.git symbolic-ref HEAD refs/heads/master");
+    lab.ok(words("remote add origin hub.git"));
+    lab
+}
+
+#[test]
+fn a_hub_whose_head_is_another_branch_is_used_as_it_is() {
+    for push in [
+        |lab: &Lab| drop(lab.ok(["push", "-q"])),
+        |lab: &Lab| {
+            let outcome = without_git(lab, "push -q");
+            assert_eq!(outcome.status, Some(0), "{}", outcome.err);
+        },
+    ] {
+        let lab = with_master_hub();
+        push(&lab);
+        lab.ok(words("-r hub.git snapshots"));
+        assert_eq!(fs::read_to_string(lab.path("hub.git/HEAD")).unwrap(), "ref: refs/heads/main\n");
+        // As after a push by ssh, which cannot set it.
+        git(&lab, "-C hub.git symbolic-ref HEAD refs/heads/master");
+        lab.ok(words("-r hub.git backup tree -q"));
+        assert_eq!(
+            lab.ok(words("-r hub.git snapshots -q")).lines().count(),
+            lab.ok(words("-r hub.git snapshots")).lines().count()
+        );
+        lab.ok(words("-r hub.git check"));
+        lab.ok(words("clone hub.git clone -q"));
+        lab.ok(words("-r clone check --read-data"));
+        assert!(!lab.path("hub.git/refs/heads/master").exists());
+    }
+}
+
+#[test]
+fn a_clone_takes_the_name_that_the_branch_has_in_the_remote() {
+    let lab = with_hub();
+    git(&lab, "-C repo branch -m main trunk");
+    lab.ok(words("remote add origin hub.git"));
+    lab.ok(["push", "-q"]);
+    lab.ok(words("clone hub.git clone -q"));
+    lab.ok(words("-r clone backup tree -q --push"));
+    assert_eq!(fs::read_dir(lab.path("hub.git/refs/heads")).unwrap().count(), 1);
+    lab.ok(["pull", "-q"]);
+    lab.ok(["check"]);
+}
+
+#[test]
+fn a_shallow_clone_is_a_repository_like_any_other() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    lab.write("tree/notes", "more");
+    lab.ok(words("backup tree -q --push"));
+    let url = format!("file://{}", lab.path("hub.git").display());
+    git(&lab, &format!("clone -q --bare --depth 1 -b main {url} shallow"));
+    git(&lab, "-C shallow remote remove origin");
+    lab.ok(words("-r shallow remote add origin hub.git"));
+    lab.write("tree/notes", "and more");
+    lab.ok(words("-r shallow backup tree -q --push"));
+    lab.ok(["pull", "-q"]);
+    let cold = format!("file://{}", lab.path("cold").display());
+    lab.ok(words(&format!("-r shallow remote add cold {cold}")));
+    lab.ok(words("-r shallow push cold -q"));
+    lab.ok(words(&format!("clone {cold} from-cold -q")));
+    for repository in ["shallow", "from-cold"] {
+        lab.ok(["-r", repository, "forget", "latest~1", "-q"]);
+        lab.ok(["-r", repository, "prune", "--max-unused", "0%", "-q"]);
+        lab.ok(["-r", repository, "check", "--read-data"]);
+    }
+    lab.ok(words("-r shallow push -q"));
+    lab.ok(words("-r from-cold push -q"));
+    lab.ok(["pull", "-q"]);
+    lab.ok(["check", "--read-data"]);
+    git(&lab, "-C shallow fsck --strict --full");
+}
+
+#[test]
+fn locks_of_a_dead_git_are_named() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    lab.ok(["push", "-q"]);
+    lab.ok(words("clone hub.git clone -q"));
+    lab.ok(words("-r clone backup tree -q --push"));
+    for (name, line) in [
+        ("hub.git/refs/heads/main.lock", "push"),
+        ("repo/refs/remotes/origin/main.lock", "pull"),
+        ("repo/refs/heads/main.lock", "backup tree"),
+        ("repo/config.lock", "remote add other clone"),
+    ] {
+        lab.write("tree/notes", name);
+        if line == "push" {
+            lab.ok(["pull", "-q"]);
+            lab.ok(["backup", "tree", "-q"]);
+        }
+        lab.write(name, "");
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(11), "{line}: {}", outcome.err);
+        for part in [name, "made", "ago", "remove the file"] {
+            assert!(outcome.err.contains(part), "{line}: {}", outcome.err);
+        }
+        fs::remove_file(lab.path(name)).unwrap();
+        lab.ok(words(line));
+        if line == "push" {
+            lab.ok(words("-r clone pull -q"));
+            lab.ok(words("-r clone backup tree -q --push"));
+        }
+    }
+}
+
+#[test]
+fn nobody_is_told_to_make_a_repository_where_one_lost_a_part() {
+    let lab = Lab::new();
+    for (part, way_out) in [("config", "core.bare true"), ("HEAD", "ref: refs/heads/main")] {
+        let path = lab.path("repo").join(part);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let outcome = lab.run(["snapshots"]);
+        assert_ne!(outcome.status, Some(0));
+        assert!(outcome.err.contains(way_out) && !outcome.err.contains("treering init"), "{}", outcome.err);
+        fs::write(&path, whole).unwrap();
+        lab.ok(["snapshots"]);
+    }
+    fs::write(lab.path("repo/config"), "").unwrap();
+    git(&lab, "config --file repo/config core.bare true");
+    lab.ok(["snapshots"]);
+}
+
 #[test]
 fn a_server_is_reached_without_git() {
     let lab = with_hub();

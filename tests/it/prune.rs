@@ -541,7 +541,7 @@ fn a_full_disk_leaves_everything_as_it_was() {
     };
     fill(0);
     let repository = Repository::open(&mount.join("repo")).unwrap();
-    assert!(repository.prune(&options(MaxUnused::Bytes(0)), &Progress::new()).is_err());
+    drop(repository.prune(&options(MaxUnused::Bytes(0)), &Progress::new()));
     check();
     // Room for a commit is enough to free what is wholly dead, and that is enough for the rest.
     fill(300 << 10);
@@ -554,6 +554,38 @@ fn a_full_disk_leaves_everything_as_it_was() {
 }
 
 /// Unmounts when it goes.
+#[test]
+fn snapshots_are_forgotten_and_pruned_on_a_full_disk() {
+    if !is_root() {
+        eprintln!("skipped: only root can mount a small file system");
+        return;
+    }
+    let (lab, kept) = history(6);
+    let mount = lab.path("small");
+    fs::create_dir(&mount).unwrap();
+    let size = format!("size={}k", bytes(&lab) / 1024 + 600);
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&mount).output();
+    if !mounted.is_ok_and(|mounted| mounted.status.success()) {
+        eprintln!("skipped: a small file system cannot be mounted here");
+        return;
+    }
+    let _unmount = Unmount(mount.clone());
+    let copied = Command::new("cp").arg("-a").arg(lab.path("repo")).arg(mount.join("repo")).status();
+    assert!(copied.unwrap().success());
+    let room = rustix::fs::statvfs(&mount).unwrap();
+    fs::write(mount.join("filler"), vec![1; (room.f_bavail * room.f_frsize) as usize]).unwrap();
+    assert!(fs::write(mount.join("more"), vec![1; 8192]).is_err(), "nothing has room there");
+
+    let repository = Repository::open(&mount.join("repo")).unwrap();
+    let keys: Vec<TimeKey> = kept[..5].iter().map(|(snapshot, _)| snapshot.key).collect();
+    repository.forget(&keys, "ann", "here", Timestamp::now()).unwrap();
+    let report = repository.prune(&options(MaxUnused::Unlimited), &Progress::new()).unwrap();
+    assert!(report.bytes_freed > 100_000, "{report:?}");
+    assert!(mount.join("repo/treering/reserve").exists(), "it is there for the next time");
+    let whole = CheckOptions { read_data: true, ..CheckOptions::default() };
+    assert!(repository.check(&whole, &Progress::new()).unwrap().faults.is_empty());
+}
+
 struct Unmount(PathBuf);
 
 impl Drop for Unmount {

@@ -1,0 +1,397 @@
+//! What git leaves when it is killed: locks and temporary files.
+//!
+//! While git runs for this program there is a *mark* of that in the repository's private directory, which the
+//! program and git hold locked by `flock`; git by its standard input. So a mark that nobody has locked is one of
+//! a run whose processes are no more. What git left then is removed here and, where the remote is on this machine,
+//! there: locks and temporary files that are no older than the mark, that no process has open, and that have
+//! not been touched for [`SETTLED`]. Those of a git that somebody else runs beside are open, or touched now. A git that ended by itself, well or not, has removed
+//! its own, so its mark goes.
+//!
+//! Temporary files of a git that this program did not run are removed by the sweep when they are older than
+//! [`FORGOTTEN`] and no process has them open. Locks of such a git stay, and are named when they are in the way.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crate::atomic;
+
+use super::lockfile::{Turn, age, lock_files};
+use super::writers::Swept;
+use super::{Git, GitError};
+
+/// What the name of every mark begins with.
+const MARK_PREFIX: &str = "git-";
+
+/// What a git that was killed has left is not touched for this long before it is removed.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether that time is over.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How old temporary files are of which nobody knows who made them.
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+
+/// Clocks of file systems are coarse.
+const SLACK: Duration = Duration::from_millis(20);
+
+/// How long the path of a remote may be that a mark names.
+const MAX_PATH: usize = 1 << 16;
+
+/// A run of git; it ends with the processes, or when dropped.
+pub(super) struct GitRun {
+    mark: PathBuf,
+    file: File,
+    has_finished: bool,
+}
+
+impl GitRun {
+    /// The standard input of git: empty, and locked as long as git has it.
+    pub fn stdin(&self) -> Result<Stdio, GitError> {
+        self.file.try_clone().map(Stdio::from).map_err(GitError::io("use", &self.mark))
+    }
+
+    /// Git has ended by itself, and left nothing.
+    pub fn finish(mut self) {
+        self.has_finished = true;
+    }
+}
+
+impl Drop for GitRun {
+    fn drop(&mut self) {
+        if self.has_finished {
+            // A mark that stays makes the next run look for leftovers.
+            let _ = fs::remove_file(&self.mark);
+        }
+    }
+}
+
+impl Git {
+    /// Marks that git is about to run for this repository, and change the repository at `there` too, and removes
+    /// what earlier runs left.
+    pub(super) fn run_of_git(&self, there: Option<&Path>) -> Result<GitRun, GitError> {
+        self.remove_leftovers_of_git(true)?;
+        let private = self.private_dir()?;
+        let mark = private.join(format!("{MARK_PREFIX}{:016x}", getrandom::u64()?));
+        // Nobody looks at marks without the turn, so this one is locked when it is first seen.
+        let turn = self.turn()?;
+        let begin = || {
+            let there = there.map_or(&[][..], |there| there.as_os_str().as_encoded_bytes());
+            fs::write(&mark, there)?;
+            let file = File::options().read(true).open(&mark)?;
+            file.lock_shared()?;
+            // Git reads nothing.
+            io::copy(&mut &file, &mut io::sink())?;
+            Ok(file)
+        };
+        let file = begin().map_err(GitError::io("make", &mark))?;
+        drop(turn);
+        Ok(GitRun { mark, file, has_finished: false })
+    }
+
+    /// Removes what runs of git left that were killed, waiting for some seconds until it is certain that nobody uses
+    /// it, if that is wanted.
+    pub(super) fn remove_leftovers_of_git(&self, is_patient: bool) -> Result<Swept, GitError> {
+        let mut swept = Swept::default();
+        let private = self.private_dir()?;
+        if !marks(&private).map_err(GitError::io("list", &private))?.iter().any(|mark| !mark.is_locked) {
+            return Ok(swept);
+        }
+        let turn = self.turn()?;
+        for mark in
+            marks(&private).map_err(GitError::io("list", &private))?.iter().filter(|mark| !mark.is_locked)
+        {
+            let mut is_clean = true;
+            let places = std::iter::once(self.path()).chain(mark.there.as_deref());
+            for directory in places {
+                match remove_leftovers(directory, mark.made, is_patient, &mut swept) {
+                    Ok(is_done) => is_clean &= is_done,
+                    // It may be gone, or not for this user; then git will say so.
+                    Err(_) if Some(directory) == mark.there.as_deref() => {}
+                    Err(error) => return Err(GitError::io("clean up", directory)(error)),
+                }
+            }
+            if is_clean {
+                fs::remove_file(&mark.path).map_err(GitError::io("remove", &mark.path))?;
+            }
+        }
+        drop(turn);
+        Ok(swept)
+    }
+}
+
+impl Turn {
+    /// Removes the lock at `path` if a git left it that ran for this program and was killed. Whether it did.
+    pub fn remove_lock_of_dead_git(&self, path: &Path) -> io::Result<bool> {
+        let Ok(made) = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) else {
+            return Ok(false);
+        };
+        let is_of = |mark: &Mark| !mark.is_locked && made + SLACK >= mark.made;
+        let is_dead = marks(self.private())?.iter().any(is_of)
+            && age(path).is_some_and(|age| age >= SETTLED)
+            && !are_used(&[path], self.directory());
+        if is_dead {
+            fs::remove_file(path)?;
+        }
+        Ok(is_dead)
+    }
+}
+
+/// A mark that git runs, or ran.
+struct Mark {
+    path: PathBuf,
+    made: SystemTime,
+    /// A repository beside this one that git changes.
+    there: Option<PathBuf>,
+    /// Whether a process of the run lives.
+    is_locked: bool,
+}
+
+fn marks(private: &Path) -> io::Result<Vec<Mark>> {
+    let mut marks = Vec::new();
+    for entry in fs::read_dir(private)? {
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().starts_with(MARK_PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let look = || {
+            let file = File::open(&path)?;
+            let is_locked = match file.try_lock() {
+                Ok(()) => false,
+                Err(TryLockError::WouldBlock) => true,
+                Err(TryLockError::Error(error)) => return Err(error),
+            };
+            let there = fs::read(&path)?;
+            let is_path = there.starts_with(b"/") && there.len() <= MAX_PATH;
+            let there = is_path
+                .then(|| std::os::unix::ffi::OsStringExt::from_vec(there))
+                .map(|path: std::ffi::OsString| path.into());
+            Ok(Mark { path: path.clone(), made: file.metadata()?.modified()?, there, is_locked })
+        };
+        match look() {
+            Ok(mark) => marks.push(mark),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(marks)
+}
+
+/// Removes what a git that began at `since` and is dead may have left in the repository at `directory`. Whether
+/// nothing is left.
+fn remove_leftovers(
+    directory: &Path,
+    since: SystemTime,
+    is_patient: bool,
+    swept: &mut Swept,
+) -> io::Result<bool> {
+    let is_of_then = |path: &PathBuf| {
+        fs::symlink_metadata(path)
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|made| made + SLACK >= since)
+    };
+    let mut left = temporaries(directory)?;
+    left.extend(lock_files(directory)?);
+    left.retain(is_of_then);
+    let deadline = SETTLED + 2 * LOOK;
+    let mut waited = Duration::ZERO;
+    loop {
+        left.retain(|path| path.exists());
+        let is_settled = |path: &PathBuf| last_touched(path).is_none_or(|age| age >= SETTLED);
+        let paths: Vec<&Path> = left.iter().map(PathBuf::as_path).collect();
+        if left.is_empty() {
+            return Ok(true);
+        }
+        if left.iter().all(is_settled) && !are_used(&paths, directory) {
+            break;
+        }
+        if !is_patient || waited >= deadline {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+        waited += LOOK;
+    }
+    for path in &left {
+        remove(path, swept)?;
+    }
+    Ok(true)
+}
+
+/// Temporary files and directories of git, and of libgit2, in the repository at `directory`.
+pub(super) fn temporaries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let objects = directory.join("objects");
+    let mut found = Vec::new();
+    let mut look = |directory: &Path, is_one: fn(&[u8]) -> bool| -> io::Result<()> {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if is_one(entry.file_name().as_encoded_bytes()) {
+                found.push(entry.path());
+            }
+        }
+        Ok(())
+    };
+    look(&objects, |name| name.starts_with(b"tmp_objdir-") || name.starts_with(b"tmp_obj_"))?;
+    look(&objects.join("pack"), |name| {
+        name.starts_with(b"tmp_") || name.starts_with(b".tmp-") || name.starts_with(b"pack_git2_")
+    })?;
+    for first in 0..=u8::MAX {
+        look(&objects.join(format!("{first:02x}")), |name| name.starts_with(b"tmp_obj_"))?;
+    }
+    Ok(found)
+}
+
+/// Those of the temporary files of git that are so old that nobody knows who made them, and that no process has
+/// open.
+pub(super) fn forgotten(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut old = temporaries(directory)?;
+    old.retain(|path| last_touched(path).is_some_and(|age| age >= FORGOTTEN));
+    old.retain(|path| !are_used(&[path], directory));
+    Ok(old)
+}
+
+/// Removes a file or a directory, and counts it.
+pub(super) fn remove(path: &Path, swept: &mut Swept) -> io::Result<()> {
+    let mut bytes = 0;
+    for entry in walkdir::WalkDir::new(path).into_iter().filter_map(Result::ok) {
+        bytes += entry.metadata().map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 });
+    }
+    let removed = match fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            swept.files += 1;
+            swept.bytes += bytes;
+            atomic::sync_dir(atomic::parent(path))
+        }
+    }
+}
+
+/// How long ago the file at `path`, or anything in the directory there, was last changed.
+fn last_touched(path: &Path) -> Option<Duration> {
+    let entries = walkdir::WalkDir::new(path).into_iter().filter_map(Result::ok);
+    entries.filter_map(|entry| age(entry.path())).min()
+}
+
+/// Whether a process on this machine uses one of `paths`: has it, or something in it, open, or is a git at work in the
+/// repository at `directory`. Of a git that may not be looked at that is not known, so it counts.
+fn are_used(paths: &[&Path], directory: &Path) -> bool {
+    // Without it nobody knows.
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    let resolved = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = resolved(directory);
+    let paths: Vec<PathBuf> = paths.iter().map(|path| resolved(path)).collect();
+    processes.filter_map(Result::ok).any(|process| {
+        let is_process = process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let process = process.path();
+        if !is_process {
+            return false;
+        }
+        let is_git = || fs::read(process.join("comm")).is_ok_and(|name| name.starts_with(b"git"));
+        let Ok(open) = fs::read_dir(process.join("fd")) else {
+            // It has ended, or is somebody else's.
+            return process.exists() && is_git();
+        };
+        let mut open = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        open.any(|file| paths.iter().any(|path| file.starts_with(path)))
+            || fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&directory)) && is_git()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Fixture;
+    use super::*;
+
+    const OLD: Duration = Duration::from_secs(30);
+
+    fn leave(path: &Path, age: Duration) {
+        fs::create_dir_all(atomic::parent(path)).unwrap();
+        let file = File::create(path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    /// A run that began a while ago.
+    fn old_run(git: &Git, there: Option<&Path>) -> GitRun {
+        let run = git.run_of_git(there).unwrap();
+        let mark = File::options().write(true).open(&run.mark).unwrap();
+        mark.set_modified(SystemTime::now() - 2 * OLD).unwrap();
+        run
+    }
+
+    #[test]
+    fn what_a_dead_git_left_here_and_there_goes_and_nothing_older() {
+        let (here, there) = (Fixture::new(), Fixture::new());
+        let git = here.open();
+        drop(old_run(&git, Some(&there.path())));
+        let left =
+            ["objects/pack/tmp_pack_x", "refs/remotes/far/main.lock", "shallow.lock", "objects/00/tmp_obj_x"];
+        for name in left {
+            leave(&here.path().join(name), OLD);
+        }
+        let quarantine = there.path().join("objects/tmp_objdir-incoming-x/pack/tmp_pack_y");
+        leave(&quarantine, OLD);
+        leave(&there.path().join("HEAD.lock"), OLD);
+        let before = [here.path().join("objects/pack/tmp_pack_z"), there.path().join("refs/heads/main.lock")];
+        before.iter().for_each(|path| leave(path, 4 * OLD));
+        let swept = git.remove_leftovers_of_git(true).unwrap();
+        assert_eq!(swept.files, 6);
+        assert!(left.iter().all(|name| !here.path().join(name).exists()));
+        assert!(!quarantine.exists() && !there.path().join("HEAD.lock").exists());
+        assert!(before.iter().all(|path| path.exists()));
+        assert!(marks(&git.private_dir().unwrap()).unwrap().is_empty());
+        assert_eq!(git.remove_leftovers_of_git(true).unwrap(), Swept::default());
+    }
+
+    #[test]
+    fn nothing_goes_that_a_process_has_open_or_while_the_run_lives() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let path = fixture.path().join("objects/pack/tmp_pack_x");
+        let run = old_run(&git, None);
+        leave(&path, OLD);
+        assert_eq!(git.remove_leftovers_of_git(false).unwrap(), Swept::default());
+        drop(run);
+        let open = File::open(&path).unwrap();
+        assert_eq!(git.remove_leftovers_of_git(false).unwrap(), Swept::default());
+        assert!(path.exists());
+        drop(open);
+        assert_eq!(git.remove_leftovers_of_git(true).unwrap().files, 1);
+    }
+
+    #[test]
+    fn a_child_keeps_the_mark_when_its_parent_is_dead() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        let run = git.run_of_git(None).unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("100").stdin(run.stdin().unwrap()).spawn().unwrap();
+        drop(run);
+        let private = git.private_dir().unwrap();
+        assert!(marks(&private).unwrap()[0].is_locked);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!marks(&private).unwrap()[0].is_locked);
+    }
+
+    #[test]
+    fn a_run_that_ended_well_leaves_no_mark() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        git.run_of_git(None).unwrap().finish();
+        assert!(marks(&git.private_dir().unwrap()).unwrap().is_empty());
+    }
+}
