@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 
 use crate::diff::attributes::PATH_FLAGS;
 use crate::diff::scan::Stat;
@@ -112,12 +112,15 @@ impl Beneath {
         Ok(listed)
     }
 
-    /// Whether something is mounted at `path`, where `stat` was found: its file system differs from that of the
-    /// directory above it, or it is where a mount begins, which a bind mount of the same file system is too.
+    /// Whether something is mounted at `path`, where `stat` was found: it is a directory of another file system than
+    /// the directory above it, or it is where a mount begins, as a bind mount of the same file system does too.
     pub fn is_mount(&self, path: &RelPath, stat: &Stat) -> io::Result<bool> {
         let Some(parent) = path.parent() else { return Ok(false) };
         let directory = self.directory(&parent)?;
-        if Stat::from(rustix::fs::fstat(&directory)?).device != stat.device {
+        // Files of one overlay may have several devices.
+        if stat.file_type() == FileType::Directory
+            && Stat::from(rustix::fs::fstat(&directory)?).device != stat.device
+        {
             return Ok(true);
         }
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
