@@ -590,7 +590,6 @@ fn building_blocks() {
 }
 
 #[test]
-#[ignore = "what it finds is being mended"]
 fn ordinary_clones() {
     let notes = "
         git init -q -b main notes && cd notes && mkdir dir && echo a > a && echo b > dir/b && echo mine > mine
