@@ -537,7 +537,7 @@ fn unread_format(path: &Path, error: git2::Error) -> GitError {
     };
     match extension() {
         Some((extension, value)) => {
-            GitError::Format { path: path.to_owned(), extension, value, source: error }
+            GitError::Format { path: path.to_owned(), extension, value, source: error.into() }
         }
         None => GitError::git("open the git repository")(error),
     }

@@ -166,8 +166,8 @@ impl LockedIndex {
         let time = |seconds: i64, nanoseconds: u64| IndexTime::new(seconds as i32, nanoseconds as u32);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let entry = IndexEntry {
-            ctime: stat.map_or(time(0, 0), |stat| time(stat.st_ctime, stat.st_ctime_nsec as u64)),
-            mtime: stat.map_or(time(0, 0), |stat| time(stat.st_mtime, stat.st_mtime_nsec as u64)),
+            ctime: stat.map_or(time(0, 0), |stat| time(stat.st_ctime, stat.st_ctime_nsec)),
+            mtime: stat.map_or(time(0, 0), |stat| time(stat.st_mtime, stat.st_mtime_nsec)),
             dev: stat.map_or(0, |stat| stat.st_dev as u32),
             ino: stat.map_or(0, |stat| stat.st_ino as u32),
             mode: match node.mode {

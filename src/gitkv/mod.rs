@@ -117,7 +117,7 @@ pub enum GitError {
         /// Its value.
         value: String,
         /// What libgit2 says.
-        source: git2::Error,
+        source: Box<git2::Error>,
     },
     /// One was begun there, and whoever made it was killed.
     #[error("the repository at {} was never finished: make it again", .0.display())]
