@@ -11,7 +11,7 @@
 //! [`FORGOTTEN`] and no process has them open. Locks of such a git stay, and are named when they are in the way.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -37,6 +37,9 @@ pub(super) const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// Clocks of file systems are coarse.
 const SLACK: Duration = Duration::from_millis(20);
+
+/// Bytes of a `.keep` file that are looked at.
+const LONGEST_WORD: u64 = 16;
 
 /// How long the path of a remote may be that a mark names.
 const MAX_PATH: usize = 1 << 16;
@@ -221,11 +224,12 @@ fn remove_leftovers(
     Ok(true)
 }
 
-/// Temporary files and directories of git, and of libgit2, in the repository at `directory`.
+/// Temporary files and directories of git, and of libgit2, in the repository at `directory`; and the `.keep` files of packs
+/// that were being received, which make git refuse to receive the same pack once more.
 pub(super) fn temporaries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let objects = directory.join("objects");
     let mut found = Vec::new();
-    let mut look = |directory: &Path, is_one: fn(&[u8]) -> bool| -> io::Result<()> {
+    let mut look = |directory: &Path, is_one: fn(&Path, &[u8]) -> bool| -> io::Result<()> {
         let entries = match fs::read_dir(directory) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(());
@@ -234,20 +238,33 @@ pub(super) fn temporaries(directory: &Path) -> io::Result<Vec<PathBuf>> {
         };
         for entry in entries {
             let entry = entry?;
-            if is_one(entry.file_name().as_encoded_bytes()) {
-                found.push(entry.path());
+            let path = entry.path();
+            if is_one(&path, entry.file_name().as_encoded_bytes()) {
+                found.push(path);
             }
         }
         Ok(())
     };
-    look(&objects, |name| name.starts_with(b"tmp_objdir-") || name.starts_with(b"tmp_obj_"))?;
-    look(&objects.join("pack"), |name| {
-        name.starts_with(b"tmp_") || name.starts_with(b".tmp-") || name.starts_with(b"pack_git2_")
+    // As the boundary of a shallow history that is being pushed; git's random names have six letters.
+    look(directory, |_, name| name.strip_prefix(b"shallow_").is_some_and(|random| random.len() == 6))?;
+    look(&objects, |_, name| name.starts_with(b"tmp_objdir-") || name.starts_with(b"tmp_obj_"))?;
+    look(&objects.join("pack"), |path, name| {
+        name.starts_with(b"tmp_")
+            || name.starts_with(b".tmp-")
+            || name.starts_with(b"pack_git2_")
+            || name.ends_with(b".keep") && is_of_transfer(path)
     })?;
     for first in 0..=u8::MAX {
-        look(&objects.join(format!("{first:02x}")), |name| name.starts_with(b"tmp_obj_"))?;
+        look(&objects.join(format!("{first:02x}")), |_, name| name.starts_with(b"tmp_obj_"))?;
     }
     Ok(found)
+}
+
+/// Whether git wrote the `.keep` file at `path` for as long as it receives or fetches the pack; then it says so.
+fn is_of_transfer(path: &Path) -> bool {
+    let mut said = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST_WORD).read_to_end(&mut said));
+    read.is_ok() && [&b"receive-pack "[..], b"fetch-pack "].iter().any(|word| said.starts_with(word))
 }
 
 /// Those of the temporary files of git that are so old that nobody knows who made them, and that no process has

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::atomic;
-use crate::layers::{LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
+use crate::layers::{self, LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
 
 use super::create;
 use super::git::{parse_commit, parse_tree};
@@ -218,6 +218,9 @@ impl Git {
                 found.push(path);
             }
         }
+        found.extend(
+            layers::doubled_indexes(&pack_dir).map_err(GitError::io("look for layers beside", &pack_dir))?,
+        );
         Ok(found)
     }
 

@@ -66,7 +66,8 @@ use crate::digest;
 pub use cold::{Cold, PackSource};
 pub use layer::Layer;
 pub use place::{
-    has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index, remove_pack,
+    doubled_indexes, has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index,
+    remove_pack,
 };
 pub use set::{LayerSet, Location};
 pub use verify::LayerCheck;

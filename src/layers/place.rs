@@ -107,6 +107,24 @@ pub fn has_cold_index(pack_dir: &Path, path: &Path) -> bool {
     path.file_stem().and_then(|name| name.to_str()).is_some_and(|name| index_path(pack_dir, name).exists())
 }
 
+/// Indexes among those of cold layers whose layers are here whole: what is left where a layer was being brought.
+pub fn doubled_indexes(pack_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(cold_dir(pack_dir)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let here = pack_dir.join(entry.file_name());
+        let is_index = here.extension().is_some_and(|extension| extension == "idx");
+        if is_index && here.exists() && here.with_extension("pack").exists() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 /// Where the index of a cold layer lies.
 pub(super) fn index_path(pack_dir: &Path, name: &str) -> PathBuf {
     path_of(&cold_dir(pack_dir), name, "idx")

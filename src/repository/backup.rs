@@ -187,6 +187,9 @@ impl Repository {
             false => Some(self.timeline.git().keep_layers().map_err(TimelineError::from)?),
         };
         let _hold = self.hold()?;
+        if let Some(cache) = self.cache().filter(|_| !options.dry_run) {
+            cache.sweep_unfinished();
+        }
         self.fill_cache()?;
         let Parent { snapshot: mut parent, mut unread, future } = self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);

@@ -97,10 +97,15 @@ impl Cache {
             let is_old =
                 || entry.metadata().and_then(|about| about.modified()).is_ok_and(|time| time < before);
             if id.is_some_and(|id| !keep.contains(&id)) && is_old() {
-                // What cannot be removed is removed next time.
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+
+    /// Removes what processes left that were killed while they wrote an entry.
+    pub fn sweep_unfinished(&self) {
+        // What cannot be removed is removed next time.
+        let _ = atomic::sweep(&self.dir);
     }
 
     /// Why something was not kept, if so.

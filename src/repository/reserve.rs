@@ -5,10 +5,9 @@
 //! again afterwards; where it cannot be made, nothing is said, since nothing depends on it until the disk is full.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
-use crate::atomic;
 use crate::gitkv::PRIVATE;
 use crate::repository::Repository;
 
@@ -40,18 +39,14 @@ impl Repository {
 
 impl Reserve {
     fn make(&self) -> io::Result<()> {
-        if self.path.exists() {
+        if fs::metadata(&self.path).is_ok_and(|file| file.len() == SIZE as u64) {
             return Ok(());
         }
         // Random, since some file systems give no room to zeros.
         let mut bytes = vec![0; SIZE];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        // Temporary files among the remotes are swept without a lock, and those beside it belong to git's locks.
-        let directory = self.path.with_file_name("remotes");
-        atomic::make_dirs(&directory)?;
-        let mut file = atomic::temporary(&directory, atomic::MODE)?;
-        file.write_all(&bytes)?;
-        atomic::place(file, &self.path)
+        // In place: one that was cut short is made anew, and holds no less room until then.
+        fs::write(&self.path, bytes)
     }
 }
 

@@ -50,7 +50,9 @@ fn leftovers(lab: &Lab) -> Vec<String> {
         !name.starts_with(TEMP_PREFIX) && packs.contains(&format!("{stem}.idx"))
     };
     let mut left: Vec<_> = packs.iter().filter(|name| !is_whole(name)).cloned().collect();
-    left.extend(names("repo/treering").into_iter().filter(|name| !name.ends_with(".lock")));
+    left.extend(
+        names("repo/treering").into_iter().filter(|name| !name.ends_with(".lock") && name != "reserve"),
+    );
     left.extend(names("repo/refs/heads").into_iter().filter(|name| name != "main"));
     left
 }
