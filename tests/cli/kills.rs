@@ -280,7 +280,6 @@ const OTHER: &str = "
 ";
 
 #[test]
-#[ignore = "what it finds is being mended"]
 fn backups_and_upkeep() {
     let repository = before(&[REPOSITORY, CHANGE]);
     let encrypted = before(&[
@@ -365,7 +364,6 @@ fn backups_and_upkeep() {
 }
 
 #[test]
-#[ignore = "what it finds is being mended"]
 fn git_remotes() {
     let pushed = before(&[REPOSITORY, HUB, "treering push -q", CHANGE]);
     let other = before(&[pushed, OTHER]);
@@ -428,7 +426,6 @@ fn git_remotes() {
 }
 
 #[test]
-#[ignore = "what it finds is being mended"]
 fn cold_remotes() {
     let pushed = before(&[REPOSITORY, COLD, "treering push cold -q", CHANGE]);
     let other = before(&[
@@ -481,7 +478,6 @@ fn cold_remotes() {
 }
 
 #[test]
-#[ignore = "what it finds is being mended"]
 fn building_blocks() {
     let store = before(&[STORE, "treering store store data/one one"]);
     let objects = "
@@ -667,7 +663,6 @@ fn ordinary_clones() {
 }
 
 #[test]
-#[ignore = "what it finds is being mended"]
 fn scheduled_runs() {
     sweep_all(&[(
         "schedule run",
