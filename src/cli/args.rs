@@ -465,8 +465,9 @@ A snapshot is named by:
   2026-11-01           a time: the newest snapshot up to the end of that day, minute or second
   'midnight yesterday', '2 days ago', '2026-11-01 14:00'
 
-With --profile these are snapshots of the host and the sources of that profile, unless --host, --path or --tag choose others; an
-id is of any. Snapshots that are dated in the future are not `latest`."
+With --profile only snapshots of the host and the sources of that profile are looked at. --host replaces \
+the host, --path the sources, and --tag narrows the choice. An id names any snapshot. Snapshots that are dated in the future \
+are not `latest`."
     };
 }
 

@@ -1,4 +1,4 @@
-//! Which snapshots a command is about: `--host`, `--path`, `--tag`, and what a profile says instead.
+//! Which snapshots a command is about: those of the profile, and `--host`, `--path`, `--tag`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
@@ -33,16 +33,22 @@ pub struct FilterArguments {
 }
 
 impl FilterArguments {
-    fn is_empty(&self) -> bool {
-        self.host.is_empty() && self.path.is_empty() && self.tag.is_empty()
-    }
-
-    fn filter(&self) -> SnapshotFilter {
+    /// What is chosen of `of` by these flags. Each one takes the place of what `of` says about the same thing only.
+    fn narrow(&self, of: SnapshotFilter) -> SnapshotFilter {
+        let SnapshotFilter { hosts, paths, exactly, tags } = of;
+        let (paths, exactly) = match self.path.is_empty() {
+            true => (paths, exactly),
+            false => (saved_paths(&self.path), false),
+        };
         SnapshotFilter {
-            hosts: self.host.clone(),
-            paths: saved_paths(&self.path),
-            exactly: false,
-            tags: self.tag.iter().map(|tags| tag_list(tags)).collect(),
+            hosts: if self.host.is_empty() { hosts } else { self.host.clone() },
+            paths,
+            exactly,
+            tags: if self.tag.is_empty() {
+                tags
+            } else {
+                self.tag.iter().map(|tags| tag_list(tags)).collect()
+            },
         }
     }
 }
@@ -52,15 +58,15 @@ pub fn tag_list(tags: &str) -> Vec<String> {
     tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
-/// The snapshots that a backup with `profile` makes; all where it names no sources.
+/// The snapshots that a backup with `profile` makes. One that names no sources says nothing about paths, and about the
+/// host only where it names one.
 fn own_snapshots(profile: &Profile) -> SnapshotFilter {
-    if profile.sources.is_empty() {
-        return SnapshotFilter::default();
-    }
+    let has_sources = !profile.sources.is_empty();
+    let host = profile.host.clone().or_else(|| has_sources.then(host_name));
     SnapshotFilter {
-        hosts: vec![profile.host.clone().unwrap_or_else(host_name)],
+        hosts: host.into_iter().collect(),
         paths: saved_paths(&profile.sources),
-        exactly: true,
+        exactly: has_sources,
         tags: Vec::new(),
     }
 }
@@ -71,15 +77,18 @@ fn saved_paths(sources: &[PathBuf]) -> Vec<Vec<u8>> {
 }
 
 impl Session {
-    /// The snapshots that `arguments` choose, or the profile where they choose none.
+    /// The snapshots of the profile, with what `arguments` say instead.
     pub fn filter(&self, arguments: &FilterArguments) -> SnapshotFilter {
-        if arguments.is_empty() { own_snapshots(&self.profile) } else { arguments.filter() }
+        arguments.narrow(own_snapshots(&self.profile))
     }
 
     /// As [`filter`](Self::filter), for the snapshot that `selector` names. An id is of one snapshot, whatever the
     /// profile, so only what the command line chooses can contradict it.
     fn filter_for(&self, selector: &Selector, arguments: &FilterArguments) -> SnapshotFilter {
-        if matches!(selector, Selector::Id(_)) { arguments.filter() } else { self.filter(arguments) }
+        match selector {
+            Selector::Id(_) => arguments.narrow(SnapshotFilter::default()),
+            _ => self.filter(arguments),
+        }
     }
 
     /// Opens the repository and finds what `text` names in it: a snapshot, and perhaps a path.

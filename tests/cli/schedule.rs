@@ -291,6 +291,40 @@ fn hooks_run_in_order_and_know_how_it_went() {
 }
 
 #[test]
+fn a_flag_replaces_only_its_own_part_of_what_a_profile_chooses() {
+    let home = Home::new("[profile.work]\n[profile.mail]\nsources = '~/mail'\n");
+    home.0.write("mail/notes", "mail\n");
+    home.ok("-P work backup --tag rel");
+    home.ok("-P mail backup --tag rel");
+    home.0.write("tree/notes", "later\n");
+    home.ok("-P work backup");
+    home.ok("-P mail backup --host oak --tag oak");
+
+    assert_eq!(home.ok("-P work cat latest:notes --tag rel"), "notes\n");
+    assert!(home.ok("-P work ls latest --tag rel").contains("letters"));
+    home.ok("-P work restore latest --tag rel --delete -t out");
+    assert!(contents(&home.0.path("out")).contains(&("notes".into(), "notes\n".to_owned())));
+    assert_eq!(home.ok("-P work diff latest ./tree --tag rel"), "M  notes\n1 updated\n");
+    let count = |line: &str| home.json(line).as_array().unwrap().len();
+    assert_eq!(count("-P work snapshots --json --tag rel"), 1);
+    // The paths stay those of the profile, and so does the host.
+    assert_eq!(count("-P work snapshots --json --host oak"), 0);
+    assert_eq!(count("-P mail snapshots --json --host oak"), 1);
+    assert_eq!(count("-P work snapshots --json --path mail"), 1);
+    home.fails("-P work cat latest:notes --tag oak", 1, "no snapshot at all of host elm, of ");
+    home.fails("-P work forget latest --tag oak", 1, "no snapshot at all of host elm, of ");
+    let planned = home.json("-P work forget --tag rel --keep-tag none --unsafe-allow-remove-all --json");
+    assert_eq!(planned["ids"].as_array().unwrap().len(), 1, "{planned}");
+    assert_eq!(count("-P mail snapshots --json"), 1);
+
+    // A profile without sources still has its host.
+    home.0.write("config/treering/treering.toml", "[profile.oak]\nrepo = '~/rings'\nhost = 'oak'\n");
+    assert_eq!(count("-P oak snapshots --json"), 1);
+    assert_eq!(count("-P oak snapshots --json --tag rel"), 0);
+    assert_eq!(count("-P oak snapshots --json --host elm"), 2);
+}
+
+#[test]
 fn a_profile_chooses_its_own_snapshots_in_every_command() {
     let home = Home::new(
         "[profile.work]\nsources = ['~/tree', '~/tree/']\nkeep-last = 1\n[profile.more]\nsources = '~/more'\n",
