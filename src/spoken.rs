@@ -16,6 +16,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::time::SystemTime;
+
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp, Zoned};
@@ -43,13 +45,11 @@ pub enum SpokenError {
         /// The text as given.
         text: String,
     },
-    /// It has a known form, but lies too far from now to be told.
-    #[error("the time {text:?} lies outside the years -9999 to 9999")]
+    /// It has a known form, but the calendar ends before it.
+    #[error("the time {text:?} is out of range: the calendar goes from -9999-01-02 to 9999-12-30 22:00 UTC")]
     OutOfRange {
         /// The text as given.
         text: String,
-        /// What the calendar said.
-        source: jiff::Error,
     },
 }
 
@@ -69,6 +69,17 @@ enum Precision {
     Second,
     Minute,
     Day,
+}
+
+/// The time that the clock of this machine shows. A clock that is set beyond the calendar stands at its end: what it
+/// shows is wrong anyway, and must not keep anybody from making or reading backups.
+pub fn clock() -> Timestamp {
+    from_clock(SystemTime::now())
+}
+
+fn from_clock(time: SystemTime) -> Timestamp {
+    let end = if time < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::try_from(time).unwrap_or(end)
 }
 
 /// The instant that `text` means when it is said at `now`, or the first one; letter case and spacing aside.
@@ -115,7 +126,8 @@ fn parse_precise(text: &str, now: &Zoned) -> Result<(Timestamp, Precision), Spok
     };
     match found {
         Some(Ok(found)) => Ok(found),
-        Some(Err(source)) => Err(SpokenError::OutOfRange { text: text.to_owned(), source }),
+        // What the calendar says of it are numbers of its own.
+        Some(Err(_)) => Err(SpokenError::OutOfRange { text: text.to_owned() }),
         None => Err(SpokenError::Unknown { text: text.to_owned() }),
     }
 }
@@ -273,6 +285,8 @@ fn date_time(words: &str) -> Option<(DateTime, Precision)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -446,10 +460,20 @@ mod tests {
 
     #[test]
     fn tells_a_time_beyond_the_calendar_from_a_wrong_form() {
-        for text in ["@999999999999999999", "19000 years ago"] {
+        for text in ["@999999999999999999", "19000 years ago", "9999-12-31"] {
             let error = parse(text, &now()).expect_err(text);
             assert!(matches!(error, SpokenError::OutOfRange { .. }), "{text:?}: {error}");
+            assert!(std::error::Error::source(&error).is_none(), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_clock_beyond_the_calendar_stands_at_its_end() {
+        let beyond = Duration::from_secs(400_000_000_000);
+        assert_eq!(from_clock(SystemTime::UNIX_EPOCH + beyond), Timestamp::MAX);
+        assert_eq!(from_clock(SystemTime::UNIX_EPOCH - beyond), Timestamp::MIN);
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(from_clock(second), Timestamp::from_second(1).unwrap());
     }
 
     proptest! {

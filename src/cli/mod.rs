@@ -41,6 +41,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use treering::causes::chain;
 use treering::diff::{ChangeRef, Failure};
@@ -183,7 +184,7 @@ impl Session {
             names_repository,
             places,
             profile,
-            now: Zoned::now(),
+            now: spoken::clock().to_zoned(TimeZone::system()),
             key,
             json,
             quiet,

@@ -13,6 +13,7 @@ use treering::schedule::{
     Attempt, Daemon, History, InstallError, Installer, Moment, Profile, Profiles, Report, Runner, Status,
     Stop, Terms, due_at, read_crontab, upcoming, write_crontab,
 };
+use treering::spoken;
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::error::{CliError, Exit};
@@ -46,7 +47,7 @@ struct LocalTime;
 
 impl FormatTime for LocalTime {
     fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
-        out.write_str(&clock_time(Timestamp::now(), &TimeZone::system()))
+        out.write_str(&clock_time(spoken::clock(), &TimeZone::system()))
     }
 }
 
@@ -221,7 +222,7 @@ fn run_profiles(session: &Session, arguments: &RunArguments) -> Result<Exit, Cli
         Some(_) => Some(session.taken_for_now(&arguments.moment)?.timestamp()),
         None => None,
     };
-    let clock = || fixed.unwrap_or_else(Timestamp::now);
+    let clock = || fixed.unwrap_or_else(spoken::clock);
     let terms = Terms { force: arguments.force, wait: arguments.wait };
     let mut exit = Exit::Done;
     for profile in chosen {

@@ -33,6 +33,7 @@ use super::profile::{ConfigFile, Profile, ProfileError, Profiles};
 use super::state::{State, StateError};
 use crate::causes::chain;
 use crate::signals::not_ignored;
+use crate::spoken::clock;
 
 /// Why the daemon cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +98,7 @@ impl Daemon {
         let (profiles, text) = config.read(home.as_deref())?;
         let state = State::new(state, profiles.path());
         let config = ConfigFile { path: profiles.path().to_owned(), text: Some(state.keep_config(&text)?) };
-        let since = Timestamp::now();
+        let since = clock();
         let (running, held) = Default::default();
         Ok(Self { program, config, home, host, state, profiles, since, running, held })
     }
@@ -142,7 +143,7 @@ impl Daemon {
 
     /// Starts what is due and whose repository is not in use; returns when something is due next.
     fn start_due(&mut self) -> Option<Timestamp> {
-        let (now, zone) = (Timestamp::now(), TimeZone::system());
+        let (now, zone) = (clock(), TimeZone::system());
         let moment = Moment { now, zone: &zone, since: self.since, host: &self.host };
         let mut due = Vec::new();
         for profile in self.profiles.iter().filter(|profile| !self.is_running(profile)) {
@@ -222,7 +223,7 @@ impl Daemon {
             return;
         }
         let zone = TimeZone::system();
-        let moment = Moment { now: Timestamp::now(), zone: &zone, since: self.since, host: &self.host };
+        let moment = Moment { now: clock(), zone: &zone, since: self.since, host: &self.host };
         let again = self.profiles.get(name).ok().and_then(|profile| due_at(profile, history, &moment));
         let again =
             again.map(|again| again.to_zoned(zone).strftime("; again at %Y-%m-%d %H:%M:%S").to_string());
@@ -232,7 +233,7 @@ impl Daemon {
     /// Lets `name` be for a while; returns until when.
     fn hold(&mut self, name: &str) -> Option<Timestamp> {
         let times = self.held.get(name).map_or(1, |(times, _)| times.saturating_add(1));
-        let until = Timestamp::now().checked_add(pause(times)).ok()?;
+        let until = clock().checked_add(pause(times)).ok()?;
         self.held.insert(name.to_owned(), (times, until));
         Some(until)
     }

@@ -89,6 +89,44 @@ fn the_end_of_the_calendar_is_no_panic_in_any_zone() {
 }
 
 #[test]
+fn a_clock_beyond_the_calendar_is_no_panic() {
+    if !crate::programs::are_here(&["faketime"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write(
+        "profiles.toml",
+        "[profile.p]\nrepo = 'repo'\nsources = 'tree'\nschedule = 'daily'\nkeep-last = 9\n",
+    );
+    for clock in ["9999-12-31 00:00:00", "9999-12-30 21:59:59"] {
+        for line in [
+            "backup tree",
+            "snapshots",
+            "ls latest",
+            "diff latest tree/",
+            "restore latest -t out",
+            "forget --keep-within 1y --keep-last 1 --prune",
+            "check",
+            "--config profiles.toml schedule show",
+            "--config profiles.toml schedule next",
+            "--config profiles.toml -P p schedule run --force",
+        ] {
+            let own = lab.command(line.split(' '));
+            let mut command = std::process::Command::new("faketime");
+            command.arg(clock).arg(own.get_program()).args(own.get_args()).current_dir(lab.path(""));
+            command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            let output =
+                command.env("XDG_STATE_HOME", lab.path("state")).stdin(Stdio::null()).output().unwrap();
+            assert!(output.status.success(), "{clock} {line}: {output:?}");
+        }
+    }
+    let outcome = lab.run(["backup", "tree", "--time", "9999-12-31"]);
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    assert!(outcome.err.contains("\"9999-12-31\" is out of range"), "{outcome:?}");
+    assert!(!outcome.err.contains("parameter"), "{outcome:?}");
+}
+
+#[test]
 fn a_time_names_everything_up_to_its_end() {
     let lab = with_a_future();
     let day = |name: &str| {
