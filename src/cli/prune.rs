@@ -55,13 +55,44 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     if !arguments.dry_run && !keys.is_empty() {
         repository.forget(&keys, &user_name(), &host_name(), session.now.timestamp())?;
     }
-    tell_forgotten(session, arguments, &groups, &removed)?;
-    match (arguments.prune, arguments.dry_run) {
-        (false, _) => {}
-        (true, true) => plan(session, &repository, &arguments.waste, &keys)?,
-        (true, false) => prune_now(session, &repository, &arguments.waste)?,
+    let mut forgotten = forgotten(arguments, &groups, &removed);
+    if !arguments.prune {
+        forgotten.say(session)?;
+        return Ok(exit);
+    }
+    // A person reads at once what is done already; a program gets one object, also of what was removed before the
+    // rest failed.
+    if !session.json {
+        forgotten.say(session)?;
+    }
+    let freed = match arguments.dry_run {
+        true => plan(session, &repository, &arguments.waste, &keys),
+        false => prune_now(session, &repository, &arguments.waste),
+    };
+    if session.json {
+        if let Ok(freed) = &freed {
+            forgotten.document[freed.message_type] = freed.document.clone();
+        }
+        forgotten.say(session)?;
+    }
+    let freed = freed?;
+    if !session.json {
+        freed.say(session)?;
     }
     Ok(exit)
+}
+
+/// What was done or would be, for programs and for people.
+struct Said {
+    message_type: &'static str,
+    document: Value,
+    text: String,
+}
+
+impl Said {
+    fn say(&self, session: &Session) -> Result<(), CliError> {
+        session.say(self.message_type, &self.document, &self.text)
+    }
 }
 
 /// What the snapshots of a group have in common, in words.
@@ -126,14 +157,9 @@ fn document(group: &Group) -> Value {
     })
 }
 
-fn tell_forgotten(
-    session: &Session,
-    arguments: &ForgetArguments,
-    groups: &[Group],
-    removed: &[SnapshotName],
-) -> Result<(), CliError> {
+fn forgotten(arguments: &ForgetArguments, groups: &[Group], removed: &[SnapshotName]) -> Said {
     let snapshots = plural(removed.len() as u64, "snapshot");
-    let said = match (arguments.dry_run, removed.is_empty()) {
+    let text = match (arguments.dry_run, removed.is_empty()) {
         (true, _) => format!("Would remove {snapshots}"),
         (false, true) => "Removed no snapshot".to_owned(),
         (false, false) if arguments.prune => format!("Removed {snapshots}"),
@@ -145,16 +171,17 @@ fn tell_forgotten(
         "ids": removed.iter().map(|name| name.id.to_string()).collect::<Vec<_>>(),
         "keys": removed.iter().map(|name| name.key.to_string()).collect::<Vec<_>>(),
     });
-    session.say("forgotten", &document, &said)
+    Said { message_type: "forgotten", document, text }
 }
 
 /// Frees what no snapshot needs.
 pub fn prune(session: &Session, arguments: &PruneArguments) -> Result<Exit, CliError> {
     let repository = session.open_readable()?;
-    match arguments.dry_run {
+    let freed = match arguments.dry_run {
         true => plan(session, &repository, &arguments.waste, &[])?,
         false => prune_now(session, &repository, &arguments.waste)?,
-    }
+    };
+    freed.say(session)?;
     Ok(Exit::Done)
 }
 
@@ -167,23 +194,23 @@ fn options(session: &Session, waste: &WasteArguments) -> PruneOptions {
     }
 }
 
-/// Tells what would be done if the snapshots of the keys `without` were gone.
+/// What would be done if the snapshots of the keys `without` were gone.
 fn plan(
     session: &Session,
     repository: &Repository,
     waste: &WasteArguments,
     without: &[TimeKey],
-) -> Result<(), CliError> {
+) -> Result<Said, CliError> {
     let without: HashSet<TimeKey> = without.iter().copied().collect();
     let options = options(session, waste);
     let plan = session.watch(|progress| repository.plan_prune(&options, &without, progress))?;
-    session.say("prune_plan", &plan_document(&plan), &plan_text(&plan))
+    Ok(Said { message_type: "prune_plan", document: plan_document(&plan), text: plan_text(&plan) })
 }
 
-fn prune_now(session: &Session, repository: &Repository, waste: &WasteArguments) -> Result<(), CliError> {
+fn prune_now(session: &Session, repository: &Repository, waste: &WasteArguments) -> Result<Said, CliError> {
     let options = options(session, waste);
     let report = session.watch(|progress| repository.prune(&options, progress))?;
-    session.say("prune", &report_document(&report), &report_text(&report))
+    Ok(Said { message_type: "prune", document: report_document(&report), text: report_text(&report) })
 }
 
 fn plan_text(plan: &PrunePlan) -> String {

@@ -13,7 +13,8 @@ use crate::cli::filter::{FilterArguments, tag_list};
 Rules apply to each group of snapshots by itself; what any rule keeps is kept. A rule such as --keep-daily 7 keeps the newest \
 snapshot of each of the last 7 days that have one. Days and the like are those of the local time zone. What is dated in the future \
 is kept, and counts for no rule. Without --prune, what \
-removed snapshots held stays until the next `treering prune`.
+removed snapshots held stays until the next `treering prune`. With --json one object is printed, `forgotten`; with --prune it has \
+the report under `prune`, or with --dry-run the plan under `prune_plan`.
 
 Examples:
   treering forget --keep-last 3 --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --prune

@@ -369,7 +369,7 @@ impl Running<'_> {
         let messages = self.step("forget", &[flags, keys.as_slice()].concat())?;
         self.found.figures.removed = keys.len() as u64;
         self.found.figures.bytes_freed =
-            messages.iter().filter_map(|message| message["bytes_freed"].as_u64()).sum();
+            messages.iter().filter_map(|message| message["prune"]["bytes_freed"].as_u64()).sum();
         Ok(())
     }
 

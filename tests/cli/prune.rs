@@ -37,11 +37,16 @@ fn each_snapshot_is_told_with_its_reason_and_a_dry_run_removes_none() {
 }
 
 #[test]
-fn json_is_one_line_for_each_thing_done() {
+fn json_of_forget_is_one_document() {
     let lab = days(3);
-    let said = lab.ok(["--json", "forget", "--keep-last", "2", "--prune"]);
-    let mut lines = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let forgotten = lines.next().unwrap();
+    let forget = |flags: &[&str]| -> serde_json::Value {
+        let line = ["--json", "forget", "--keep-last", "2"].iter().chain(flags);
+        serde_json::from_str(&lab.ok(line)).unwrap()
+    };
+    let planned = forget(&["--prune", "--dry-run"]);
+    assert_eq!((&planned["dry_run"], &planned["prune_plan"]["snapshots"]), (&true.into(), &2.into()));
+    assert_eq!(forget(&["--dry-run"])["prune_plan"], serde_json::Value::Null);
+    let forgotten = forget(&["--prune"]);
     assert_eq!(forgotten["message_type"], "forgotten");
     assert_eq!(forgotten["keys"].as_array().unwrap().len(), 1);
     let groups = &forgotten["groups"];
@@ -49,7 +54,8 @@ fn json_is_one_line_for_each_thing_done() {
     assert_eq!(groups[0]["keep"].as_array().unwrap().len(), 2);
     assert_eq!(groups[0]["remove"].as_array().unwrap().len(), 1);
     assert_eq!(groups[0]["reasons"][0]["matches"][0], "last snapshot");
-    let pruned = lines.next().unwrap();
+    assert_eq!(forgotten["prune"]["plan"]["snapshots"], 2);
+    let pruned: serde_json::Value = serde_json::from_str(&lab.ok(["prune", "--json"])).unwrap();
     assert_eq!((&pruned["message_type"], &pruned["plan"]["snapshots"]), (&"prune".into(), &2.into()));
 }
 
