@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -105,6 +105,32 @@ pub fn make_dirs_with(directory: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// Directories that were made for something. They are removed again, as far as they are empty, unless it came to be.
+#[derive(Debug)]
+pub struct NewDirs(Vec<PathBuf>);
+
+impl NewDirs {
+    /// Makes `directory` and those above it, durably, as [`make_dirs`] does.
+    pub fn make(directory: &Path) -> io::Result<Self> {
+        let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let new = Self(missing.map(Path::to_owned).collect());
+        make_dirs(directory)?;
+        Ok(new)
+    }
+
+    /// Lets them stay.
+    pub fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewDirs {
+    fn drop(&mut self) {
+        // Below what stays, nothing else would go either.
+        let _ = self.0.iter().try_for_each(fs::remove_dir);
+    }
+}
+
 /// The directory that holds the name of `path`.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
@@ -116,6 +142,20 @@ pub fn parent(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn new_directories_go_again_unless_they_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("there")).unwrap();
+        drop(NewDirs::make(&dir.path().join("there/a/b")).unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("there")).unwrap().count(), 0);
+        let used = NewDirs::make(&dir.path().join("there/a/b")).unwrap();
+        fs::write(dir.path().join("there/a/file"), "").unwrap();
+        drop(used);
+        assert!(dir.path().join("there/a/file").exists() && !dir.path().join("there/a/b").exists());
+        NewDirs::make(&dir.path().join("c/d")).unwrap().keep();
+        assert!(dir.path().join("c/d").exists());
+    }
 
     #[test]
     fn replaces_whole_and_leaves_nothing_beside() {

@@ -56,8 +56,8 @@ pub enum CliError {
     #[error("nothing was restored or deleted")]
     Declined,
     #[error(
-        "{} looks like a URL, and the repository is a directory: make one, and copy it there with `treering remote add NAME URL` \
-         and `treering push`; a directory of that name is written ./…", .0.display()
+        "{path} looks like a URL or a place on another host, and the repository is a directory here: make one, and copy it there with \
+         `treering remote add NAME URL` and `treering push`; for a local directory of that name write ./{path}", path = .0.display()
     )]
     RepositoryIsUrl(PathBuf),
     #[error("cat needs the path of a file: give SNAPSHOT:PATH")]

@@ -199,11 +199,7 @@ impl Session {
             Some(path) => path,
             None => self.defaults()?.repo.as_ref().ok_or(CliError::RepositoryNotGiven)?,
         };
-        // What an earlier version made of one can still be used.
-        match is_url(path.as_os_str()) && !path.exists() {
-            true => Err(CliError::RepositoryIsUrl(path.clone())),
-            false => Ok(path),
-        }
+        refuse_url(path).map(|()| path)
     }
 
     /// What the profiles have in common. Nothing, where there are none.
@@ -364,6 +360,15 @@ fn user_name() -> String {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Refuses what looks like a URL as the path of a repository.
+fn refuse_url(path: &Path) -> Result<(), CliError> {
+    // What an earlier version made of one can still be used.
+    match is_url(path.as_os_str()) && !path.exists() {
+        true => Err(CliError::RepositoryIsUrl(path.to_owned())),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a repository at `path` in which nothing plain may lie.

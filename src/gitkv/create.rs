@@ -9,7 +9,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic;
+use crate::atomic::{self, NewDirs};
 
 use super::lockfile::open_lock;
 use super::writers::Swept;
@@ -28,9 +28,8 @@ const PARTS: [&str; 9] =
 /// Makes a repository at `path`, where nothing or an empty directory may be: `make` makes it, durably, at the path
 /// that it is given. Where that fails, everything is as it was.
 pub fn create<T, E: From<GitError>>(path: &Path, make: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
-    let is_new = !path.exists();
     expect_free(path)?;
-    atomic::make_dirs(path).map_err(GitError::io("make", path))?;
+    let new = NewDirs::make(path).map_err(GitError::io("make", path))?;
     let unfinished = path.join(UNFINISHED);
     atomic::make_dirs(&unfinished).map_err(GitError::io("make", &unfinished))?;
     let _lock = lock(&unfinished)?.ok_or_else(|| GitError::InUse { path: unfinished.clone() })?;
@@ -46,9 +45,8 @@ pub fn create<T, E: From<GitError>>(path: &Path, make: impl FnOnce(&Path) -> Res
         // What cannot be removed is recognised later.
         let _ = clear(path, &unfinished);
         let _ = fs::remove_dir_all(&unfinished);
-        if is_new {
-            let _ = fs::remove_dir(path);
-        }
+    } else {
+        new.keep();
     }
     made
 }

@@ -76,7 +76,7 @@ use std::io;
 use std::path::{self, Path};
 use std::sync::Arc;
 
-use crate::atomic;
+use crate::atomic::{self, NewDirs};
 use crate::gitkv::{Git, GitRemote, PRIVATE, Person, SEEN, without_passwords};
 use crate::layers::Cold;
 use crate::progress::Progress;
@@ -265,11 +265,12 @@ impl Remotes {
             return Err(RemoteError::Occupied(path.to_owned()));
         }
         let beside = atomic::parent(path);
-        fs::create_dir_all(beside).map_err(RemoteError::io("make", beside))?;
+        let new = NewDirs::make(beside).map_err(RemoteError::io("make", beside))?;
         let temporary = Unfinished::begin(beside).map_err(RemoteError::io("write to", beside))?;
         let unfinished = temporary.dir.path().join("clone");
         bring(&Self::new(Git::init(&unfinished, &[])?, newest_format, options))?;
         fs::rename(&unfinished, path).map_err(RemoteError::io("make", path))?;
+        new.keep();
         atomic::sync_dir(beside).map_err(RemoteError::io("sync", beside))?;
         Self::open_with(path, newest_format, options)
     }

@@ -299,7 +299,8 @@ impl Profile {
                 Some("has a schedule, and needs sources")
             }
             () if self.repo.as_deref().is_some_and(|repo| store::is_url(repo.as_os_str())) => Some(
-                "has a URL as repo: give the path of a directory, and add the URL with `treering remote add`",
+                "has a URL or a place on another host as repo: give the path of a directory (./host:path for a local one of that name), and add \
+                 the other with `treering remote add`",
             ),
             () if self.prune && !keeps => Some("has prune = true, and needs a key that says what to keep"),
             () => None,
@@ -308,8 +309,9 @@ impl Profile {
 
     /// Makes every path absolute.
     fn settle(&mut self, base: &Path, home: Option<&Path>) {
-        // A URL stays one, to be refused as such.
-        let repo = self.repo.iter_mut().filter(|repo| !store::is_url(repo.as_os_str()));
+        // A URL stays one, to be refused as such, unless it is the name of something here.
+        let is_path = |repo: &PathBuf| !store::is_url(repo.as_os_str()) || base.join(repo).exists();
+        let repo = self.repo.iter_mut().filter(|repo| is_path(repo));
         let single = repo.chain(&mut self.password_file);
         let paths = single.chain(&mut self.sources).chain(&mut self.exclude_file).chain(&mut self.identity);
         for path in paths {
@@ -630,7 +632,14 @@ mod tests {
             "1: profile a has a schedule, and needs sources",
         );
         fails("[profile.a]\nprune = true", "1: profile a has prune = true");
-        fails("[default]\nrepo = 's3:host/bucket'\n[profile.a]", "3: profile a has a URL as repo");
+        fails(
+            "[default]\nrepo = 's3:host/bucket'\n[profile.a]",
+            "3: profile a has a URL or a place on another host as repo",
+        );
+        fails(
+            "[default]\nrepo = 'host:rings'\n[profile.a]",
+            "3: profile a has a URL or a place on another host as repo",
+        );
         for name in ["a b", "", ".a", "-a", "a/b", "ä"] {
             fails(&format!("[profile.\"{name}\"]"), &format!("1: {name:?} cannot name a profile"));
         }

@@ -129,22 +129,18 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// What git, stores and the tools of this kind take as the beginning of a URL, also without `//` behind it.
-const SCHEMES: [&str; 17] = [
-    "azure", "b2", "file", "ftp", "ftps", "git", "gs", "http", "https", "rclone", "rest", "s3", "sftp",
-    "ssh", "swift", "webdav", "webdavs",
-];
-
 /// Whether `text` looks like a URL, where the path of a directory is wanted: `scheme://…`, `s3:…`, or
-/// `user@host:path` as ssh has it. A path that begins with `/` or `./` never does.
+/// `host:path` as ssh and git have it. A path that begins with `/` or `./` never does.
 pub fn is_url(text: &OsStr) -> bool {
     let Some((before, after)) = text.to_str().and_then(|text| text.split_once(':')) else { return false };
     if before.is_empty() || before.contains('/') {
         return false;
     }
     let is_scheme = before.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));
-    let is_known = SCHEMES.contains(&before.to_ascii_lowercase().as_str());
-    is_known || (is_scheme && after.starts_with("//")) || before.contains('@')
+    // An address of IPv6 stands in brackets, and a colon in it is the first one.
+    let host = before.strip_prefix('[').unwrap_or(before);
+    let is_host = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    (is_scheme && after.starts_with("//")) || is_host || before.contains('@')
 }
 
 fn parse_sftp(rest: &str) -> Result<StoreUrl, UrlError> {
@@ -348,11 +344,15 @@ mod tests {
             "https:x",
             "x+y://z",
             "me@host:x",
+            "host:path",
+            "host:/srv/rings",
+            "a.host_b-c:",
+            "[::1]:x",
         ] {
             assert!(is_url(OsStr::new(url)), "{url}");
         }
         for path in
-            ["", "/s3:x", "./s3:x", "rings", "a:b", "of 10:30", ":x", "a/b:c", "me@host", "dir/me@host:x"]
+            ["", "/s3:x", "./s3:x", "./a:b", "rings", "of 10:30", ":x", "a/b:c", "me@host", "dir/me@host:x"]
         {
             assert!(!is_url(OsStr::new(path)), "{path}");
         }

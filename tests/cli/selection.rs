@@ -227,12 +227,21 @@ fn records_of_one_id_are_named_by_their_keys() {
 #[test]
 fn a_repository_is_no_url() {
     let lab = Lab::bare();
-    for url in
-        ["s3:host/bucket", "sftp:host:rings", "rclone:there:rings", "https://host/rings", "me@host:rings"]
-    {
-        for line in ["init", "snapshots", "backup tree", "blob init"] {
+    let urls = [
+        "s3:host/bucket",
+        "sftp:host:rings",
+        "rclone:there:rings",
+        "https://host/rings",
+        "me@host:rings",
+        "host:rings",
+        "host:/srv/rings",
+    ];
+    for url in urls {
+        let clone = format!("clone tree {url}");
+        for line in ["init", "snapshots", "backup tree", "blob init", &clone] {
             let outcome = lab.run(["-r", url].into_iter().chain(line.split(' ')));
             assert_eq!(outcome.status, Some(1), "{outcome:?}");
+            assert!(outcome.err.contains(&format!("write ./{url}")), "{}", outcome.err);
             assert!(
                 outcome.err.contains("looks like a URL") && outcome.err.contains("remote add"),
                 "{}",
@@ -240,10 +249,14 @@ fn a_repository_is_no_url() {
             );
         }
     }
+    let outcome = lab.run(["clone", "tree", "new/below/rings"]);
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
     let left: Vec<_> =
         std::fs::read_dir(lab.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["tree"]);
     lab.ok(["-r", "./s3:here", "init"]);
+    lab.ok(["-r", "./host:path", "init"]);
+    lab.ok(["-r", "host:path", "snapshots"]);
     lab.ok(["-r", "s3:here", "snapshots"]);
 }
 
