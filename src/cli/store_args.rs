@@ -121,7 +121,8 @@ pub struct StoreStoreArguments {
     /// The file; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Fail when there is an object of that name
+    /// Fail when there is an object of that name; on WebDAV, rclone, S3 servers without conditional writes and SFTP servers
+    /// without hard links, two clients at one moment can both succeed
     #[arg(long)]
     pub new: bool,
 }
