@@ -16,7 +16,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::json::SnapshotObject;
 use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments, WasteArguments};
 use crate::cli::report::{self, Align, plural, print, size, text};
-use crate::cli::snapshots::readable;
+use crate::cli::snapshots::{Names, readable};
 use crate::cli::{Session, host_name, user_name};
 
 /// Removes snapshots.
@@ -25,10 +25,12 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     let repository = session.open_readable()?;
     let mut exit = Exit::Done;
     let mut groups = Vec::new();
+    let names;
     let removed: Vec<SnapshotName> = if arguments.ids.is_empty() {
         // Without those that cannot be read, rules keep more of the others and never less.
         let mut snapshots;
         (snapshots, exit) = readable(&repository)?;
+        names = Names::of(&snapshots);
         let filter = session.filter(&arguments.filters);
         snapshots.retain(|snapshot| filter.matches(snapshot));
         session.warn_of_future_in(&snapshots);
@@ -43,12 +45,13 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
         let mut named = named.collect::<Result<Vec<_>, _>>()?;
         named.sort_unstable_by_key(|name| name.key);
         named.dedup();
+        names = Names::of(&repository.readable_snapshots()?.0);
         named
     };
     if !session.json && !session.quiet {
         print(|out| match arguments.ids.is_empty() {
-            true => tell_groups(session, out, &groups),
-            false => tell_named(session, out, &removed),
+            true => tell_groups(session, out, &groups, &names),
+            false => tell_named(session, out, &removed, &names),
         })?;
     }
     let keys: Vec<TimeKey> = removed.iter().map(|name| name.key).collect();
@@ -107,12 +110,12 @@ fn name_of(group: &Group) -> String {
     if parts.is_empty() { "all snapshots".into() } else { parts.join(", ") }
 }
 
-fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group]) -> io::Result<()> {
+fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group], names: &Names) -> io::Result<()> {
     for group in groups {
         let row = |word: &str, snapshot: &Snapshot, why: String| {
             let time = session.local(snapshot.time());
             let tags = text(&snapshot.record.tags.join(","));
-            (snapshot.key, vec![word.to_owned(), snapshot.short_id(), time, tags, why])
+            (snapshot.key, vec![word.to_owned(), names.shown(&snapshot.into()), time, tags, why])
         };
         let kept = group.keep.iter().map(|(snapshot, reasons)| row("keep", snapshot, why(reasons)));
         let removed = group.remove.iter().map(|snapshot| row("remove", snapshot, "no rule keeps it".into()));
@@ -125,9 +128,14 @@ fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group]) -> io::
     Ok(())
 }
 
-fn tell_named(session: &Session, out: &mut dyn Write, removed: &[SnapshotName]) -> io::Result<()> {
+fn tell_named(
+    session: &Session,
+    out: &mut dyn Write,
+    removed: &[SnapshotName],
+    names: &Names,
+) -> io::Result<()> {
     let row =
-        |name: &SnapshotName| vec!["remove".to_owned(), name.short_id(), session.local(name.key.time())];
+        |name: &SnapshotName| vec!["remove".to_owned(), names.shown(name), session.local(name.key.time())];
     report::table(out, &[Align::Left; 3], &removed.iter().map(row).collect::<Vec<_>>())
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
-use treering::repository::{InitOptions, Repository, Snapshot};
+use treering::repository::{InitOptions, Repository, Snapshot, SnapshotName};
 
 use crate::cli::args::{CompressionArguments, InitArguments};
 use crate::cli::error::{CliError, Exit};
@@ -97,19 +97,33 @@ pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliErr
         }
         use Align::{Left, Right};
         let titles = ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"];
-        let mut named = HashMap::new();
-        snapshots.iter().for_each(|snapshot| *named.entry(snapshot.short_id()).or_insert(0) += 1);
-        // What has the name of others too is called by its key.
-        let name = |snapshot: &Snapshot| match named.get(&snapshot.short_id()) {
-            Some(2..) => snapshot.key.to_string(),
-            _ => snapshot.short_id(),
-        };
+        let names = Names::of(&snapshots);
         let rows: Vec<_> = std::iter::once(titles.map(str::to_owned).to_vec())
-            .chain(snapshots.iter().map(|snapshot| row(session, snapshot, name(snapshot))))
+            .chain(snapshots.iter().map(|snapshot| row(session, snapshot, names.shown(&snapshot.into()))))
             .collect();
         report::table(out, &[Left, Left, Left, Left, Right, Right, Right, Left], &rows)
     })?;
     Ok(exit)
+}
+
+/// What snapshots are called in a listing.
+pub struct Names(HashMap<String, usize>);
+
+impl Names {
+    /// In a listing of some of `snapshots`.
+    pub fn of(snapshots: &[Snapshot]) -> Self {
+        let mut named = HashMap::new();
+        snapshots.iter().for_each(|snapshot| *named.entry(snapshot.short_id()).or_insert(0) += 1);
+        Self(named)
+    }
+
+    /// The short id, or the key of what has the short id of others too.
+    pub fn shown(&self, name: &SnapshotName) -> String {
+        match self.0.get(&name.short_id()) {
+            Some(2..) => name.key.to_string(),
+            _ => name.short_id(),
+        }
+    }
 }
 
 /// The snapshots that can be read, oldest first. Complains about the others, which make a status of their own.

@@ -220,6 +220,10 @@ fn records_of_one_id_are_named_by_their_keys() {
         assert_eq!(lab.ok(["cat", &format!("{key}:notes")]), "notes\n");
         assert_eq!(lab.ok(["snapshots"]).matches(&key).count(), 1);
     }
+    let planned = lab.ok(["forget", "--keep-last", "9", "-n"]) + &lab.ok(["forget", &of(0, "key"), "-n"]);
+    for (key, lines) in [(of(0, "key"), 2), (of(1, "key"), 1), (of(2, "key"), 0)] {
+        assert_eq!(planned.matches(&key).count(), lines, "{planned}");
+    }
     lab.ok(["forget", &of(0, "key")]);
     assert_eq!(parse(&lab.ok(["snapshots", "--json"]))[0]["key"], of(1, "key"));
 }
