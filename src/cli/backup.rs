@@ -60,10 +60,16 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             ));
         }
         [lost(&report), damaged(&report)].into_iter().flatten().for_each(|fault| complain(&fault));
-        session.warn(&report.future, "this snapshot was compared with an earlier one, if there is one");
+        let is_parent = |key: &str| report.future.iter().any(|name| name.key.to_string() == key);
+        let what_follows = match report.parent.as_deref() {
+            Some(parent) if is_parent(parent) => "this backup was compared with it, since there is no other",
+            Some(_) => "this backup was compared with an earlier one",
+            None => "this backup was compared with none",
+        };
+        session.warn(&report.future, what_follows);
         if is_future(options.time, options.now) {
             complain(&format!(
-                "the snapshot is dated {}, in the future: rules keep it, and `latest` means an earlier one until then",
+                "the snapshot is dated {}, in the future: rules keep it, and until then `latest` means it only where there is no other",
                 session.local(options.time)
             ));
         }

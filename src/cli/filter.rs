@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
+use serde_json::json;
 use treering::repository::{
     Repository, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName, SnapshotPath, is_future,
     source_roots,
@@ -13,7 +14,7 @@ use treering::schedule::Profile;
 use treering::timeline::TimeKey;
 
 use crate::cli::error::CliError;
-use crate::cli::report::{complain, local_time, unescape};
+use crate::cli::report::{complain, complain_with, local_time, unescape};
 use crate::cli::{Session, host_name};
 
 /// Which snapshots are looked at. Every command that names snapshots or lists them takes these flags.
@@ -155,7 +156,11 @@ impl Session {
     pub fn warn_of_future_in(&self, snapshots: &[Snapshot]) {
         let is_future = |snapshot: &&Snapshot| is_future(snapshot.time(), self.now.timestamp());
         let future: Vec<SnapshotName> = snapshots.iter().filter(is_future).map(SnapshotName::from).collect();
-        self.warn(&future, "rules keep it, and `latest` means an earlier one");
+        let what_follows = match future.len() == snapshots.len() {
+            true => "rules keep it, and there is no other for `latest`",
+            false => "rules keep it, and `latest` means an earlier one",
+        };
+        self.warn(&future, what_follows);
     }
 
     /// Warns of the snapshots `future`, where `latest` was found to mean the one of the key `latest`.
@@ -175,11 +180,13 @@ impl Session {
             others => format!(" (and {others} more)"),
         };
         let id = last.short_id();
-        complain(&format!(
+        let text = format!(
             "snapshot {id} is dated {}, in the future{others}: {what_follows}. If the clock is right now, `treering forget {id}` \
              removes it",
             self.local(last.key.time())
-        ));
+        );
+        let keys: Vec<String> = future.iter().map(|name| name.key.to_string()).collect();
+        complain_with(&text, json!({ "future": keys }));
     }
 
     /// A time as this person's clock shows it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::json;
+use serde_json::{Value, json};
 use treering::diff::{Change, ChangeRef, Entry, FileTime, Kind};
 use treering::gitkv::Swept;
 use treering::repository::Totals;
@@ -30,9 +30,18 @@ pub fn use_json() {
 
 /// Tells of something that went wrong, on standard error: a line, or with `--json` an object that is a `warning`.
 pub fn complain(message: &str) {
+    complain_with(message, json!({}));
+}
+
+/// As [`complain`], with what else the object shall say.
+pub fn complain_with(message: &str, mut object: Value) {
     // Where standard error is closed, the exit status still tells.
     let _ = match AS_JSON.load(Relaxed) {
-        true => writeln!(io::stderr(), "{}", json!({ "message_type": "warning", "message": message })),
+        true => {
+            object["message_type"] = "warning".into();
+            object["message"] = message.into();
+            writeln!(io::stderr(), "{object}")
+        }
         false => writeln!(io::stderr(), "treering: {}", text(message)),
     };
 }

@@ -124,12 +124,14 @@ pub enum RepositoryError {
     /// Nothing to back up.
     #[error("nothing to back up: name at least one directory")]
     NoSources,
-    /// A source cannot be looked at.
-    #[error("cannot back up {}", .path.display())]
+    /// No source can be looked at.
+    #[error("cannot back up {}", all_of(path, others))]
     Source {
-        /// Which.
+        /// The first one.
         path: PathBuf,
-        /// Why.
+        /// The others.
+        others: Vec<PathBuf>,
+        /// Why the first one cannot.
         source: io::Error,
     },
     /// Sources cannot be scanned at all.
@@ -274,6 +276,12 @@ impl From<GitError> for RepositoryError {
     fn from(error: GitError) -> Self {
         TimelineError::from(error).into()
     }
+}
+
+/// The sources that cannot be looked at.
+fn all_of(first: &Path, others: &[PathBuf]) -> String {
+    let others = others.iter().map(|path| format!(", nor {}", path.display()));
+    format!("{}{}", first.display(), others.collect::<String>())
 }
 
 /// How to bring back a part of the repository at `path`.

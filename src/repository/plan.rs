@@ -59,11 +59,12 @@ impl Sources {
     pub fn new(paths: &[PathBuf]) -> Result<Self, RepositoryError> {
         let (sources, missing) = locate_sources(paths);
         if sources.iter().all(|source| source.found.is_none()) {
-            let first = paths.iter().zip(missing).next();
-            let Some((path, ScanError { source: ScanErrorKind::Io(source), .. })) = first else {
+            let mut missing = paths.iter().zip(missing);
+            let Some((path, ScanError { source: ScanErrorKind::Io(source), .. })) = missing.next() else {
                 return Err(RepositoryError::NoSources);
             };
-            return Err(RepositoryError::Source { path: path.clone(), source });
+            let others = missing.map(|(path, _)| path.clone()).collect();
+            return Err(RepositoryError::Source { path: path.clone(), others, source });
         }
         let slash = || PathBuf::from("/");
         let (layout, base) = match sources.as_slice() {

@@ -256,6 +256,8 @@ struct Found {
     figures: Figures,
     /// Whether a step could not read all that it should.
     is_partial: bool,
+    /// The snapshots dated in the future of which a step has warned.
+    warned_of: Option<Value>,
 }
 
 impl Found {
@@ -384,11 +386,20 @@ impl Running<'_> {
         let child = self.runner.stop.spawn(&mut command, 0).map_err(failed)?;
         let mut child = child.ok_or(StepError::Stopped)?;
         let profile = &self.profile.name;
+        let warned_of = &mut self.found.warned_of;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (messages, complaint) = std::thread::scope(|scope| {
             let complaints = scope.spawn(|| {
                 let mut last = None;
                 for_each_line(err, |line| {
+                    // Each step warns of them, and a run need say it only once.
+                    let future = serde_json::from_str::<Value>(line)
+                        .ok()
+                        .and_then(|mut line| Some(line.get_mut("future")?.take()));
+                    if future.is_some() && *warned_of == future {
+                        return;
+                    }
+                    *warned_of = future.or(warned_of.take());
                     if let Some(earlier) = last.replace(complaint(line)) {
                         tracing::warn!("{profile}: {earlier}");
                     }

@@ -89,6 +89,27 @@ fn the_end_of_the_calendar_is_no_panic_in_any_zone() {
 }
 
 #[test]
+fn what_follows_from_a_snapshot_of_the_future_is_told_as_it_is() {
+    let lab = Lab::new();
+    lab.run(["backup", "tree", "-q", "--time", FUTURE]);
+    let listed = lab.run(["snapshots"]);
+    assert!(listed.err.contains("there is no other for `latest`"), "{}", listed.err);
+    let saved = lab.run(["backup", "tree"]);
+    assert!(saved.err.contains("compared with it, since there is no other"), "{}", saved.err);
+    assert!(saved.out.contains("since    9999-12-30"), "{}", saved.out);
+    assert!(lab.run(["backup", "tree"]).err.contains("compared with an earlier one"));
+    assert!(lab.run(["snapshots"]).err.contains("`latest` means an earlier one"));
+    lab.write(
+        "profiles.toml",
+        "[profile.p]\nrepo = 'repo'\nsources = 'tree'\nschedule = 'daily'\nkeep-last = 9\n",
+    );
+    let mut run = lab.command("--config profiles.toml -P p schedule run --force".split(' '));
+    let output = run.env("XDG_STATE_HOME", lab.path("state")).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && log.matches("in the future").count() == 1, "{log}");
+}
+
+#[test]
 fn a_clock_beyond_the_calendar_is_no_panic() {
     if !crate::programs::are_here(&["faketime"]) {
         return;

@@ -22,6 +22,7 @@ fn a_failure_is_one_line_that_says_what_to_do() {
     let lab = Lab::new();
     fails(&lab, "init", 1, "choose another path");
     fails(&lab, "backup nowhere", 1, "cannot back up nowhere: No such file");
+    fails(&lab, "backup nowhere gone lost", 1, "cannot back up nowhere, nor gone, nor lost: No such file");
     fails(&lab, "backup", 1, "name at least one directory");
     fails(&lab, "backup tree --time soon", 1, "2 days ago");
     fails(&lab, "ls latest", 1, "no snapshot at all: `treering snapshots` lists what there is");
