@@ -270,6 +270,11 @@ pub enum RemoteError {
     /// No cold remote has a layer.
     #[error("no cold remote that was asked holds layer {0}: push to one first")]
     NotHeld(String),
+    /// Neither this repository nor a cold remote has a layer.
+    #[error(
+        "the data of layer {0} is gone here, and no cold remote holds it: `treering check` names what needs it"
+    )]
+    HeldNowhere(String),
     /// A cold remote has what is nowhere else.
     #[error(
         "the cold remote {remote} alone holds layer {layer}, and others perhaps: bring them here with `treering layers fetch` before it is forgotten"

@@ -150,7 +150,7 @@ impl Remotes {
                 Some(Err(_)) => {}
             }
         }
-        let mut failed = RemoteError::NoSuchLayer(name.clone());
+        let mut failed = RemoteError::HeldNowhere(name.clone());
         for (remote, held) in there {
             match self.fetch_from(remote, name, held, progress) {
                 Ok(()) => return Ok(true),

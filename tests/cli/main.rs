@@ -22,6 +22,7 @@ mod restore;
 mod s3_server;
 mod schedule;
 mod selection;
+mod states;
 mod status;
 mod store;
 mod terminal;
