@@ -115,8 +115,11 @@ impl Beneath {
     /// Whether something is mounted at `path`, where `stat` was found: it is a directory of another file system than
     /// the directory above it, or it is where a mount begins, as a bind mount of the same file system does too.
     pub fn is_mount(&self, path: &RelPath, stat: &Stat) -> io::Result<bool> {
-        let Some(parent) = path.parent() else { return Ok(false) };
-        let directory = self.directory(&parent)?;
+        let (directory, name) = match path.parent() {
+            Some(parent) => (self.directory(&parent)?, path.name()),
+            // Of the root only the directory is known in which it lies now.
+            None => (Arc::new(rustix::fs::openat(&self.root, "..", READ_FLAGS, Mode::empty())?), &b""[..]),
+        };
         // Files of one overlay may have several devices.
         if stat.file_type() == FileType::Directory
             && Stat::from(rustix::fs::fstat(&directory)?).device != stat.device
@@ -124,7 +127,11 @@ impl Beneath {
             return Ok(true);
         }
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        match rustix::fs::statx(&directory, path.name(), flags, StatxFlags::empty()) {
+        let looked = match name {
+            b"" => rustix::fs::statx(&self.root, name, flags | AtFlags::EMPTY_PATH, StatxFlags::empty()),
+            name => rustix::fs::statx(&directory, name, flags, StatxFlags::empty()),
+        };
+        match looked {
             Ok(statx) => Ok(statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
             // Kernels before 5.8 do not tell, and before 4.11 cannot be asked.
             Err(rustix::io::Errno::NOSYS) => Ok(false),

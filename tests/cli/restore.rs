@@ -52,6 +52,24 @@ fn a_mounted_file_system_that_the_backup_did_not_enter_is_never_emptied() {
 }
 
 #[test]
+fn a_file_system_mounted_at_the_target_itself_is_spared_where_the_snapshot_has_nothing() {
+    let lab = Lab::new();
+    let script = "
+        mkdir tree/inner empty
+        mount -t tmpfs none tree/inner; echo data > tree/inner/precious
+        $T backup -q -x tree && $T restore latest:inner -t tree/inner --delete --yes && cat tree/inner/precious
+        $T restore latest:inner --in-place --delete --yes -q && cat tree/inner/precious
+        $T backup -q empty
+        mount --bind tree/letters empty
+        $T restore latest --in-place --delete --yes -q && ls empty
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    assert!(outcome.out.contains("mounted there, and the backup did not enter it"), "{}", outcome.out);
+    assert!(outcome.out.ends_with("\ndata\ndata\none\ntwo\n"), "{}", outcome.out);
+}
+
+#[test]
 fn a_mounted_file_system_that_the_backup_entered_is_restored_as_the_rest() {
     let lab = Lab::new();
     let script = "
