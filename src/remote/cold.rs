@@ -213,6 +213,8 @@ impl Remotes {
             let plan = self.plan(remote, &store, &state, commit, uploads.tag(), progress)?;
             let is_known = |copy: &(String, Held)| state.listed.contains(copy) || state.going.contains(copy);
             if state.commits == [commit] && state.layers == plan.listed && uploads.all().all(is_known) {
+                // The push that published this head may have failed at the last step.
+                store.sync(&Namespaces::new()?.heads).map_err(RemoteError::store(remote))?;
                 uploads.done()?;
                 return pushed(sent_layers, sent_bytes);
             }

@@ -41,6 +41,12 @@ pub(super) trait Backend: Send + Sync {
     /// and the reason is [`Reason::Exists`].
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason>;
 
+    /// Makes the names in `directory` durable, where that is more than what storing an object does: whoever stored one
+    /// may have been killed, or have failed, before it did that.
+    fn sync(&self, _directory: &str) -> Result<(), Reason> {
+        Ok(())
+    }
+
     /// Size and time of an object.
     fn info(&self, path: &str) -> Result<Entry, Reason>;
 

@@ -404,6 +404,10 @@ impl Backend for Local {
         })
     }
 
+    fn sync(&self, directory: &str) -> Result<(), Reason> {
+        Ok(atomic::sync_dir(&self.root.join(directory))?)
+    }
+
     fn info(&self, path: &str) -> Result<Entry, Reason> {
         self.permit(path, "lr", |permissions| permissions.list || permissions.read)?;
         let metadata = fs::metadata(self.root.join(path)).map_err(|error| self.reason(error))?;

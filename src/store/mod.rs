@@ -217,6 +217,16 @@ impl Store {
         &self.url
     }
 
+    /// Makes durable which objects `namespace` has at its uppermost level. An object that this store finds, and did not
+    /// store itself, may be one whose writer was killed before that, or was told that it failed.
+    pub fn sync(&self, namespace: &Namespace) -> Result<(), Error> {
+        let synced =
+            self.calls.run(Operation::Store, |_| Ok((self.backend.sync(&namespace.to_string())?, 0)));
+        synced.map_err(|(reason, attempts)| {
+            Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason).after(attempts)
+        })
+    }
+
     /// Whether [`store_new`](Self::store_new) is one atomic step, also between processes.
     ///
     /// Where that depends on the server, this tries it with an object of its own in `namespace`: there are S3

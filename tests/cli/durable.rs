@@ -308,6 +308,25 @@ fn without_fsync(lab: &Lab, path: &Path, line: &str) -> Outcome {
 }
 
 #[test]
+fn a_push_to_a_store_whose_sync_fails_is_not_done_however_often_it_is_made() {
+    if !is_traceable() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    lab.ok(["remote", "add", "origin", &format!("file://{}", lab.path("cold").display())]);
+    lab.ok(["push"]);
+    lab.write("tree/notes", "other");
+    lab.ok(["backup", "tree"]);
+    let heads = lab.path("cold/heads").canonicalize().unwrap();
+    for attempt in 1..=3 {
+        let outcome = without_fsync(&lab, &heads, "push");
+        assert_ne!(outcome.status, Some(0), "{attempt}: {outcome:?}");
+    }
+    assert!(lab.ok(["push"]).starts_with("Pushed to origin"));
+}
+
+#[test]
 fn a_push_whose_sync_fails_is_not_done_however_often_it_is_made() {
     if !is_traceable() {
         return;
