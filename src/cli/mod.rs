@@ -124,8 +124,8 @@ fn failed(error: &CliError) -> Exit {
     if exit != Exit::Pipe {
         let mut text = chain(error);
         if is_disk_full(error) {
-            text += "; make room on the disk and try again; where the repository's is full, `treering forget` and \
-                     `treering prune` still work, since a reserve is kept for them";
+            text += "; make room on the disk and try again. If that is the repository's, `treering forget` and \
+                     `treering prune` may still work: they use 256 KiB that it keeps for them";
         }
         report::fail(exit, &text);
     }

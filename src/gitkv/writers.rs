@@ -158,6 +158,10 @@ impl Git {
     fn sweep_beside(&self) -> Result<Swept, GitError> {
         let mut swept = create::sweep(self.path())?;
         let private = self.private_dir()?;
+        if has_temporaries(&private).map_err(GitError::io("list", &private))? {
+            // Whoever takes the turn to change references removes them, with the locks that they stand for.
+            drop(self.turn()?);
+        }
         let directories = fs::read_dir(private.join(REMOTES)).into_iter().flatten().filter_map(Result::ok);
         for directory in directories.map(|entry| entry.path()).filter(|path| path.is_dir()) {
             let (files, bytes) = atomic::sweep(&directory).map_err(GitError::io("clean up", &directory))?;
@@ -404,6 +408,16 @@ impl Git {
         }
         Ok(())
     }
+}
+
+/// Whether there are unfinished files in `directory`.
+fn has_temporaries(directory: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        if entry?.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The markers in the directory `private`, and when they were made.
