@@ -495,6 +495,8 @@ const RESTORE_HELP: &str = concat!(
 Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
 content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
 at that path. The report names each source and where it was put. --in-place puts each source back to where it was.
+It follows links above a source, never a source that is a link: a link that stands in the place of a source is replaced
+as any other name, and what it points to is left as it is.
 
 A target that exists keeps its owner, mode and time, unless it is the directory that was backed up. With --include, so do \
 the directories that are there already, unless a pattern matches them.

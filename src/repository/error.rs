@@ -57,6 +57,17 @@ pub enum RepositoryError {
     /// Two sources of a snapshot are one place by now.
     #[error("two of the directories in the snapshot would both be restored to {}: restore each by its path", .0.display())]
     SamePlace(PathBuf),
+    /// The way to what is to be restored to where it was leads through a link that was a directory.
+    #[error(
+        "cannot restore {} in place: {} is a symbolic link now, and was a directory when it was backed up; give --target, or restore the whole source to replace the link",
+        path.display(), link.display()
+    )]
+    ThroughLink {
+        /// What is to be restored.
+        path: PathBuf,
+        /// The link.
+        link: PathBuf,
+    },
     /// A later version made it.
     #[error(
         "the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering"

@@ -364,8 +364,7 @@ impl Destination {
             }
             RestoreTarget::InPlace if several => {
                 let moves = roots.iter().map(|root| {
-                    // Links above a source are followed, as they were when it was backed up.
-                    let now = resolve(&host(root))?;
+                    let now = resolve_parent(&host(root))?;
                     let below = now.strip_prefix("/").unwrap_or(&now).as_os_str().as_bytes();
                     Ok::<_, RepositoryError>(Move { from: root.clone(), to: RelPath::new(below)? })
                 });
@@ -377,11 +376,18 @@ impl Destination {
             }
             RestoreTarget::InPlace => {
                 let top = roots.first().filter(|root| root.is_within(top)).unwrap_or(top);
-                Ok(Self {
-                    target: host(&directory(top)),
-                    moves: single(top),
-                    sources: sources(std::slice::from_ref(top)),
-                })
+                let sources = sources(std::slice::from_ref(top));
+                let place = host(top);
+                if let Some(link) = link_above(snapshot, &place) {
+                    return Err(RepositoryError::ThroughLink { path: place, link });
+                }
+                // The link is replaced: what it points to was not backed up.
+                if let (false, true, Some(name)) = (is_file(top), place.is_symlink(), place.file_name()) {
+                    let to = RelPath::new(name.as_bytes())?;
+                    let target = place.parent().unwrap_or(Path::new("/")).to_owned();
+                    return Ok(Self { target, moves: vec![Move { from: top.clone(), to }], sources });
+                }
+                Ok(Self { target: host(&directory(top)), moves: single(top), sources })
             }
         }
     }
@@ -489,6 +495,23 @@ fn roots_within(snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
         RelPath::new(below.as_os_str().as_bytes()).ok()
     });
     below.filter(|root| root.is_within(top)).collect()
+}
+
+/// `path` without links above it, which were followed when it was backed up; the last component may be a link, which
+/// was backed up as one.
+fn resolve_parent(path: &Path) -> Result<PathBuf, RepositoryError> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
+        _ => Ok(path.to_owned()),
+    }
+}
+
+/// The source that `path` lies below, or a directory between them, if that is a link by now.
+fn link_above(snapshot: &Snapshot, path: &Path) -> Option<PathBuf> {
+    let roots = snapshot.record.roots.iter().map(|root| Path::new(OsStr::from_bytes(root)));
+    let root = roots.filter(|root| path.starts_with(root)).max_by_key(|root| root.as_os_str().len())?;
+    let between = path.ancestors().skip(1).take_while(|above| above.starts_with(root));
+    between.filter(|above| above.is_symlink()).last().map(Path::to_owned)
 }
 
 /// `path` without links, as far as there is something: what is missing of it is no link.

@@ -218,6 +218,71 @@ fn each_source_goes_back_to_where_it_was() {
 }
 
 #[test]
+fn a_source_that_is_a_link_is_put_back_as_a_link() {
+    for delete in [&[][..], &["--delete", "--yes"]] {
+        let lab = Lab::new();
+        lab.write("real", "data");
+        lab.write("directory/file", "file");
+        for (to, link) in [("real", "to-file"), ("directory", "to-directory")] {
+            std::os::unix::fs::symlink(to, lab.path(link)).unwrap();
+        }
+        // It warns that they are links.
+        assert_eq!(lab.run(["backup", "to-file", "to-directory", "tree"]).status, Some(0));
+        lab.write("tree/notes", "changed");
+        for changed in [false, true] {
+            if changed {
+                fs::remove_file(lab.path("to-file")).unwrap();
+            }
+            let out = lab.ok(["restore", "latest", "--in-place"].iter().chain(delete));
+            assert!(out.contains(if changed { "1 created; " } else { "1 updated; " }), "{out}");
+            for (to, link) in [("real", "to-file"), ("directory", "to-directory")] {
+                assert_eq!(fs::read_link(lab.path(link)).unwrap().to_str(), Some(to));
+                assert!(out.contains(&format!("{link}\n")), "{out}");
+            }
+            assert_eq!(fs::read_to_string(lab.path("real")).unwrap(), "data");
+            assert_eq!(fs::read_to_string(lab.path("directory/file")).unwrap(), "file");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_nor_deleted_through_a_link_that_replaced_a_source() {
+    for sources in [&["tree"][..], &["tree", "second"], &["second", "third"]] {
+        for delete in [&[][..], &["--delete", "--yes"]] {
+            let lab = Lab::new();
+            lab.write("second/file", "second");
+            lab.write("third", "third");
+            let before: Vec<_> = sources.iter().map(|source| contents(&lab.path(source))).collect();
+            lab.ok(["backup"].iter().chain(sources));
+            for source in sources {
+                fs::rename(lab.path(source), lab.path(&format!("{source}.old"))).unwrap();
+                match *source {
+                    "third" => lab.write("aside/third", "aside"),
+                    source => lab.write(&format!("aside/{source}/aside"), "aside"),
+                }
+                std::os::unix::fs::symlink(format!("aside/{source}"), lab.path(source)).unwrap();
+            }
+            let aside = contents(&lab.path("aside"));
+            if sources.len() == 1 {
+                for part in ["latest:letters", "latest:notes", "latest:letters/one"] {
+                    let outcome = lab.run(["restore", part, "--in-place"].iter().chain(delete));
+                    assert_eq!(outcome.status, Some(1), "{}", outcome.out);
+                    assert!(outcome.err.contains("tree is a symbolic link"), "{}", outcome.err);
+                }
+            }
+            let dry = lab.ok(["restore", "latest", "--in-place", "-n"].iter().chain(delete));
+            assert!(lab.path(sources[0]).is_symlink(), "{dry}");
+            lab.ok(["restore", "latest", "--in-place", "--verify"].iter().chain(delete));
+            assert!(contents(&lab.path("aside")) == aside);
+            for (source, before) in sources.iter().zip(before) {
+                assert!(!lab.path(source).is_symlink());
+                assert!(contents(&lab.path(source)) == before, "{source}");
+            }
+        }
+    }
+}
+
+#[test]
 fn only_what_is_not_in_the_snapshot_goes_when_sources_are_restored_in_place() {
     let lab = Lab::new();
     lab.write("second/file", "second");
