@@ -148,8 +148,8 @@ mod tests {
             Err(GitError::NoProgram)
         });
         assert!(matches!(failed, Err(GitError::NoProgram)));
-        assert!(!path.exists());
-        fs::create_dir(&path).unwrap();
+        assert!(!dir.path().join("a").exists(), "nor does what was made for it");
+        fs::create_dir_all(&path).unwrap();
         let failed: Result<(), GitError> = create(&path, |_| Err(GitError::NoProgram));
         assert!(failed.is_err());
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "what was there stays");
