@@ -126,8 +126,19 @@ pub enum RemoteError {
          the directory of a cold remote needs a name that does not end with .git"
     )]
     NothingThere(String),
+    /// A URL of a file with too few slashes.
+    #[error("{url} is no URL of a file: write file://{path}, with an absolute path")]
+    FileUrl {
+        /// The URL.
+        url: String,
+        /// What it names.
+        path: String,
+    },
     /// Nothing to clone.
-    #[error("{0} is empty: make a repository with `treering init`, add that as a remote, and push")]
+    #[error(
+        "{0} has no branch with a repository: if it is new, make a repository elsewhere, add this as its remote, and push; if it \
+         is not, its branch is lost, and `git fsck --lost-found` there lists commits"
+    )]
     Empty(String),
     /// Something is in the place of a new clone.
     #[error("{} exists already and is not empty: choose another path", .0.display())]

@@ -345,6 +345,11 @@ impl Remotes {
         if path.is_ok_and(|path| self.git.path().canonicalize().is_ok_and(|own| own == path)) {
             return Err(RemoteError::Itself(name.to_owned()));
         }
+        // Git would take `file` for the name of a host.
+        if url.strip_prefix("file:").is_some_and(|rest| !rest.starts_with("//")) {
+            let path = url.trim_start_matches("file:");
+            return Err(RemoteError::FileUrl { url: url.to_owned(), path: path.to_owned() });
+        }
         if is_git_gone(url) {
             return Err(RemoteError::NothingThere(without_passwords(url)));
         }

@@ -42,6 +42,13 @@ pub enum RepositoryError {
         /// What git says.
         source: GitError,
     },
+    /// There is one whose branch is gone.
+    #[error(
+        "the branch of the repository {path} is missing, though its data is there: `git -C {path} fsck --lost-found` lists commits, \
+         and `git -C {path} update-ref refs/heads/main COMMIT` makes one the newest state again; do not make another repository \
+         in its place", path = .0.display()
+    )]
+    LostBranch(PathBuf),
     /// Something is there already.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Exists(PathBuf),

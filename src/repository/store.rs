@@ -94,7 +94,14 @@ impl Repository {
             TimelineError::Git(error @ (GitError::NotBare(_) | GitError::Unfinished(_))) => none(Some(error)),
             other => other.into(),
         })?;
-        let config = read_config(&timeline)?.ok_or_else(|| none(None))?;
+        let config = match read_config(&timeline)? {
+            Some(config) => config,
+            // As above: whoever lost the branch has lost nothing else.
+            None if timeline.git().layers().layers().len() > 0 && !has_branch(&timeline)? => {
+                return Err(RepositoryError::LostBranch(path.to_owned()));
+            }
+            None => return Err(none(None)),
+        };
         Self::new(timeline, config)
     }
 
@@ -191,6 +198,10 @@ impl Repository {
 #[must_use = "it keeps layers only as long as it lives"]
 pub struct Hold {
     _keep: Option<Arc<KeepLayers>>,
+}
+
+fn has_branch(timeline: &Timeline) -> Result<bool, RepositoryError> {
+    Ok(timeline.git().head_or_none().map_err(TimelineError::from)?.is_some())
 }
 
 /// Which part of the git repository at `path` is missing or empty, where most of one is.

@@ -493,6 +493,25 @@ fn nobody_is_told_to_make_a_repository_where_one_lost_a_part() {
     fs::write(lab.path("repo/config"), "").unwrap();
     git(&lab, "config --file repo/config core.bare true");
     lab.ok(["snapshots"]);
+    let branch = lab.path("repo/refs/heads/main");
+    let commit = fs::read_to_string(&branch).unwrap();
+    fs::remove_file(&branch).unwrap();
+    for line in ["snapshots", "backup tree", "check"] {
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(1), "{outcome:?}");
+        assert!(outcome.err.contains("update-ref refs/heads/main COMMIT"), "{}", outcome.err);
+        assert!(!outcome.err.contains("treering init"), "{}", outcome.err);
+    }
+    git(&lab, &format!("-C repo update-ref refs/heads/main {}", commit.trim()));
+    lab.ok(["snapshots"]);
+}
+
+#[test]
+fn a_url_of_a_file_has_two_slashes() {
+    let lab = Lab::new();
+    let outcome = lab.run(["remote", "add", "cold", "file:/srv/cold"]);
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.contains("write file:///srv/cold"), "{}", outcome.err);
 }
 
 #[test]
