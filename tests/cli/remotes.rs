@@ -101,7 +101,7 @@ fn what_goes_wrong_is_one_line_that_says_what_to_do() {
     fails("pull nobody", "treering remote list");
     fails("remote add -- -x hub.git", "cannot be the name of a remote");
     fails("clone hub.git repo", "choose another path");
-    fails("clone hub.git other", "add that as a remote, and push");
+    fails("clone hub.git other", "has no branch with a repository");
     lab.ok(words("remote add origin nowhere.git"));
     fails("remote add origin hub.git", "choose another name");
     fails("push", "check its address");
