@@ -59,7 +59,10 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
                 plural(*files, "file"),
             ));
         }
-        [lost(&report), damaged(&report)].into_iter().flatten().for_each(|fault| complain(&fault));
+        [base_fault(&report), lost(&report), damaged(&report)]
+            .into_iter()
+            .flatten()
+            .for_each(|fault| complain(&fault));
         let is_parent = |key: &str| report.future.iter().any(|name| name.key.to_string() == key);
         let what_follows = match report.parent.as_deref() {
             Some(parent) if is_parent(parent) => "this backup was compared with it, since there is no other",
@@ -158,6 +161,14 @@ fn lost(report: &BackupReport) -> Option<String> {
         "{} of earlier backups cannot be read: what files here have of it was stored again, the rest is lost unless you bring it \
          back; `treering check` tells all ({first})",
         plural(report.lost.len() as u64, "volume"),
+    ))
+}
+
+/// What describes earlier snapshots and cannot be read, if so.
+fn base_fault(report: &BackupReport) -> Option<String> {
+    let fault = chain(report.base_fault.as_ref()?);
+    Some(format!(
+        "an earlier snapshot is damaged and was not compared with: `treering check` tells all ({fault})"
     ))
 }
 

@@ -131,6 +131,8 @@ pub struct BackupReport {
     pub damaged: u64,
     /// The first fault of these.
     pub first_damage: Option<RepositoryError>,
+    /// The first fault of what describes earlier snapshots, if there is one: this could not be compared with them.
+    pub base_fault: Option<RepositoryError>,
     /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
     pub lost: Vec<RepositoryError>,
     /// Snapshots of the same host and sources that are dated in the future. One of them is the parent only if there
@@ -191,7 +193,8 @@ impl Repository {
             cache.sweep_unfinished();
         }
         self.fill_cache()?;
-        let Parent { snapshot: mut parent, mut unread, future } = self.parent(&sources, options)?;
+        let Parent { snapshot: mut parent, mut unread, mut fault, future } =
+            self.parent(&sources, options)?;
         let began = SystemTime::from(options.now);
         let scan = ScanOptions {
             excludes,
@@ -215,7 +218,10 @@ impl Repository {
             Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Encrypted))
                 if parent.take().is_some() =>
             {
-                unread.snapshots += u64::from(matches!(error, RepositoryError::Encrypted));
+                match error {
+                    RepositoryError::Encrypted => unread.snapshots += 1,
+                    error => drop(fault.get_or_insert(error)),
+                }
                 self.plan_against(None, &sources, &plan_options, progress)
             }
             planned => planned,
@@ -231,6 +237,7 @@ impl Repository {
         }
         report.cache_error = self.cache().and_then(Cache::failure);
         report.unread = unread;
+        report.base_fault = fault;
         report.future = future;
         if let Some(left_out) = &scan.left_out {
             report.left_out = std::mem::take(&mut *lock(left_out));
@@ -272,13 +279,13 @@ impl Repository {
     /// parent until its date has come, and each backup would store again what changed since it.
     fn parent(&self, sources: &Sources, options: &BackupOptions) -> Result<Parent, RepositoryError> {
         let mut snapshots = Vec::new();
-        let mut unread = Unread::default();
+        let (mut unread, mut fault) = (Unread::default(), None);
         for record in self.records()? {
             match record.snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
                 Err(RepositoryError::Encrypted) => unread.snapshots += 1,
-                // One that cannot be read is no reason not to take another.
-                Err(_) => {}
+                // One that cannot be read is no reason not to take another, but to be told.
+                Err(error) => drop(fault.get_or_insert(error)),
             }
         }
         snapshots.retain(|snapshot| {
@@ -296,7 +303,7 @@ impl Repository {
             None if roots.len() == 1 => snapshots.pop(),
             None => None,
         };
-        Ok(Parent { snapshot, unread, future })
+        Ok(Parent { snapshot, unread, fault, future })
     }
 }
 
@@ -305,6 +312,8 @@ struct Parent {
     snapshot: Option<Snapshot>,
     /// What there was no key for.
     unread: Unread,
+    /// Why the first of the snapshots that are damaged cannot be read.
+    fault: Option<RepositoryError>,
     /// Snapshots of the same host and paths that are dated in the future.
     future: Vec<SnapshotName>,
 }
@@ -543,6 +552,7 @@ impl<'a> Session<'a> {
             unread: Unread::default(),
             damaged: self.faults.segments.len() as u64,
             first_damage: self.faults.first,
+            base_fault: None,
             lost: Vec::new(),
             future: Vec::new(),
             cache_error: None,

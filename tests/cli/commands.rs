@@ -76,6 +76,20 @@ fn lost_data_is_told_and_stored_again() {
 }
 
 #[test]
+fn a_damaged_record_is_told_by_the_next_backup() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree", "--time", "2026-11-01 10:00"]);
+    let listed = lab.ok(["kv", "list", "repo", "snapshots"]);
+    lab.write("garbage", "no record");
+    lab.ok(["kv", "put", "repo", listed.lines().next().unwrap(), "garbage"]);
+    for _ in 0..2 {
+        let outcome = lab.run(["backup", "tree", "-q"]);
+        assert_eq!(outcome.status, Some(0), "{}", outcome.err);
+        assert!(outcome.err.contains("an earlier snapshot is damaged"), "{}", outcome.err);
+    }
+}
+
+#[test]
 fn the_repository_of_another_user_is_told_with_what_to_do() {
     let lab = Lab::new();
     let repo = lab.path("repo");
