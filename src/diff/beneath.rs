@@ -117,8 +117,11 @@ impl Beneath {
     pub fn is_mount(&self, path: &RelPath, stat: &Stat) -> io::Result<bool> {
         let (directory, name) = match path.parent() {
             Some(parent) => (self.directory(&parent)?, path.name()),
-            // Of the root only the directory is known in which it lies now.
-            None => (Arc::new(rustix::fs::openat(&self.root, "..", READ_FLAGS, Mode::empty())?), &b""[..]),
+            // Of the root only the directory is known in which it lies now, and that need not be readable.
+            None => {
+                let flags = PATH_FLAGS | OFlags::DIRECTORY;
+                (Arc::new(rustix::fs::openat(&self.root, "..", flags, Mode::empty())?), &b""[..])
+            }
         };
         // Files of one overlay may have several devices.
         if stat.file_type() == FileType::Directory
