@@ -12,6 +12,9 @@ pub struct Person {
     time: Timestamp,
 }
 
+/// What a line in the message of a commit begins with that pruning made, before the id of the commit that it replaced.
+const REPLACES: &str = "replaces ";
+
 /// A commit object, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -69,6 +72,17 @@ impl Person {
 }
 
 impl Commit {
+    /// The message of a commit that takes the place of `before` and its history, and begins with the line `title`.
+    pub fn message_of_replacing(title: &str, before: &ObjectId) -> String {
+        format!("{title}\n\n{REPLACES}{before}\n")
+    }
+
+    /// The commit that pruning replaced by this one, if it says so.
+    pub fn replaced(&self) -> Option<ObjectId> {
+        let text = std::str::from_utf8(&self.message).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(REPLACES)?.parse().ok())
+    }
+
     /// The bytes of the commit object. A message is ended with a newline, as git does.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = format!("tree {}\n", self.tree);
@@ -125,6 +139,14 @@ mod tests {
             committer: who("Carl"),
             message: message.as_bytes().to_owned(),
         }
+    }
+
+    #[test]
+    fn a_commit_says_what_it_replaces() {
+        let id = ObjectId::from_bytes([7; 20]);
+        assert_eq!(commit(&Commit::message_of_replacing("Prune", &id)).replaced(), Some(id));
+        assert_eq!(commit("Prune\n\nreplaces x\n").replaced(), None);
+        assert_eq!(Commit { message: b"\xff".to_vec(), ..commit("") }.replaced(), None);
     }
 
     #[test]

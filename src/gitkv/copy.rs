@@ -4,8 +4,12 @@
 //! compressed or searched for deltas. Each is checked against its name on the way. What the references of that
 //! repository reach is not copied; what is there beside, such as a dead writer left it, is no proof that
 //! all that it names is there too, and counts for nothing.
+//!
+//! Of a shallow repository what is there is copied, and the end of its history noted in `shallow`, as git does.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::layers::{LayerWriter, ObjectId, ObjectKind};
@@ -16,27 +20,74 @@ use super::tree::{MAX_DEPTH, Mode, Tree, TreeEntry};
 use super::writers::Writing;
 use super::{Git, GitError};
 
+/// Where git notes the commits at which the history of a shallow clone ends, and how much of it is read.
+const SHALLOW: &str = "shallow";
+const MAX_SHALLOW: u64 = 1 << 22;
+
 impl Git {
-    /// Brings commits of `from` here, with all that they name, durably. A reference has to be moved to them
-    /// before what is returned is [done](Writing::done).
+    /// Brings commits of `from` here, with all that they name, durably; a history that ends there ends here. A reference
+    /// has to be moved to them before what is returned is [done](Writing::done).
+    pub(super) fn fetch_commits(
+        &self,
+        from: &Git,
+        commits: &[ObjectId],
+        progress: &Progress,
+    ) -> Result<Writing, GitError> {
+        let (writing, ends) = self.copy(from, commits, from.shallow()?, progress)?;
+        if !ends.is_empty() {
+            self.turn()?.replace(SHALLOW, |before| {
+                let mut lines = String::from_utf8_lossy(before).into_owned();
+                ends.iter().for_each(|end| lines += &format!("{end}\n"));
+                Ok(Some(lines.into_bytes()))
+            })?;
+        }
+        Ok(writing)
+    }
+
+    /// The same, where all that they follow must be in one of the two.
     pub(super) fn copy_commits(
         &self,
         from: &Git,
         commits: &[ObjectId],
         progress: &Progress,
     ) -> Result<Writing, GitError> {
+        Ok(self.copy(from, commits, HashSet::new(), progress)?.0)
+    }
+
+    /// The same, where the history may end at `ends`. Also where it did.
+    fn copy(
+        &self,
+        from: &Git,
+        commits: &[ObjectId],
+        ends: HashSet<ObjectId>,
+        progress: &Progress,
+    ) -> Result<(Writing, Vec<ObjectId>), GitError> {
         let mut writing = Writing::begin(self)?;
         let layer = LayerWriter::create(&self.pack_dir())?;
-        let mut copy = Copy { from, layer, copied: HashSet::new(), progress };
         let here = self.commits_reached()?;
+        let mut copy = Copy { from, layer, copied: HashSet::new(), here, ends, ended: Vec::new(), progress };
         let mut to_do = commits.to_vec();
         while let Some(id) = to_do.pop() {
-            if !here.contains(&id) && !copy.copied.contains(&id) {
+            if !copy.here.contains(&id) && !copy.copied.contains(&id) {
                 copy.commit(&id, &mut to_do)?;
             }
         }
         writing.finish(copy.layer)?;
-        Ok(writing)
+        Ok((writing, copy.ended))
+    }
+
+    /// The commits whose parents are not here since this is a shallow clone.
+    fn shallow(&self) -> Result<HashSet<ObjectId>, GitError> {
+        let path = self.path().join(SHALLOW);
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(MAX_SHALLOW).read_to_string(&mut text));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
+            read => {
+                read.map_err(GitError::io("read", &path))?;
+                Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+            }
+        }
     }
 
     /// The commits that a reference reaches.
@@ -66,6 +117,11 @@ struct Copy<'a> {
     from: &'a Git,
     layer: LayerWriter,
     copied: HashSet<ObjectId>,
+    /// Commits that are there already, with all that they name.
+    here: HashSet<ObjectId>,
+    /// Where the history may end, and where it did.
+    ends: HashSet<ObjectId>,
+    ended: Vec<ObjectId>,
     progress: &'a Progress,
 }
 
@@ -77,12 +133,15 @@ impl Copy<'_> {
         for parent in &commit.parents {
             match self.from.read_commit(parent) {
                 // A shallow clone ends here. The other side may have it.
-                Err(GitError::Missing(_)) => {}
-                parent => before.push(self.from.read_tree(&parent?.tree)?),
+                Err(GitError::Missing(_)) if self.here.contains(parent) => {}
+                Err(GitError::Missing(_)) if self.ends.contains(id) => self.ended.push(*id),
+                found => {
+                    before.push(self.from.read_tree(&found?.tree)?);
+                    to_do.push(*parent);
+                }
             }
         }
         self.tree(&commit.tree, &before, 0)?;
-        to_do.extend(commit.parents);
         Ok(())
     }
 

@@ -124,6 +124,79 @@ impl Git {
         Ok(false)
     }
 
+    /// A commit that both sides have seen, and that no other such commit follows: `one` and `other` are it, follow
+    /// it, or take the place of what did when somebody pruned. Where a shallow history ends, nothing is before it.
+    pub fn last_seen_by_both(&self, one: &ObjectId, other: &ObjectId) -> Result<Option<ObjectId>, GitError> {
+        let ours = self.seen_by(one)?;
+        let (mut shared, mut looked_at) = (Vec::new(), HashSet::new());
+        let mut to_do = VecDeque::from([*other]);
+        while let Some(id) = to_do.pop_front() {
+            if ours.contains(&id) {
+                shared.push(id);
+            } else if looked_at.insert(id) {
+                to_do.extend(self.before(&id)?.into_iter().flatten());
+            }
+        }
+        let mut newest: Option<ObjectId> = None;
+        for id in shared {
+            if newest.is_none_or(|newest| newest != id)
+                && newest.map_or(Ok(true), |newest| self.has_seen(&id, &newest))?
+            {
+                newest = Some(id);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Whether `commit` is `earlier`, follows it, or takes the place of what did when somebody pruned.
+    pub fn has_seen(&self, commit: &ObjectId, earlier: &ObjectId) -> Result<bool, GitError> {
+        Ok(self.seen_by(commit)?.contains(earlier))
+    }
+
+    /// Whether `now` follows something that `earlier` has seen, and has not seen `earlier` itself: who is there now
+    /// went back to an old state. Who has pruned meanwhile did not.
+    pub fn is_set_back(&self, now: &ObjectId, earlier: &ObjectId) -> Result<bool, GitError> {
+        let seen = self.seen_by(earlier)?;
+        let parents = |id: &ObjectId| match self.read_commit(id) {
+            Ok(commit) => Ok(commit.parents),
+            Err(GitError::Missing(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let (mut to_do, mut looked_at) = (vec![*now], HashSet::new());
+        while let Some(id) = to_do.pop() {
+            if seen.contains(&id) {
+                return Ok(!self.has_seen(now, earlier)?);
+            }
+            if looked_at.insert(id) {
+                to_do.extend(parents(&id)?);
+            }
+        }
+        Ok(false)
+    }
+
+    /// `commit` and all that it has seen, as far as it is here.
+    fn seen_by(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
+        let mut seen = HashSet::new();
+        let mut to_do = vec![*commit];
+        while let Some(id) = to_do.pop() {
+            let before = self.before(&id)?;
+            if before.is_some() && seen.insert(id) {
+                to_do.extend(before.into_iter().flatten());
+            }
+        }
+        Ok(seen)
+    }
+
+    /// What comes before a commit in history, or came before it until somebody pruned; `None` where the commit is not
+    /// here.
+    fn before(&self, commit: &ObjectId) -> Result<Option<Vec<ObjectId>>, GitError> {
+        match self.read_commit(commit) {
+            Ok(commit) => Ok(Some(commit.parents.iter().copied().chain(commit.replaced()).collect())),
+            Err(GitError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The best common ancestor of two commits, if they have one.
     pub fn merge_base(&self, one: &ObjectId, other: &ObjectId) -> Result<Option<ObjectId>, GitError> {
         let oid =

@@ -48,7 +48,7 @@ pub(super) fn fetch(git: &Git, remote: &str, progress: &Progress) -> Result<(), 
     let branches: Vec<_> =
         there.references()?.into_iter().filter(|(name, _)| name.starts_with(BRANCHES)).collect();
     let commits: Vec<_> = branches.iter().map(|&(_, id)| id).collect();
-    let mut writing = git.copy_commits(&there, &commits, progress)?;
+    let mut writing = git.fetch_commits(&there, &commits, progress)?;
     follow(git, remote, &branches)?;
     writing.done();
     Ok(())

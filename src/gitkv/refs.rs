@@ -15,7 +15,7 @@ use super::{Git, GitError};
 pub const PRIVATE: &str = "treering";
 
 /// Where git keeps references that were packed.
-const PACKED: &str = "packed-refs";
+pub(super) const PACKED: &str = "packed-refs";
 
 impl Git {
     /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to
@@ -156,7 +156,19 @@ impl Git {
     /// The directory of what is not git's.
     pub(super) fn private_dir(&self) -> Result<PathBuf, GitError> {
         let private = self.path().join(PRIVATE);
-        atomic::make_dirs(&private).map_err(GitError::io("make", &private))?;
+        if private.is_dir() {
+            return Ok(private);
+        }
+        // Nothing was ever written here but by git.
+        let origin = self.origin_of_clone()?;
+        match fs::create_dir(&private) {
+            Ok(()) => {
+                atomic::sync_dir(self.path()).map_err(GitError::io("sync", self.path()))?;
+                origin.map_or(Ok(()), |(remote, commit)| self.remember_origin(&remote, &commit))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(GitError::io("make", &private)(error)),
+        }
         Ok(private)
     }
 }

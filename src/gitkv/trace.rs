@@ -60,6 +60,33 @@ impl Git {
         Trace::parse(id, &message).map(Some).ok_or(fault)
     }
 
+    /// For a bare repository that only git has written so far: the remote that `git clone` made it of, and the commit
+    /// that it began at.
+    ///
+    /// `git clone` writes the branch into `packed-refs` and nowhere else. Whatever moves it later writes a file of its
+    /// own. `git gc` packs it again, and leaves `info/refs` there.
+    pub(super) fn origin_of_clone(&self) -> Result<Option<(String, ObjectId)>, GitError> {
+        let is_loose = self.path().join(self.branch()).exists();
+        if self.work_tree.is_some() || is_loose || self.path().join("info/refs").exists() {
+            return Ok(None);
+        }
+        let Some(head) = self.head()? else { return Ok(None) };
+        match self.remotes()?.as_slice() {
+            [remote] => Ok(Some((remote.name.clone(), head))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that `commit` was the state of `remote`. A clone that was made with `--mirror` has what its origin had seen
+    /// of others, which says nothing here.
+    pub(super) fn remember_origin(&self, remote: &str, commit: &ObjectId) -> Result<(), GitError> {
+        let name = format!("{SEEN}{remote}");
+        match self.compare_and_set(&name, self.reference(&name)?.as_ref(), commit) {
+            Err(GitError::Moved { .. }) => Ok(()),
+            set => set,
+        }
+    }
+
     /// Forgets the trace of what was seen of a remote.
     pub fn remove_trace(&self, remote: &str) -> Result<(), GitError> {
         self.remove_reference(&format!("{TRACES}{remote}"))

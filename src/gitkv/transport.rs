@@ -166,6 +166,10 @@ impl Git {
         let mut command = self.program()?;
         // A quiet fetch does not tell what it receives, whatever else it is told.
         command.args(["fetch", "--progress", "--no-tags", "--prune", "--no-recurse-submodules"]);
+        // In a mirror git would move the branch itself too, over what is only here.
+        command.arg("--refmap=");
+        // Of a shallow repository git would fetch nothing.
+        command.arg("--update-shallow");
         if self.is_local(remote)? {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
@@ -258,6 +262,9 @@ impl Git {
             let _ = Turn::take(atomic::parent(&private), &private);
         }
         let running = self.run_of_git(there.as_deref())?;
+        // A mirror would push every reference, and takes nothing that is named.
+        command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_VALUE_0", "false");
+        command.env("GIT_CONFIG_KEY_0", format!("remote.{remote}.mirror"));
         command.args(["push", "--quiet", "--progress", "--no-recurse-submodules"]);
         if let Some(replaced) = replaced {
             command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));

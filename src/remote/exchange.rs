@@ -237,7 +237,7 @@ impl Remotes {
         if known.is_some_and(|known| known.trace.is_some() && known.commit == theirs) {
             return Ok(());
         }
-        if !self.git.descends(&ours, &theirs)? {
+        if !self.git.has_seen(&ours, &theirs)? {
             if self.git.descends(&theirs, &ours)? {
                 self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?;
             } else if known.is_none_or(|known| known.commit != theirs) {
@@ -258,6 +258,7 @@ impl Remotes {
     ) -> Result<(), RemoteError> {
         let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
         let (our_tree, their_tree) = (tree(&ours)?, tree(&theirs)?);
+        let known = self.base(known, &ours, &theirs)?;
         let began_anew = |commit: &ObjectId| match known {
             Some(known) => Ok::<_, GitError>(!self.git.descends(commit, &known.commit)?),
             None => Ok(false),
@@ -270,8 +271,8 @@ impl Remotes {
                     Some(trace) => trace.root,
                     None => self.git.root_of(&known.commit)?,
                 };
-                let is_same = self.git.root_of(&theirs)? == root;
-                (!is_same, is_same)
+                let is_set_back = self.git.root_of(&theirs)? == root;
+                (!is_set_back, is_set_back)
             }
             _ => (false, false),
         };
@@ -291,6 +292,30 @@ impl Remotes {
         let onto = Onto { expected: Some(ours), parents, base: Some(our_tree) };
         transaction.commit_onto(who, &format!("Merge {remote}"), onto, &edit)?;
         Ok(())
+    }
+
+    /// What both sides are compared with: what was seen of the remote last, unless the commit at which their histories
+    /// parted says more. It does where nothing was seen, as in a copy that this program did not make; where both have
+    /// seen something later, by way of another remote; and where the remote was set back to an earlier state.
+    fn base(
+        &self,
+        known: Option<Known>,
+        ours: &ObjectId,
+        theirs: &ObjectId,
+    ) -> Result<Option<Known>, GitError> {
+        let common = self.git.last_seen_by_both(ours, theirs)?;
+        let of = |commit: ObjectId| Known { commit, base: commit, trace: None };
+        match (known, common) {
+            (None, common) => Ok(common.map(of)),
+            (Some(known), Some(common))
+                if common != known.commit
+                    && (self.git.has_seen(&common, &known.commit)?
+                        || self.git.is_set_back(theirs, &known.commit)?) =>
+            {
+                Ok(Some(of(common)))
+            }
+            (known, _) => Ok(known),
+        }
     }
 
     /// What is to be done to our tree to have in it what they did since it was last seen.

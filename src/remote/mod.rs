@@ -7,7 +7,8 @@
 //!
 //! 1. Fetch, and see that what is there is the same repository, in a format that is known.
 //! 2. Merge by tree: what either added since this clone last saw the other's tree, less what either removed.
-//!    The commit seen last is kept in the reference `refs/treering/seen/<remote>`.
+//!    The commit seen last is kept in the reference `refs/treering/seen/<remote>`. The commit at which both histories
+//!    parted takes its place where it says more, as in a copy that git made.
 //! 3. Move this repository's branch, if it is still where it was; otherwise merge again.
 //! 4. Remember the commit as seen, or push. When somebody else was faster at that, begin again, a bounded
 //!    number of times.

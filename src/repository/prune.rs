@@ -22,7 +22,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use crate::gitkv::{Alone, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Swept, Trace};
+use crate::gitkv::{Alone, Commit, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Swept, Trace};
 use crate::layers::{LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
@@ -38,9 +38,6 @@ const TRIFLE: u64 = 1024;
 
 /// The bytes of a pack that belong to no object.
 const PACK_FRAME: u64 = 32;
-
-/// How the message of the commit that pruning writes begins the line that names the commit before.
-const REPLACES: &str = "replaces ";
 
 /// How much of a repository may stay waste.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -221,7 +218,7 @@ impl Repository {
         progress.total_bytes.add(plan.bytes_copied);
         let before = git.head().map_err(TimelineError::from)?;
         let message = match before {
-            Some(before) => format!("Prune\n\n{REPLACES}{before}\n"),
+            Some(before) => Commit::message_of_replacing("Prune", &before),
             None => "Prune\n".to_owned(),
         };
         let who = self.committer(&options.user, &options.host, options.time);
@@ -286,7 +283,7 @@ impl Repository {
             }
             if let Some(head) = git.head()? {
                 live.extend(git.commit_and_trees(&head)?);
-                if let Some(before) = replaced(&git.read_commit(&git.root_of(&head)?)?.message) {
+                if let Some(before) = git.read_commit(&git.root_of(&head)?)?.replaced() {
                     live.extend(git.remains(&before)?);
                 }
                 for file in git.walk(&head, b"")? {
@@ -341,12 +338,6 @@ fn remains(git: &Git, references: &RemoteReferences) -> Result<BTreeSet<ObjectId
         remains.extend(git.remains(commit)?);
     }
     Ok(remains)
-}
-
-/// The commit that pruning replaced, where a commit says so.
-fn replaced(message: &[u8]) -> Option<ObjectId> {
-    let text = std::str::from_utf8(message).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(REPLACES)?.parse().ok())
 }
 
 impl Pruning<'_> {
@@ -494,13 +485,5 @@ mod tests {
             let left = (0..sizes.len()).filter(|at| !chosen.contains(at)).map(|at| sizes[at].0 - sizes[at].1);
             prop_assert!(left.filter(|waste| *waste > TRIFLE).sum::<u64>() <= limit);
         }
-    }
-
-    #[test]
-    fn a_commit_says_what_it_replaces() {
-        let id = ObjectId::from_bytes([7; 20]);
-        assert_eq!(replaced(format!("Prune\n\n{REPLACES}{id}\n").as_bytes()), Some(id));
-        assert_eq!(replaced(b"Prune\n\nreplaces x\n"), None);
-        assert_eq!(replaced(b"\xff"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The program tried as people and scripts use it: one module a kind of use.
 
 mod blob;
+mod clones;
 mod commands;
 mod directories;
 mod docs;
