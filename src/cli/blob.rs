@@ -19,7 +19,7 @@ use crate::cli::blob_args::{
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, plural, print, size};
-use crate::cli::{Session, read_input, refuse_encrypted};
+use crate::cli::{Session, complain_of_layers, read_input, refuse_encrypted};
 
 /// Does one of the `blob` commands.
 pub fn run(session: &Session, command: &BlobCommand) -> Result<Exit, CliError> {
@@ -112,7 +112,7 @@ struct Added<'a> {
 fn list(session: &Session, arguments: &BlobListArguments) -> Result<Exit, CliError> {
     let (from, to) = range(session, &arguments.range)?;
     let path = session.repository_path()?;
-    let blobs = Blobs::open(path, Codec::default())?;
+    let blobs = open_with(path, Codec::default())?;
     let names = blobs.list(from, to)?;
     let mut exit = Exit::Done;
     print(|out| {
@@ -202,13 +202,19 @@ fn open(session: &Session, arguments: &CodecArguments) -> Result<Blobs, CliError
         text.parse::<Key>().map_err(|source| CliError::Key { path: path.clone(), source })
     };
     let key = arguments.key_file.as_ref().map(read).transpose()?;
-    Ok(Blobs::open(session.repository_path()?, Codec { compression: arguments.compression, key })?)
+    open_with(session.repository_path()?, Codec { compression: arguments.compression, key })
+}
+
+fn open_with(repository: &Path, codec: Codec) -> Result<Blobs, CliError> {
+    let blobs = Blobs::open(repository, codec)?;
+    complain_of_layers(&blobs.timeline().git().layers());
+    Ok(blobs)
 }
 
 /// The repository, and its remote of the name that was given.
 fn remote<'a>(session: &Session, arguments: &'a BlobRemoteArguments) -> Result<(Blobs, &'a str), CliError> {
     let repository = session.repository_path()?;
-    let blobs = Blobs::open(repository, Codec::default())?;
+    let blobs = open_with(repository, Codec::default())?;
     let name = &arguments.remote;
     let git = blobs.timeline().git();
     if git.remotes()?.iter().any(|remote| remote.name == *name) {

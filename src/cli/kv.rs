@@ -19,7 +19,7 @@ use crate::cli::kv_args::{
     RmArguments, ShowArguments,
 };
 use crate::cli::report::{self, Align, print};
-use crate::cli::{Session, cache_directory, read_input, refuse_encrypted};
+use crate::cli::{Session, cache_directory, complain_of_layers, read_input, refuse_encrypted};
 
 /// The editor of somebody who named none.
 const EDITOR: &str = "vi";
@@ -196,11 +196,15 @@ fn show(arguments: &ShowArguments) -> Result<Exit, CliError> {
 /// Opens a repository that is here as it is, and any other by a clone.
 fn open(repository: &KvRepository) -> Result<GitKv, CliError> {
     let url = &repository.url;
-    if url.exists() {
-        return Ok(GitKv::open(url)?);
-    }
-    let cache = cache_directory().ok_or(CliError::NoCache)?;
-    Ok(GitKv::open_url(&url.to_string_lossy(), &cache)?)
+    let kv = match url.exists() {
+        true => GitKv::open(url)?,
+        false => {
+            let cache = cache_directory().ok_or(CliError::NoCache)?;
+            GitKv::open_url(&url.to_string_lossy(), &cache)?
+        }
+    };
+    complain_of_layers(&kv.git().layers());
+    Ok(kv)
 }
 
 /// Commits what was written to `file`.

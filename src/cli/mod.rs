@@ -46,6 +46,7 @@ use jiff::{Timestamp, Zoned};
 use treering::causes::chain;
 use treering::diff::{ChangeRef, Failure};
 use treering::gitkv::Person;
+use treering::layers::LayerSet;
 use treering::progress::Progress;
 use treering::repository::{Hold, Repository};
 use treering::schedule::Profile;
@@ -83,8 +84,9 @@ pub fn run() -> ExitCode {
     if arguments.global.json {
         report::use_json();
     }
+    let is_check = matches!(arguments.command, Command::Check(_));
     let session = match Session::new(arguments.global) {
-        Ok(session) => session,
+        Ok(session) => Session { is_check, ..session },
         Err(error) => return failed(&error).into(),
     };
     let result = match &arguments.command {
@@ -115,7 +117,16 @@ pub fn run() -> ExitCode {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
         }
     };
-    result.unwrap_or_else(|error| failed(&error)).into()
+    match result.unwrap_or_else(|error| failed(&error)) {
+        Exit::Done if report::was_incomplete() => Exit::Partial,
+        exit => exit,
+    }
+    .into()
+}
+
+/// Tells of layers that cannot be used. A command that does without them is not wholly done.
+fn complain_of_layers(layers: &LayerSet) {
+    layers.faults().iter().for_each(|fault| report::complain_of_loss(&chain(fault)));
 }
 
 /// Tells of a failure.
@@ -161,6 +172,8 @@ struct Session {
     json: bool,
     quiet: bool,
     verbose: bool,
+    /// Whether the command looks for faults itself.
+    is_check: bool,
     /// What a command that only reads keeps from being removed until it ends.
     hold: OnceCell<Hold>,
 }
@@ -189,6 +202,7 @@ impl Session {
             json,
             quiet,
             verbose,
+            is_check: false,
             hold: OnceCell::new(),
         })
     }
@@ -225,6 +239,10 @@ impl Session {
     fn open(&self) -> Result<Repository, CliError> {
         let repository = Repository::open(self.repository_path()?)?;
         cold::attach(&repository)?;
+        // What a check finds is in its report.
+        if !self.is_check {
+            complain_of_layers(&repository.layers());
+        }
         Ok(repository)
     }
 

@@ -33,6 +33,20 @@ pub fn complain(message: &str) {
     complain_with(message, json!({}));
 }
 
+/// Whether something was told of that a command had to do without.
+static INCOMPLETE: AtomicBool = AtomicBool::new(false);
+
+/// As [`complain`], of something that the command does without, so that it is not wholly done.
+pub fn complain_of_loss(message: &str) {
+    INCOMPLETE.store(true, Relaxed);
+    complain(message);
+}
+
+/// Whether the command did without something.
+pub fn was_incomplete() -> bool {
+    INCOMPLETE.load(Relaxed)
+}
+
 /// As [`complain`], with what else the object shall say.
 pub fn complain_with(message: &str, mut object: Value) {
     // Where standard error is closed, the exit status still tells.

@@ -13,6 +13,8 @@ const FAN_OUT: usize = 256;
 const TABLES: usize = MAGIC.len() + 4 * FAN_OUT;
 const SHA1_LEN: usize = 20;
 
+const WRONG_LEN: &str = "its size does not fit its object count";
+
 /// The bit of a 31-bit offset that makes it a position in the table of 64-bit offsets.
 const LARGE: u32 = 1 << 31;
 
@@ -63,6 +65,21 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Bytes at the beginning that tell how long an index is.
+    pub const HEAD: u64 = TABLES as u64;
+
+    /// Checks that an index of `len` bytes can begin with `head`, its first [`HEAD`](Self::HEAD) bytes.
+    pub fn expect_len(head: &[u8], len: u64) -> Result<(), &'static str> {
+        let count =
+            head.get(TABLES - 4..TABLES).and_then(|count| count.try_into().ok()).ok_or("it is cut off")?;
+        let objects = u64::from(u32::from_be_bytes(count));
+        let shortest = (TABLES + 2 * SHA1_LEN) as u64 + 28 * objects;
+        match (shortest..=shortest + 8 * objects).contains(&len) {
+            true => Ok(()),
+            false => Err(WRONG_LEN),
+        }
+    }
+
     /// Takes the bytes of an `.idx`, and checks all of it but whether it tells the truth about the pack.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, &'static str> {
         let (content, checksum) = bytes.split_last_chunk::<SHA1_LEN>().ok_or("it is cut off")?;
@@ -83,7 +100,7 @@ impl Index {
         let large = tables.zip(objects.checked_mul(28)).and_then(|(tables, fixed)| tables.checked_sub(fixed));
         match large {
             Some(large) if large % 8 == 0 && large / 8 <= objects => (),
-            _ => return Err("its size does not fit its object count"),
+            _ => return Err(WRONG_LEN),
         }
         let mut begin = 0;
         let counts: Vec<usize> = fan_out().map(|count| count as usize).collect();

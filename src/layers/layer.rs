@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -51,14 +51,16 @@ impl Layer {
                 let paths = [index.clone(), place::index_path(pack_dir, name), index];
                 let mut found = None;
                 for path in paths {
-                    match fs::read(&path) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                        read => found = Some((read.map_err(LayerError::io("read", &path))?, path)),
+                    match read_index(&path) {
+                        Err(LayerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                            continue;
+                        }
+                        read => found = Some(read?),
                     }
                     break;
                 }
-                let Some((bytes, path)) = found else { return Ok(None) };
-                Arc::new(Index::parse(bytes).map_err(|fault| LayerError::Index { path, fault })?)
+                let Some(index) = found else { return Ok(None) };
+                Arc::new(index)
             }
         };
         let pack_bytes = match fs::metadata(&pack) {
@@ -276,6 +278,29 @@ impl Layer {
             _ => LayerError::io("open", &self.pack)(error),
         })
     }
+}
+
+/// Reads an index. Its length is compared with what its first bytes say before the rest is read.
+///
+/// # Errors
+/// [`LayerError::Index`] where it is damaged, cannot be read from the disk, or is no file; [`LayerError::Io`] where it is
+/// not there or may not be read.
+fn read_index(path: &Path) -> Result<Index, LayerError> {
+    let damaged = |fault| LayerError::Index { path: path.to_owned(), fault };
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => LayerError::io("read", path)(error),
+        _ => damaged("it cannot be read"),
+    };
+    let mut file = File::open(path).map_err(refused)?;
+    let metadata = file.metadata().map_err(refused)?;
+    if !metadata.is_file() {
+        return Err(damaged("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    file.by_ref().take(Index::HEAD).read_to_end(&mut bytes).map_err(refused)?;
+    Index::expect_len(&bytes, metadata.len()).map_err(damaged)?;
+    file.take(metadata.len()).read_to_end(&mut bytes).map_err(refused)?;
+    Index::parse(bytes).map_err(damaged)
 }
 
 impl fmt::Debug for Layer {

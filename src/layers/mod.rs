@@ -169,7 +169,10 @@ pub enum LayerError {
     #[error("more than 4,294,967,295 objects; spread them over more layers or repositories")]
     TooManyObjects,
     /// An `.idx` is not what its format says.
-    #[error("the index {} is damaged: {fault}; fetch it again, or rebuild it with `git index-pack`", path.display())]
+    #[error(
+        "the index {} is damaged: {fault}; what only its pack holds cannot be read until `git index-pack {}` makes it again; \
+         remove it if there is no such pack", path.display(), path.with_extension("pack").display()
+    )]
     Index {
         /// The `.idx` file.
         path: PathBuf,

@@ -20,6 +20,7 @@ pub struct LayerSet(Arc<Layers>);
 struct Layers {
     pack_dir: PathBuf,
     layers: Vec<Layer>,
+    faults: Vec<LayerError>,
     table: Table,
     cold: Option<Arc<Cold>>,
 }
@@ -35,8 +36,9 @@ pub struct Location<'a> {
 }
 
 impl LayerSet {
-    /// Opens the layers whose `.idx` is in `pack_dir`. A damaged index is an error: without it, objects that
-    /// are there would seem not to be. A `.pack` that is shorter than its index says is found when it is read.
+    /// Opens the layers whose `.idx` is in `pack_dir`. One that is damaged is passed over, so that what the other
+    /// layers hold can be read, and is among the [`faults`](Self::faults): what only its pack holds seems not to
+    /// be there. A `.pack` that is shorter than its index says is found when it is read.
     pub fn open(pack_dir: &Path) -> Result<Self, LayerError> {
         Self::load(pack_dir, &[], None)
     }
@@ -55,12 +57,21 @@ impl LayerSet {
     fn load(pack_dir: &Path, known: &[Layer], cold: Option<Arc<Cold>>) -> Result<Self, LayerError> {
         let known: HashMap<&str, &Layer> = known.iter().map(|layer| (layer.name(), layer)).collect();
         let names = names(pack_dir).map_err(LayerError::io("list", pack_dir))?;
-        let load = |name: &String| {
-            Layer::load(pack_dir, name, known.get(name.as_str()).copied(), cold.as_ref()).transpose()
-        };
-        let layers = names.iter().filter_map(load).collect::<Result<Vec<_>, _>>()?;
+        let (mut layers, mut faults) = (Vec::new(), Vec::new());
+        for name in &names {
+            match Layer::load(pack_dir, name, known.get(name.as_str()).copied(), cold.as_ref()) {
+                Ok(layer) => layers.extend(layer),
+                Err(fault @ LayerError::Index { .. }) => faults.push(fault),
+                Err(error) => return Err(error),
+            }
+        }
         let table = Table::build(&layers).ok_or(LayerError::TooManyObjects)?;
-        Ok(Self(Arc::new(Layers { pack_dir: pack_dir.to_owned(), layers, table, cold })))
+        Ok(Self(Arc::new(Layers { pack_dir: pack_dir.to_owned(), layers, faults, table, cold })))
+    }
+
+    /// What indexes were passed over since they are damaged, and why.
+    pub fn faults(&self) -> &[LayerError] {
+        &self.0.faults
     }
 
     /// Whether some layer holds the object, be its `.pack` here or not.

@@ -491,14 +491,33 @@ fn a_damaged_object_is_named() {
 }
 
 #[test]
-fn a_damaged_index_is_named() {
+fn a_damaged_index_is_named_and_hides_no_other_layer() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, layer) = write_blob(dir.path(), b"content");
+    let (lost, layer) = write_blob(dir.path(), b"content");
+    let (other, _) = write_blob(dir.path(), b"other content");
     let path = dir.path().join(format!("{}.idx", layer.name));
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, b"not an index").unwrap();
-    let error = LayerSet::open(dir.path()).unwrap_err();
-    assert!(matches!(&error, LayerError::Index { path: named, .. } if *named == path), "{error}");
+    let sound = fs::read(&path).unwrap();
+    let damage: [&dyn Fn(); 5] = [
+        &|| fs::write(&path, b"not an index").unwrap(),
+        &|| fs::write(&path, b"").unwrap(),
+        &|| fs::write(&path, &sound[..sound.len() - 1]).unwrap(),
+        // Sparse, and longer than memory.
+        &|| fs::File::create(&path).unwrap().set_len(1 << 42).unwrap(),
+        &|| fs::create_dir(&path).unwrap(),
+    ];
+    for damage in damage {
+        fs::remove_file(&path).unwrap();
+        damage();
+        let set = LayerSet::open(dir.path()).unwrap();
+        let [fault] = set.faults() else { panic!("{:?}", set.faults()) };
+        assert!(matches!(fault, LayerError::Index { path: named, .. } if *named == path), "{fault}");
+        assert!(set.read(&other).unwrap().is_some());
+        assert!(set.read(&lost).unwrap().is_none());
+    }
+    fs::remove_dir(&path).unwrap();
+    fs::write(&path, &sound).unwrap();
+    let set = LayerSet::open(dir.path()).unwrap();
+    assert!(set.faults().is_empty() && set.read(&lost).unwrap().is_some());
 }
 
 #[test]

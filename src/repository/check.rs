@@ -278,6 +278,8 @@ impl Repository {
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
         let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
+        let indexes = layers.faults().iter();
+        report.faults.extend(indexes.map(|error| Fault { what: chain(error), affects: Vec::new() }));
         for layer in layers.layers() {
             progress.check()?;
             // Of those that are elsewhere, what snapshots need is read segment by segment.

@@ -241,6 +241,14 @@ pub enum RepositoryError {
         /// What is wrong with it.
         source: Box<RepositoryError>,
     },
+    /// What a pack holds is not known, so nothing may be removed.
+    #[error("nothing is freed while it is not known what a pack holds: {fault}")]
+    UnknownPack {
+        /// Its index.
+        index: PathBuf,
+        /// What is wrong with that.
+        fault: String,
+    },
     /// A segment that no volume holds.
     #[error("segment {0} is in no volume: run `treering check`, and fetch it from a remote or a copy")]
     NoSegment(Digest),

@@ -74,7 +74,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::gitkv::KeepLayers;
-use crate::layers::{Cold, ObjectId};
+use crate::layers::{Cold, LayerSet, ObjectId};
 use crate::timeline::{Timeline, TimelineError};
 use blobs::Vault;
 use segments::Segments;
@@ -103,6 +103,11 @@ impl Repository {
     /// From now on, layers that are not here are read from `cold`.
     pub fn read_cold(&self, cold: Arc<Cold>) -> Result<(), RepositoryError> {
         Ok(self.timeline.git().read_cold(cold).map_err(TimelineError::from)?)
+    }
+
+    /// The layers that hold it.
+    pub fn layers(&self) -> LayerSet {
+        self.timeline.git().layers()
     }
 
     /// What was settled when it was made.

@@ -23,7 +23,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use crate::gitkv::{Alone, Commit, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Swept, Trace};
-use crate::layers::{LayerInfo, ObjectId};
+use crate::layers::{LayerError, LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
 use crate::repository::{Repository, RepositoryError};
@@ -195,6 +195,7 @@ impl Repository {
     ) -> Result<PrunePlan, RepositoryError> {
         self.expect_removable()?;
         let _hold = self.hold()?;
+        self.expect_indexes()?;
         let needs = Needs::find(self, without, options.threads, progress)?;
         self.plan_with(&needs, options)
     }
@@ -209,6 +210,7 @@ impl Repository {
         let git = self.timeline.git();
         let alone = git.alone().map_err(TimelineError::from)?;
         let swept = alone.sweep().map_err(TimelineError::from)?;
+        self.expect_indexes()?;
         let needs = Needs::find(self, &HashSet::new(), options.threads, progress)?;
         let plan = self.plan_with(&needs, options)?;
         let report = PruneReport { plan, bytes: plan.bytes, swept, ..PruneReport::default() };
@@ -226,6 +228,21 @@ impl Repository {
         let live = pruning.begin_anew()?;
         pruning.rewrite_wasteful(live)?;
         pruning.finish()
+    }
+
+    /// Fails where the index of a pack that is here cannot be read: nobody knows then what the pack holds.
+    fn expect_indexes(&self) -> Result<(), RepositoryError> {
+        let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
+        let unknown = layers.faults().iter().find_map(|fault| match fault {
+            LayerError::Index { path, .. } if path.with_extension("pack").exists() => Some((path, fault)),
+            _ => None,
+        });
+        match unknown {
+            Some((path, fault)) => {
+                Err(RepositoryError::UnknownPack { index: path.clone(), fault: fault.to_string() })
+            }
+            None => Ok(()),
+        }
     }
 
     fn plan_with(&self, needs: &Needs, options: &PruneOptions) -> Result<PrunePlan, RepositoryError> {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::encryption::{IDENTITY, RECIPIENT};
@@ -58,14 +58,18 @@ fn pushed_cold() -> Lab {
     lab
 }
 
-/// Removes the pack of every layer of data.
-fn lose_data(lab: &Lab) {
+/// The packs of layers of data.
+fn data_packs(lab: &Lab) -> Vec<PathBuf> {
     let listed: serde_json::Value = serde_json::from_str(&lab.ok(["layers", "list", "--json"])).unwrap();
     let layers = listed.as_array().or_else(|| listed["layers"].as_array()).unwrap();
-    for layer in layers.iter().filter(|layer| layer["kind"] == "data") {
-        let name = Path::new(layer["name"].as_str().unwrap()).with_extension("pack");
-        fs::remove_file(lab.path("repo/objects/pack").join(name)).unwrap();
-    }
+    let data = layers.iter().filter(|layer| layer["kind"] == "data");
+    let pack = |name: &str| lab.path("repo/objects/pack").join(name).with_extension("pack");
+    data.map(|layer| pack(layer["name"].as_str().unwrap())).collect()
+}
+
+/// Removes the pack of every layer of data.
+fn lose_data(lab: &Lab) {
+    data_packs(lab).iter().for_each(|pack| fs::remove_file(pack).unwrap());
 }
 
 /// Takes the right to write away from everybody, or gives it back to the owner.
@@ -78,7 +82,7 @@ fn set_writable(root: &Path, writable: bool) {
     }
 }
 
-const STATES: [&str; 10] = [
+const STATES: [&str; 12] = [
     "plain",
     "locked",
     "opened",
@@ -89,6 +93,8 @@ const STATES: [&str; 10] = [
     "foreign",
     "another's",
     "damaged",
+    "strayed-into",
+    "unindexed",
 ];
 
 /// `None` where only root, or a program that is not here, can make it.
@@ -142,6 +148,18 @@ fn state(name: &str) -> Option<State> {
         "damaged" => {
             let lab = plain();
             lose_data(&lab);
+            us(lab)
+        }
+        "strayed-into" => {
+            let lab = plain();
+            lab.write("repo/objects/pack/pack-stray.idx", "no index");
+            us(lab)
+        }
+        "unindexed" => {
+            let lab = plain();
+            let index = data_packs(&lab)[0].with_extension("idx");
+            fs::remove_file(&index).unwrap();
+            fs::write(&index, "no index").unwrap();
             us(lab)
         }
         _ => return None,
