@@ -16,10 +16,11 @@ use crate::diff::apply::SegmentSource;
 use crate::diff::bases::Layout;
 use crate::diff::compute::{Change, DiffIndex};
 use crate::diff::entry::{Content, Entry, SegmentRef};
-use crate::diff::read::DataReader;
+use crate::diff::read::SourceDir;
 use crate::diff::scan::{ScanError, ScanErrorKind};
 use crate::diff::{DiffError, MAX_BASES};
 use crate::digest::Digest;
+use crate::relpath::RelPath;
 
 /// Inflated members that are kept, in bytes.
 const CACHE: usize = 64 << 20;
@@ -144,6 +145,8 @@ fn index_path(archive: &Path) -> PathBuf {
 /// Reads the new content again and makes of each segment what the archive shall hold.
 struct Packer<'a> {
     diff: &'a DiffIndex,
+    /// What was scanned: the new state.
+    source: SourceDir,
     /// What needs no place in the archive: the old state holds it, or the archive does already.
     held: std::collections::HashSet<Digest>,
 }
@@ -151,7 +154,8 @@ struct Packer<'a> {
 impl<'a> Packer<'a> {
     fn new(diff: &'a DiffIndex) -> Self {
         let segments = diff.base.iter().flat_map(|(_, content)| content.segments.iter());
-        Self { diff, held: segments.map(|segment| segment.digest).collect() }
+        let held = segments.map(|segment| segment.digest).collect();
+        Self { diff, source: SourceDir::new(&diff.root), held }
     }
 
     fn pack(
@@ -165,13 +169,12 @@ impl<'a> Packer<'a> {
             if content.segments.iter().all(|segment| self.held.contains(&segment.digest)) {
                 continue;
             }
-            let path = self.diff.root.join(entry.path.as_path());
             let old = match change {
                 Change::Updated(_) => self.old_content(entry),
                 _ => None,
             };
-            if let Err(source) = self.pack_file(&path, content, old, &mut append)? {
-                problems.push(ScanError { path, source });
+            if let Err(source) = self.pack_file(&entry.path, content, old, &mut append)? {
+                problems.push(ScanError { path: self.source.locate(&entry.path), source });
             }
         }
         Ok(problems)
@@ -184,12 +187,12 @@ impl<'a> Packer<'a> {
 
     fn pack_file(
         &mut self,
-        path: &Path,
+        path: &RelPath,
         content: &Content,
         old: Option<&Content>,
         append: &mut impl FnMut(Stored) -> Result<(), DiffError>,
     ) -> Result<Result<(), ScanErrorKind>, DiffError> {
-        let file = match DataReader::open(path) {
+        let file = match self.source.open(path) {
             Ok(reader) => reader.into_file(),
             Err(error) => return Ok(Err(error.into())),
         };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::deep;
 use crate::lab::{Lab, contents};
 
 #[test]
@@ -89,4 +90,50 @@ fn zeros_behind_the_archive_are_padding_and_anything_else_is_damage() {
         assert_eq!(outcome.status, Some(1), "{}", outcome.out);
         assert_eq!(contents(&lab.path(target)), []);
     }
+}
+
+#[test]
+fn every_command_reads_and_writes_below_what_one_path_reaches() {
+    let lab = Lab::new();
+    let place = lab.path("tree").canonicalize().unwrap();
+    lab.write("tree/.skip", "*.o\n");
+    let deep = deep::make(&place);
+    deep.write("left out.o", "");
+    deep.write("file", &"old content\n".repeat(20_000));
+    let file = std::str::from_utf8(deep.file.as_bytes()).unwrap();
+    let scan = ["--ignore-file", ".skip"];
+    let ok = |line: &str, more: &[&str]| lab.ok(line.split(' ').chain(more.iter().copied()));
+
+    ok("backup tree", &scan);
+    assert!(ok("ls", &["latest"]).contains(&format!("{file}\n")));
+    assert_eq!(ok("cat", &[&format!("latest:{file}")]).len(), 240_000);
+    for target in ["copy", "other"] {
+        let out = ok("restore latest --verify --target", &[target]);
+        assert!(out.contains("verified"), "{out}");
+    }
+    assert_eq!(ok("diff latest tree --force", &scan), ok("diff latest latest", &[]));
+    ok("dir index tree -o index", &scan);
+
+    // Changed in the middle, one new, one gone; all at the lowest place.
+    deep.write("file", &[&"old content\n".repeat(10_000), "new\n", &"old content\n".repeat(10_000)].concat());
+    deep.write("new", "new file\n");
+    let out = ok("diff latest tree", &scan);
+    assert!(out.contains(&format!("M  {file}\n")) && out.contains("1 created, 1 updated"), "{out}");
+    let out = ok("dir diff index tree -o changes --data data.tar.gz -v", &scan);
+    assert!(out.contains(&format!("M  {file}\n")), "{out}");
+    assert!(fs::metadata(lab.path("data.tar.gz")).unwrap().len() < 4096, "the archive holds a delta");
+    ok("dir apply copy changes data.tar.gz", &[]);
+    ok("dir index copy -o patched", &[]);
+    let out = ok("dir diff patched tree -o none --data none.tar.gz", &scan);
+    assert!(out.ends_with(": no differences\n"), "{out}");
+
+    // The second backup, brought to a copy of the first and then back.
+    ok("backup tree", &scan);
+    ok("restore latest --verify --delete --yes --target", &["other"]);
+    assert_eq!(ok("diff latest other --force", &[]), ok("diff latest latest", &[]));
+    let below = format!("latest~1:{}", file.strip_suffix("/file").unwrap());
+    ok("restore --delete --yes --verify --target", &["part", &below]);
+    assert_eq!(fs::metadata(lab.path("part/file")).unwrap().len(), 240_000);
+    ok("restore latest~1 --in-place --delete --yes --verify", &["--exclude", "*.o"]);
+    assert_eq!(ok("diff latest~1 tree", &scan), ok("diff latest latest", &[]));
 }

@@ -3,6 +3,8 @@
 mod blob;
 mod clones;
 mod commands;
+#[path = "../it/deep.rs"]
+mod deep;
 mod directories;
 mod docs;
 mod durable;

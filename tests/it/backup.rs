@@ -12,6 +12,7 @@ use treering::relpath::RelPath;
 use treering::repository::{BackupOptions, CompareOptions, Repository, Selector};
 use treering::spoken::TimeRange;
 
+use crate::deep;
 use crate::lab::{Lab, run};
 use crate::tree::{assert_same, everything, is_root, noise, unlock};
 
@@ -289,35 +290,11 @@ fn a_bad_pattern_file_in_a_source_is_reported_and_the_rest_is_saved() {
     assert!(!restored.join("file.o").exists());
 }
 
-/// Makes a chain of directories below `root` whose path no call takes at once, with a file, a link and a pipe in each of
-/// the last ones, and returns the path of the last file.
-fn make_deep(root: &Path) -> RelPath {
-    use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat, symlinkat};
-    let mode = Mode::from_raw_mode(0o755);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut directory = openat(CWD, root, flags, Mode::empty()).unwrap();
-    let mut path = RelPath::root();
-    for level in 0..24 {
-        let name = format!("{level:02}{}", "d".repeat(240));
-        mkdirat(&directory, &name, mode).unwrap();
-        directory = openat(&directory, &name, flags, Mode::empty()).unwrap();
-        path = path.join(name.as_bytes()).unwrap();
-        if level < 14 {
-            continue;
-        }
-        let file =
-            openat(&directory, "file", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, mode).unwrap();
-        rustix::io::write(&file, format!("content {level}").as_bytes()).unwrap();
-        symlinkat("file", &directory, "link").unwrap();
-        mknodat(&directory, "pipe", FileType::Fifo, mode, 0).unwrap();
-    }
-    path.join(b"file").unwrap()
-}
-
 #[test]
 fn what_lies_deeper_than_any_path_reaches_is_saved_and_comes_back() {
     let mut lab = Lab::new();
-    let deepest = make_deep(&lab.source());
+    let deepest = deep::make(&lab.source());
+    let deepest = deepest.file;
     assert!(deepest.as_bytes().len() > 5000);
     let first = lab.backup();
     let statistics = first.statistics;

@@ -5,6 +5,7 @@ mod cold;
 mod cold_damage;
 mod cold_removal;
 mod damage;
+mod deep;
 mod encryption;
 mod fixtures;
 mod gitkv;
