@@ -29,8 +29,8 @@ pub fn run(session: &Session, arguments: &StoreArguments) -> Result<Exit, CliErr
             say(session, "created", arguments, "Made")?;
             store
         }
-        StoreCommand::Destroy(_) => {
-            Store::open(&arguments.url, options)?.destroy()?;
+        StoreCommand::Destroy(destroy) => {
+            Store::open(&arguments.url, options)?.destroy(destroy.confirm.as_deref())?;
             say(session, "destroyed", arguments, "Removed")?;
             return Ok(Exit::Done);
         }

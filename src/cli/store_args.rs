@@ -85,6 +85,10 @@ pub struct StoreDestroyArguments {
     /// Needed, since nothing brings it back
     #[arg(long, required = true)]
     pub force: bool,
+    /// The last part of its URL. Needed for a store that treering did not make, such as one of borgstore: without the marker of
+    /// treering's own it may be any directory
+    #[arg(long, value_name = "NAME")]
+    pub confirm: Option<String>,
 }
 
 /// List the objects of namespaces: how long each is, when it was stored, and its name

@@ -11,20 +11,20 @@ use crate::atomic;
 use crate::progress::Progress;
 
 use super::error::Reason;
-use super::name::{MAX_LEVEL, is_directory_of_store, is_file_of_store};
+use super::name::{MARKER, MAX_LEVEL, is_directory_of_store, is_file_of_store};
 
 /// What a store needs from the place where it lies: the contract is in the head of the module.
 ///
 /// Paths are those that [`Name::path`](super::name::Name::path) gives: relative, components separated by `/`.
 pub(super) trait Backend: Send + Sync {
-    /// Makes the place, which may exist when it is empty. In a backend of files, directories for objects with
-    /// nothing but unfinished files are as good as nothing.
+    /// Makes the place, which may exist when it is empty but for a marker. In a backend of files, directories for objects
+    /// with nothing but unfinished files are as good as nothing.
     fn create(&self) -> Result<(), Reason>;
 
     /// Looks whether the place is there and answers.
     fn check(&self) -> Result<(), Reason>;
 
-    /// Removes the place and all that is in it.
+    /// Removes the place and all that is in it, the marker last: what is interrupted can be done again.
     fn destroy(&self) -> Result<(), Reason>;
 
     /// All files below `directory`, in no promised order. After a temporary error the next call
@@ -65,6 +65,13 @@ pub(super) trait Backend: Send + Sync {
 /// Whether a file of that name is one that a backend of files was writing.
 pub(super) fn is_unfinished(name: &str) -> bool {
     name.starts_with(atomic::TEMP_PREFIX) && name.ends_with(".tmp")
+}
+
+/// Whether a file of that name at the root of a store is there before the first object is: the marker, or what a
+/// process left that was killed while it wrote that.
+pub(super) fn is_marker(name: &str) -> bool {
+    is_unfinished(name)
+        || name.strip_prefix(MARKER).is_some_and(|rest| rest.is_empty() || rest.ends_with(".tmp"))
 }
 
 /// What lies at a path.

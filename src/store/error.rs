@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::name::MARKER;
 use super::statistics::Operation;
 
 /// A failed operation: which backend, which object, and why.
@@ -40,6 +41,21 @@ pub enum Reason {
     Foreign {
         /// The path below the root of the store.
         path: String,
+    },
+    /// What is to be destroyed has no marker, as a store that this crate made has.
+    #[error(
+        "it has no file {MARKER}, which every store that treering makes has: check the URL; if it is a store all the same, \
+         as borgstore makes them, confirm that by its name: --confirm {name}"
+    )]
+    Unmarked {
+        /// The name to confirm.
+        name: String,
+    },
+    /// What is to be destroyed was confirmed by another name.
+    #[error("the name of this store is {name:?}; check the URL")]
+    Misnamed {
+        /// Its name.
+        name: String,
     },
     /// The backend refused.
     #[error("permission denied: {0}; check the credentials and what they may do there")]

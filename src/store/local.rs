@@ -20,9 +20,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_unfinished, pretended};
+use super::backend::{
+    Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, is_unfinished, pretended,
+};
 use super::error::Reason;
-use super::name::{MAX_LEVEL, Namespace};
+use super::name::{MARKER, MAX_LEVEL, Namespace};
 use crate::atomic;
 
 const PIECE: usize = 1 << 20;
@@ -92,7 +94,8 @@ impl Local {
         needed: &'static str,
         allows: impl FnOnce(&Permissions) -> bool,
     ) -> Result<(), Reason> {
-        if self.options.permissions.is_empty() {
+        // The marker lies in no namespace.
+        if self.options.permissions.is_empty() || path == MARKER {
             return Ok(());
         }
         let namespace = path.split('/').next().unwrap_or_default();
@@ -211,7 +214,7 @@ impl Local {
 
     /// Counts that the file at `path` becomes `size` bytes long, or goes, when there is a quota to keep.
     fn charge(&self, path: &str, size: Option<u64>) -> Result<(), Reason> {
-        let Some(limit) = self.options.quota else { return Ok(()) };
+        let Some(limit) = self.options.quota.filter(|_| path != MARKER) else { return Ok(()) };
         let held = match fs::metadata(self.root.join(path)).map_err(|error| self.reason(error)) {
             Ok(metadata) => metadata.len(),
             Err(Reason::NotFound) => 0,
@@ -274,7 +277,7 @@ impl Local {
         let mut used = 0_u64;
         for entry in self.walk("") {
             let entry = entry?;
-            // borgstore keeps its own count in a file with this suffix.
+            // The marker, and borgstore's own count.
             if !entry.path.ends_with(".hid") {
                 used = used.saturating_add(entry.size);
             }
@@ -286,6 +289,9 @@ impl Local {
     fn has_only_leftovers(&self) -> io::Result<bool> {
         for directory in fs::read_dir(&self.root)? {
             let directory = directory?;
+            if directory.file_name().to_str().is_some_and(is_marker) {
+                continue;
+            }
             if !directory.file_type()?.is_dir() {
                 return Ok(false);
             }
@@ -333,7 +339,9 @@ impl Backend for Local {
             // A namespace that the permissions do not name.
             self.permit(&entry.file_name().to_string_lossy(), "D", |permissions| permissions.delete)?;
         }
-        for entry in held {
+        let (marker, others): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|entry| entry.file_name() == MARKER);
+        for entry in others.into_iter().chain(marker) {
             if entry.file_type()?.is_dir() {
                 fs::remove_dir_all(entry.path())
             } else {

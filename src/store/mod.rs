@@ -18,8 +18,9 @@
 //!   store answers when it has it.
 //! - **New means new.** [`store_new`](Store::store_new) fails when there is an object already. On local
 //!   files, SFTP servers that make hard links, and S3 servers that keep to `If-None-Match`, that is one
-//!   atomic step between any number of clients ([`is_exclusive`](Store::is_exclusive) tries it). All others,
-//!   with WebDAV and rclone, can only look first.
+//!   atomic step between any number of clients ([`is_exclusive`](Store::is_exclusive) tries it). A WebDAV server is told
+//!   not to replace (`Overwrite: F`), and whether it looks and moves in one step cannot be tried: it counts as one that does
+//!   not. All others, with rclone, can only look first.
 //! - **Exact ranges.** [`load_range`](Store::load_range) gives exactly the bytes asked for, or an error.
 //!   A body that ends early is tried again and never returned. An empty range asks as well: the object must
 //!   exist, and reach that far.
@@ -32,14 +33,16 @@
 //! - **Not found is said.** [`load`](Store::load), [`info`](Store::info), [`delete`](Store::delete) and
 //!   the moves fail with [`Reason::NotFound`] when there is no such object.
 //! - **Moving** is one step on files; S3 copies and then deletes, so that an interrupted move leaves both
-//!   names. Moves fail when the new name is taken. Where `store_new` is one step on files, so is that; S3,
-//!   WebDAV and rclone look first, so that two clients that move to one name at one time may lose one object.
+//!   names. Moves fail when the new name is taken. Where `store_new` is one step on files, so is that. On WebDAV
+//!   two clients lose nothing if the server looks and moves in one step. S3 and rclone look first, so that two clients that move to one name at one time may lose one object.
 //! - **Retries.** What failed for a reason that may pass (no answer in time, a broken connection, the
 //!   codes 429 and 500 to 504) is tried again after growing pauses, [`Retry`] says how often. Whether an
 //!   attempt whose answer was lost had worked is found out: a repeated delete or move does not fail for
 //!   being done, nor a repeated `store_new` for the bytes that it put itself. That a name is free is believed
 //!   only when the server says so: no answer is never taken for "there is no such object".
-//! - **Destroying** asks first what lies there. A place with anything that no store writes is left alone.
+//! - **Destroying** asks first what lies there. A place with anything that no store writes is left alone, and so is one
+//!   without the marker that [`create`](Store::create) writes, unless its name is confirmed: a directory of somebody's
+//!   files may look like a store.
 //! - **Errors** name the backend, the object and what to do ([`Error`]). Secrets of the URL are not in them.
 //!
 //! **Levels.** On some backends a directory with very many objects is slow. A namespace can lie at a
@@ -51,7 +54,7 @@
 //!
 //! **Layout.** An object is a file (or key) `namespace/key`, at level 2 `namespace/ke/y0/key0…`, with the
 //! suffix `.del` when soft-deleted. That is what borgstore writes, and either program reads what the
-//! other wrote.
+//! other wrote. Beside that, a store made here has a file `treering-store.hid` at its root, a name that borgstore passes over.
 //!
 //! The calls block, and may be made from any number of threads; [`Options::at_once`] bounds how many
 //! requests are under way. They must not be made from within an async runtime.
@@ -103,7 +106,7 @@ use backend::{Backend, Content, FileContent};
 use cache::Cache;
 use calls::Calls;
 use local::Local;
-use name::DELETED;
+use name::{DELETED, MARKER};
 use objects::Objects;
 use rclone::Rclone;
 use sftp::Ssh;
@@ -131,6 +134,10 @@ pub struct Store {
     cache: Option<Cache>,
 }
 
+/// What the marker holds, for whoever meets it.
+const MARKER_TEXT: &[u8] =
+    b"This is a store of objects, made by treering and laid out as borgstore does. Do not change its files.\n";
+
 fn connect(url: &StoreUrl, options: &Options) -> Result<Box<dyn Backend>, Reason> {
     let local = &options.local;
     if !matches!(url.place, Place::File(_)) && (local.quota.is_some() || !local.permissions.is_empty()) {
@@ -156,6 +163,10 @@ impl Store {
     pub fn create(url: &StoreUrl, options: Options) -> Result<Self, Error> {
         let store = Self::prepare(url, Operation::Create, options)?;
         store.call(Operation::Create, None, |_| store.backend.create().map(|()| ((), 0)))?;
+        let marker = Content::Bytes(MARKER_TEXT);
+        store.call(Operation::Create, None, |_| {
+            store.backend.store(MARKER, &marker, false).map(|()| ((), 0))
+        })?;
         store.opened()
     }
 
@@ -200,8 +211,23 @@ impl Store {
     }
 
     /// Removes the store with everything that it wrote, soft-deleted objects included. A place that holds
-    /// anything else is left as it is, and the reason is [`Reason::Foreign`].
-    pub fn destroy(self) -> Result<(), Error> {
+    /// anything else is left as it is, and the reason is [`Reason::Foreign`]. So is a directory that only looks like a
+    /// store, since it has no marker ([`Reason::Unmarked`]): it goes if `confirmed` is its [name](StoreUrl::name).
+    /// Another name spares any store.
+    pub fn destroy(self, confirmed: Option<&str>) -> Result<(), Error> {
+        let name = self.url.name();
+        self.call(Operation::Destroy, None, |_| {
+            match (self.backend.info(MARKER), confirmed) {
+                (_, Some(confirmed)) if confirmed != name => Err(Reason::Misnamed { name: name.to_owned() }),
+                (Ok(_), _) | (Err(Reason::NotFound), Some(_)) => Ok(((), 0)),
+                // A place that is not empty tells more.
+                (Err(Reason::NotFound), None) => Err(match self.backend.foreign()? {
+                    Some(path) => Reason::Foreign { path },
+                    None => Reason::Unmarked { name: name.to_owned() },
+                }),
+                (Err(reason), _) => Err(reason),
+            }
+        })?;
         self.call(Operation::Destroy, None, |_| match self.backend.foreign()? {
             None => Ok(((), 0)),
             Some(path) => Err(Reason::Foreign { path }),

@@ -10,8 +10,13 @@ use std::str::FromStr;
 
 /// The suffix of a soft-deleted object.
 pub(super) const DELETED: &str = ".del";
-const RESERVED: [&str; 3] = [DELETED, ".tmp", ".hid"];
+/// The suffix of files that are no objects.
+const HIDDEN: &str = ".hid";
+const RESERVED: [&str; 3] = [DELETED, ".tmp", HIDDEN];
 const MAX_LEN: usize = 100;
+
+/// The file at the root of a store by which it is told from other directories. borgstore passes over its name.
+pub(super) const MARKER: &str = "treering-store.hid";
 
 /// The deepest nesting: 16 directories of two characters.
 pub const MAX_LEVEL: u8 = 16;
@@ -144,15 +149,14 @@ impl Name {
     }
 }
 
-/// Whether a store, or borgstore, writes a file at `path`: an object, one that is being written, or a count.
+/// Whether a store, or borgstore, writes a file at `path`: an object, one that is being written, a marker, or a count.
 pub(super) fn is_file_of_store(path: &str) -> bool {
-    const HIDDEN: &str = ".hid";
+    let is_internal = path.ends_with(".tmp") || path.ends_with(HIDDEN);
     match path.split_once('/') {
-        None => path.ends_with(HIDDEN),
-        Some((namespace, _)) => Namespace::new(namespace).is_ok_and(|namespace| {
-            let unfinished = path.ends_with(".tmp") || path.ends_with(HIDDEN);
-            unfinished || namespace.locate(path).is_some()
-        }),
+        None => is_internal,
+        Some((namespace, _)) => {
+            Namespace::new(namespace).is_ok_and(|namespace| is_internal || namespace.locate(path).is_some())
+        }
     }
 }
 
@@ -251,9 +255,16 @@ mod tests {
 
     #[test]
     fn a_store_is_told_from_other_directories() {
-        for path in
-            ["data/0123", "data/0123.del", "data/01/0123", "data/01/0123.ab.tmp", "data/x.hid", "quota.hid"]
-        {
+        for path in [
+            "data/0123",
+            "data/0123.del",
+            "data/01/0123",
+            "data/01/0123.ab.tmp",
+            "data/x.hid",
+            "quota.hid",
+            MARKER,
+            "x.tmp",
+        ] {
             assert!(is_file_of_store(path), "{path}");
         }
         for path in

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt};
 use http::header::RANGE;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use opendal::{
     Buffer, Entry as Listed, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Lister, Metadata,
     Operator, services,
@@ -26,9 +26,11 @@ use opendal::{
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, pretended};
+use super::backend::{
+    Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, is_marker, pretended,
+};
 use super::error::Reason;
-use super::name::is_file_of_store;
+use super::name::{MARKER, is_file_of_store};
 use super::net::{SLOWEST, client, random, runtime, shorten};
 use super::url::{Credentials, S3, WebDav};
 
@@ -46,6 +48,8 @@ enum Protocol {
 pub(super) struct Objects {
     runtime: Runtime,
     operator: Operator,
+    /// The same, of which WebDAV moves replace nothing.
+    sparing: Operator,
     protocol: Protocol,
     root: String,
     timeout: Duration,
@@ -100,16 +104,27 @@ impl Objects {
         timeout: Duration,
     ) -> Result<Self, Reason> {
         let client = client().connect_timeout(timeout).build().map_err(Reason::permanent)?;
-        let transport = HttpTransporter::new(Transport(ReqwestTransport::new(client)));
-        let context = operator.context().with_http_transport(transport);
+        let with_transport = |replaces| {
+            let transport = Transport { inner: ReqwestTransport::new(client.clone()), replaces };
+            let context = operator.context().with_http_transport(HttpTransporter::new(transport));
+            operator.clone().with_context(context)
+        };
         let root = root.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
         if root.split('/').any(|part| matches!(part, "." | "..")) {
             return Err(Reason::permanent(
                 "a path with . or .. cannot be the root of a store; write it without",
             ));
         }
-        let operator = operator.with_context(context);
-        Ok(Self { runtime, operator, protocol, root, timeout, keeps_conditions: AtomicBool::new(false) })
+        let (operator, sparing) = (with_transport(true), with_transport(false));
+        Ok(Self {
+            runtime,
+            operator,
+            sparing,
+            protocol,
+            root,
+            timeout,
+            keeps_conditions: AtomicBool::new(false),
+        })
     }
 
     /// The path of an object for the server.
@@ -200,7 +215,7 @@ impl Objects {
     }
 
     /// Puts the object under a name of nobody, then moves it.
-    async fn put_and_move(&self, path: &str, content: &Content<'_>) -> Result<(), Reason> {
+    async fn put_and_move(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
         let temporary = format!("{path}.{}.tmp", random()?);
         let pieces = content.pieces(PIECE).map(|piece| piece.map(Buffer::from));
         let body: Buffer = pieces.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
@@ -215,7 +230,7 @@ impl Objects {
                 }
                 result => drop(result?),
             }
-            self.move_and_look(&temporary, path, size).await.map_err(|reason| match reason {
+            self.move_and_look(&temporary, path, size, new).await.map_err(|reason| match reason {
                 // It was put a moment ago.
                 Reason::NotFound => pretended("put"),
                 reason => reason,
@@ -229,9 +244,11 @@ impl Objects {
         stored
     }
 
-    /// Moves a file of `size` bytes on WebDAV, and looks that it is moved.
-    async fn move_and_look(&self, from: &str, to: &str, size: u64) -> Result<(), Reason> {
-        within(self.timeout, self.operator.rename(from, to)).await?;
+    /// Moves a file of `size` bytes on WebDAV, and looks that it is moved. With `new` the server is told to replace
+    /// nothing.
+    async fn move_and_look(&self, from: &str, to: &str, size: u64, new: bool) -> Result<(), Reason> {
+        let operator = if new { &self.sparing } else { &self.operator };
+        within(self.timeout, operator.rename(from, to)).await?;
         match (self.look(from).await?, self.look(to).await?) {
             (None, Some(held)) if held.content_length() == size => Ok(()),
             _ => Err(pretended("move")),
@@ -281,11 +298,11 @@ impl Objects {
         Keys { objects: self, directory: self.directory(directory), lister: None, last: None }
     }
 
-    /// Up to two things at the root of the store. On WebDAV the first is the directory itself.
+    /// Up to three things at the root of the store. On WebDAV the first is the directory itself, and one may be the marker.
     fn top(&self) -> Result<Vec<Listed>, Reason> {
         self.wait(async {
-            let lister = self.operator.lister_with(&self.directory("")).limit(2).await?;
-            lister.take(2).try_collect().await
+            let lister = self.operator.lister_with(&self.directory("")).limit(3).await?;
+            lister.take(3).try_collect().await
         })
     }
 
@@ -318,7 +335,11 @@ impl Objects {
 impl Backend for Objects {
     fn create(&self) -> Result<(), Reason> {
         let (root, top) = (self.directory(""), self.top()?);
-        if !top.iter().all(|listed| listed.path() == root) {
+        let is_nothing = |listed: &Listed| {
+            listed.path() == root
+                || listed.path().strip_prefix(root.trim_start_matches('/')).is_some_and(is_marker)
+        };
+        if !top.iter().all(is_nothing) {
             return Err(Reason::NotEmpty);
         }
         match self.protocol {
@@ -342,12 +363,21 @@ impl Backend for Objects {
             Protocol::S3 => {
                 let mut deleter = self.wait(self.operator.deleter())?;
                 for entry in self.keys("") {
-                    // Keys are removed many at once, and each request has its own time.
-                    self.wait(deleter.delete(self.full(&entry?.path)))?;
+                    let path = entry?.path;
+                    if path != MARKER {
+                        // Keys are removed many at once, and each request has its own time.
+                        self.wait(deleter.delete(self.full(&path)))?;
+                    }
                 }
-                self.wait(deleter.close())
+                self.wait(deleter.close())?;
+                self.wait(self.operator.delete(&self.full(MARKER)))
             }
-            Protocol::WebDav => self.wait(self.operator.delete(&root)),
+            Protocol::WebDav => {
+                for directory in self.read_directory("")?.1 {
+                    self.wait(self.operator.delete(&self.directory(&directory)))?;
+                }
+                self.wait(self.operator.delete(&root))
+            }
         }
     }
 
@@ -408,7 +438,7 @@ impl Backend for Objects {
                 if new {
                     self.expect_free(path)?;
                 }
-                self.runtime.block_on(self.put_and_move(&self.full(path), content))
+                self.runtime.block_on(self.put_and_move(&self.full(path), content, new))
             }
         }
     }
@@ -423,13 +453,13 @@ impl Backend for Objects {
         self.wait(self.operator.delete(&self.full(path)))
     }
 
-    fn rename(&self, path: &str, to: &str, _: bool) -> Result<(), Reason> {
+    fn rename(&self, path: &str, to: &str, new: bool) -> Result<(), Reason> {
         let (from, to) = (self.full(path), self.full(to));
         match self.protocol {
             Protocol::S3 => self.runtime.block_on(self.copy_and_delete(&from, &to)),
             Protocol::WebDav => {
                 let size = self.stat(path)?.size;
-                self.runtime.block_on(self.move_and_look(&from, &to, size))
+                self.runtime.block_on(self.move_and_look(&from, &to, size, new))
             }
         }
     }
@@ -562,12 +592,20 @@ fn reason(error: Error) -> Reason {
 }
 
 /// The connections, with the errors that every service should see alike.
-struct Transport(ReqwestTransport);
+struct Transport {
+    inner: ReqwestTransport,
+    /// Whether a move of WebDAV replaces what is there. OpenDAL always says so.
+    replaces: bool,
+}
 
 impl HttpTransport for Transport {
-    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+    async fn fetch(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let ranged = request.headers().contains_key(RANGE);
-        let response = self.0.fetch(request).await?;
+        if !self.replaces && request.method().as_str() == "MOVE" {
+            // RFC 4918, 10.6.
+            request.headers_mut().insert("Overwrite", HeaderValue::from_static("F"));
+        }
+        let response = self.inner.fetch(request).await?;
         let status = response.status();
         let (kind, temporary) = match status {
             StatusCode::OK if ranged => {

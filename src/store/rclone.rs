@@ -26,7 +26,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, pretended};
+use super::backend::{
+    Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, is_marker, pretended,
+};
 use super::error::Reason;
 use super::kept::Kept;
 use super::net::{SLOWEST, client, random, runtime, shorten};
@@ -384,7 +386,7 @@ impl Backend for Rclone {
         self.served(|server| {
             self.order(server, "operations/mkdir", "")?;
             match self.list_once(server, "", false) {
-                Ok(listed) if !listed.is_empty() => Err(Reason::NotEmpty),
+                Ok(listed) if !listed.iter().all(|listed| is_marker(&listed.path)) => Err(Reason::NotEmpty),
                 _ => self.expect_root(server),
             }
         })
@@ -397,6 +399,14 @@ impl Backend for Rclone {
     fn destroy(&self) -> Result<(), Reason> {
         self.served(|server| {
             self.expect_root(server)?;
+            for listed in self.list_once(server, "", false).or_else(|reason| match reason {
+                Reason::NotFound => Ok(Vec::new()),
+                reason => Err(reason),
+            })? {
+                if listed.is_dir {
+                    self.order(server, "operations/purge", &listed.path)?;
+                }
+            }
             match self.order(server, "operations/purge", "") {
                 Err(Reason::NotFound) => Ok(()),
                 result => result,

@@ -36,8 +36,11 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, Walk, find_foreign, is_unfinished, pretended};
+use super::backend::{
+    Backend, Content, Entries, Entry, Kind, Walk, find_foreign, is_marker, is_unfinished, pretended,
+};
 use super::error::Reason;
+use super::name::MARKER;
 use super::net::{random, runtime, shorten};
 use super::url;
 use crate::atomic;
@@ -360,6 +363,9 @@ impl Ssh {
     /// Whether there is nothing but what one leaves who was killed while he stored the first object.
     async fn has_only_leftovers(&self, sftp: &Sftp) -> Result<bool, Reason> {
         for (directory, metadata) in self.list_directory(sftp, "").await? {
+            if is_marker(&directory) {
+                continue;
+            }
             if !metadata.file_type().is_some_and(|kind| kind.is_dir()) {
                 return Ok(false);
             }
@@ -519,6 +525,7 @@ impl Backend for Ssh {
                     // A link goes, and what it leads to stays.
                     match metadata.file_type() {
                         Some(kind) if kind.is_dir() => pending.push(path),
+                        _ if path == MARKER => {}
                         _ => self.within(sftp.fs().remove_file(self.full(&path))).await?,
                     }
                 }
@@ -529,6 +536,10 @@ impl Backend for Ssh {
         for directory in emptied.iter().rev().filter(|directory| !directory.is_empty()) {
             self.run(async |sftp| self.within(sftp.fs().remove_dir(self.full(directory))).await)?;
         }
+        self.run(async |sftp| match self.within(sftp.fs().remove_file(self.full(MARKER))).await {
+            Err(Reason::NotFound) => Ok(()),
+            result => result,
+        })?;
         // The root may be in a directory that is not ours; empty, it is as good as gone.
         let _ = self.run(async |sftp| self.within(sftp.fs().remove_dir(self.root())).await);
         Ok(())

@@ -106,6 +106,20 @@ impl StoreUrl {
         }
         Ok(Self { shown: format!("file://{}", path.display()), place: Place::File(path) })
     }
+
+    /// The last part of the path, or of the host where there is no path: by it a person says that it is this store that
+    /// is meant.
+    pub fn name(&self) -> &str {
+        let path = match &self.place {
+            Place::File(path) => path.to_str().unwrap_or_default(),
+            Place::Sftp(place) => &place.path,
+            Place::S3(place) => &place.path,
+            Place::WebDav(place) => &place.path,
+            Place::Rclone(remote) => remote.trim_end_matches(':').rsplit(':').next().unwrap_or_default(),
+        };
+        let last = |text| str::rsplit(text, '/').find(|part| !part.is_empty());
+        last(path).or_else(|| last(&self.shown)).unwrap_or_default()
+    }
 }
 
 impl FromStr for StoreUrl {
@@ -287,6 +301,22 @@ mod tests {
         match text.parse::<StoreUrl>().unwrap().place {
             Place::S3(s3) => s3,
             _ => panic!("{text} is not S3"),
+        }
+    }
+
+    #[test]
+    fn a_store_is_named_by_the_end_of_its_url() {
+        for (url, name) in [
+            ("file:///srv/a%20store/", "a store"),
+            ("sftp://me@host/objects", "objects"),
+            ("s3:key:secret@https://host/bucket/some/path?style=path", "path"),
+            ("webdav://me:pass@host:80/", "host:80"),
+            ("file:///srv/a:b", "a:b"),
+            ("webdav://me:pass@host/dav/x", "x"),
+            ("rclone:remote:", "remote"),
+            ("rclone:remote:some/path", "path"),
+        ] {
+            assert_eq!(url.parse::<StoreUrl>().unwrap().name(), name, "{url}");
         }
     }
 

@@ -175,6 +175,19 @@ fn what_is_no_store_is_not_removed_even_by_force() {
 }
 
 #[test]
+fn a_store_without_a_marker_is_removed_by_its_name() {
+    let shop = Shop::nothing();
+    // A store of another program, or somebody's directory: it cannot be told.
+    shop.lab.write("shop/data/one", "content");
+    let text = shop.fails("destroy --force");
+    assert!(text.contains("--confirm shop"), "{text}");
+    assert!(shop.fails("destroy --force --confirm tree").contains("\"shop\""));
+    assert!(shop.lab.path("shop/data/one").is_file());
+    shop.ok("destroy --force --confirm shop");
+    assert!(!shop.lab.path("shop").exists());
+}
+
+#[test]
 fn every_directory_on_the_way_to_a_store_is_synced() {
     if !crate::programs::are_here(&["strace"]) {
         return;

@@ -65,6 +65,7 @@ macro_rules! conforms {
                 a_store_is_made_once_and_destroyed_whole
                 foreign_files_are_not_objects
                 a_place_that_is_no_store_is_not_destroyed
+                what_has_no_marker_is_destroyed_by_its_name_alone
                 a_destroyed_store_takes_nothing_along
                 of_clients_that_move_to_one_name_one_succeeds
                 files_have_the_mode_that_the_umask_leaves

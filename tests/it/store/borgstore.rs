@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use treering::digest::Digest;
-use treering::store::{Algorithm, NamespaceOptions, Options, Store, StoreUrl};
+use treering::store::{Algorithm, NamespaceOptions, Options, Reason, Store, StoreUrl};
 
 use super::contract::{listed, name, namespace, noise};
 use super::options;
@@ -97,6 +97,47 @@ with store:
     );
     let expected = "['0123456789', 'fedcba9876'] [] moved/01/23/45/0123456789 b'old level'\n";
     assert_eq!(seen.unwrap(), expected);
+
+    // It has no marker, and becomes none of ours by being used.
+    let error = Store::open(&StoreUrl::file(&root).unwrap(), levels()).unwrap().destroy(None).unwrap_err();
+    assert!(matches!(error.reason(), Reason::Unmarked { .. }), "{error}");
+    store.destroy(Some("store")).unwrap();
+    assert!(!root.exists());
+}
+
+#[test]
+fn borgstore_takes_a_marked_store_for_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let url = StoreUrl::file(&root).unwrap();
+    let store = Store::create(&url, levels()).unwrap();
+    store.store(&name("flat/one"), b"1").unwrap();
+    let marker = std::fs::read_to_string(root.join("treering-store.hid")).unwrap();
+    assert!(marker.contains("made by treering"), "{marker}");
+    let seen = borgstore(
+        &root,
+        "from borgstore.backends.errors import BackendAlreadyExists
+from borgstore.backends.posixfs import get_file_backend
+try:
+    store.create()
+except BackendAlreadyExists:
+    print('there')
+with store:
+    print(names('flat'), [info.name for info in store.backend.list('')])
+quota = Store(backend=get_file_backend('file://' + sys.argv[1], quota=1000), config=config)
+with quota:
+    quota.store('flat/two', b'2')
+",
+    );
+    let Some(seen) = seen else { return };
+    assert_eq!(seen, "there\n['one'] ['flat']\n");
+    assert_eq!(std::fs::read_to_string(root.join("treering-store.hid")).unwrap(), marker);
+    // With borgstore's count beside it.
+    assert_eq!(listed(&store, "flat"), ["flat/one", "flat/two"]);
+    borgstore(&root, "store.destroy()\n");
+    assert!(!root.exists());
+    Store::create(&url, levels()).unwrap().destroy(None).unwrap();
+    assert!(!root.exists());
 }
 
 #[test]

@@ -208,13 +208,18 @@ pub fn a_move_keeps_the_content_and_refuses_a_name_that_is_taken(place: &Place) 
     );
 }
 
+/// Whether the server is one of WebDAV: those here look and move in one step, which cannot be tried from outside.
+fn is_webdav(place: &Place) -> bool {
+    place.url.to_string().starts_with("webdav:")
+}
+
 pub fn new_means_new(place: &Place) {
     let store = place.create();
     let taken = name("locks/0123");
     store.store_new(&taken, b"first").unwrap();
     assert!(store.store_new(&taken, b"second").unwrap_err().is_exists());
     assert_eq!(store.load(&taken).unwrap(), b"first");
-    if !store.is_exclusive(&namespace("locks")).unwrap() {
+    if !is_webdav(place) && !store.is_exclusive(&namespace("locks")).unwrap() {
         return;
     }
     assert_eq!(listed(&store, "locks"), ["locks/0123"]);
@@ -282,7 +287,7 @@ pub fn a_store_is_made_once_and_destroyed_whole(place: &Place) {
     let error = Store::create(&place.url, place.options.clone()).map(drop).unwrap_err();
     assert!(matches!(error.reason(), Reason::NotEmpty), "{error}");
     assert_eq!(store.load(&name("data/0123")).unwrap(), b"content");
-    store.destroy().unwrap();
+    store.destroy(None).unwrap();
     // In an object store there is no place to be gone, only objects.
     match Store::open(&place.url, place.options.clone()) {
         Ok(store) => assert_eq!(listed(&store, "data"), Vec::<String>::new()),
@@ -319,13 +324,13 @@ pub fn a_destroyed_store_takes_nothing_along(place: &Place) {
     symlink(&data, data.join("circle")).unwrap();
     assert_eq!(listed(&store, "data"), ["data/0123"]);
     if sees_links {
-        assert!(matches!(store.destroy().unwrap_err().reason(), Reason::Foreign { .. }));
+        assert!(matches!(store.destroy(None).unwrap_err().reason(), Reason::Foreign { .. }));
         assert_eq!(std::fs::read(data.join("link/0124")).unwrap(), b"content");
         std::fs::remove_file(data.join("link")).unwrap();
         std::fs::remove_file(data.join("circle")).unwrap();
-        place.open().destroy().unwrap();
+        place.open().destroy(None).unwrap();
     } else {
-        store.destroy().unwrap();
+        store.destroy(None).unwrap();
     }
     assert!(!data.exists());
     assert_eq!(std::fs::read(elsewhere.path().join("0124")).unwrap(), b"content");
@@ -343,7 +348,7 @@ pub fn a_place_that_is_no_store_is_not_destroyed(place: &Place) {
         let made = path.ancestors().find(|path| path.parent().is_some_and(Path::exists)).unwrap().to_owned();
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, b"foreign").unwrap();
-        let error = place.open().destroy().unwrap_err();
+        let error = place.open().destroy(None).unwrap_err();
         let Reason::Foreign { path: named } = error.reason() else { panic!("{foreign}: {error}") };
         assert!(foreign.starts_with(named.trim_end_matches('/')), "{foreign}: {error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"foreign");
@@ -353,14 +358,50 @@ pub fn a_place_that_is_no_store_is_not_destroyed(place: &Place) {
     // What stores write beside objects is no reason to refuse.
     std::fs::write(files.join("data/.treering-tmp-x.tmp"), b"half").unwrap();
     std::fs::write(files.join("data/quota.hid"), b"12").unwrap();
-    store.destroy().unwrap();
+    store.destroy(None).unwrap();
     assert!(!files.join("data/0123").exists());
+}
+
+pub fn what_has_no_marker_is_destroyed_by_its_name_alone(place: &Place) {
+    let name = place.url.name().to_owned();
+    assert_eq!(place.server.files().file_name().unwrap().to_str(), Some(name.as_str()));
+    let object = self::name("data/0123");
+    for is_marked in [true, false] {
+        let store = place.create();
+        store.store(&object, b"content").unwrap();
+        let marker = place.server.files().join("treering-store.hid");
+        assert!(marker.is_file());
+        if !is_marked {
+            std::fs::remove_file(marker).unwrap();
+            let error = place.open().destroy(None).unwrap_err();
+            assert!(matches!(error.reason(), Reason::Unmarked { .. }), "{error}");
+            assert!(error.to_string().contains(&name), "{error}");
+        }
+        for wrong in ["", "other", "/"] {
+            let error = place.open().destroy(Some(wrong)).unwrap_err();
+            assert!(matches!(error.reason(), Reason::Misnamed { .. }), "{error}");
+        }
+        assert_eq!(store.load(&object).unwrap(), b"content");
+        store.destroy(Some(&name)).unwrap();
+        assert!(!place.server.files().join("data/0123").exists());
+    }
+    // A directory that is not even a store is not destroyed by its name, either.
+    place.create();
+    let files = place.server.files();
+    std::fs::remove_file(files.join("treering-store.hid")).unwrap();
+    std::fs::create_dir_all(files.join("data")).unwrap();
+    std::fs::write(files.join("data/Letter"), b"foreign").unwrap();
+    for confirmed in [None, Some(name.as_str())] {
+        let error = place.open().destroy(confirmed).unwrap_err();
+        assert!(matches!(error.reason(), Reason::Foreign { .. }), "{error}");
+    }
+    assert_eq!(std::fs::read(files.join("data/Letter")).unwrap(), b"foreign");
 }
 
 pub fn of_clients_that_move_to_one_name_one_succeeds(place: &Place) {
     let store = place.create();
-    let is_one_step = !place.url.to_string().starts_with("s3:");
-    if !is_one_step || !store.is_exclusive(&namespace("data")).unwrap() {
+    let is_s3 = place.url.to_string().starts_with("s3:");
+    if !is_webdav(place) && (is_s3 || !store.is_exclusive(&namespace("data")).unwrap()) {
         return;
     }
     for round in 0..5 {

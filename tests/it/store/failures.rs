@@ -345,12 +345,18 @@ fn a_store_that_hangs_is_not_destroyed_for_ever() {
          <LastModified>2026-11-20T21:50:00Z</LastModified></Contents></ListBucketResult>";
     let brief = Options { timeout: Duration::from_millis(100), ..options() };
     let (empty, full) = (Answer::Is(200, EMPTY_BUCKET), Answer::Is(200, listed));
+    let marked = Answer::Is(200, "");
     for answers in [
-        [("GET", &[empty.clone(), Answer::Hangs][..]), ("DELETE", &[Answer::Hangs])],
-        [("GET", &[empty, full]), ("DELETE", &[Answer::Hangs])],
+        [
+            ("HEAD", &[marked.clone()][..]),
+            ("GET", &[empty.clone(), Answer::Hangs]),
+            ("DELETE", &[Answer::Hangs]),
+        ],
+        [("HEAD", &[Answer::Hangs]), ("GET", &[empty.clone()]), ("DELETE", &[Answer::Hangs])],
+        [("HEAD", &[marked]), ("GET", &[empty, full]), ("DELETE", &[Answer::Hangs])],
     ] {
         let server = Script::start(&answers);
-        let error = Store::open(&server.s3(), brief.clone()).unwrap().destroy().unwrap_err();
+        let error = Store::open(&server.s3(), brief.clone()).unwrap().destroy(None).unwrap_err();
         assert!(matches!(error.reason(), Reason::TimedOut(_)), "{error}");
     }
 }

@@ -41,8 +41,7 @@ fn a_store_whose_maker_was_killed_at_the_first_object_can_be_made_again() {
         fs::create_dir(files.join("config")).unwrap();
         fs::write(files.join("config/.treering-tmp-x.tmp"), b"ne").unwrap();
         make().unwrap();
-        for foreign in ["config/notes.tmp", "notes", ".treering-tmp-x.tmp", "config/deep/.treering-tmp-x.tmp"]
-        {
+        for foreign in ["config/notes.tmp", "notes", "x.tmp", "config/deep/.treering-tmp-x.tmp"] {
             let path = files.join(foreign);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, b"foreign").unwrap();
@@ -58,7 +57,7 @@ fn a_root_that_is_gone_is_an_error_not_an_empty_store() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
     let store = create(&root, options());
-    fs::remove_dir(&root).unwrap();
+    fs::remove_dir_all(&root).unwrap();
     let gone = |error: treering::store::Error| matches!(error.reason(), Reason::NoStore);
     assert!(gone(store.load(&name("data/0123")).unwrap_err()));
     assert!(gone(store.list(&namespace("data")).next().unwrap().unwrap_err()));
@@ -130,7 +129,7 @@ fn permissions_are_kept() {
 
     assert!(refused(store.info(&name("none/1")).map(drop)));
     assert!(refused(store.list(&namespace("none")).next().unwrap().map(drop)));
-    assert!(refused(store.destroy()));
+    assert!(refused(store.destroy(None)));
     assert!("lrx".parse::<treering::store::Permissions>().is_err());
 
     let elsewhere = LocalOptions { quota: Some(1), ..LocalOptions::default() };
@@ -171,7 +170,7 @@ fn permissions_that_do_not_name_a_namespace_spare_it() {
     let permissions = BTreeMap::from([(namespace("data"), "lrwWD".parse().unwrap())]);
     let local = LocalOptions { permissions, ..LocalOptions::default() };
     let store = Store::open(&StoreUrl::file(dir.path()).unwrap(), Options { local, ..options() }).unwrap();
-    assert!(matches!(store.destroy().unwrap_err().reason(), Reason::NotPermitted { .. }));
+    assert!(matches!(store.destroy(None).unwrap_err().reason(), Reason::NotPermitted { .. }));
     assert!(dir.path().join("other/1").exists());
 }
 
@@ -308,7 +307,7 @@ fn a_path_over_sftp_is_absolute_only_with_two_slashes() {
     store.store(&name("data/0123"), b"content").unwrap();
     let directory = server.files().parent().unwrap().parent().unwrap();
     assert_eq!(fs::read(directory.join("relative/store/data/0123")).unwrap(), b"content");
-    store.destroy().unwrap();
+    store.destroy(None).unwrap();
     assert!(!directory.join("relative/store").exists());
 }
 
