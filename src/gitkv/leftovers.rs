@@ -4,8 +4,9 @@
 //! program and git hold locked by `flock`; git by its standard input. So a mark that nobody has locked is one of
 //! a run whose processes are no more. What git left then is removed here and, where the remote is on this machine,
 //! there: locks and temporary files that are no older than the mark, that no process has open, and that have
-//! not been touched for [`SETTLED`]. Those of a git that somebody else runs beside are open, or touched now. A git that ended by itself, well or not, has removed
-//! its own, so its mark goes.
+//! not been touched for [`SETTLED`]. Those of a git that somebody else runs beside are open, or touched now. A git that
+//! ended by itself, well or not, has removed its own, so its mark goes. One that this process stopped may not have: its
+//! temporary files go as soon as no git uses them any more.
 //!
 //! Temporary files of a git that this program did not run are removed by the sweep when they are older than
 //! [`FORGOTTEN`] and no process has them open. Locks of such a git stay, and are named when they are in the way.
@@ -18,6 +19,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::atomic;
+use crate::progress::{Interrupted, Progress};
 
 use super::lockfile::{Turn, age, lock_files};
 use super::writers::Swept;
@@ -35,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How old temporary files are of which nobody knows who made them.
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
+/// How long a process that stops git waits for what git ran to end too.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// Clocks of file systems are coarse.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -48,6 +53,8 @@ const MAX_PATH: usize = 1 << 16;
 pub(super) struct GitRun {
     mark: PathBuf,
     file: File,
+    /// The repositories that it changes.
+    places: Vec<PathBuf>,
     has_finished: bool,
 }
 
@@ -60,6 +67,14 @@ impl GitRun {
     /// Git has ended by itself, and left nothing.
     pub fn finish(mut self) {
         self.has_finished = true;
+    }
+
+    /// Git was stopped. Removes the temporary files of what it ran when that has ended too. Where it does not end soon, or
+    /// a lock is left, that is for the next run.
+    pub fn clean_up(mut self) {
+        let made = self.file.metadata().and_then(|metadata| metadata.modified());
+        let made = made.unwrap_or_else(|_| SystemTime::now());
+        self.has_finished = self.places.iter().all(|place| remove_stopped(place, made).unwrap_or(false));
     }
 }
 
@@ -75,8 +90,8 @@ impl Drop for GitRun {
 impl Git {
     /// Marks that git is about to run for this repository, and change the repository at `there` too, and removes
     /// what earlier runs left.
-    pub(super) fn run_of_git(&self, there: Option<&Path>) -> Result<GitRun, GitError> {
-        self.remove_leftovers_of_git(true)?;
+    pub(super) fn run_of_git(&self, there: Option<&Path>, progress: &Progress) -> Result<GitRun, GitError> {
+        self.remove_leftovers_of_git(Some(progress))?;
         let private = self.private_dir()?;
         let mark = private.join(format!("{MARK_PREFIX}{:016x}", getrandom::u64()?));
         // Nobody looks at marks without the turn, so this one is locked when it is first seen.
@@ -92,12 +107,13 @@ impl Git {
         };
         let file = begin().map_err(GitError::io("make", &mark))?;
         drop(turn);
-        Ok(GitRun { mark, file, has_finished: false })
+        let places = std::iter::once(self.path()).chain(there).map(Path::to_owned).collect();
+        Ok(GitRun { mark, file, places, has_finished: false })
     }
 
-    /// Removes what runs of git left that were killed, waiting for some seconds until it is certain that nobody uses
-    /// it, if that is wanted.
-    pub(super) fn remove_leftovers_of_git(&self, is_patient: bool) -> Result<Swept, GitError> {
+    /// Removes what runs of git left that were killed. Where there is a `patient` that can be asked to stop, this waits
+    /// for some seconds until it is certain that nobody uses it.
+    pub(super) fn remove_leftovers_of_git(&self, patient: Option<&Progress>) -> Result<Swept, GitError> {
         let mut swept = Swept::default();
         let private = self.private_dir()?;
         if !marks(&private).map_err(GitError::io("list", &private))?.iter().any(|mark| !mark.is_locked) {
@@ -110,8 +126,11 @@ impl Git {
             let mut is_clean = true;
             let places = std::iter::once(self.path()).chain(mark.there.as_deref());
             for directory in places {
-                match remove_leftovers(directory, mark.made, is_patient, &mut swept) {
+                match remove_leftovers(directory, mark.made, patient, &mut swept) {
                     Ok(is_done) => is_clean &= is_done,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        return Err(Interrupted.into());
+                    }
                     // It may be gone, or not for this user; then git will say so.
                     Err(_) if Some(directory) == mark.there.as_deref() => {}
                     Err(error) => return Err(GitError::io("clean up", directory)(error)),
@@ -184,22 +203,43 @@ fn marks(private: &Path) -> io::Result<Vec<Mark>> {
     Ok(marks)
 }
 
+/// Whether the file at `path` was last changed at `since` or later.
+fn is_since(path: &Path, since: SystemTime) -> bool {
+    let made = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    made.is_ok_and(|made| made + SLACK >= since)
+}
+
+/// Removes the temporary files of a git that began at `since`, and that this process has stopped, from the repository
+/// at `directory`, once no git is at work there. Whether nothing of it is left.
+fn remove_stopped(directory: &Path, since: SystemTime) -> io::Result<bool> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let mut left = temporaries(directory)?;
+        left.retain(|path| is_since(path, since));
+        let paths: Vec<&Path> = left.iter().map(PathBuf::as_path).collect();
+        if !are_used(&paths, directory) {
+            left.iter().try_for_each(|path| remove(path, &mut Swept::default()))?;
+            return Ok(!lock_files(directory)?.iter().any(|path| is_since(path, since)));
+        }
+        if waited >= ENDING {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+        waited += LOOK;
+    }
+}
+
 /// Removes what a git that began at `since` and is dead may have left in the repository at `directory`. Whether
 /// nothing is left.
 fn remove_leftovers(
     directory: &Path,
     since: SystemTime,
-    is_patient: bool,
+    patient: Option<&Progress>,
     swept: &mut Swept,
 ) -> io::Result<bool> {
-    let is_of_then = |path: &PathBuf| {
-        fs::symlink_metadata(path)
-            .and_then(|metadata| metadata.modified())
-            .is_ok_and(|made| made + SLACK >= since)
-    };
     let mut left = temporaries(directory)?;
     left.extend(lock_files(directory)?);
-    left.retain(is_of_then);
+    left.retain(|path| is_since(path, since));
     let deadline = SETTLED + 2 * LOOK;
     let mut waited = Duration::ZERO;
     loop {
@@ -212,9 +252,8 @@ fn remove_leftovers(
         if left.iter().all(is_settled) && !are_used(&paths, directory) {
             break;
         }
-        if !is_patient || waited >= deadline {
-            return Ok(false);
-        }
+        let Some(progress) = patient.filter(|_| waited < deadline) else { return Ok(false) };
+        progress.check().map_err(|_| io::Error::from(io::ErrorKind::Interrupted))?;
         thread::sleep(LOOK);
         waited += LOOK;
     }
@@ -343,7 +382,7 @@ mod tests {
 
     /// A run that began a while ago.
     fn old_run(git: &Git, there: Option<&Path>) -> GitRun {
-        let run = git.run_of_git(there).unwrap();
+        let run = git.run_of_git(there, &Progress::new()).unwrap();
         let mark = File::options().write(true).open(&run.mark).unwrap();
         mark.set_modified(SystemTime::now() - 2 * OLD).unwrap();
         run
@@ -364,13 +403,13 @@ mod tests {
         leave(&there.path().join("HEAD.lock"), OLD);
         let before = [here.path().join("objects/pack/tmp_pack_z"), there.path().join("refs/heads/main.lock")];
         before.iter().for_each(|path| leave(path, 4 * OLD));
-        let swept = git.remove_leftovers_of_git(true).unwrap();
+        let swept = git.remove_leftovers_of_git(Some(&Progress::new())).unwrap();
         assert_eq!(swept.files, 6);
         assert!(left.iter().all(|name| !here.path().join(name).exists()));
         assert!(!quarantine.exists() && !there.path().join("HEAD.lock").exists());
         assert!(before.iter().all(|path| path.exists()));
         assert!(marks(&git.private_dir().unwrap()).unwrap().is_empty());
-        assert_eq!(git.remove_leftovers_of_git(true).unwrap(), Swept::default());
+        assert_eq!(git.remove_leftovers_of_git(Some(&Progress::new())).unwrap(), Swept::default());
     }
 
     #[test]
@@ -380,20 +419,20 @@ mod tests {
         let path = fixture.path().join("objects/pack/tmp_pack_x");
         let run = old_run(&git, None);
         leave(&path, OLD);
-        assert_eq!(git.remove_leftovers_of_git(false).unwrap(), Swept::default());
+        assert_eq!(git.remove_leftovers_of_git(None).unwrap(), Swept::default());
         drop(run);
         let open = File::open(&path).unwrap();
-        assert_eq!(git.remove_leftovers_of_git(false).unwrap(), Swept::default());
+        assert_eq!(git.remove_leftovers_of_git(None).unwrap(), Swept::default());
         assert!(path.exists());
         drop(open);
-        assert_eq!(git.remove_leftovers_of_git(true).unwrap().files, 1);
+        assert_eq!(git.remove_leftovers_of_git(Some(&Progress::new())).unwrap().files, 1);
     }
 
     #[test]
     fn a_child_keeps_the_mark_when_its_parent_is_dead() {
         let fixture = Fixture::new();
         let git = fixture.open();
-        let run = git.run_of_git(None).unwrap();
+        let run = git.run_of_git(None, &Progress::new()).unwrap();
         let mut child =
             std::process::Command::new("sleep").arg("100").stdin(run.stdin().unwrap()).spawn().unwrap();
         drop(run);
@@ -408,7 +447,39 @@ mod tests {
     fn a_run_that_ended_well_leaves_no_mark() {
         let fixture = Fixture::new();
         let git = fixture.open();
-        git.run_of_git(None).unwrap().finish();
+        git.run_of_git(None, &Progress::new()).unwrap().finish();
         assert!(marks(&git.private_dir().unwrap()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_stopped_git_left_goes_at_once_when_nobody_uses_it() {
+        let (here, there) = (Fixture::new(), Fixture::new());
+        let git = here.open();
+        for is_used in [false, true] {
+            let run = git.run_of_git(Some(&there.path()), &Progress::new()).unwrap();
+            let left = there.path().join("objects/tmp_objdir-incoming-x/pack/tmp_pack_y");
+            fs::create_dir_all(atomic::parent(&left)).unwrap();
+            let file = File::create(&left).unwrap();
+            let _open = is_used.then_some(file);
+            run.clean_up();
+            assert_eq!(left.exists(), is_used);
+            assert_eq!(
+                marks(&git.private_dir().unwrap()).unwrap().len(),
+                usize::from(is_used),
+                "for the next run"
+            );
+        }
+    }
+
+    #[test]
+    fn waiting_for_what_is_left_stops_when_it_is_asked_to() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        drop(git.run_of_git(None, &Progress::new()).unwrap());
+        leave(&fixture.path().join("objects/pack/tmp_pack_x"), Duration::ZERO);
+        let progress = Progress::new();
+        progress.stop();
+        let waited = git.remove_leftovers_of_git(Some(&progress));
+        assert!(matches!(waited, Err(GitError::Interrupted(_))));
     }
 }

@@ -121,7 +121,7 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     fs::create_dir_all(cache).map_err(GitError::io("make", cache))?;
     let at = |extension: &str| cache.join(format!("{name}.{extension}"));
     let (clone, unfinished, lock) = (at("git"), at("new"), at("lock"));
-    let turn = turn(&lock)?;
+    let turn = turn(&lock, &Progress::new())?;
     if clone.exists() {
         return Ok(clone);
     }

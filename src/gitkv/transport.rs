@@ -5,8 +5,8 @@
 //! [`library`] does what can be done without.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use tempfile::NamedTempFile;
@@ -45,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether it has, and whether it is to be asked.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How many bytes are read of what git answers.
+const MAX_ANSWER: u64 = 1 << 20;
 
 /// How many bytes are kept of what git says.
 pub(super) const MAX_SAID: usize = 1 << 16;
@@ -120,7 +124,7 @@ impl Git {
 
     /// Removes a remote, and the references that follow its branches, durably.
     pub fn remove_remote(&self, name: &str) -> Result<(), GitError> {
-        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        let _turn = turn(&self.private_dir()?.join(TURN), &Progress::new())?;
         self.configure(|config| {
             for key in keys(config, &format!("remote.{name}."))? {
                 config.remove_multivar(&key, ".*")?;
@@ -158,10 +162,10 @@ impl Git {
 
     /// As [`fetch`](Self::fetch), telling `progress` of the bytes that come, and stopping when that says so.
     pub fn fetch_with(&self, remote: &str, progress: &Progress) -> Result<(), GitError> {
-        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
         let _keep = self.keep_layers()?;
         // Git waits for no lock, so none of a dead process may be there.
-        let running = self.run_of_git(None)?;
+        let running = self.run_of_git(None, progress)?;
         let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
         let mut command = self.program()?;
         // A quiet fetch does not tell what it receives, whatever else it is told.
@@ -185,10 +189,10 @@ impl Git {
     }
 
     /// Where this repository's branch is in a remote, without fetching what is there.
-    pub fn remote_head(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
+    pub fn remote_head(&self, remote: &str, progress: &Progress) -> Result<Option<ObjectId>, GitError> {
         let mut command = self.program()?;
         command.args(["ls-remote", "--quiet", "--", remote, self.branch()]);
-        let said = ask("look at the remote", &mut command)?;
+        let said = ask("look at the remote", &mut command, progress)?;
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
     }
 
@@ -196,7 +200,7 @@ impl Git {
     pub(super) fn remote_branch(&self, remote: &str) -> Result<Option<String>, GitError> {
         let mut command = self.program()?;
         command.args(["ls-remote", "--quiet", "--symref", "--", remote, "HEAD"]);
-        match ask("look at the remote", &mut command) {
+        match ask("look at the remote", &mut command, &Progress::new()) {
             Err(GitError::NoProgram) => library::branch(self, remote),
             said => {
                 let said = said?;
@@ -252,7 +256,7 @@ impl Git {
     ) -> Result<(), GitError> {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
-        let _turn = turn(&self.private_dir()?.join(TURN))?;
+        let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
         let there = self.path_of_remote(remote)?;
         if let Some(private) =
             there.as_ref().map(|there| there.join(PRIVATE)).filter(|private| private.is_dir())
@@ -261,7 +265,7 @@ impl Git {
             // look for any, git says what is wrong.
             let _ = Turn::take(atomic::parent(&private), &private);
         }
-        let running = self.run_of_git(there.as_deref())?;
+        let running = self.run_of_git(there.as_deref(), progress)?;
         // A mirror would push every reference, and takes nothing that is named.
         command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_VALUE_0", "false");
         command.env("GIT_CONFIG_KEY_0", format!("remote.{remote}.mirror"));
@@ -363,33 +367,39 @@ fn blame_lock(error: GitError) -> GitError {
     }
 }
 
-/// Waits until no other process is at what the lock file at `path` stands for. One fetch fails when another
+/// Waits until no other process is at what the lock file at `path` stands for, or this one is to stop. One fetch fails when another
 /// moves its references.
-pub(super) fn turn(path: &Path) -> Result<File, GitError> {
+pub(super) fn turn(path: &Path, progress: &Progress) -> Result<File, GitError> {
     let file = open_lock(path)?;
-    file.lock().map_err(GitError::io("lock", path))?;
-    Ok(file)
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => progress.check()?,
+            Err(TryLockError::Error(error)) => return Err(GitError::io("lock", path)(error)),
+        }
+        thread::sleep(LOOK);
+    }
 }
 
-/// Runs git, and returns what it prints, which must be little.
-fn ask(action: &'static str, command: &mut Command) -> Result<String, GitError> {
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
-        Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
+/// Runs git, and returns what it prints, which must be little: it is read when git has ended.
+fn ask(action: &'static str, command: &mut Command, progress: &Progress) -> Result<String, GitError> {
+    let keep = || {
+        let file = File::from(memfd_create("git-answer", MemfdFlags::CLOEXEC)?);
+        Ok((file.try_clone()?, file))
     };
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => {
-            let said = without_passwords(String::from_utf8_lossy(&output.stderr).trim());
-            Err(GitError::Remote { action, said })
-        }
-    }
+    let (mut answer, stdout) = keep().map_err(GitError::io("keep the answer of", Path::new("git")))?;
+    run_to_end(action, command, stdout.into(), progress, &mut false)?;
+    let mut said = Vec::new();
+    answer
+        .seek(io::SeekFrom::Start(0))
+        .and_then(|_| answer.take(MAX_ANSWER).read_to_end(&mut said))
+        .map_err(GitError::io("read the answer of", Path::new("git")))?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// Runs git, which tells of its progress, and of what is wrong.
 pub(super) fn run(action: &'static str, command: &mut Command, progress: &Progress) -> Result<(), GitError> {
-    run_to_end(action, command, progress, &mut false)
+    run_to_end(action, command, Stdio::null(), progress, &mut false)
 }
 
 /// The same with the mark that git runs, which stays when git did not end by itself: then it may have left something.
@@ -401,9 +411,10 @@ fn run_marked(
 ) -> Result<(), GitError> {
     command.stdin(running.stdin()?);
     let mut is_killed = false;
-    let done = run_to_end(action, command, progress, &mut is_killed);
-    if !is_killed {
-        running.finish();
+    let done = run_to_end(action, command, Stdio::null(), progress, &mut is_killed);
+    match is_killed {
+        true => running.clean_up(),
+        false => running.finish(),
     }
     done
 }
@@ -411,11 +422,12 @@ fn run_marked(
 fn run_to_end(
     action: &'static str,
     command: &mut Command,
+    stdout: Stdio,
     progress: &Progress,
     is_killed: &mut bool,
 ) -> Result<(), GitError> {
     let failed = || GitError::io("run", Path::new("git"));
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdout(stdout).stderr(Stdio::piped());
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
@@ -426,7 +438,8 @@ fn run_to_end(
         Ok(_) => child.wait(),
         Err(_) => end(&mut child),
     };
-    *is_killed = status.as_ref().map_or(true, |status| status.code().is_none());
+    // One that ended by itself was perhaps told to by what it ran, which Ctrl-C reaches as well.
+    *is_killed = progress.check().is_err() || status.as_ref().map_or(true, |status| status.code().is_none());
     let status = status.map_err(failed())?;
     if !status.success() {
         progress.check()?;

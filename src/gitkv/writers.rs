@@ -172,7 +172,7 @@ impl Git {
         if turn.exists() {
             let turn = open_lock(&turn)?;
             if turn.try_lock().is_ok() {
-                swept = swept + self.remove_leftovers_of_git(false)?;
+                swept = swept + self.remove_leftovers_of_git(None)?;
             }
         }
         let mut clean = || {

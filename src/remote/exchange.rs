@@ -204,7 +204,7 @@ impl Remotes {
     fn fetch_and_join(&self, remote: &str, who: &Person, progress: &Progress) -> Result<(), RemoteError> {
         // Git would fetch a commit again whose history was dropped here.
         if let Some(Known { commit, trace: Some(_), .. }) = self.known(remote)?
-            && match self.git.remote_head(remote) {
+            && match self.git.remote_head(remote, progress) {
                 // Then it is fetched again.
                 Err(GitError::NoProgram) => false,
                 head => head.map_err(RemoteError::of(remote))? == Some(commit),

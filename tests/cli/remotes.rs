@@ -3,14 +3,16 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde_json::Value;
 
-use crate::lab::{Lab, Outcome, contents};
+use crate::lab::{Lab, Outcome, contents, interruption};
 
 /// A repository with a snapshot, and an empty hub that it does not know of.
 fn with_hub() -> Lab {
@@ -544,4 +546,29 @@ fn a_server_is_reached_without_git() {
     let outcome = without_git(&lab, "push");
     assert_eq!(outcome.status, Some(1));
     assert!(outcome.err.contains("the disk is full"), "{}", outcome.err);
+}
+
+#[test]
+fn an_interrupted_push_leaves_nothing_that_the_next_one_has_to_wait_for() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    let hook = lab.path("hub.git/hooks/pre-receive");
+    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\ntouch \"$GIT_DIR/begun\"\nexec sleep 60\n");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    // As at a terminal, where Ctrl-C reaches every program that runs there.
+    let child = lab.command(["push"]).process_group(0).stderr(Stdio::piped()).spawn().unwrap();
+    while !lab.path("hub.git/begun").exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    rustix::process::kill_process_group(Pid::from_child(&child), interruption()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let left = |directory: &str, prefix: &str| {
+        let entries = fs::read_dir(lab.path(directory)).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().starts_with(prefix)).count()
+    };
+    assert_eq!(left("hub.git/objects", "tmp_"), 0);
+    assert_eq!(left("repo/treering", "git-"), 0, "a mark makes the next push wait");
+    fs::remove_file(hook).unwrap();
+    assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
 }
