@@ -173,7 +173,11 @@ pub fn plural(number: u64, thing: &str) -> String {
 pub fn leftovers(swept: &Swept) -> Option<String> {
     let things = swept.files + swept.layers;
     (things > 0).then(|| {
-        format!("removed  {} of killed processes, {}", plural(things, "leftover"), size(swept.bytes))
+        let of_what = match swept.bytes {
+            0 => "empty".to_owned(),
+            bytes => size(bytes),
+        };
+        format!("removed  {} of killed processes, {of_what}", plural(things, "leftover"))
     })
 }
 

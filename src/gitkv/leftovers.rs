@@ -317,10 +317,7 @@ pub(super) fn forgotten(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Removes a file or a directory, and counts it.
 pub(super) fn remove(path: &Path, swept: &mut Swept) -> io::Result<()> {
-    let mut bytes = 0;
-    for entry in walkdir::WalkDir::new(path).into_iter().filter_map(Result::ok) {
-        bytes += entry.metadata().map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 });
-    }
+    let bytes = bytes_of(path);
     let removed = match fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         true => fs::remove_dir_all(path),
         false => fs::remove_file(path),
@@ -334,6 +331,13 @@ pub(super) fn remove(path: &Path, swept: &mut Swept) -> io::Result<()> {
             atomic::sync_dir(atomic::parent(path))
         }
     }
+}
+
+/// How many bytes the file at `path` has, or all files in the directory there.
+pub(super) fn bytes_of(path: &Path) -> u64 {
+    let entries = walkdir::WalkDir::new(path).into_iter().filter_map(Result::ok);
+    let files = entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file);
+    files.map(|metadata| metadata.len()).sum()
 }
 
 /// How long ago the file at `path`, or anything in the directory there, was last changed.

@@ -158,9 +158,13 @@ impl Git {
     fn sweep_beside(&self) -> Result<Swept, GitError> {
         let mut swept = create::sweep(self.path())?;
         let private = self.private_dir()?;
-        if has_temporaries(&private).map_err(GitError::io("list", &private))? {
+        let left = temporaries(&private).map_err(GitError::io("list", &private))?;
+        if !left.is_empty() {
             // Whoever takes the turn to change references removes them, with the locks that they stand for.
             drop(self.turn()?);
+            for (_, bytes) in left.iter().filter(|(path, _)| !path.exists()) {
+                swept = swept + Swept { files: 1, bytes: *bytes, ..Swept::default() };
+            }
         }
         let directories = fs::read_dir(private.join(REMOTES)).into_iter().flatten().filter_map(Result::ok);
         for directory in directories.map(|entry| entry.path()).filter(|path| path.is_dir()) {
@@ -410,14 +414,16 @@ impl Git {
     }
 }
 
-/// Whether there are unfinished files in `directory`.
-fn has_temporaries(directory: &Path) -> io::Result<bool> {
+/// The unfinished files in `directory`, and the bytes that they have.
+fn temporaries(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
-        if entry?.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) {
-            return Ok(true);
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) {
+            found.push((entry.path(), leftovers::bytes_of(&entry.path())));
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// The markers in the directory `private`, and when they were made.
@@ -499,6 +505,49 @@ mod tests {
         assert_eq!(fixture.files("treering"), 2, "the lock files");
         assert_eq!(sweep(&git), Swept::default());
         fixture.fsck();
+    }
+
+    #[test]
+    fn the_bytes_of_every_kind_of_leftover_are_counted() {
+        const BYTES: u64 = 1000;
+        let old = SystemTime::now() - 2 * FORGOTTEN;
+        for (number, kind) in [
+            "objects/pack/.treering-tmp-x",
+            "objects/pack/tmp_pack_x",
+            "objects/pack/pack_git2_x",
+            "objects/pack/pack-0123.rev",
+            "objects/00/tmp_obj_x",
+            "objects/tmp_obj_x",
+            "objects/tmp_objdir-incoming-x/pack/tmp_pack_y",
+            "objects/tmp_objdir-incoming-x/00/11223344",
+            "shallow_abcdef",
+            "treering/.treering-tmp-x",
+            "treering/.treering-tmp-y/index",
+            "treering/remotes/far/.treering-tmp-x",
+            ".treering-tmp-new/repository/objects/pack/x",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let fixture = Fixture::new();
+            let git = fixture.open();
+            fixture.commit(&git, &[("a", "1")]);
+            let path = fixture.path().join(kind);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = File::create(&path).unwrap();
+            file.set_len(BYTES + number as u64).unwrap();
+            file.set_modified(old).unwrap();
+            // What is open is in use, and so is a directory that was touched now.
+            drop(file);
+            let is_quarantine =
+                |path: &&Path| path.file_name().is_some_and(|name| name == "tmp_objdir-incoming-x");
+            for entry in path.ancestors().find(is_quarantine).into_iter().flat_map(walkdir::WalkDir::new) {
+                File::open(entry.unwrap().path()).unwrap().set_modified(old).unwrap();
+            }
+            let swept = sweep(&git);
+            assert!(!path.exists(), "{kind}");
+            assert_eq!((swept.files, swept.bytes), (1, BYTES + number as u64), "{kind}");
+        }
     }
 
     #[test]

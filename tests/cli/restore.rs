@@ -17,6 +17,18 @@ fn with_extra() -> Lab {
 }
 
 #[test]
+fn the_directory_above_a_target_need_not_be_readable() {
+    let lab = with_extra();
+    fs::create_dir(lab.path("homes")).unwrap();
+    fs::rename(lab.path("out"), lab.path("homes/out")).unwrap();
+    fs::set_permissions(lab.path("homes"), fs::Permissions::from_mode(0o311)).unwrap();
+    let outcome = lab.as_nobody(["restore", "latest", "-t", "homes/out", "--delete", "--yes", "--verify"]);
+    fs::set_permissions(lab.path("homes"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    assert_eq!(contents(&lab.path("homes/out")), contents(&lab.path("tree")));
+}
+
+#[test]
 fn a_mounted_file_system_that_the_backup_did_not_enter_is_never_emptied() {
     let lab = Lab::new();
     let script = "
