@@ -74,9 +74,11 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
         let cause = treering::causes::chain(failure);
         report::complain(&format!("what nothing needs stays in {name} until a later push: {cause}"));
     }
-    if let Some(refusal) = &refusal {
-        let cause = treering::causes::chain(refusal);
-        report::complain(&format!("what was removed here stays in {name}: {cause}"));
+    if let Some(reason) = &refusal {
+        report::complain(&format!(
+            "what was removed here stays in {name}, which refuses removals: {}",
+            text(reason)
+        ));
     }
     print(|out| {
         if session.json {

@@ -13,7 +13,7 @@ use crate::atomic::{self, NewDirs};
 
 use super::lockfile::open_lock;
 use super::writers::Swept;
-use super::{GitError, leftovers};
+use super::{Git, GitError, leftovers};
 
 /// Where a repository is made, in the directory where it is to be.
 const UNFINISHED: &str = ".treering-tmp-new";
@@ -58,7 +58,11 @@ pub fn is_unfinished(path: &Path) -> bool {
 
 /// That nothing is at `path` that is not to be replaced.
 fn expect_free(path: &Path) -> Result<(), GitError> {
-    let occupied = || GitError::Occupied(path.to_owned());
+    // Also one whose maker was killed just when it was complete.
+    let occupied = || match Git::open_with_work_tree(path) {
+        Ok(_) => GitError::Present(path.to_owned()),
+        Err(_) => GitError::Occupied(path.to_owned()),
+    };
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(occupied()),
@@ -184,6 +188,6 @@ mod tests {
         assert!(!is_unfinished(&path));
         git.sweep().unwrap();
         assert!(!path.join(UNFINISHED).exists());
-        assert!(matches!(Git::init(&path, &[]), Err(GitError::Occupied(_))));
+        assert!(matches!(Git::init(&path, &[]), Err(GitError::Present(_))));
     }
 }

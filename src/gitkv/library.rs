@@ -5,7 +5,7 @@
 //! elsewhere is reached by libgit2, which speaks `git:` and `http:`, and `https:` and `ssh:` when this crate was
 //! built with the features `git2-https` and `git2-ssh`. It compresses what it pushes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ use crate::layers::ObjectId;
 use crate::progress::Progress;
 
 use super::git::from_git2;
-use super::transport::{FETCH, MAX_SAID, PUSH, without_passwords};
+use super::transport::{FETCH, MAX_SAID, PUSH, PushedFrom, without_passwords};
 use super::{Git, GitError};
 
 /// Hooks that a push sets off in the repository that gets it.
@@ -76,7 +76,12 @@ fn follow(git: &Git, remote: &str, branches: &[(String, ObjectId)]) -> Result<()
 }
 
 /// Moves the branch in a remote to `commit`, if that follows what is there.
-pub(super) fn push(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> Result<(), GitError> {
+pub(super) fn push(
+    git: &Git,
+    remote: &str,
+    commit: &ObjectId,
+    progress: &Progress,
+) -> Result<PushedFrom, GitError> {
     let Place::Here(path) = place(&url(git, remote)?)? else {
         return push_far(git, remote, commit, progress);
     };
@@ -92,7 +97,8 @@ pub(super) fn push(git: &Git, remote: &str, commit: &ObjectId, progress: &Progre
     };
     if tip == Some(*commit) {
         // By somebody who may have been killed, or failed, before it was durable.
-        return there.sync_reference(there.branch());
+        there.sync_reference(there.branch())?;
+        return Ok(PushedFrom::Commit(*commit));
     }
     if !tip.as_ref().map_or(Ok(true), follows)? {
         let said = format!("{} has commits that are not here; fetch first", git.branch());
@@ -101,7 +107,7 @@ pub(super) fn push(git: &Git, remote: &str, commit: &ObjectId, progress: &Progre
     let mut writing = there.copy_commits(git, &[*commit], progress)?;
     there.compare_and_set(git.branch(), tip.as_ref(), commit)?;
     writing.done();
-    Ok(())
+    Ok(tip.map_or(PushedFrom::Nothing, PushedFrom::Commit))
 }
 
 /// The branch that `HEAD` of a remote names.
@@ -253,12 +259,22 @@ fn fetch_far(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitErro
     follow(git, remote, &branches)
 }
 
-fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> Result<(), GitError> {
+fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> Result<PushedFrom, GitError> {
     let repository = reopen(git)?;
     let mut far = repository.find_remote(remote).map_err(GitError::git("find the remote"))?;
     let (refused, told) = (RefCell::new(None), RefCell::new(Vec::new()));
+    let from = Cell::new(PushedFrom::Unknown);
     let pushed = {
         let mut callbacks = callbacks(&repository, progress);
+        callbacks.push_negotiation(|updates| {
+            if let [update] = updates {
+                from.set(match update.src() {
+                    old if old.is_zero() => PushedFrom::Nothing,
+                    old => from_git2(old).map_or(PushedFrom::Unknown, PushedFrom::Commit),
+                });
+            }
+            Ok(())
+        });
         callbacks.push_update_reference(|_, status| {
             *refused.borrow_mut() = status.map(str::to_owned);
             Ok(())
@@ -275,7 +291,7 @@ fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> 
     };
     pushed.map_err(failed(PUSH, progress))?;
     match refused.into_inner() {
-        None => Ok(()),
+        None => Ok(from.get()),
         Some(refused) => {
             let told = String::from_utf8_lossy(&told.into_inner()).trim().to_owned();
             Err(GitError::Remote { action: PUSH, said: format!("[remote rejected] {refused}\n{told}") })

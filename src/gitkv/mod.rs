@@ -83,7 +83,7 @@ pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use refs::PRIVATE;
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
-pub use transport::{GitRemote, without_passwords};
+pub use transport::{GitRemote, PushedFrom, without_passwords};
 pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::{KeepLayers, Swept};
 
@@ -125,6 +125,9 @@ pub enum GitError {
     /// Something is already where a repository was to be made.
     #[error("{} exists already; choose another path", .0.display())]
     Occupied(PathBuf),
+    /// There is a repository already where one is to be made.
+    #[error("{} is a git repository already: use it as it is, or choose another path", .0.display())]
+    Present(PathBuf),
     /// `HEAD` names a commit, not a branch.
     #[error("HEAD of {} is not a branch; point it to one with `git symbolic-ref HEAD refs/heads/main`", .0.display())]
     Detached(PathBuf),

@@ -83,7 +83,7 @@ impl Origin {
             let Some(tree) = transaction.edited(tip.as_ref(), edit)? else { return Ok(None) };
             let commit = transaction.seal(who, message, tip.into_iter().collect(), tree)?;
             match git.push_commit(ORIGIN, &commit) {
-                Ok(()) => {
+                Ok(_) => {
                     follow(git, tip.as_ref(), &commit)?;
                     transaction.done(commit, tree);
                     return Ok(Some(commit));
@@ -140,7 +140,7 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     match run("clone the repository", command.args(["--", &url]).arg(&unfinished), &Progress::new()) {
         Err(GitError::NoProgram) => library::clone(&url, ORIGIN, &unfinished)?,
-        cloned => cloned?,
+        cloned => drop(cloned?),
     }
     sync_below(&unfinished).map_err(GitError::io("sync", &unfinished))?;
     fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;

@@ -62,6 +62,34 @@ pub struct GitRemote {
     pub url: String,
 }
 
+/// Where a remote's branch was just before a push moved it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushedFrom {
+    /// There was no such branch.
+    Nothing,
+    /// At this commit.
+    Commit(ObjectId),
+    /// Nobody said.
+    Unknown,
+}
+
+impl PushedFrom {
+    /// What git says when it has pushed one branch: `* [new branch] main -> main`, `old..new main -> main`, with a third
+    /// dot and a plus where history was replaced, or that it is up to date.
+    fn parse(said: &str, pushed: &ObjectId) -> Self {
+        if said.lines().any(|line| line == "Everything up-to-date") {
+            return Self::Commit(*pushed);
+        }
+        let Some(line) = said.lines().find(|line| line.contains(" -> ")) else { return Self::Unknown };
+        let line = line.trim_start_matches([' ', '+', '*']);
+        let old = || line.split_once("..")?.0.parse().ok();
+        match line.starts_with("[new ") {
+            true => Self::Nothing,
+            false => old().map_or(Self::Unknown, Self::Commit),
+        }
+    }
+}
+
 /// `text` without the passwords in the URLs that it quotes: `https://user:***@example.org/x.git`.
 pub fn without_passwords(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -180,7 +208,7 @@ impl Git {
         match run_marked(running, FETCH, command.args(["--", remote, &refspec]), progress) {
             Err(GitError::NoProgram) => library::fetch(self, remote, progress)?,
             fetched => {
-                fetched.map_err(blame_lock)?;
+                fetched.map_err(blame_lock).map(drop)?;
                 // Git syncs files, and no directories.
                 sync_names(self.path(), format!("refs/remotes/{remote}"))?;
             }
@@ -211,7 +239,7 @@ impl Git {
     }
 
     /// Moves this repository's branch in a remote to `commit`, if that follows what the remote has.
-    pub fn push_commit(&self, remote: &str, commit: &ObjectId) -> Result<(), GitError> {
+    pub fn push_commit(&self, remote: &str, commit: &ObjectId) -> Result<PushedFrom, GitError> {
         self.push_commit_with(remote, commit, &Progress::new())
     }
 
@@ -222,7 +250,7 @@ impl Git {
         remote: &str,
         commit: &ObjectId,
         progress: &Progress,
-    ) -> Result<(), GitError> {
+    ) -> Result<PushedFrom, GitError> {
         self.push_with(remote, commit, &mut self.program()?, None, progress)
     }
 
@@ -236,7 +264,7 @@ impl Git {
         old: &ObjectId,
         commit: &ObjectId,
         progress: &Progress,
-    ) -> Result<(), GitError> {
+    ) -> Result<PushedFrom, GitError> {
         let mut command = self.program()?;
         let shallow = NamedTempFile::new().map_err(GitError::io("write to", &std::env::temp_dir()))?;
         if self.read_commit(old).is_ok() {
@@ -253,7 +281,7 @@ impl Git {
         command: &mut Command,
         replaced: Option<&ObjectId>,
         progress: &Progress,
-    ) -> Result<(), GitError> {
+    ) -> Result<PushedFrom, GitError> {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
@@ -269,7 +297,8 @@ impl Git {
         // A mirror would push every reference, and takes nothing that is named.
         command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_VALUE_0", "false");
         command.env("GIT_CONFIG_KEY_0", format!("remote.{remote}.mirror"));
-        command.args(["push", "--quiet", "--progress", "--no-recurse-submodules"]);
+        // Not abbreviated, it says where the remote was.
+        command.args(["-c", "core.abbrev=40", "push", "--progress", "--no-recurse-submodules"]);
         if let Some(replaced) = replaced {
             command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));
         }
@@ -278,11 +307,11 @@ impl Git {
         }
         let tracking = self.tracking(remote);
         let before = self.reference(&tracking)?;
-        match run_marked(running, PUSH, command.args(["--", remote, &refspec]), progress) {
+        let from = match run_marked(running, PUSH, command.args(["--", remote, &refspec]), progress) {
             // It has no lease, without which nothing may be replaced.
             Err(GitError::NoProgram) if replaced.is_none() => library::push(self, remote, commit, progress)?,
-            pushed => pushed.map_err(blame_lock)?,
-        }
+            said => PushedFrom::parse(&said.map_err(blame_lock)?, commit),
+        };
         if let Some(there) = there {
             sync_names(&there, atomic::parent(Path::new(self.branch())))?;
             // Whoever opens or clones it finds the branch. Where it cannot be set, all is pushed nevertheless.
@@ -295,9 +324,10 @@ impl Git {
         }
         match self.compare_and_set(&tracking, before.as_ref(), commit) {
             // Whoever moved it, as git does, has seen what the remote has by now.
-            Err(GitError::Moved { .. }) => self.sync_reference(&tracking),
-            moved => moved,
+            Err(GitError::Moved { .. }) => self.sync_reference(&tracking)?,
+            moved => moved?,
         }
+        Ok(from)
     }
 
     /// Whether the remote is on this machine, so that git serves it with the settings it is started with.
@@ -397,8 +427,12 @@ fn ask(action: &'static str, command: &mut Command, progress: &Progress) -> Resu
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Runs git, which tells of its progress, and of what is wrong.
-pub(super) fn run(action: &'static str, command: &mut Command, progress: &Progress) -> Result<(), GitError> {
+/// Runs git, which tells of its progress, and of what is wrong. What it says else.
+pub(super) fn run(
+    action: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+) -> Result<String, GitError> {
     run_to_end(action, command, Stdio::null(), progress, &mut false)
 }
 
@@ -408,7 +442,7 @@ fn run_marked(
     action: &'static str,
     command: &mut Command,
     progress: &Progress,
-) -> Result<(), GitError> {
+) -> Result<String, GitError> {
     command.stdin(running.stdin()?);
     let mut is_killed = false;
     let done = run_to_end(action, command, Stdio::null(), progress, &mut is_killed);
@@ -425,7 +459,7 @@ fn run_to_end(
     stdout: Stdio,
     progress: &Progress,
     is_killed: &mut bool,
-) -> Result<(), GitError> {
+) -> Result<String, GitError> {
     let failed = || GitError::io("run", Path::new("git"));
     command.stdout(stdout).stderr(Stdio::piped());
     let mut child = match command.spawn() {
@@ -450,9 +484,16 @@ fn run_to_end(
     }
     let said = listened.map_err(failed())?;
     match status.success() {
-        true => Ok(()),
-        false => Err(GitError::Remote { action, said: without_passwords(&said) }),
+        true => Ok(said),
+        false => Err(GitError::Remote { action, said: without_passwords(&without_advice(&said)) }),
     }
+}
+
+/// What git says, without its advice to the person who would have run it.
+fn without_advice(said: &str) -> String {
+    let is_advice = |line: &&str| line.trim_start_matches("remote: ").starts_with("hint:");
+    let lines: Vec<_> = said.lines().filter(|line| !is_advice(line)).collect();
+    lines.join("\n").replace(" (you should pull first)", "")
 }
 
 /// Asks a child to end, so that it removes its locks and temporary files, and kills it when it does not.
@@ -583,6 +624,29 @@ mod tests {
             assert_eq!(of(nothing), None, "{nothing}");
         }
         assert_eq!(bytes_transferred("Resolving deltas: 1% (1/2), 3.00 MiB"), None);
+    }
+
+    #[test]
+    fn where_a_remote_was_is_read_from_what_git_says() {
+        let (old, new) = ("1".repeat(40), ObjectId::from_bytes([0x22; 20]));
+        let of = |line: &str| PushedFrom::parse(&format!("remote: hello\nTo /tmp/x -y\n{line}"), &new);
+        let commit = PushedFrom::Commit(ObjectId::from_bytes([0x11; 20]));
+        assert_eq!(of(&format!(" * [new branch]      {new} -> main")), PushedFrom::Nothing);
+        assert_eq!(of(&format!("   {old}..{new}  {new} -> main")), commit);
+        assert_eq!(of(&format!(" + {old}...{new} {new} -> main (forced update)")), commit);
+        assert_eq!(of("Everything up-to-date"), PushedFrom::Commit(new));
+        for odd in ["", "   abc..def  main -> main", "done"] {
+            assert_eq!(of(odd), PushedFrom::Unknown, "{odd}");
+        }
+    }
+
+    #[test]
+    fn advice_that_fits_nobody_is_left_out() {
+        let said = "remote: error: denying non-fast-forward refs/heads/main (you should pull first)\n\
+            hint: Updates were rejected\nremote: hint: more\n ! [remote rejected] main -> main";
+        let rest =
+            "remote: error: denying non-fast-forward refs/heads/main\n ! [remote rejected] main -> main";
+        assert_eq!(without_advice(said), rest);
     }
 
     #[test]

@@ -143,6 +143,12 @@ pub enum RemoteError {
     /// Something is in the place of a new clone.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Occupied(PathBuf),
+    /// A repository is in the place of a new clone.
+    #[error(
+        "{path} is a treering repository already: `treering -r {path} pull` brings what is new, or choose another path for the clone",
+        path = .0.display()
+    )]
+    Present(PathBuf),
     /// Both sides changed a file that nobody may change.
     #[error(
         "{path:?} is not the same here and in the remote {remote}: one is damaged, so run `treering check` on both"
@@ -390,6 +396,20 @@ impl RemoteError {
             } else {
                 Self::Failed { remote, source }
             }
+        }
+    }
+
+    /// Why a remote refused a push, in its own words and on one line.
+    pub(super) fn reason(&self) -> Option<String> {
+        let Self::Refused { source: GitError::Remote { said, .. }, .. } = self else { return None };
+        let of_the_remote = said.lines().filter_map(|line| line.trim().strip_prefix("remote: "));
+        let lines: Vec<_> = of_the_remote.map(|line| line.trim().trim_start_matches("error: ")).collect();
+        match lines.is_empty() {
+            false => Some(lines.join("; ")),
+            // Git itself, such as `! [remote rejected] main -> main (protected branch)`.
+            true => said.lines().find(|line| line.contains("[remote rejected]")).map(|line| {
+                line.rsplit_once(" (").map_or(line, |(_, reason)| reason.trim_end_matches(')')).to_owned()
+            }),
         }
     }
 

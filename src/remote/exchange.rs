@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::cbor;
-use crate::gitkv::{GitError, Onto, Person, Trace, TreeEdit, pause};
+use crate::gitkv::{GitError, Onto, Person, PushedFrom, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
@@ -31,8 +31,8 @@ pub struct Pushed {
     pub removed: Removed,
     /// Snapshots that were removed here and that the remote, which lets nobody remove anything, keeps.
     pub kept: u64,
-    /// What the remote said to a push that would only have removed something.
-    pub refusal: Option<Box<RemoteError>>,
+    /// Why the remote refused a push that would only have removed something, in its words.
+    pub refusal: Option<String>,
 }
 
 /// What this repository knows of a remote.
@@ -109,7 +109,7 @@ impl Remotes {
             return self.push_cold(remote, who, progress);
         }
         let _keep = self.git.keep_layers()?;
-        let before = self.git.head()?;
+        let here_before = self.git.head()?;
         let tracking = self.git.tracking(remote);
         // Where nothing was seen to be of this repository, it must be known what is there before anything
         // goes there.
@@ -126,18 +126,24 @@ impl Remotes {
             let guarded = known.filter(|known| self.is_guarded(known));
             let pushed = match guarded {
                 Some(theirs) => self.push_guarded(remote, who, theirs, head, progress),
-                None => self.push_in_steps(remote, known, head, progress).map(|()| head),
+                None => self.push_in_steps(remote, known, head, progress).map(|from| (head, from)),
             };
-            let done = |there: ObjectId| -> Result<Pushed, RemoteError> {
+            let done = |there: ObjectId, from: PushedFrom| -> Result<Pushed, RemoteError> {
+                // It may have been set back, or made anew, since it was looked at.
+                let before = match from {
+                    PushedFrom::Nothing => None,
+                    PushedFrom::Commit(commit) if self.git.read_commit(&commit).is_ok() => Some(commit),
+                    PushedFrom::Commit(_) | PushedFrom::Unknown => there_before,
+                };
                 Ok(Pushed {
-                    there: self.count(there_before.as_ref(), Some(&there))?,
-                    here: self.count(before.as_ref(), Some(&head))?,
+                    there: self.count(before.as_ref(), Some(&there))?,
+                    here: self.count(here_before.as_ref(), Some(&head))?,
                     kept: self.count(Some(&there), Some(&head))?.removed,
                     ..Pushed::default()
                 })
             };
             match pushed {
-                Ok(there) => return done(there),
+                Ok((there, from)) => return done(there, from),
                 Err(error) => {
                     let known = self.git.reference(&tracking)?;
                     progress.check().map_err(GitError::from)?;
@@ -154,9 +160,10 @@ impl Remotes {
                             let added = self.push_additions(remote, who, theirs, head, progress);
                             progress.check().map_err(GitError::from)?;
                             match added {
-                                Ok(Some(there)) => return done(there),
+                                Ok(Some((there, from))) => return done(there, from),
                                 Ok(None) => {
-                                    return Ok(Pushed { refusal: Some(Box::new(refused)), ..done(theirs)? });
+                                    let done = done(theirs, PushedFrom::Commit(theirs))?;
+                                    return Ok(Pushed { refusal: refused.reason(), ..done });
                                 }
                                 Err(_) => {}
                             }
@@ -427,17 +434,19 @@ impl Remotes {
         mut known: Option<ObjectId>,
         head: ObjectId,
         progress: &Progress,
-    ) -> Result<(), GitError> {
+    ) -> Result<PushedFrom, GitError> {
+        let mut first = None;
         for commit in self.steps(known, head, progress)? {
             let seen_before = self.git.reference(&seen(remote))?;
             // Only what was merged may be replaced.
             let merged = self.known(remote)?.map(|known| known.commit);
-            match known.filter(|known| merged == Some(*known)) {
+            let from = match known.filter(|known| merged == Some(*known)) {
                 Some(old) if !self.git.descends(&commit, &old)? => {
-                    self.git.replace_commit(remote, &old, &commit, progress)?;
+                    self.git.replace_commit(remote, &old, &commit, progress)?
                 }
                 _ => self.git.push_commit_with(remote, &commit, progress)?,
-            }
+            };
+            first.get_or_insert(from);
             match self.git.compare_and_set(&seen(remote), seen_before.as_ref(), &commit) {
                 Err(GitError::Moved { .. }) => {}
                 set => set?,
@@ -445,7 +454,7 @@ impl Remotes {
             self.git.remove_trace(remote)?;
             known = Some(commit);
         }
-        Ok(())
+        Ok(first.unwrap_or(PushedFrom::Unknown))
     }
 
     /// Commits to push one after the other to a remote that is at `known`: each follows the one before, and
@@ -732,7 +741,7 @@ mod tests {
         let clone = |url: &str, name: &str| Remotes::clone_from(url, &dir.path().join(name), 1).map(drop);
         assert!(matches!(clone(url, "b"), Err(RemoteError::Empty(_))));
         assert!(matches!(clone("/nowhere", "b"), Err(RemoteError::NotFound { .. })));
-        assert!(matches!(clone(url, "repo"), Err(RemoteError::Occupied(_))));
+        assert!(matches!(clone(url, "repo"), Err(RemoteError::Present(_))));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         a.push("hub", &who()).unwrap();
         std::fs::create_dir(dir.path().join("b")).unwrap();

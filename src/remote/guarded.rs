@@ -8,7 +8,7 @@
 //!
 //! Not done here: sending additions in steps. A push that is interrupted sends them again.
 
-use crate::gitkv::{GitError, Mode, Onto, Person, TreeEdit};
+use crate::gitkv::{GitError, Mode, Onto, Person, PushedFrom, TreeEdit};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
@@ -32,7 +32,7 @@ impl Remotes {
         Ok(changes.values().any(|change| change.old.is_some()) || !self.git.descends(ours, theirs)?)
     }
 
-    /// Pushes to a remote that is at `theirs` and lets nobody remove anything. Where it is afterwards.
+    /// Pushes to a remote that is at `theirs` and lets nobody remove anything. Where it is afterwards, and was before.
     pub(super) fn push_guarded(
         &self,
         remote: &str,
@@ -40,14 +40,14 @@ impl Remotes {
         theirs: ObjectId,
         head: ObjectId,
         progress: &Progress,
-    ) -> Result<ObjectId, GitError> {
+    ) -> Result<(ObjectId, PushedFrom), GitError> {
         if let Some(there) = self.push_additions(remote, who, theirs, head, progress)? {
             return Ok(there);
         }
         // Only removals are left, which cost little to send. They may be allowed by now.
         match self.push_in_steps(remote, Some(theirs), head, progress) {
-            Ok(()) => Ok(head),
-            Err(error) if is_refused(&error) && !is_race(&error) => Ok(theirs),
+            Ok(from) => Ok((head, from)),
+            Err(error) if is_refused(&error) && !is_race(&error) => Ok((theirs, PushedFrom::Commit(theirs))),
             Err(error) => Err(error),
         }
     }
@@ -62,7 +62,7 @@ impl Remotes {
         theirs: ObjectId,
         head: ObjectId,
         progress: &Progress,
-    ) -> Result<Option<ObjectId>, GitError> {
+    ) -> Result<Option<(ObjectId, PushedFrom)>, GitError> {
         let known = self.known(remote)?;
         // What is there and was not merged is not known here.
         let Some(known) = known.filter(|known| known.commit == theirs) else { return Ok(None) };
@@ -81,8 +81,9 @@ impl Remotes {
         }
         let seen_before = self.git.reference(&seen(remote))?;
         let onto = Onto { expected: None, parents: vec![theirs], base: Some(their_tree) };
+        let mut from = PushedFrom::Unknown;
         let publish = |commit: &ObjectId| {
-            self.git.push_commit_with(remote, commit, progress)?;
+            from = self.git.push_commit_with(remote, commit, progress)?;
             if known.trace.is_none() {
                 return self.git.compare_and_set(&seen(remote), seen_before.as_ref(), commit);
             }
@@ -95,7 +96,7 @@ impl Remotes {
         };
         let message = format!("{ADDITIONS} {remote}\n");
         let made = self.git.begin()?.commit_aside(who, &message, onto, &edit, publish)?;
-        Ok(Some(made.commit))
+        Ok(Some((made.commit, from)))
     }
 
     fn trees(&self, theirs: &ObjectId, ours: &ObjectId) -> Result<(ObjectId, ObjectId), GitError> {

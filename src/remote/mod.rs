@@ -78,7 +78,7 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic::{self, NewDirs};
-use crate::gitkv::{Git, GitRemote, PRIVATE, Person, SEEN, without_passwords};
+use crate::gitkv::{Git, GitError, GitRemote, PRIVATE, Person, SEEN, without_passwords};
 use crate::layers::Cold;
 use crate::progress::Progress;
 use crate::store::StoreUrl;
@@ -263,7 +263,11 @@ impl Remotes {
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
         if !is_free {
-            return Err(RemoteError::Occupied(path.to_owned()));
+            let is_one = Git::open(path).is_ok_and(|git| holds_repository(&git).unwrap_or(false));
+            return Err(match is_one {
+                true => RemoteError::Present(path.to_owned()),
+                false => RemoteError::Occupied(path.to_owned()),
+            });
         }
         let beside = atomic::parent(path);
         let new = NewDirs::make(beside).map_err(RemoteError::io("make", beside))?;
@@ -476,6 +480,12 @@ impl Unfinished {
         }
         Ok(())
     }
+}
+
+/// Whether the branch of a git repository is that of a treering repository.
+fn holds_repository(git: &Git) -> Result<bool, GitError> {
+    let Some(head) = git.head()? else { return Ok(false) };
+    Ok(git.find(&head, merge::CONFIG.as_bytes())?.is_some())
 }
 
 /// The reference to the commit of a remote that was last merged or pushed.

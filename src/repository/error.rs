@@ -52,6 +52,9 @@ pub enum RepositoryError {
     /// Something is there already.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Exists(PathBuf),
+    /// A repository is there already.
+    #[error("{} is a treering repository already: use it with -r, or choose another path", .0.display())]
+    Present(PathBuf),
     /// A restore would write into the repository that it reads.
     #[error("{} lies in the repository that is read: choose another target", .0.display())]
     IntoItself(PathBuf),

@@ -54,6 +54,12 @@ impl Repository {
             RepositoryError::Timeline(TimelineError::Git(GitError::Occupied(path))) => {
                 RepositoryError::Exists(path)
             }
+            RepositoryError::Timeline(TimelineError::Git(GitError::Present(path))) => match Self::open(&path)
+            {
+                Err(RepositoryError::NoRepository { .. }) => RepositoryError::Exists(path),
+                // Whatever is wrong with it, it is one.
+                _ => RepositoryError::Present(path),
+            },
             other => other,
         })?;
         let mut repository = Self::open(path)?;

@@ -572,3 +572,62 @@ fn an_interrupted_push_leaves_nothing_that_the_next_one_has_to_wait_for() {
     fs::remove_file(hook).unwrap();
     assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
 }
+
+#[test]
+fn a_push_counts_from_what_the_remote_had() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    lab.ok(["push"]);
+    for has_git in [true, false] {
+        let push = || if has_git { lab.ok(["push"]) } else { without_git(&lab, "push").out };
+        // Made anew where it was, as by somebody who repairs a disk.
+        fs::remove_dir_all(lab.path("hub.git")).unwrap();
+        git(&lab, "init -q --bare hub.git");
+        let out = push();
+        assert!(out.starts_with("Pushed to origin: 1 snapshot in "), "{has_git}: {out}");
+        assert!(push().starts_with("Pushed to origin: nothing new in "));
+    }
+    // And set back.
+    let before = git(&lab, "-C hub.git rev-parse main");
+    lab.ok(words("backup tree -q --force"));
+    lab.ok(["push"]);
+    git(&lab, &format!("-C hub.git update-ref refs/heads/main {}", before.trim()));
+    assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
+}
+
+#[test]
+fn a_refused_removal_is_told_with_the_reason_and_no_advice() {
+    type Refusing = fn(&Lab);
+    let ways: [(Refusing, &str); 3] = [
+        (
+            |lab| drop(git(lab, "-C hub.git config receive.denyNonFastForwards true")),
+            "denying non-fast-forward",
+        ),
+        (|lab| drop(lab.ok(words("append-only hook --install hub.git"))), "this remote is append-only"),
+        (
+            |lab| {
+                lab.write("hub.git/hooks/update", "#!/bin/sh\ntest -e tree/new || exit 1\n");
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(lab.path("hub.git/hooks/update"), mode).unwrap();
+            },
+            "hook declined",
+        ),
+    ];
+    for (refuse, reason) in ways {
+        let lab = with_hub();
+        lab.ok(words("backup tree -q --force"));
+        lab.ok(words("remote add origin hub.git"));
+        lab.ok(["push"]);
+        refuse(&lab);
+        lab.ok(words("forget --keep-last 1 --prune -q"));
+        let outcome = lab.run(["push"]);
+        assert_eq!(outcome.status, Some(0), "{reason}: {outcome:?}");
+        let begin = "treering: what was removed here stays in origin, which refuses removals: ";
+        assert!(outcome.err.starts_with(begin) && outcome.err.contains(reason), "{}", outcome.err);
+        assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
+        for advice in ["pull", "push again", "failed to push"] {
+            assert!(!outcome.err.contains(advice), "{}", outcome.err);
+        }
+        assert!(outcome.out.contains("left 1 snapshot there"), "{}", outcome.out);
+    }
+}

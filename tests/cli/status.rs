@@ -20,7 +20,12 @@ fn fails(lab: &Lab, line: &str, status: i32, message: &str) {
 #[test]
 fn a_failure_is_one_line_that_says_what_to_do() {
     let lab = Lab::new();
-    fails(&lab, "init", 1, "choose another path");
+    fails(&lab, "init", 1, "repo is a treering repository already: use it with -r, or choose another path");
+    fails(&lab, "blob init", 1, "repo is a git repository already: use it as it is, or choose another path");
+    fails(&lab, "clone repo repo", 1, "`treering -r repo pull` brings what is new");
+    for line in ["-r tree init", "-r tree blob init", "clone repo tree"] {
+        fails(&lab, line, 1, "tree exists already");
+    }
     fails(&lab, "backup nowhere", 1, "cannot back up nowhere: No such file");
     fails(&lab, "backup nowhere gone lost", 1, "cannot back up nowhere, nor gone, nor lost: No such file");
     fails(&lab, "backup", 1, "name at least one directory");
