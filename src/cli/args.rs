@@ -15,6 +15,7 @@ use treering::diff::Excludes;
 use crate::cli::blob_args::BlobCommand;
 use crate::cli::filter::FilterArguments;
 use crate::cli::kv_args::KvCommand;
+use crate::cli::local_path::{local_path, repository_path};
 use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments};
 use crate::cli::remote_args::{CloneArguments, LayersCommand, PullArguments, PushArguments, RemoteCommand};
 use crate::cli::schedule_args::ScheduleCommand;
@@ -35,7 +36,7 @@ pub struct Arguments {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The repository, instead of `repo` in the defaults of the profiles [env: TREERING_REPOSITORY]
-    #[arg(short, long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(short, long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = repository_path())]
     pub repo: Option<PathBuf>,
     #[command(flatten)]
     pub key: KeyArguments,
@@ -51,10 +52,10 @@ pub struct Global {
     )]
     pub profile: Option<String>,
     /// The file with the profiles, instead of treering/treering.toml in ~/.config or /etc
-    #[arg(long, global = true, value_name = "FILE", env = "TREERING_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub config: Option<PathBuf>,
     /// A copy of that file, which the daemon gives its children
-    #[arg(long, global = true, value_name = "FILE", hide = true, requires = "config")]
+    #[arg(long, global = true, value_name = "FILE", hide = true, requires = "config", value_parser = local_path())]
     pub config_text: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
@@ -72,7 +73,7 @@ pub struct Global {
 #[command(next_help_heading = "Global options")]
 pub struct KeyArguments {
     /// The passphrase of an encrypted repository is the first line of this file
-    #[arg(long, global = true, value_name = "FILE", env = "TREERING_PASSWORD_FILE", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_PASSWORD_FILE", hide_env_values = true, value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub password_file: Option<PathBuf>,
     /// The passphrase is what this command prints, run by sh
     #[arg(
@@ -84,7 +85,7 @@ pub struct KeyArguments {
     )]
     pub password_command: Option<String>,
     /// Open it with the age identities in this file; can be given again
-    #[arg(long, global = true, value_name = "FILE", env = "TREERING_IDENTITY", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_IDENTITY", hide_env_values = true, value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub identity: Vec<PathBuf>,
 }
 
@@ -187,7 +188,7 @@ Examples:
   treering backup ~/work --time '2026-11-01 14:00' --dry-run")]
 pub struct BackupArguments {
     /// The directories or files to save; a profile can name them instead
-    #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath, value_parser = local_path())]
     pub sources: Vec<PathBuf>,
     #[command(flatten)]
     pub scan: ScanArguments,
@@ -222,7 +223,7 @@ pub struct ScanArguments {
     #[arg(short, long, value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// Leave out what matches a pattern in a file, one a line; ./ is the directory of that file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub exclude_file: Vec<PathBuf>,
     /// Obey the patterns in files of this name, such as .gitignore, in the directories themselves
     #[arg(long, value_name = "NAME")]
@@ -300,7 +301,7 @@ pub struct RestoreArguments {
     #[arg(value_name = "SNAP[:PATH]")]
     pub snapshot: OsString,
     /// Where to; it may hold something already
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "in_place")]
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "in_place", value_parser = local_path())]
     pub target: Option<PathBuf>,
     /// Restore each source to where it was when it was backed up
     #[arg(long, conflicts_with = "target")]
@@ -364,7 +365,7 @@ pub struct KeyAddArguments {
     #[command(flatten)]
     pub locks: LockArguments,
     /// The new passphrase is the first line of this file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub new_password_file: Option<PathBuf>,
     /// The new passphrase is what this command prints, run by sh
     #[arg(long, value_name = "COMMAND")]
@@ -400,10 +401,10 @@ pub enum DirCommand {
 #[derive(Debug, Args)]
 pub struct DirIndexArguments {
     /// The directory
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
     pub directory: PathBuf,
     /// The index to write
-    #[arg(short, long, value_name = "INDEX", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "INDEX", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub output: PathBuf,
     #[command(flatten)]
     pub scan: ScanArguments,
@@ -413,16 +414,16 @@ pub struct DirIndexArguments {
 #[derive(Debug, Args)]
 pub struct DirDiffArguments {
     /// The index of the earlier state
-    #[arg(value_name = "OLD_INDEX", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "OLD_INDEX", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub index: PathBuf,
     /// The directory
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
     pub directory: PathBuf,
     /// The difference to write
-    #[arg(short, long, value_name = "DIFF", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "DIFF", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub output: PathBuf,
     /// The archive to write, with the new data
-    #[arg(long, value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub data: PathBuf,
     #[command(flatten)]
     pub scan: ScanArguments,
@@ -432,13 +433,13 @@ pub struct DirDiffArguments {
 #[derive(Debug, Args)]
 pub struct DirApplyArguments {
     /// The directory, in the earlier state
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
     pub directory: PathBuf,
     /// The difference
-    #[arg(value_name = "DIFF", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "DIFF", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub diff: PathBuf,
     /// The archive that was written with it
-    #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub archive: PathBuf,
     /// Set owners by number, even where a user of the same name is known here
     #[arg(long)]
@@ -562,7 +563,7 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 }
 
 /// What [`Arguments`] describes, with its commands in groups.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let command = Arguments::command();
     let mut template = String::from("{about-with-newline}\n{usage-heading} {usage}\n");
     for (heading, names) in GROUPS {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueHint};
 use treering::timeline::Compression;
 
+use crate::cli::local_path::local_path;
+
 /// Keep files by their time in a git repository, and find them by it
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -35,7 +37,7 @@ pub enum BlobCommand {
 #[derive(Debug, Args)]
 pub struct BlobKeyArguments {
     /// The file to write it to; who loses it loses the blobs
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub file: PathBuf,
 }
 
@@ -46,7 +48,7 @@ pub struct CodecArguments {
     #[arg(long, value_name = "NAME", default_value_t)]
     pub compression: Compression,
     /// The file with the key of encrypted blobs
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub key_file: Option<PathBuf>,
 }
 
@@ -60,7 +62,7 @@ Examples:
   treering blob add *.csv --time 2026-11-01 --compression gzip")]
 pub struct BlobAddArguments {
     /// The files; `-`, or none at all, is standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub files: Vec<PathBuf>,
     /// The time that the blobs bear instead of now, such as '2 days ago' or '2026-11-01 14:00'
     #[arg(long)]
@@ -106,7 +108,7 @@ pub struct BlobGetArguments {
     #[command(flatten)]
     pub range: RangeArguments,
     /// The directory for the blobs of a range
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub codec: CodecArguments,

@@ -15,6 +15,8 @@ use treering::schedule::{DaemonError, InstallError, ProfileError, StateError};
 use treering::spoken::SpokenError;
 use treering::timeline::{CodecError, TimelineError};
 
+use crate::cli::local_path::NotLocal;
+
 /// The exit statuses, as restic's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -55,11 +57,8 @@ pub enum CliError {
     NotConfirmed { names: String, target: PathBuf },
     #[error("nothing was restored or deleted")]
     Declined,
-    #[error(
-        "{path} looks like a URL or a place on another host, and the repository is a directory here: make one, and copy it there with \
-         `treering remote add NAME URL` and `treering push`; for a local directory of that name write ./{path}", path = .0.display()
-    )]
-    RepositoryIsUrl(PathBuf),
+    #[error(transparent)]
+    NotLocal(#[from] NotLocal),
     #[error("cat needs the path of a file: give SNAPSHOT:PATH")]
     PathNotGiven,
     #[error(transparent)]

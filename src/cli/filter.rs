@@ -14,6 +14,7 @@ use treering::schedule::Profile;
 use treering::timeline::TimeKey;
 
 use crate::cli::error::CliError;
+use crate::cli::local_path::local_path;
 use crate::cli::report::{complain, complain_with, local_time, unescape};
 use crate::cli::{Session, host_name};
 
@@ -26,7 +27,7 @@ pub struct FilterArguments {
     #[arg(long, value_name = "HOST")]
     pub host: Vec<String>,
     /// Only those of this directory; given again, of all of them
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath, value_parser = local_path())]
     pub path: Vec<PathBuf>,
     /// Only those that have all of these tags, separated by commas; can be given again
     #[arg(long, value_name = "TAGS")]

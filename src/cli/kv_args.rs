@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
+use crate::cli::local_path::local_path;
+
 /// Use any git repository as a store of keys and values
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -67,7 +69,7 @@ pub struct PutArguments {
     #[command(flatten)]
     pub key: KvKeyArguments,
     /// The file with the value; `-` is standard input
-    #[arg(value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub file: PathBuf,
     #[command(flatten)]
     pub message: MessageArguments,

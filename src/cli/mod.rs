@@ -20,6 +20,7 @@ mod key;
 mod kv;
 mod kv_args;
 mod layers;
+mod local_path;
 mod ls;
 mod profile;
 mod prune;
@@ -51,12 +52,12 @@ use treering::progress::Progress;
 use treering::repository::{Hold, Repository};
 use treering::schedule::Profile;
 use treering::spoken;
-use treering::store::is_url;
 use treering::timeline::MAX_CONTENT;
 
 use args::{Arguments, Command, Global, KeyArguments};
 use bar::Show;
 use error::{CliError, Exit};
+use local_path::{NotLocal, expect_local};
 use profile::Places;
 use report::complain;
 
@@ -213,7 +214,8 @@ impl Session {
             Some(path) => path,
             None => self.defaults()?.repo.as_ref().ok_or(CliError::RepositoryNotGiven)?,
         };
-        refuse_url(path).map(|()| path)
+        // Not only the command line names it.
+        Ok(expect_local(path, NotLocal::Repository)?)
     }
 
     /// What the profiles have in common. Nothing, where there are none.
@@ -378,15 +380,6 @@ fn user_name() -> String {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// Refuses what looks like a URL as the path of a repository.
-fn refuse_url(path: &Path) -> Result<(), CliError> {
-    // What an earlier version made of one can still be used.
-    match is_url(path.as_os_str()) && !path.exists() {
-        true => Err(CliError::RepositoryIsUrl(path.to_owned())),
-        false => Ok(()),
-    }
 }
 
 /// Refuses a repository at `path` in which nothing plain may lie.

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueHint};
 use treering::repository::{Count, GroupBy, MaxUnused, Policy, Within};
 
 use crate::cli::filter::{FilterArguments, tag_list};
+use crate::cli::local_path::local_path;
 
 /// Remove snapshots, named ones or all that no rule keeps
 #[derive(Debug, Clone, Args)]
@@ -154,6 +155,6 @@ pub enum AppendOnlyCommand {
 #[derive(Debug, Args)]
 pub struct HookArguments {
     /// The bare repository to install it in
-    #[arg(long, value_name = "REPO", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "REPO", value_hint = ValueHint::DirPath, value_parser = local_path())]
     pub install: Option<PathBuf>,
 }

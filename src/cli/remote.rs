@@ -7,12 +7,12 @@ use serde_json::json;
 use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
 use treering::repository::{FORMAT_VERSION, Repository};
 
+use crate::cli::Session;
 use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::remote_args::{CloneArguments, RemoteCommand};
 use crate::cli::report::{self, Align, duration, plural, print, text};
-use crate::cli::{Session, refuse_url};
 
 /// Changes or lists the remotes.
 pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError> {
@@ -148,7 +148,6 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
 pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
     let CloneArguments { cold: is_cold, url, path } = arguments;
-    refuse_url(path)?;
     let options = cold::options()?;
     session.watch(|progress| match is_cold {
         true => Remotes::clone_cold_watched(url, path, FORMAT_VERSION, &options, progress),

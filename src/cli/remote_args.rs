@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
+use crate::cli::local_path::repository_path;
+
 /// Make a copy of a repository that stays in touch with it
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -20,7 +22,7 @@ pub struct CloneArguments {
     #[arg(value_name = "URL")]
     pub url: String,
     /// The directory to make
-    #[arg(value_name = "REPO", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "REPO", value_hint = ValueHint::DirPath, value_parser = repository_path())]
     pub path: PathBuf,
 }
 

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use treering::store::{Algorithm, CacheMode, Name, Namespace, Permissions, StoreUrl};
 
+use crate::cli::local_path::local_path;
+
 /// Keep objects by name in files, over SSH, in S3, by WebDAV, or wherever rclone reaches
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -123,7 +125,7 @@ pub struct StoreStoreArguments {
     #[arg(value_name = "NAME")]
     pub name: Name,
     /// The file; `-` is standard input
-    #[arg(value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub file: PathBuf,
     /// Fail when there is an object of that name; on WebDAV, rclone, S3 servers without conditional writes and SFTP servers
     /// without hard links, two clients at one moment can both succeed
