@@ -18,6 +18,7 @@ use crate::cli::json::Name;
 use crate::cli::remote;
 use crate::cli::report::{complain, count, duration, leftovers, name, plural, print, size, text, totals};
 use crate::cli::{Session, cache_directory, host_name, user_name};
+use treering::layers::OutOfReach;
 
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
@@ -59,7 +60,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
                 plural(*files, "file"),
             ));
         }
-        [base_fault(&report), lost(&report), damaged(&report)]
+        [base_fault(&report), lost(&report), damaged(&report), out_of_reach(&report)]
             .into_iter()
             .flatten()
             .for_each(|fault| complain(&fault));
@@ -166,7 +167,14 @@ fn lost(report: &BackupReport) -> Option<String> {
 
 /// What describes earlier snapshots and cannot be read, if so.
 fn base_fault(report: &BackupReport) -> Option<String> {
-    let fault = chain(report.base_fault.as_ref()?);
+    let fault = report.base_fault.as_ref()?;
+    if OutOfReach::find(fault).is_some() {
+        return Some(format!(
+            "an earlier snapshot cannot be read now and was not compared with: {}",
+            chain(fault)
+        ));
+    }
+    let fault = chain(fault);
     Some(format!(
         "an earlier snapshot is damaged and was not compared with: `treering check` tells all ({fault})"
     ))
@@ -179,6 +187,15 @@ fn damaged(report: &BackupReport) -> Option<String> {
         "data of earlier backups is damaged ({}): what files here have of it was stored again, the rest is lost unless you bring \
          it back; `treering check --read-data` tells all ({first})",
         plural(report.damaged, "segment"),
+    ))
+}
+
+/// What earlier backups stored and this one could not read since a remote cannot be reached, if so.
+fn out_of_reach(report: &BackupReport) -> Option<String> {
+    let first = chain(report.first_out_of_reach.as_ref()?);
+    Some(format!(
+        "data of earlier backups could not be read ({}), so what files here have of it was stored again: {first}",
+        plural(report.out_of_reach, "segment"),
     ))
 }
 
@@ -255,6 +272,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "emptied": report.emptied.iter().map(|(source, _)| source.to_string_lossy()).collect::<Vec<_>>(),
         "volumes_lost": report.lost.len(),
         "segments_damaged": report.damaged,
+        "segments_out_of_reach": report.out_of_reach,
         "segments_unread": report.unread.segments,
         "leftovers_removed": report.swept.files + report.swept.layers,
         "leftover_bytes": report.swept.bytes,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,9 +19,46 @@ const GAP: u64 = 4;
 /// Blocks of one request at most: what is longer is read in several at once.
 const REQUEST: u64 = (4 << 20) / BLOCK;
 
+/// An error of a [`PackSource`] that could not be reached: nothing is known of what lies there, so nothing is damaged.
+#[derive(Debug, Clone)]
+pub struct OutOfReach(Arc<dyn Error + Send + Sync>);
+
+impl OutOfReach {
+    /// Because of `error`.
+    pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+
+    /// What of this kind is among `error` and its causes.
+    pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref::<Self>() {
+                return Some(found.clone());
+            }
+            // An error of input and output passes over the one that it was made of.
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+        }
+        None
+    }
+}
+
+impl fmt::Display for OutOfReach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for OutOfReach {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
 /// Where packs lie that are not here: what a reader of ranges needs of it.
 ///
-/// Any number of threads may call it at once.
+/// Any number of threads may call it at once. Where it cannot be reached, the error is [`OutOfReach`].
 pub trait PackSource: Send + Sync {
     /// The size in bytes of the `.pack` of the layer of that name; `None` where it is known not to be there.
     /// What cannot be found out is an error, since a layer that is missing counts as lost.

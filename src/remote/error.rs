@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gitkv::GitError;
-use crate::layers::LayerError;
+use crate::layers::{LayerError, OutOfReach};
 use crate::store::{self, NameError, UrlError};
 
 /// Why a repository could not be exchanged with another.
@@ -396,6 +396,19 @@ impl RemoteError {
             } else {
                 Self::Failed { remote, source }
             }
+        }
+    }
+
+    /// Whether a remote could not be reached, so that nothing is known of what lies there.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::Store { .. } | Self::Url { .. } | Self::Io { .. } | Self::Unreachable { .. })
+    }
+
+    /// The error for who reads layers that lie in cold remotes.
+    pub(super) fn in_reading(self) -> Box<dyn std::error::Error + Send + Sync> {
+        match self.is_out_of_reach() {
+            true => OutOfReach::new(self).into(),
+            false => self.into(),
         }
     }
 

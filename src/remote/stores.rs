@@ -308,12 +308,14 @@ impl ColdPacks {
 
 impl PackSource for ColdPacks {
     fn pack_bytes(&self, layer: &str) -> Result<Option<u64>, Box<dyn Error + Send + Sync>> {
-        Ok(self.holders(layer)?.map(|holders| holders.pack_bytes))
+        let holders = self.holders(layer).map_err(RemoteError::in_reading)?;
+        Ok(holders.map(|holders| holders.pack_bytes))
     }
 
     fn read(&self, layer: &str, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {
-        let holders = self.holders(layer)?.ok_or_else(|| RemoteError::NoSuchLayer(layer.to_owned()))?;
-        let mut failed = None;
+        let holders = self.holders(layer).map_err(RemoteError::in_reading)?;
+        let holders = holders.ok_or_else(|| RemoteError::NoSuchLayer(layer.to_owned()))?;
+        let mut failed: Option<RemoteError> = None;
         for (remote, held) in &holders.remotes {
             let pack = LayerNames::new(layer, held)?.pack;
             let span = |range: &Range<u64>| Span {
@@ -328,9 +330,13 @@ impl PackSource for ColdPacks {
                 .and_then(|store| store.load_many(&spans).map_err(RemoteError::layer(remote, layer)));
             match read {
                 Ok(parts) => return Ok(parts),
-                Err(error) => failed = Some(error),
+                // One that cannot be reached may have what another one has lost.
+                Err(error) if failed.as_ref().is_none_or(|failed| !failed.is_out_of_reach()) => {
+                    failed = Some(error);
+                }
+                Err(_) => {}
             }
         }
-        Err(failed.unwrap_or_else(|| RemoteError::NoSuchLayer(layer.to_owned())).into())
+        Err(failed.unwrap_or_else(|| RemoteError::NoSuchLayer(layer.to_owned())).in_reading())
     }
 }

@@ -131,6 +131,11 @@ pub struct BackupReport {
     pub damaged: u64,
     /// The first fault of these.
     pub first_damage: Option<RepositoryError>,
+    /// Segments that are in a remote which cannot be reached, or that could not be compared with such, and were stored in
+    /// full.
+    pub out_of_reach: u64,
+    /// Why the first of them could not be read.
+    pub first_out_of_reach: Option<RepositoryError>,
     /// The first fault of what describes earlier snapshots, if there is one: this could not be compared with them.
     pub base_fault: Option<RepositoryError>,
     /// Volumes that are lost, and why: what was needed of them and is still in the sources was stored again.
@@ -215,9 +220,11 @@ impl Repository {
         };
         let planned = match self.plan_against(parent.as_ref(), &sources, &plan_options, progress) {
             // An index that cannot be read costs the comparison with it, not the backup.
-            Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Encrypted))
-                if parent.take().is_some() =>
-            {
+            Err(
+                error @ (RepositoryError::Damaged { .. }
+                | RepositoryError::OutOfReach { .. }
+                | RepositoryError::Encrypted),
+            ) if parent.take().is_some() => {
                 match error {
                     RepositoryError::Encrypted => unread.snapshots += 1,
                     error => drop(fault.get_or_insert(error)),
@@ -552,6 +559,8 @@ impl<'a> Session<'a> {
             unread: Unread::default(),
             damaged: self.faults.segments.len() as u64,
             first_damage: self.faults.first,
+            out_of_reach: self.faults.out_of_reach.len() as u64,
+            first_out_of_reach: self.faults.first_out_of_reach,
             base_fault: None,
             lost: Vec::new(),
             future: Vec::new(),

@@ -191,7 +191,7 @@ impl Repository {
             if !cache.has(&blob.id) {
                 // What is damaged is for `check` to tell.
                 match self.read_blob(&blob) {
-                    Err(RepositoryError::Damaged { .. }) | Ok(_) => {}
+                    Err(RepositoryError::Damaged { .. } | RepositoryError::OutOfReach { .. }) | Ok(_) => {}
                     Err(error) => return Err(error),
                 }
             }

@@ -11,6 +11,7 @@ use crate::diff::page::PageError;
 use crate::diff::{DiffError, ExcludeError, ScanError};
 use crate::digest::Digest;
 use crate::gitkv::GitError;
+use crate::layers::OutOfReach;
 use crate::progress::Interrupted;
 use crate::relpath::RelPathError;
 use crate::repository::FORMAT_VERSION;
@@ -226,6 +227,14 @@ pub enum RepositoryError {
         /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Something that a snapshot names is in a cold remote alone, which cannot be reached.
+    #[error("{path} is not here but in a cold remote")]
+    OutOfReach {
+        /// Its path in the repository's tree.
+        path: String,
+        /// Why it cannot be reached.
+        source: OutOfReach,
+    },
     /// The record of a snapshot.
     #[error("snapshot {id} cannot be read: `treering forget {id}` gives it up")]
     UnreadableSnapshot {
@@ -345,9 +354,12 @@ impl RepositoryError {
         Self::damaged(path)("nothing is there".into())
     }
 
-    /// The blob at `path` of the tree is not what it should be.
+    /// The blob at `path` of the tree is not what it should be, or nobody can tell for want of a remote.
     pub(super) fn damaged(path: &str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         let path = path.to_owned();
-        |source| Self::Damaged { path, source }
+        |source| match OutOfReach::find(source.as_ref()) {
+            Some(source) => Self::OutOfReach { path, source },
+            None => Self::Damaged { path, source },
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::cbor;
 use crate::delta::{BlockSignature, Delta, SignatureOptions, from_content, from_signatures};
 use crate::diff::{self, Entry, Piece};
 use crate::digest::Digest;
+use crate::layers::OutOfReach;
 use crate::pipeline::lock;
 use crate::repository::plan::Ancestors;
 use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
@@ -57,6 +58,9 @@ pub(super) struct Faults {
     pub segments: HashSet<Digest>,
     /// What was found first.
     pub first: Option<RepositoryError>,
+    /// The same of segments that are in a remote which cannot be reached.
+    pub out_of_reach: HashSet<Digest>,
+    pub first_out_of_reach: Option<RepositoryError>,
 }
 
 /// A delta and what it hangs on.
@@ -166,6 +170,11 @@ impl<'a> Maker<'a> {
             RepositoryError::Interrupted(_) => return Err(error),
             // Without a key, old content can only be compared with by its signatures.
             RepositoryError::Encrypted => {}
+            error if OutOfReach::find(&error).is_some() => {
+                let mut faults = lock(&self.faults);
+                faults.out_of_reach.insert(*digest);
+                faults.first_out_of_reach.get_or_insert(error);
+            }
             error => {
                 let mut faults = lock(&self.faults);
                 faults.segments.insert(*digest);

@@ -345,7 +345,7 @@ impl Segments {
         let signature = view.signature.map(|at| self.signature_bytes(repository, number, at)).transpose();
         // One that is lost makes later deltas larger, and is none to be kept.
         let signature = match signature {
-            Err(RepositoryError::Damaged { .. }) => None,
+            Err(RepositoryError::Damaged { .. } | RepositoryError::OutOfReach { .. }) => None,
             signature => signature?,
         };
         Ok((Stored { digest: view.digest, len: view.segment_len, payload }, signature))

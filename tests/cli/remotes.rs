@@ -631,3 +631,40 @@ fn a_refused_removal_is_told_with_the_reason_and_no_advice() {
         assert!(outcome.out.contains("left 1 snapshot there"), "{}", outcome.out);
     }
 }
+
+/// What is in a remote that cannot be reached is neither damaged nor lost, whichever command wants it.
+#[test]
+fn what_cannot_be_reached_is_never_called_damaged() {
+    let (lab, url) = with_cold();
+    let before: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
+    lab.write("tree/large", &before);
+    lab.ok(words("backup tree -q"));
+    lab.ok(["push"]);
+    lab.ok(words("layers evict"));
+    fs::rename(lab.path("store"), lab.path("away")).unwrap();
+    lab.write("tree/large", &before.replace("line 77\n", "another line\n"));
+    let commands = [
+        ("check", 1),
+        ("check --read-data", 1),
+        ("cat latest:notes", 1),
+        ("restore latest -t out", 3),
+        ("layers fetch", 1),
+        ("pull", 1),
+        ("push", 1),
+        ("backup tree", 0),
+        ("backup tree -f", 0),
+        ("backup tree --push", 1),
+    ];
+    for (line, status) in commands {
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(status), "{line}: {outcome:?}");
+        for named in ["the cold remote cold", &url, "that the disk is mounted"] {
+            assert!(outcome.err.contains(named), "{line} does not say {named}: {}", outcome.err);
+        }
+        for wrong in ["damaged", "missing", "treering check"] {
+            assert!(!outcome.err.contains(wrong), "{line} says {wrong}: {}", outcome.err);
+        }
+    }
+    fs::rename(lab.path("away"), lab.path("store")).unwrap();
+    lab.ok(words("check --read-data"));
+}
