@@ -9,10 +9,10 @@ use itertools::{EitherOrBoth, Itertools};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::archive::{gunzip, gzip};
+use crate::archive::gzip;
 use crate::delta::{BlockSignature, ConfirmKey};
 use crate::diff::entry::{Content, Entry, Kind, Metadata};
-use crate::diff::index::{DirIndex, MAX_PAGE, Owners, pages_of};
+use crate::diff::index::{DirIndex, Owners, pages_of};
 use crate::diff::{DiffError, FORMAT_VERSION, check_format, page};
 use crate::digest::Digest;
 use crate::relpath::RelPath;
@@ -425,16 +425,17 @@ impl DiffIndex {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, DiffError> {
         let file: DiffFile = cbor::from_slice(&std::fs::read(path)?)?;
         check_format(FORMAT, &file.format, file.version)?;
+        let mut pages = PageReader::default();
         let mut changes: BTreeMap<RelPath, Change> = BTreeMap::new();
         let mut insert = |change: Change| match changes.insert(change.path().clone(), change) {
             None => Ok(()),
             Some(twice) => Err(DiffError::from(page::PageError::Order(twice.path().clone()))),
         };
-        decode_pages(&file.created)?.into_iter().map(Change::Created).try_for_each(&mut insert)?;
-        decode_pages(&file.updated)?.into_iter().map(Change::Updated).try_for_each(&mut insert)?;
-        decode_pages(&file.metadata)?.into_iter().map(Change::Metadata).try_for_each(&mut insert)?;
+        pages.read(&file.created)?.into_iter().map(Change::Created).try_for_each(&mut insert)?;
+        pages.read(&file.updated)?.into_iter().map(Change::Updated).try_for_each(&mut insert)?;
+        pages.read(&file.metadata)?.into_iter().map(Change::Metadata).try_for_each(&mut insert)?;
         for (page, from) in file.renamed {
-            for pair in decode_pages(&[page])?.into_iter().zip_longest(from) {
+            for pair in pages.read(&[page])?.into_iter().zip_longest(from) {
                 let EitherOrBoth::Both(entry, from) = pair else { return Err(DiffError::Renames) };
                 insert(Change::Renamed { from, entry })?;
             }
@@ -442,7 +443,7 @@ impl DiffIndex {
         for (paths, directory) in [(file.deleted, false), (file.deleted_directories, true)] {
             paths.into_iter().map(|path| Change::Deleted { path, directory }).try_for_each(&mut insert)?;
         }
-        let base = decode_pages(&file.base)?.into_iter().filter_map(|entry| match entry.kind {
+        let base = pages.read(&file.base)?.into_iter().filter_map(|entry| match entry.kind {
             Kind::File(content) => Some((entry.path, content)),
             _ => None,
         });
@@ -460,12 +461,22 @@ fn encode_pages(entries: &[Entry]) -> Result<Vec<ByteBuf>, DiffError> {
     pages_of(entries).map(|page| Ok(ByteBuf::from(gzip(&page::encode(page)?)?))).collect()
 }
 
-fn decode_pages(pages: &[ByteBuf]) -> Result<Vec<Entry>, DiffError> {
-    let mut entries = Vec::new();
-    for page in pages {
-        entries.extend(page::decode(&gunzip(page, MAX_PAGE)?)?);
+/// Decodes the pages of a difference, all of which together may take what those of one index may.
+#[derive(Default)]
+struct PageReader {
+    allowance: page::Allowance,
+    count: usize,
+}
+
+impl PageReader {
+    fn read(&mut self, pages: &[ByteBuf]) -> Result<Vec<Entry>, DiffError> {
+        let mut entries = Vec::new();
+        for page in pages {
+            entries.extend(self.allowance.unpack(self.count, page)?);
+            self.count += 1;
+        }
+        Ok(entries)
     }
-    Ok(entries)
 }
 
 #[cfg(test)]

@@ -160,7 +160,38 @@ impl fmt::Debug for SegmentList {
     }
 }
 
+/// No file system takes a longer name, in bytes.
+const MAX_NAME: usize = 255;
+
+/// The kernel takes no longer target of a symbolic link, in bytes.
+const MAX_TARGET: usize = 4095;
+
 impl Entry {
+    /// Why nothing like this can be made anywhere, whatever the file system: no scan of a directory makes such an entry.
+    pub fn fault(&self) -> Option<&'static str> {
+        if self.path.is_root() && !matches!(self.kind, Kind::Directory) {
+            return Some("it is the root and no directory");
+        }
+        if self.path.as_bytes().split(|&byte| byte == b'/').any(|name| name.len() > MAX_NAME) {
+            return Some("it has a longer name than any file system takes");
+        }
+        let is_text = |bytes: &[u8]| !bytes.is_empty() && !bytes.contains(&0);
+        match &self.kind {
+            Kind::Symlink(target) if !is_text(target) || target.len() > MAX_TARGET => {
+                return Some("it is a link to what can be no path");
+            }
+            Kind::File(content) if i64::try_from(content.size).is_err() => {
+                return Some("it is longer than any file can be");
+            }
+            _ => {}
+        }
+        let mut names = self.meta.xattrs.iter().flat_map(|xattrs| xattrs.iter().map(|(name, _)| name));
+        match names.all(|name| is_text(name) && name.len() <= MAX_NAME) {
+            true => None,
+            false => Some("it has an extended attribute whose name can be none"),
+        }
+    }
+
     /// The content, if this is a regular file.
     pub fn content(&self) -> Option<&Content> {
         match &self.kind {

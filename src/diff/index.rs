@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::archive::{gunzip, gzip};
+use crate::archive::gzip;
 use crate::cbor;
 use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, SignatureOptions};
 use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
@@ -21,10 +21,6 @@ use crate::diff::{DiffError, FORMAT_VERSION};
 use crate::digest::Digest;
 use crate::progress::{Interrupted, Progress};
 use crate::{atomic, relpath::RelPath};
-
-/// No page of a sound index is larger than this before compression: [`page::MAX_ENTRIES`] names and the
-/// segments of a file of 8 TiB.
-pub const MAX_PAGE: usize = 512 << 20;
 
 /// Names of the users and groups that own something, by number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,8 +157,9 @@ impl DirIndex {
         let file: IndexFile = cbor::from_slice(&std::fs::read(path)?)?;
         crate::diff::check_format(FORMAT, &file.format, file.version)?;
         let mut entries: Vec<Entry> = Vec::new();
-        for page in &file.pages {
-            let page = page::decode(&gunzip(page, MAX_PAGE)?)?;
+        let allowance = page::Allowance::default();
+        for (number, page) in file.pages.iter().enumerate() {
+            let page = allowance.unpack(number, page)?;
             if let (Some(last), Some(first)) = (entries.last(), page.first())
                 && last.path >= first.path
             {

@@ -63,7 +63,7 @@ pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule};
-pub use index::{DirIndex, MAX_PAGE, Owners, describe, describe_in, fill, pages_of};
+pub use index::{DirIndex, Owners, describe, describe_in, fill, pages_of};
 pub use read::SourceDir;
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
 
@@ -104,6 +104,9 @@ pub enum DiffError {
     /// Compressed data is damaged, or the archive is.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// A page is damaged, or takes too much memory.
+    #[error(transparent)]
+    Unpack(#[from] page::UnpackError),
     /// A signature cannot be made.
     #[error(transparent)]
     Signature(#[from] SignatureError),

@@ -5,14 +5,18 @@
 //! file makes one new page. The columns are described in `docs/format.md`. Decoding checks everything: order,
 //! lengths, that content adds up.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
+use serde_bytes::{ByteBuf, Bytes};
 
+use crate::archive::{ArchiveError, gunzip};
 use crate::cbor::{self, CborError};
 use crate::diff::entry::{Content, Entry, FileTime, Kind, Metadata, SegmentRef, Xattrs};
 use crate::digest::Digest;
+use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
 use crate::varint::{Reader, VarintError, put, put_signed};
 
@@ -22,8 +26,101 @@ pub const MAX_ENTRIES: usize = 4096;
 /// No segment is longer than this, in bytes: who reads one may allocate as much.
 pub const MAX_SEGMENT_LEN: u32 = 64 << 20;
 
+/// No page is larger than this before compression: [`MAX_ENTRIES`] names and the segments of a file of 8 TiB.
+pub const MAX_PAGE: usize = 512 << 20;
+
 /// A cut falls after one path in this many, on average.
 const CUT_MASK: u32 = 0xff;
+
+/// How many bytes of memory a page may take for each byte that it has compressed. Entries that are as alike as can be, in
+/// a real tree, take about 90.
+const EXPANSION: u64 = 128;
+
+/// How many bytes of memory all pages of one index together may take beyond that. What is alike without end, as 15 TB of
+/// zeros in files, is still within it.
+const ALLOWANCE: u64 = 256 << 20;
+
+/// About what a value takes while CBOR is decoded.
+const VALUE: u64 = 32;
+
+/// What the pages of one index may take in memory: in proportion to their compressed length, and beyond that no more
+/// than an allowance for all of them. So a small index that expands without bound is refused before it is decoded.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    /// What each page that has taken of it took.
+    taken: Mutex<HashMap<usize, u64>>,
+}
+
+impl Allowance {
+    /// Decodes page `number` of an index, which is compressed.
+    pub fn unpack(&self, number: usize, packed: &[u8]) -> Result<Vec<Entry>, UnpackError> {
+        let free = (packed.len() as u64).saturating_mul(EXPANSION);
+        let others = || {
+            let taken = lock(&self.taken);
+            taken.iter().filter(|(page, _)| **page != number).map(|(_, taken)| taken).sum::<u64>()
+        };
+        let limit = free.saturating_add(ALLOWANCE.saturating_sub(others()));
+        let bytes = gunzip(packed, usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE))?;
+        let values = (cbor::count_values(&bytes) as u64).saturating_mul(VALUE);
+        let before = values.saturating_add(bytes.len() as u64);
+        let left = limit.checked_sub(before).ok_or(PageError::Expands)?;
+        let entries = decode_within(&bytes, left)?;
+        let cost = before + entries.iter().map(weight).sum::<u64>();
+        self.take(number, cost.saturating_sub(free))?;
+        Ok(entries)
+    }
+
+    /// What page `number` has taken of the allowance.
+    pub fn taken(&self, number: usize) -> u64 {
+        lock(&self.taken).get(&number).copied().unwrap_or(0)
+    }
+
+    /// Takes for page `number`, once, what it has [taken](Self::taken) of another allowance.
+    pub fn take(&self, number: usize, bytes: u64) -> Result<(), PageError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let mut taken = lock(&self.taken);
+        taken.insert(number, bytes);
+        let sum = taken.values().fold(0u64, |sum, &bytes| sum.saturating_add(bytes));
+        if sum > ALLOWANCE { Err(PageError::Expands) } else { Ok(()) }
+    }
+}
+
+/// Why compressed bytes are not a page.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// They are not compressed as a page is, or hold more than a page may.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// What they hold is no page.
+    #[error(transparent)]
+    Page(#[from] PageError),
+}
+
+/// About what an entry takes in memory.
+fn weight(entry: &Entry) -> u64 {
+    let kind = match &entry.kind {
+        Kind::File(content) => content_weight(content.segments.len(), content.holes().len()),
+        Kind::Symlink(target) => target.len(),
+        _ => 0,
+    };
+    let xattrs = entry.meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
+    let xattrs = xattrs.map(|(name, value)| xattr_weight(name, value)).sum::<usize>();
+    (ENTRY + entry.path.as_bytes().len() + kind + xattrs) as u64
+}
+
+/// What an entry takes beside its path and content.
+const ENTRY: usize = size_of::<Entry>() + 16;
+
+fn content_weight(segments: usize, holes: usize) -> usize {
+    let others = segments.saturating_sub(1).saturating_mul(size_of::<SegmentRef>());
+    others.saturating_add(holes.saturating_mul(size_of::<Range<u64>>()))
+}
+
+fn xattr_weight(name: &[u8], value: &[u8]) -> usize {
+    size_of::<(Vec<u8>, Vec<u8>)>() + 32 + name.len() + value.len()
+}
 
 /// Why bytes are not a page.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +148,9 @@ pub enum PageError {
     /// More entries than a page may have.
     #[error("a page of more than {MAX_ENTRIES} entries")]
     TooMany,
+    /// It takes much more memory than its length, as no page of a real tree does.
+    #[error("the page would expand to far more than its length")]
+    Expands,
     /// Segments and holes do not add up to the size.
     #[error("the content of {0} does not add up")]
     Content(RelPath),
@@ -61,7 +161,7 @@ pub fn ends_after(path: &RelPath, count: usize) -> bool {
     count >= MAX_ENTRIES || crc32fast::hash(path.as_bytes()) & CUT_MASK == 0
 }
 
-#[derive(Serialize, Deserialize, Default)]
+#[derive(Serialize, Default)]
 struct Columns {
     shared: ByteBuf,
     suffix_len: ByteBuf,
@@ -82,12 +182,61 @@ struct Columns {
     device: ByteBuf,
     target_len: ByteBuf,
     target: ByteBuf,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     holes: Vec<(u32, ByteBuf)>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     links: Vec<(u32, u64, u64)>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     xattrs: Vec<(u32, Vec<(ByteBuf, ByteBuf)>)>,
+}
+
+/// The same, borrowed from what is decoded.
+#[derive(Deserialize)]
+struct Encoded<'a> {
+    #[serde(borrow)]
+    shared: &'a Bytes,
+    #[serde(borrow)]
+    suffix_len: &'a Bytes,
+    #[serde(borrow)]
+    suffix: &'a Bytes,
+    #[serde(borrow)]
+    kind: &'a Bytes,
+    #[serde(borrow)]
+    mode: &'a Bytes,
+    #[serde(borrow)]
+    uid: &'a Bytes,
+    #[serde(borrow)]
+    gid: &'a Bytes,
+    #[serde(borrow)]
+    mtime: &'a Bytes,
+    #[serde(borrow)]
+    mtime_ns: &'a Bytes,
+    #[serde(borrow)]
+    ctime: &'a Bytes,
+    #[serde(borrow)]
+    ctime_ns: &'a Bytes,
+    #[serde(borrow)]
+    inode: &'a Bytes,
+    #[serde(borrow)]
+    size: &'a Bytes,
+    #[serde(borrow)]
+    segments: &'a Bytes,
+    #[serde(borrow)]
+    lens: &'a Bytes,
+    #[serde(borrow)]
+    digests: &'a Bytes,
+    #[serde(borrow)]
+    device: &'a Bytes,
+    #[serde(borrow)]
+    target_len: &'a Bytes,
+    #[serde(borrow)]
+    target: &'a Bytes,
+    #[serde(borrow, default)]
+    holes: Vec<(u32, &'a Bytes)>,
+    #[serde(default)]
+    links: Vec<(u32, u64, u64)>,
+    #[serde(borrow, default)]
+    xattrs: Vec<(u32, Vec<(&'a Bytes, &'a Bytes)>)>,
 }
 
 const FILE: u8 = 0;
@@ -206,15 +355,29 @@ impl Columns {
 
 /// Decodes the entries of a page.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Entry>, PageError> {
-    let columns: Columns = cbor::from_slice(bytes)?;
+    decode_within(bytes, u64::MAX)
+}
+
+/// Decodes the entries of a page, which may take about `limit` bytes of memory.
+fn decode_within(bytes: &[u8], limit: u64) -> Result<Vec<Entry>, PageError> {
+    let columns: Encoded<'_> = cbor::borrow_from_slice(bytes)?;
     if columns.kind.len() > MAX_ENTRIES {
         return Err(PageError::TooMany);
     }
+    let mut left = limit;
+    let mut take = |bytes: usize| match left.checked_sub(bytes as u64) {
+        Some(rest) => {
+            left = rest;
+            Ok(())
+        }
+        None => Err(PageError::Expands),
+    };
     let mut cursor = Cursor::new(&columns);
     let mut entries: Vec<Entry> = Vec::with_capacity(columns.kind.len());
     let mut path = Vec::new();
     for (number, &kind) in (0..).zip(columns.kind.iter()) {
         cursor.next_path(&mut path)?;
+        take(ENTRY + path.len() + cursor.expected_weight(number, kind))?;
         let path = RelPath::new(path.as_slice())?;
         if entries.last().is_some_and(|last| last.path >= path) {
             return Err(PageError::Order(path));
@@ -247,9 +410,9 @@ struct Cursor<'a> {
     device: Reader<'a>,
     target_len: Reader<'a>,
     target: Reader<'a>,
-    holes: std::slice::Iter<'a, (u32, ByteBuf)>,
+    holes: std::slice::Iter<'a, (u32, &'a Bytes)>,
     links: std::slice::Iter<'a, (u32, u64, u64)>,
-    xattrs: std::slice::Iter<'a, (u32, Vec<(ByteBuf, ByteBuf)>)>,
+    xattrs: std::slice::Iter<'a, (u32, Vec<(&'a Bytes, &'a Bytes)>)>,
     previous: Previous,
 }
 
@@ -265,26 +428,26 @@ fn next_for<'a, T>(
 }
 
 impl<'a> Cursor<'a> {
-    fn new(columns: &'a Columns) -> Self {
+    fn new(columns: &'a Encoded<'a>) -> Self {
         Self {
-            shared: Reader::new(&columns.shared),
-            suffix_len: Reader::new(&columns.suffix_len),
-            suffix: Reader::new(&columns.suffix),
-            mode: Reader::new(&columns.mode),
-            uid: Reader::new(&columns.uid),
-            gid: Reader::new(&columns.gid),
-            mtime: Reader::new(&columns.mtime),
-            mtime_ns: Reader::new(&columns.mtime_ns),
-            ctime: Reader::new(&columns.ctime),
-            ctime_ns: Reader::new(&columns.ctime_ns),
-            inode: Reader::new(&columns.inode),
-            size: Reader::new(&columns.size),
-            segments: Reader::new(&columns.segments),
-            lens: Reader::new(&columns.lens),
-            digests: Reader::new(&columns.digests),
-            device: Reader::new(&columns.device),
-            target_len: Reader::new(&columns.target_len),
-            target: Reader::new(&columns.target),
+            shared: Reader::new(columns.shared),
+            suffix_len: Reader::new(columns.suffix_len),
+            suffix: Reader::new(columns.suffix),
+            mode: Reader::new(columns.mode),
+            uid: Reader::new(columns.uid),
+            gid: Reader::new(columns.gid),
+            mtime: Reader::new(columns.mtime),
+            mtime_ns: Reader::new(columns.mtime_ns),
+            ctime: Reader::new(columns.ctime),
+            ctime_ns: Reader::new(columns.ctime_ns),
+            inode: Reader::new(columns.inode),
+            size: Reader::new(columns.size),
+            segments: Reader::new(columns.segments),
+            lens: Reader::new(columns.lens),
+            digests: Reader::new(columns.digests),
+            device: Reader::new(columns.device),
+            target_len: Reader::new(columns.target_len),
+            target: Reader::new(columns.target),
             holes: columns.holes.iter(),
             links: columns.links.iter(),
             xattrs: columns.xattrs.iter(),
@@ -301,6 +464,23 @@ impl<'a> Cursor<'a> {
         let len = self.suffix_len.narrow()?;
         path.extend_from_slice(self.suffix.take(len)?);
         Ok(())
+    }
+
+    /// What the entry `number` of that kind will take in memory beside its path.
+    fn expected_weight(&self, number: u32, kind: u8) -> usize {
+        let (mut segments, mut target) = (self.segments.clone(), self.target_len.clone());
+        let holes = self.holes.as_slice().first().filter(|holes| holes.0 == number);
+        // A hole takes two bytes of its column.
+        let holes = holes.map_or(0, |(_, column)| column.len() / 2);
+        let kind = match kind {
+            FILE => content_weight(segments.narrow().unwrap_or(0), holes),
+            SYMLINK => target.narrow().unwrap_or(0),
+            _ => 0,
+        };
+        let xattrs = self.xattrs.as_slice().first().filter(|xattrs| xattrs.0 == number);
+        let xattrs = xattrs.iter().flat_map(|(_, pairs)| pairs);
+        let xattrs = xattrs.map(|(name, value)| xattr_weight(name, value)).sum::<usize>();
+        kind.saturating_add(xattrs)
     }
 
     fn next_metadata(&mut self, number: u32) -> Result<Metadata, VarintError> {

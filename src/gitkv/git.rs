@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use git2::{ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 
 use crate::atomic;
-use crate::layers::{LayerError, LayerSet, ObjectId, ObjectKind};
+use crate::layers::{INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind};
 use crate::progress::Counter;
 
 use super::commit::Commit;
@@ -208,9 +208,11 @@ impl Git {
             return Err(GitError::CheckedOut { branch: self.branch.clone(), path });
         }
         match &self.work_tree {
-            Some(work_tree) => work_tree.advance(self, expected, new),
-            None => self.compare_and_set(&self.branch, expected, new),
+            Some(work_tree) => work_tree.advance(self, expected, new)?,
+            None => self.compare_and_set(&self.branch, expected, new)?,
         }
+        self.note_newest(expected, new);
+        Ok(())
     }
 
     /// Another working tree that has the branch checked out and would not go along.
@@ -320,15 +322,22 @@ impl Git {
 
     /// The size of a blob in bytes.
     pub fn blob_size(&self, id: &ObjectId) -> Result<u64, GitError> {
-        let (kind, size) = match self.in_layers(|layers| layers.header(id))? {
-            Some(header) => header,
-            None => {
-                let (kind, bytes) = self.read_with_libgit2(id)?;
-                (kind, bytes.len() as u64)
-            }
-        };
+        let (kind, size) = self.header(id)?;
         expect_kind(id, kind, ObjectKind::Blob)?;
         Ok(size)
+    }
+
+    /// Kind and size in bytes of an object, without reading it.
+    fn header(&self, id: &ObjectId) -> Result<(ObjectKind, u64), GitError> {
+        match self.in_layers(|layers| layers.header(id))? {
+            Some(header) => Ok(header),
+            None => {
+                let repository = self.libgit2();
+                let odb = repository.odb().map_err(GitError::git("open the object database"))?;
+                let (size, kind) = odb.read_header(to_git2(id)?).map_err(not_read(id))?;
+                Ok((from_git2_kind(kind), size as u64))
+            }
+        }
     }
 
     /// A tree. Some 32 MiB of trees are kept in memory.
@@ -408,12 +417,12 @@ impl Git {
     ) -> Result<Option<T>, GitError> {
         match read(&self.layers()) {
             Ok(Some(found)) => return Ok(Some(found)),
-            Err(LayerError::Delta { .. } | LayerError::TooLarge { .. }) => return Ok(None),
+            Err(LayerError::Delta { .. }) => return Ok(None),
             Ok(None) | Err(LayerError::Missing { .. } | LayerError::Io { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         match read(&self.refresh()?) {
-            Err(LayerError::Delta { .. } | LayerError::TooLarge { .. }) => Ok(None),
+            Err(LayerError::Delta { .. }) => Ok(None),
             found => Ok(found?),
         }
     }
@@ -422,22 +431,38 @@ impl Git {
     fn read_with_libgit2(&self, id: &ObjectId) -> Result<(ObjectKind, Vec<u8>), GitError> {
         let repository = self.libgit2();
         let odb = repository.odb().map_err(GitError::git("open the object database"))?;
-        let oid = git2::Oid::from_bytes(id.as_bytes()).map_err(GitError::git("name an object"))?;
-        let object = odb.read(oid).map_err(|error| match error.code() {
-            ErrorCode::NotFound => GitError::Missing(*id),
-            _ => GitError::git("read an object")(error),
-        })?;
-        let kind = match object.kind() {
-            git2::ObjectType::Commit => ObjectKind::Commit,
-            git2::ObjectType::Tree => ObjectKind::Tree,
-            git2::ObjectType::Tag => ObjectKind::Tag,
-            _ => ObjectKind::Blob,
-        };
-        Ok((kind, object.data().to_owned()))
+        let oid = to_git2(id)?;
+        let (size, kind) = odb.read_header(oid).map_err(not_read(id))?;
+        if size as u64 > from_git2_kind(kind).max_len().min(INFLATE_LIMIT) {
+            return Err(LayerError::TooLarge { id: *id, size: size as u64 }.into());
+        }
+        let object = odb.read(oid).map_err(not_read(id))?;
+        Ok((from_git2_kind(object.kind()), object.data().to_owned()))
     }
 
     pub(super) fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
         self.libgit2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn to_git2(id: &ObjectId) -> Result<git2::Oid, GitError> {
+    git2::Oid::from_bytes(id.as_bytes()).map_err(GitError::git("name an object"))
+}
+
+fn from_git2_kind(kind: git2::ObjectType) -> ObjectKind {
+    match kind {
+        git2::ObjectType::Commit => ObjectKind::Commit,
+        git2::ObjectType::Tree => ObjectKind::Tree,
+        git2::ObjectType::Tag => ObjectKind::Tag,
+        _ => ObjectKind::Blob,
+    }
+}
+
+fn not_read(id: &ObjectId) -> impl FnOnce(git2::Error) -> GitError {
+    let id = *id;
+    move |error| match error.code() {
+        ErrorCode::NotFound => GitError::Missing(id),
+        _ => GitError::git("read an object")(error),
     }
 }
 

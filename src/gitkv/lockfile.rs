@@ -327,7 +327,7 @@ mod tests {
             // Whatever is done next, though it needs another lock.
             fixture.commit(&git, &[("a", name)]);
             assert_eq!(locks(&fixture), [] as [PathBuf; 0], "{name}");
-            assert_eq!(fixture.files("treering"), 2, "the two lock files");
+            assert_eq!(fixture.files("treering"), 3, "the two lock files, and what the newest commit is");
         }
         assert_eq!(fixture.files("refs/heads"), 1, "the branch alone");
         fixture.fsck();
@@ -341,7 +341,7 @@ mod tests {
         let branch = fixture.path().join("refs/heads/main");
         fs::hard_link(&branch, git.private_dir().unwrap().join(".treering-tmp-dead")).unwrap();
         drop(git.turn().unwrap());
-        assert_eq!((git.head().unwrap(), fixture.files("treering")), (Some(head), 2));
+        assert_eq!((git.head().unwrap(), fixture.files("treering")), (Some(head), 3));
     }
 
     #[test]

@@ -51,6 +51,7 @@ mod kv;
 mod leftovers;
 mod library;
 mod lockfile;
+mod newest;
 mod origin;
 mod program;
 mod refs;

@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(git.layers().layers().len(), 2);
         assert_eq!(git.walk(&head, b"").unwrap().count(), 2);
         assert_eq!(fixture.files("objects/pack"), 6);
-        assert_eq!(fixture.files("treering"), 2, "the lock files");
+        assert_eq!(fixture.files("treering"), 3, "the lock files, and what the newest commit is");
         assert_eq!(sweep(&git), Swept::default());
         fixture.fsck();
     }

@@ -16,7 +16,7 @@ use super::index::Index;
 use super::{LayerError, ObjectId, ObjectKind, object_id, place};
 
 /// The largest object that is inflated in memory: 1 GiB, many times what this crate deflates.
-const INFLATE_LIMIT: u64 = 1 << 30;
+pub const INFLATE_LIMIT: u64 = 1 << 30;
 
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
@@ -166,7 +166,11 @@ impl Layer {
     /// Kind and content of the object at `position`, which was found to hash to its id.
     pub(super) fn read(&self, position: usize) -> Result<(ObjectKind, Vec<u8>), LayerError> {
         let entry = self.open_entry(position, READ_AHEAD, Some(0..u64::MAX))?;
-        let content = entry.read(0, entry.header.size)?;
+        let size = entry.header.size;
+        if size > entry.kind.max_len() {
+            return Err(LayerError::TooLarge { id: entry.id, size });
+        }
+        let content = entry.read(0, size)?;
         match object_id(entry.kind, &content) == entry.id {
             true => Ok((entry.kind, content)),
             false => Err(entry.damaged("its content does not hash to its id")),

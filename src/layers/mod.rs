@@ -64,7 +64,7 @@ use sha1::{Digest as _, Sha1};
 use crate::digest;
 
 pub use cold::{Cold, OutOfReach, PackSource};
-pub use layer::Layer;
+pub use layer::{INFLATE_LIMIT, Layer};
 pub use place::{
     doubled_indexes, has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index,
     remove_pack,
@@ -135,6 +135,16 @@ impl ObjectKind {
             Self::Tree => "tree",
             Self::Blob => "blob",
             Self::Tag => "tag",
+        }
+    }
+
+    /// How many bytes an object of this kind may have to be read. What a commit or tag says is a few lines; a directory
+    /// of half a million names has less than that of a tree. A blob may have any number: whoever reads one bounds it.
+    pub(crate) const fn max_len(self) -> u64 {
+        match self {
+            Self::Commit | Self::Tag => 1 << 20,
+            Self::Tree => 64 << 20,
+            Self::Blob => u64::MAX,
         }
     }
 
@@ -224,7 +234,7 @@ pub enum LayerError {
         layer: String,
     },
     /// The object is deflated and too large to be held in memory.
-    #[error("object {id} of {size} bytes is too large to be inflated in memory; read it with git")]
+    #[error("object {id} is too large to be read into memory: it has {size} bytes")]
     TooLarge {
         /// The object asked for.
         id: ObjectId,

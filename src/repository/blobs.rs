@@ -92,6 +92,18 @@ impl Repository {
         Ok(self.timeline.find(path)?.map(|id| Blob { path: path.to_owned(), id }))
     }
 
+    /// The content of a blob that may have no more than `limit` bytes, and what encryption adds.
+    pub(super) fn read_blob_within(&self, blob: &Blob, limit: u64) -> Result<Vec<u8>, RepositoryError> {
+        let len = self.timeline.git().blob_size(&blob.id).map_err(blob.damaged())?;
+        // Sixteen bytes for each chunk, and a header.
+        let most =
+            limit + if blob.is_encrypted() { limit / 1024 + crypt::MAX_HEADER as u64 + 1024 } else { 0 };
+        match len > most {
+            true => Err(blob.damaged()(format!("it has {len} bytes, more than such a blob may have"))),
+            false => self.read_blob(blob),
+        }
+    }
+
     /// The content of a blob.
     pub(super) fn read_blob(&self, blob: &Blob) -> Result<Vec<u8>, RepositoryError> {
         if !blob.is_encrypted() {

@@ -1,5 +1,9 @@
 //! Whether everything that snapshots need is there and sound.
 //!
+//! A check is a restore that writes nothing: it reads pages as a restore does, so it finds what a restore would refuse,
+//! that pages are out of order, are listed twice or do not have as many entries as they should, entries that can stand
+//! nowhere, and segments of another length than the index says.
+//!
 //! Without reading data: every layer is here and ends as its index says, or is in a cold remote; every record,
 //! page and volume index can be read, every volume is as long as its index says, its signatures are there, every
 //! segment that a page names is in a volume, and so is every base of a delta. With it: every layer that is here
@@ -16,11 +20,12 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::archive::{EntryKind, VolumeIndex};
 use crate::causes::chain;
-use crate::diff::Entry;
+use crate::diff::{Entry, Kind, SegmentRef};
 use crate::digest::Digest;
 use crate::progress::Progress;
+use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
-use crate::repository::pages::Pages;
+use crate::repository::pages::{PageOrder, Pages};
 use crate::repository::segments::{Segments, Volume};
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError, Snapshot};
@@ -85,18 +90,36 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The path of a page's blob, and its offset and length there.
-type PagePlace = (String, u64, u32);
+/// The path of a page's blob, its offset and length there, and how many entries it should have.
+type PagePlace = (String, u64, u32, u32);
 
 /// Pages that were looked at.
 #[derive(Default)]
 struct CheckedPages {
-    sound: HashSet<PagePlace>,
+    sound: HashMap<PagePlace, SoundPage>,
     /// With what is wrong with them.
     bad: HashMap<PagePlace, String>,
     /// What is wrong, and the ids of the snapshots that need it.
     faults: BTreeMap<String, BTreeSet<String>>,
+    /// What is wrong with single entries, and some of those.
+    entries: BTreeMap<&'static str, Vec<String>>,
 }
+
+/// What remains of a page that can be read.
+struct SoundPage {
+    first: RelPath,
+    last: RelPath,
+    /// Whether something can lie in the last.
+    ends_in_directory: bool,
+    /// See [`Pages::taken`].
+    taken: u64,
+}
+
+/// A segment as indexes name it: its digest and length.
+type Bad = (Digest, u32);
+
+/// What is wrong with segments.
+type BadSegments = BTreeMap<Bad, String>;
 
 /// How many files a fault names at most.
 const AFFECTED: usize = 5;
@@ -112,6 +135,7 @@ impl Repository {
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
         let mut pages = CheckedPages::default();
+        self.check_branch(&mut report)?;
         let mut snapshots = Vec::new();
         for record in self.records()? {
             report.snapshots += 1;
@@ -132,20 +156,36 @@ impl Repository {
         report
             .faults
             .extend(bad.map(|(what, affects)| Fault { what, affects: affects.into_iter().collect() }));
+        let entries = pages.entries.into_iter();
+        report.faults.extend(entries.map(|(what, affects)| Fault {
+            what: format!("something cannot be restored, since {what}"),
+            affects,
+        }));
         report.segments = wanted.len() as u64;
         let segments = self.segments()?;
-        let mut bad: BTreeMap<Digest, String> = BTreeMap::new();
-        self.check_volumes(&segments, options.read_data, &mut wanted, &mut bad, &mut report);
+        let mut bad = BadSegments::new();
+        self.check_volumes(&segments, options.read_data, &wanted, &mut bad, &mut report);
         self.check_layers(options, progress, &mut report)?;
         if options.read_data {
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
         }
         let mut affected = self.affected(&snapshots, &bad);
-        for (digest, what) in bad {
-            let affects = affected.remove(&digest).unwrap_or_default();
+        for (segment, what) in bad {
+            let affects = affected.remove(&segment).unwrap_or_default();
             report.faults.push(Fault { what, affects });
         }
         Ok(report)
+    }
+
+    /// Checks that the branch was not set back.
+    fn check_branch(&self, report: &mut CheckReport) -> Result<(), RepositoryError> {
+        match self.expect_newest() {
+            Err(error @ RepositoryError::SetBack { .. }) => {
+                report.faults.push(Fault { what: chain(&error), affects: Vec::new() });
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Checks what can be checked without a key.
@@ -155,6 +195,7 @@ impl Repository {
         progress: &Progress,
     ) -> Result<CheckReport, RepositoryError> {
         let mut report = CheckReport::default();
+        self.check_branch(&mut report)?;
         let fault = |error: &dyn std::error::Error| Fault { what: chain(error), affects: Vec::new() };
         for kind in kind::ALL {
             for found in self.timeline.list(kind, ..)? {
@@ -185,43 +226,72 @@ impl Repository {
         &self,
         snapshot: &Snapshot,
         checked: &mut CheckedPages,
-        wanted: &mut HashSet<Digest>,
+        wanted: &mut HashSet<SegmentRef>,
     ) -> Result<(), RepositoryError> {
         let pages = Pages::of(self, &snapshot.record)?;
+        let mut order = PageOrder::default();
+        // The last path of the page before, if nothing can lie in it.
+        let mut leaf: Option<RelPath> = None;
         for number in 0..pages.len() {
             let (path, place) = pages.place(number);
-            let page = (path.to_owned(), place.offset, place.len);
-            // A page that several snapshots share needs one look; a bad one affects them all.
-            if checked.sound.contains(&page) {
-                continue;
-            }
-            let what = match checked.bad.get(&page) {
-                Some(what) => what.clone(),
-                None => match pages.read(number) {
+            let page = (path.to_owned(), place.offset, place.len, place.entries);
+            if !checked.sound.contains_key(&page) && !checked.bad.contains_key(&page) {
+                match pages.read(number) {
                     Ok(entries) => {
                         let contents = entries.iter().filter_map(Entry::content);
-                        wanted.extend(
-                            contents.flat_map(|content| &content.segments).map(|segment| segment.digest),
+                        wanted.extend(contents.flat_map(|content| &content.segments));
+                        self.check_entries(snapshot, &entries, checked);
+                        checked.sound.extend(
+                            SoundPage::of(&entries, pages.taken(number)).map(|sound| (page.clone(), sound)),
                         );
-                        checked.sound.insert(page);
-                        continue;
                     }
-                    Err(error) => checked.bad.entry(page).or_insert(chain(&error)).clone(),
-                },
+                    Err(error) => drop(checked.bad.insert(page.clone(), chain(&error))),
+                }
+            }
+            // A page that several snapshots share needs one look; a bad one affects them all.
+            let what = match (checked.sound.get(&page), checked.bad.get(&page)) {
+                (Some(sound), _) => {
+                    if leaf.as_ref().is_some_and(|leaf| sound.first.is_within(leaf)) {
+                        note(&mut checked.entries, IN_FILE, || self.shown(snapshot, &sound.first));
+                    }
+                    leaf = (!sound.ends_in_directory).then(|| sound.last.clone());
+                    let followed = pages
+                        .take(number, sound.taken)
+                        .and_then(|()| pages.follow_ends(&mut order, number, &sound.first, &sound.last));
+                    match followed {
+                        Ok(()) => continue,
+                        Err(error) => chain(&error),
+                    }
+                }
+                (None, what) => what.cloned().unwrap_or_default(),
             };
             checked.faults.entry(what).or_default().insert(snapshot.short_id());
         }
         Ok(())
     }
 
-    /// Checks that all wanted segments and the bases of their deltas are in volumes; adds those bases to what
+    /// Checks single entries of a page.
+    fn check_entries(&self, snapshot: &Snapshot, entries: &[Entry], checked: &mut CheckedPages) {
+        for entry in entries {
+            if let Some(fault) = entry.fault() {
+                note(&mut checked.entries, fault, || self.shown(snapshot, &entry.path));
+            }
+        }
+        for pair in entries.windows(2) {
+            let [above, entry] = pair else { continue };
+            if !matches!(above.kind, Kind::Directory) && entry.path.is_within(&above.path) {
+                note(&mut checked.entries, IN_FILE, || self.shown(snapshot, &entry.path));
+            }
+        }
+    }
+
     /// is wanted.
     fn check_volumes(
         &self,
         segments: &Segments,
         read_data: bool,
-        wanted: &mut HashSet<Digest>,
-        bad: &mut BTreeMap<Digest, String>,
+        wanted: &HashSet<SegmentRef>,
+        bad: &mut BadSegments,
         report: &mut CheckReport,
     ) {
         report.volumes = segments.volumes().len() as u64;
@@ -241,23 +311,30 @@ impl Repository {
                 report.faults.push(Fault { what, affects: Vec::new() });
             }
         }
-        let mut to_do: Vec<Digest> = wanted.iter().copied().collect();
-        while let Some(digest) = to_do.pop() {
-            let located = match segments.locate(self, &digest) {
-                Ok(Some(located)) => located,
-                Ok(None) => {
-                    bad.insert(digest, format!("segment {digest} is in no volume"));
-                    continue;
+        let mut bases: HashSet<Digest> = HashSet::new();
+        let mut to_do: Vec<(Digest, Option<u32>)> =
+            wanted.iter().map(|segment| (segment.digest, Some(segment.len))).collect();
+        while let Some((digest, len)) = to_do.pop() {
+            let view = segments.locate(self, &digest);
+            let view =
+                view.as_ref().map(|at| at.as_ref().and_then(|at| at.index.entry(at.place.entry as usize)));
+            let what = match view {
+                Ok(Some(view)) => {
+                    if let EntryKind::Delta { bases: below, .. } = view.kind {
+                        let new = below.iter().filter(|base| bases.insert(**base));
+                        to_do.extend(new.map(|base| (*base, None)));
+                    }
+                    match len {
+                        Some(len) if len != view.segment_len => {
+                            chain(&RepositoryError::SegmentLen { digest, expected: len })
+                        }
+                        _ => continue,
+                    }
                 }
-                Err(error) => {
-                    bad.insert(digest, format!("segment {digest}: {}", chain(&error)));
-                    continue;
-                }
+                Ok(None) => format!("segment {digest} is in no volume"),
+                Err(error) => format!("segment {digest}: {}", chain(error)),
             };
-            let view = located.index.entry(located.place.entry as usize);
-            if let Some(EntryKind::Delta { bases, .. }) = view.map(|view| view.kind) {
-                to_do.extend(bases.iter().filter(|base| wanted.insert(**base)));
-            }
+            bad.insert((digest, len.unwrap_or(0)), what);
         }
     }
 
@@ -300,13 +377,13 @@ impl Repository {
     fn check_segments(
         &self,
         segments: &Segments,
-        wanted: &HashSet<Digest>,
+        wanted: &HashSet<SegmentRef>,
         options: &CheckOptions,
         progress: &Progress,
-        bad: &mut BTreeMap<Digest, String>,
+        bad: &mut BadSegments,
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
-        let placed = wanted.iter().filter_map(|digest| Some((segments.place(digest)?, *digest)));
+        let placed = wanted.iter().filter_map(|segment| Some((segments.place(&segment.digest)?, *segment)));
         let mut placed: Vec<_> = placed.collect();
         placed.sort_unstable_by_key(|(place, _)| (place.volume, place.entry));
         progress.total_files.add(placed.len() as u64);
@@ -317,11 +394,11 @@ impl Repository {
             while let Some(run) =
                 placed.get(next.fetch_add(RUN, Ordering::Relaxed)..).filter(|run| !run.is_empty())
             {
-                for (_, digest) in &run[..RUN.min(run.len())] {
+                for (_, segment) in &run[..RUN.min(run.len())] {
                     if progress.check().is_err() {
                         return;
                     }
-                    let read = segments.read_checked(self, digest);
+                    let read = segments.read_exact(self, segment);
                     progress.files.add(1);
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     match read {
@@ -330,7 +407,8 @@ impl Repository {
                             found.1 += bytes.len() as u64;
                         }
                         Err(error) => {
-                            drop(found.0.insert(*digest, format!("segment {digest}: {}", chain(&error))))
+                            let what = format!("segment {}: {}", segment.digest, chain(&error));
+                            found.0.insert((segment.digest, segment.len), what);
                         }
                     }
                 }
@@ -347,25 +425,32 @@ impl Repository {
     }
 
     /// For each bad segment some of the files that need it, directly.
-    fn affected(
-        &self,
-        snapshots: &[Snapshot],
-        bad: &BTreeMap<Digest, String>,
-    ) -> HashMap<Digest, Vec<String>> {
-        let mut affected: HashMap<Digest, Vec<String>> = HashMap::new();
-        if bad.is_empty() {
-            return affected;
-        }
-        for snapshot in snapshots {
+    fn affected(&self, snapshots: &[Snapshot], bad: &BadSegments) -> HashMap<Bad, Vec<String>> {
+        let mut affected: HashMap<Bad, Vec<String>> = HashMap::new();
+        // What needs any of them in a page that several snapshots share.
+        let mut hits: HashMap<PagePlace, Vec<(Bad, RelPath)>> = HashMap::new();
+        for snapshot in snapshots.iter().filter(|_| !bad.is_empty()) {
             // What cannot be read is a fault of its own already.
             let Ok(pages) = Pages::of(self, &snapshot.record) else { continue };
-            let entries = (0..pages.len()).filter_map(|number| pages.read(number).ok()).flatten();
-            for entry in entries {
-                let needs = entry.content().into_iter().flat_map(|content| content.segments.iter());
-                for segment in needs.filter(|segment| bad.contains_key(&segment.digest)) {
-                    let files = affected.entry(segment.digest).or_default();
+            for number in 0..pages.len() {
+                let (path, place) = pages.place(number);
+                let hits = hits
+                    .entry((path.to_owned(), place.offset, place.len, place.entries))
+                    .or_insert_with(|| {
+                        let mut hits = Vec::new();
+                        for entry in pages.read(number).into_iter().flatten() {
+                            let needs =
+                                entry.content().into_iter().flat_map(|content| content.segments.iter());
+                            let needs = needs.map(|segment| (segment.digest, segment.len));
+                            let needs = needs.filter(|segment| bad.contains_key(segment));
+                            hits.extend(needs.take(AFFECTED).map(|segment| (segment, entry.path.clone())));
+                        }
+                        hits
+                    });
+                for (segment, path) in hits {
+                    let files = affected.entry(*segment).or_default();
                     if files.len() < AFFECTED {
-                        files.push(self.name(snapshot, &entry));
+                        files.push(self.shown(snapshot, path));
                     }
                 }
             }
@@ -373,8 +458,36 @@ impl Repository {
         affected
     }
 
-    fn name(&self, snapshot: &Snapshot, entry: &Entry) -> String {
-        format!("{}:{}", snapshot.short_id(), self.display_path(snapshot, &entry.path).display())
+    /// What a path of a snapshot is called in a fault.
+    fn shown(&self, snapshot: &Snapshot, path: &RelPath) -> String {
+        format!("{}:{}", snapshot.short_id(), self.display_path(snapshot, path).display())
+    }
+}
+
+/// What is wrong with an entry below one that is no directory.
+const IN_FILE: &str = "it lies in something that is no directory";
+
+/// Notes what is wrong with an entry, which `shown` names.
+fn note(
+    entries: &mut BTreeMap<&'static str, Vec<String>>,
+    fault: &'static str,
+    shown: impl FnOnce() -> String,
+) {
+    let named = entries.entry(fault).or_default();
+    if named.len() < AFFECTED {
+        named.push(shown());
+    }
+}
+
+impl SoundPage {
+    fn of(entries: &[Entry], taken: u64) -> Option<Self> {
+        let (first, last) = entries.first().zip(entries.last())?;
+        Some(Self {
+            first: first.path.clone(),
+            last: last.path.clone(),
+            ends_in_directory: matches!(last.kind, Kind::Directory),
+            taken,
+        })
     }
 }
 

@@ -99,7 +99,7 @@ impl Repository {
         let mut at = 0;
         let mut data = 0;
         for segment in &content.segments {
-            let bytes = segments.read_checked(self, &segment.digest)?;
+            let bytes = segments.read_exact(self, segment)?;
             let mut rest = &bytes[..];
             for range in content.file_ranges(data..data + bytes.len() as u64) {
                 write_zeros(out, range.start - at).map_err(written)?;

@@ -11,7 +11,7 @@ use crate::diff::page::PageError;
 use crate::diff::{DiffError, ExcludeError, ScanError};
 use crate::digest::Digest;
 use crate::gitkv::GitError;
-use crate::layers::OutOfReach;
+use crate::layers::{ObjectId, OutOfReach};
 use crate::progress::Interrupted;
 use crate::relpath::RelPathError;
 use crate::repository::FORMAT_VERSION;
@@ -253,6 +253,33 @@ pub enum RepositoryError {
         /// What is wrong with it.
         source: Box<RepositoryError>,
     },
+    /// The branch is at an older state than it was.
+    #[error(
+        "the branch was at commit {commit} and was set back: {snapshots} of its snapshots are not on it any more; {}, or remove \
+         {} to give them up", way_back(path, branch, commit, *has_more), newest.display()
+    )]
+    SetBack {
+        /// Where the repository is.
+        path: PathBuf,
+        /// The full name of the branch.
+        branch: String,
+        /// The newest commit.
+        commit: ObjectId,
+        /// How many snapshots are only there.
+        snapshots: usize,
+        /// Whether the branch has something since that the commit has not.
+        has_more: bool,
+        /// The file that remembers the commit.
+        newest: PathBuf,
+    },
+    /// The configuration is not found while an index of a layer is damaged.
+    #[error("the repository cannot be opened: {fault}")]
+    WithoutIndex {
+        /// What is wrong with the index.
+        fault: String,
+        /// Why the configuration is not found.
+        source: Option<Box<RepositoryError>>,
+    },
     /// What a pack holds is not known, so nothing may be removed.
     #[error("nothing is freed while it is not known what a pack holds: {fault}")]
     UnknownPack {
@@ -267,6 +294,16 @@ pub enum RepositoryError {
     /// A segment that does not have the bytes it is named by.
     #[error("segment {0} is damaged: run `treering check`, and fetch it from a remote or a copy")]
     DamagedSegment(Digest),
+    /// A segment that has another length than the index of a snapshot says.
+    #[error(
+        "segment {digest} does not have the {expected} bytes that the snapshot says: its index is damaged"
+    )]
+    SegmentLen {
+        /// Which.
+        digest: Digest,
+        /// How long it should be.
+        expected: u32,
+    },
     /// A chain of deltas that does not end.
     #[error("segment {0} is a delta of itself: the repository is damaged, run `treering check`")]
     Chain(Digest),
@@ -320,6 +357,18 @@ impl From<GitError> for RepositoryError {
 fn all_of(first: &Path, others: &[PathBuf]) -> String {
     let others = others.iter().map(|path| format!(", nor {}", path.display()));
     format!("{}{}", first.display(), others.collect::<String>())
+}
+
+/// How to bring a branch back to the commit where it was.
+fn way_back(path: &Path, branch: &str, commit: &ObjectId, has_more: bool) -> String {
+    let path = path.display();
+    match has_more {
+        false => format!("`git -C {path} update-ref {branch} {commit}` brings them back"),
+        true => format!(
+            "to bring them back, copy the repository, set {branch} of the copy to {commit} with `git update-ref`, add the copy \
+             to {path} with `treering remote add`, and pull from it"
+        ),
+    }
 }
 
 /// How to bring back a part of the repository at `path`.

@@ -66,7 +66,7 @@ pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneRe
 pub use restore::{Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget};
 pub use retention::{Count, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
 pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath, is_future};
-pub use snapshot::{Layout, PageList, PageRef, Snapshot, SnapshotRecord, Statistics};
+pub use snapshot::{Layout, PageList, PageListError, PageRef, Snapshot, SnapshotRecord, Statistics};
 pub use store::Hold;
 pub use target::Spared;
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use crate::archive::{EntryKind, VolumeIndex};
 use crate::digest::Digest;
 use crate::layers::ObjectId;
-use crate::pipeline;
 use crate::progress::Progress;
 use crate::repository::pages::Pages;
 use crate::repository::segments::Segments;
@@ -75,7 +74,7 @@ impl Needs {
                 // A page that several snapshots share needs one look.
                 let is_new = |&number: &usize| {
                     let (path, place) = pages.place(number);
-                    seen.insert((path.to_owned(), place.offset))
+                    seen.insert((path.to_owned(), place.offset, place.len))
                 };
                 let fresh: Vec<usize> = (0..pages.len()).filter(is_new).collect();
                 pages.for_each_of(&fresh, threads, |_, page| {
@@ -203,27 +202,6 @@ fn share(index: &VolumeIndex, entries: &[u32]) -> f64 {
     let needed: u64 = needed.map(|view| len(view.payload_len)).sum();
     let all: u64 = index.entries().map(|view| len(view.payload_len)).sum();
     needed as f64 / all.max(1) as f64
-}
-
-impl Pages<'_> {
-    /// As [`for_each`](Self::for_each), of the pages of these numbers.
-    fn for_each_of<E: From<RepositoryError>>(
-        &self,
-        numbers: &[usize],
-        threads: usize,
-        mut consume: impl FnMut(usize, Vec<crate::diff::Entry>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        if numbers.len() < 2 {
-            return numbers.iter().try_for_each(|&number| consume(number, self.read(number)?));
-        }
-        pipeline::ordered(
-            threads,
-            4 * threads,
-            |feed| numbers.iter().try_for_each(|&number| feed.send(number)).unwrap_or_default(),
-            |number| (number, self.read(number)),
-            |(number, page)| consume(number, page?),
-        )
-    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,26 @@
 //! Reading the index of a snapshot, and writing a new one that shares the pages that did not change.
 
 use std::ops::Range;
-use std::sync::Arc;
+
+use indexmap::IndexSet;
 
 use crate::archive::gzip;
+use crate::diff::page::{Allowance, PageError};
 use crate::diff::{Entry, page};
 use crate::pipeline::{self, Closed};
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
 use crate::repository::plan::ParentPage;
 use crate::repository::snapshot::{PageList, PageRef, SnapshotRecord};
-use crate::repository::store::{decode_page, kind};
+use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{Batch, Tier, TimeKey};
 
 /// A blob of pages is closed at this many bytes.
 const BLOB: usize = 4 << 20;
+
+/// A blob of pages is read whole only up to this many bytes: [`BLOB`], and a page of a very large file.
+const MAX_BLOB: u64 = 64 << 20;
 
 /// What a list of pages is called where it is damaged.
 const PAGE_LIST: &str = "the list of pages in a snapshot record";
@@ -26,12 +31,35 @@ pub(super) struct Pages<'a> {
     /// The blobs that hold them, each with its path; `None` where nothing is there.
     blobs: Vec<(String, Option<Blob>)>,
     pages: Vec<PageRef>,
+    /// What the pages may take in memory, all together.
+    allowance: Allowance,
+}
+
+/// A page of more bytes, as one of a very large file, is decoded when it is its turn and not ahead, since it may take
+/// much memory.
+const LARGE: u32 = 256 << 10;
+
+/// Checks that pages follow each other as they must: no path of a page before the last one of the page before.
+#[derive(Default)]
+pub(super) struct PageOrder {
+    last: Option<RelPath>,
+}
+
+impl PageOrder {
+    /// Takes the next page: the paths of its first and last entry.
+    pub fn follow(&mut self, first: &RelPath, last: &RelPath) -> Result<(), PageError> {
+        if self.last.as_ref().is_some_and(|before| before >= first) {
+            return Err(PageError::Order(first.clone()));
+        }
+        self.last = Some(last.clone());
+        Ok(())
+    }
 }
 
 impl<'a> Pages<'a> {
     /// Of no snapshot.
     pub fn none(repository: &'a Repository) -> Self {
-        Self { repository, blobs: Vec::new(), pages: Vec::new() }
+        Self { repository, blobs: Vec::new(), pages: Vec::new(), allowance: Allowance::default() }
     }
 
     /// Of the snapshot with that record. What is missing or damaged is found when it is read, so that one bad page
@@ -41,7 +69,7 @@ impl<'a> Pages<'a> {
         let blobs = record.pages.blobs.iter().map(find).collect::<Result<_, RepositoryError>>()?;
         let pages = record.pages.pages();
         let pages = pages.map_err(|error| RepositoryError::damaged(PAGE_LIST)(error.into()))?;
-        Ok(Self { repository, blobs, pages })
+        Ok(Self { repository, blobs, pages, allowance: Allowance::default() })
     }
 
     /// How many pages there are.
@@ -55,39 +83,102 @@ impl<'a> Pages<'a> {
         (&self.blobs[page.blob as usize].0, page)
     }
 
-    /// The entries of page `number`.
+    /// The entries of page `number`: in order, and as many as the list says.
     pub fn read(&self, number: usize) -> Result<Vec<Entry>, RepositoryError> {
         let page = self.pages[number];
         let (path, blob) = &self.blobs[page.blob as usize];
         let blob = blob.as_ref().ok_or_else(|| RepositoryError::nothing_at(path))?;
-        let damaged = |error: RepositoryError| RepositoryError::damaged(path)(error.into());
         let range = self.repository.read_blob_range(blob, page.offset, page.len.into());
-        match range.and_then(|bytes| decode_page(&bytes).map_err(damaged)) {
+        match range.and_then(|bytes| self.decode(number, &bytes)) {
             Err(RepositoryError::Damaged { source, .. }) => {
                 // A whole blob is checked against its id, and may have a sound copy where its range had none.
                 let damaged = || RepositoryError::damaged(path)(source);
-                let Ok(bytes) = self.repository.read_blob(blob) else { return Err(damaged()) };
+                let Ok(bytes) = self.repository.read_blob_within(blob, MAX_BLOB) else {
+                    return Err(damaged());
+                };
                 let end = page.offset.saturating_add(page.len.into());
                 let range = usize::try_from(page.offset).ok().zip(usize::try_from(end).ok());
                 let bytes = range.and_then(|(start, end)| bytes.get(start..end));
-                bytes.and_then(|bytes| decode_page(bytes).ok()).ok_or_else(damaged)
+                bytes.and_then(|bytes| self.decode(number, bytes).ok()).ok_or_else(damaged)
             }
             read => read,
         }
     }
 
-    /// Hands all pages to `consume`, in order, decoding some ahead on `threads` threads.
+    fn decode(&self, number: usize, bytes: &[u8]) -> Result<Vec<Entry>, RepositoryError> {
+        let (path, page) = self.place(number);
+        let entries = self.allowance.unpack(number, bytes);
+        let entries = entries.map_err(|error| RepositoryError::damaged(path)(error.into()))?;
+        match entries.len() == page.entries as usize {
+            true => Ok(entries),
+            false => {
+                let fault = format!("a page has {} entries instead of {}", entries.len(), page.entries);
+                Err(RepositoryError::damaged(path)(fault.into()))
+            }
+        }
+    }
+
+    /// Hands all pages to `consume`, in order, decoding some ahead on `threads` threads. Fails where they do not follow
+    /// each other.
     pub fn for_each<E: From<RepositoryError>>(
         &self,
         threads: usize,
         mut consume: impl FnMut(usize, Vec<Entry>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let mut order = PageOrder::default();
+        let all: Vec<usize> = (0..self.len()).collect();
+        self.for_each_of(&all, threads, |number, page| {
+            self.follow(&mut order, number, &page)?;
+            consume(number, page)
+        })
+    }
+
+    /// Takes page `number` as the next one.
+    fn follow(&self, order: &mut PageOrder, number: usize, page: &[Entry]) -> Result<(), RepositoryError> {
+        let Some((first, last)) = page.first().zip(page.last()) else { return Ok(()) };
+        self.follow_ends(order, number, &first.path, &last.path)
+    }
+
+    /// The same, of a page that begins and ends with these paths.
+    pub fn follow_ends(
+        &self,
+        order: &mut PageOrder,
+        number: usize,
+        first: &RelPath,
+        last: &RelPath,
+    ) -> Result<(), RepositoryError> {
+        order
+            .follow(first, last)
+            .map_err(|error| RepositoryError::damaged(self.place(number).0)(error.into()))
+    }
+
+    /// How much of the memory that a small index may expand to page `number`, which was read, takes.
+    pub fn taken(&self, number: usize) -> u64 {
+        self.allowance.taken(number)
+    }
+
+    /// Counts a page that was read as one of another snapshot.
+    pub fn take(&self, number: usize, bytes: u64) -> Result<(), RepositoryError> {
+        let taken = self.allowance.take(number, bytes);
+        taken.map_err(|error| RepositoryError::damaged(self.place(number).0)(error.into()))
+    }
+
+    /// As [`for_each`](Self::for_each), of the pages of these numbers, whether they follow each other or not.
+    pub fn for_each_of<E: From<RepositoryError>>(
+        &self,
+        numbers: &[usize],
+        threads: usize,
+        mut consume: impl FnMut(usize, Vec<Entry>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if numbers.len() < 2 {
+            return numbers.iter().try_for_each(|&number| consume(number, self.read(number)?));
+        }
         pipeline::ordered(
             threads,
             4 * threads,
-            |feed| (0..self.len()).try_for_each(|number| feed.send(number)).unwrap_or_default(),
-            |number| (number, self.read(number)),
-            |(number, page)| consume(number, page?),
+            |feed| numbers.iter().try_for_each(|&number| feed.send(number)).unwrap_or_default(),
+            |number| (number, (self.pages[number].len <= LARGE).then(|| self.read(number))),
+            |(number, page)| consume(number, page.unwrap_or_else(|| self.read(number))?),
         )
     }
 
@@ -101,8 +192,10 @@ impl<'a> Pages<'a> {
             })?;
             return Ok(entries);
         }
+        let mut order = PageOrder::default();
         for number in self.page_of(path)?..self.len() {
             let page = self.read(number)?;
+            self.follow(&mut order, number, &page)?;
             let after = page.last().is_some_and(|last| last.path > *path && !last.path.is_within(path));
             entries.extend(page.into_iter().filter(|entry| entry.path.is_within(path)));
             if after {
@@ -201,8 +294,9 @@ struct PageWriter<'a, 'b> {
     blob: Vec<u8>,
     /// Blobs of this index that are written already.
     closed: u32,
-    blobs: Vec<Arc<str>>,
-    pages: Vec<(Arc<str>, PageRef)>,
+    /// The blobs that are listed, each with its number.
+    blobs: IndexSet<String>,
+    pages: Vec<PageRef>,
     new: u64,
 }
 
@@ -210,13 +304,8 @@ impl PageWriter<'_, '_> {
     /// Adds page `number` of the parent as it is.
     fn reuse(&mut self, number: usize) {
         let (path, page) = self.parent.place(number);
-        let known = self.blobs.iter().rev().find(|known| ***known == *path).cloned();
-        let path = known.unwrap_or_else(|| {
-            let path: Arc<str> = path.into();
-            self.blobs.push(path.clone());
-            path
-        });
-        self.pages.push((path, page));
+        let blob = self.blob_number(path);
+        self.pages.push(PageRef { blob, ..page });
     }
 
     fn add(&mut self, page: Packed) -> Result<(), RepositoryError> {
@@ -224,15 +313,18 @@ impl PageWriter<'_, '_> {
         if self.blob.len() + bytes.len() > BLOB {
             self.close_blob()?;
         }
-        let path: Arc<str> = self.blob_path().into();
-        if self.blob.is_empty() {
-            self.blobs.push(path.clone());
-        }
-        let page = PageRef { blob: 0, offset: self.blob.len() as u64, len: bytes.len() as u32, entries };
+        let blob = self.blob_number(&self.blob_path());
+        let page = PageRef { blob, offset: self.blob.len() as u64, len: bytes.len() as u32, entries };
         self.blob.extend(bytes);
-        self.pages.push((path, page));
+        self.pages.push(page);
         self.new += 1;
         Ok(())
+    }
+
+    /// The number of a blob in the list, to which it is added if it is new.
+    fn blob_number(&mut self, path: &str) -> u32 {
+        let known = self.blobs.get_index_of(path);
+        known.unwrap_or_else(|| self.blobs.insert_full(path.to_owned()).0) as u32
     }
 
     fn suffix(&self) -> String {
@@ -255,11 +347,7 @@ impl PageWriter<'_, '_> {
     /// Writes what is left; returns the list of all pages, and how many of them are new.
     fn finish(mut self) -> Result<(PageList, u64), RepositoryError> {
         self.close_blob()?;
-        let numbers: std::collections::HashMap<&str, u32> =
-            self.blobs.iter().map(|path| &**path).zip(0..).collect();
-        let pages = self.pages.iter().map(|(path, page)| PageRef { blob: numbers[&**path], ..*page });
-        let pages: Vec<_> = pages.collect();
-        Ok((PageList::new(self.blobs.iter().map(ToString::to_string).collect(), &pages), self.new))
+        Ok((PageList::new(self.blobs.into_iter().collect(), &self.pages), self.new))
     }
 }
 
@@ -436,7 +524,8 @@ mod tests {
 
                 let blob = |path: &String| (path.clone(), repository.find_blob(path).unwrap());
                 let blobs = list.blobs.iter().map(blob).collect();
-                let pages = Pages { repository: &repository, blobs, pages: list.pages().unwrap() };
+                let allowance = Allowance::default();
+                let pages = Pages { repository: &repository, blobs, pages: list.pages().unwrap(), allowance };
                 let mut read = Vec::new();
                 for number in 0..pages.len() {
                     let page = pages.read(number).unwrap();

@@ -196,6 +196,7 @@ impl Repository {
         self.expect_removable()?;
         let _hold = self.hold()?;
         self.expect_indexes()?;
+        self.expect_newest()?;
         let needs = Needs::find(self, without, options.threads, progress)?;
         self.plan_with(&needs, options)
     }
@@ -211,6 +212,7 @@ impl Repository {
         let alone = git.alone().map_err(TimelineError::from)?;
         let swept = alone.sweep().map_err(TimelineError::from)?;
         self.expect_indexes()?;
+        self.expect_newest()?;
         let needs = Needs::find(self, &HashSet::new(), options.threads, progress)?;
         let plan = self.plan_with(&needs, options)?;
         let report = PruneReport { plan, bytes: plan.bytes, swept, ..PruneReport::default() };

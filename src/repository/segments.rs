@@ -360,6 +360,19 @@ impl Segments {
         }
     }
 
+    /// The bytes of a segment as an index names it, found to have its digest and its length.
+    pub fn read_exact(
+        &self,
+        repository: &Repository,
+        segment: &SegmentRef,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let bytes = self.read_checked(repository, &segment.digest)?;
+        match bytes.len() as u64 == u64::from(segment.len) {
+            true => Ok(bytes),
+            false => Err(RepositoryError::SegmentLen { digest: segment.digest, expected: segment.len }),
+        }
+    }
+
     /// As [`read`](Self::read), found to have its digest. What is damaged in one place is read from another, if
     /// there is one.
     pub fn read_checked(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::diff::Owners;
+use crate::diff::page::MAX_ENTRIES;
 use crate::layers::ObjectId;
 use crate::relpath::RelPath;
 use crate::timeline::TimeKey;
@@ -199,8 +200,9 @@ impl PageList {
         Self { blobs, places: places.into() }
     }
 
-    /// The pages; fails where one lies in no blob of the list.
-    pub fn pages(&self) -> Result<Vec<PageRef>, VarintError> {
+    /// The pages. Each lies in a blob of the list, has entries, and shares no byte with another: so reading all of them
+    /// takes no more than the blobs have.
+    pub fn pages(&self) -> Result<Vec<PageRef>, PageListError> {
         let mut reader = Reader::new(&self.places);
         let mut pages = Vec::new();
         let (mut blob, mut end) = (0i64, 0i64);
@@ -210,14 +212,48 @@ impl PageList {
             let (len, entries) = (reader.narrow()?, reader.narrow()?);
             let number = u32::try_from(blob).map_err(|_| VarintError)?;
             if number as usize >= self.blobs.len() {
-                return Err(VarintError);
+                return Err(PageListError::NoBlob);
+            }
+            if !(1..=MAX_ENTRIES as u32).contains(&entries) {
+                return Err(PageListError::Entries(entries));
             }
             let offset = u64::try_from(offset).map_err(|_| VarintError)?;
             end =
                 offset.checked_add(u64::from(len)).and_then(|end| end.try_into().ok()).ok_or(VarintError)?;
             pages.push(PageRef { blob: number, offset, len, entries });
         }
+        expect_apart(&pages)?;
         Ok(pages)
+    }
+}
+
+/// Why a list names no pages of one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PageListError {
+    /// The numbers are damaged.
+    #[error(transparent)]
+    Column(#[from] VarintError),
+    /// A page lies in a blob that is not listed.
+    #[error("a page lies in a blob that is not listed")]
+    NoBlob,
+    /// A page of no entries, or of too many.
+    #[error("a page of {0} entries")]
+    Entries(u32),
+    /// The same bytes are listed twice.
+    #[error("the same page is listed twice")]
+    Twice,
+}
+
+/// Checks that no two of `pages` share a byte.
+fn expect_apart(pages: &[PageRef]) -> Result<(), PageListError> {
+    let end = |page: &PageRef| page.offset + u64::from(page.len);
+    let place = |page: &PageRef| (page.blob, page.offset);
+    let mut order: Vec<&PageRef> = pages.iter().collect();
+    order.sort_unstable_by_key(|page| place(page));
+    let is_twice = |pair: &[&PageRef]| pair[0].blob == pair[1].blob && end(pair[0]) > pair[1].offset;
+    match order.windows(2).any(is_twice) {
+        true => Err(PageListError::Twice),
+        false => Ok(()),
     }
 }
 
@@ -229,11 +265,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pages_are_listed_and_read(pages in prop::collection::vec((0u32..3, 0u64..1 << 40, any::<u32>(), any::<u32>()), 0..20)) {
+        fn pages_are_listed_and_read(
+            pages in prop::collection::vec((0u32..3, 0u64..1 << 40, any::<u32>(), 1..=MAX_ENTRIES as u32), 0..20),
+        ) {
             let page = |(blob, offset, len, entries)| PageRef { blob, offset, len, entries };
             let pages: Vec<_> = pages.into_iter().map(page).collect();
             let list = PageList::new(vec!["a".into(), "b".into(), "c".into()], &pages);
-            prop_assert_eq!(list.pages().unwrap(), pages);
+            let is_apart = |(at, one): (usize, &PageRef)| pages[..at].iter().all(|other| {
+                let after = |a: &PageRef, b: &PageRef| a.offset + u64::from(a.len) <= b.offset;
+                one.blob != other.blob || after(one, other) || after(other, one)
+            });
+            let expected = match pages.iter().enumerate().all(is_apart) {
+                true => Ok(pages.clone()),
+                false => Err(PageListError::Twice),
+            };
+            prop_assert_eq!(list.pages(), expected);
         }
 
         #[test]

@@ -1,13 +1,12 @@
 //! The blobs of a repository, and what they mean.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::archive::gunzip;
 use crate::cbor;
 use crate::crypt::Identity;
-use crate::diff::{Entry, MAX_PAGE, page};
 use crate::gitkv::{self, GitError, KeepLayers, Person};
 use crate::layers::ObjectId;
 use crate::repository::blobs::Blob;
@@ -100,7 +99,15 @@ impl Repository {
             TimelineError::Git(error @ (GitError::NotBare(_) | GitError::Unfinished(_))) => none(Some(error)),
             other => other.into(),
         })?;
-        let config = match read_config(&timeline)? {
+        let read = read_config(&timeline);
+        // What is not found may be where an index is damaged.
+        if !matches!(read, Ok(Some(_)))
+            && let Some(fault) = timeline.git().layers().faults().first()
+        {
+            let fault = fault.to_string();
+            return Err(RepositoryError::WithoutIndex { fault, source: read.err().map(Box::new) });
+        }
+        let config = match read? {
             Some(config) => config,
             // As above: whoever lost the branch has lost nothing else.
             None if timeline.git().layers().layers().len() > 0 && !has_branch(&timeline)? => {
@@ -154,6 +161,31 @@ impl Repository {
             found?;
             Ok(count + 1)
         })
+    }
+
+    /// Fails where the branch was set back to an older state, and lacks snapshots for that.
+    pub(super) fn expect_newest(&self) -> Result<(), RepositoryError> {
+        let git = self.timeline.git();
+        let Some(commit) = git.lost_tip()? else { return Ok(()) };
+        let mut lost = HashSet::new();
+        for found in self.timeline.list_at(&commit, kind::SNAPSHOTS)? {
+            lost.insert(found?.key);
+        }
+        for found in self.timeline.list(kind::SNAPSHOTS, ..)? {
+            lost.remove(&found?.key);
+        }
+        let head = git.head()?;
+        match lost.len() {
+            0 => Ok(()),
+            snapshots => Err(RepositoryError::SetBack {
+                path: self.path().to_owned(),
+                branch: git.branch().to_owned(),
+                commit,
+                snapshots,
+                has_more: !head.map_or(Ok(true), |head| git.has_seen(&commit, &head))?,
+                newest: git.newest_path(),
+            }),
+        }
     }
 
     /// Every snapshot record there is, oldest first.
@@ -227,11 +259,6 @@ pub(super) struct Record {
     pub key: TimeKey,
     pub id: ObjectId,
     pub snapshot: Result<Snapshot, RepositoryError>,
-}
-
-/// Decodes a page as it lies in its blob.
-pub(super) fn decode_page(bytes: &[u8]) -> Result<Vec<Entry>, RepositoryError> {
-    Ok(page::decode(&gunzip(bytes, MAX_PAGE)?)?)
 }
 
 /// Who commits.

@@ -169,6 +169,11 @@ impl Timeline {
         Listing::new(&self.git, self.git.head()?, kind, times)
     }
 
+    /// As [`list`](Self::list), as the commit `at` has them.
+    pub(crate) fn list_at(&self, at: &ObjectId, kind: &str) -> Result<Listing<'_>, TimelineError> {
+        Listing::new(&self.git, Some(*at), kind, ..)
+    }
+
     /// The blob of that kind, key and suffix, if there is one.
     pub fn get(&self, kind: &str, key: &TimeKey, suffix: &str) -> Result<Option<ObjectId>, TimelineError> {
         self.find(&path(kind, key, suffix))

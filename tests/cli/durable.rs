@@ -28,6 +28,7 @@ fn may_be_lost(path: &str) -> bool {
         || path.contains("/cold/data/")
         || path.contains("/cold/metadata/")
         || path.ends_with("/treering/reserve")
+        || path.ends_with("/treering/newest")
         || path.contains("/logs/")
 }
 

@@ -496,11 +496,14 @@ fn a_branch_that_leads_nowhere_is_told() {
 #[test]
 fn the_damaged_index_of_a_layer_is_named_and_made_again_by_git() {
     for damage in [&b"garbage"[..], b""] {
+        // Nothing is known without the configuration, and only some contents without a volume.
         let mut scene = refused(|scene| {
-            let index = scene.layer(&scene.volume(), "idx");
+            let index = scene.layer("config.cbor", "idx");
             fs::write(&index, damage).unwrap();
             index.to_str().unwrap().into()
         });
+        let index = scene.layer(&scene.volume(), "idx");
+        fs::write(&index, damage).unwrap();
         for pack in fs::read_dir(scene.lab.path("repo/objects/pack")).unwrap() {
             let pack = pack.unwrap().path();
             if pack.extension().is_some_and(|end| end == "pack") {

@@ -9,6 +9,7 @@ mod deep;
 mod encryption;
 mod fixtures;
 mod gitkv;
+mod hostile;
 mod interruption;
 mod lab;
 mod layering;
