@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 use treering::Repository;
-use treering::diff::{DirIndex, ScanError, ScanOptions, page, pages_of, scan};
+use treering::diff::{DirIndex, ScanError, ScanOptions, SourceDir, page, pages_of, scan};
 use treering::digest::Digest;
 use treering::progress::Progress;
+use treering::relpath::RelPath;
 use treering::repository::{BackupOptions, InitOptions, RestoreOptions};
 
 const DIRECTORIES: usize = 100;
@@ -33,7 +34,8 @@ fn make_tree(root: &Path) {
 fn count(root: &Path, threads: usize) -> usize {
     let options = ScanOptions { threads, ..ScanOptions::default() };
     let mut found = 0;
-    scan::<ScanError>(root, &options, |each| each.map(|_| found += 1)).unwrap();
+    scan::<ScanError>(&SourceDir::new(root), &RelPath::root(), &options, |each| each.map(|_| found += 1))
+        .unwrap();
     found
 }
 

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxAttributes, StatxFla
 
 use crate::diff::attributes::PATH_FLAGS;
 use crate::diff::scan::Stat;
+use crate::diff::source::{Links, SourceDir, hold};
 use crate::relpath::RelPath;
 
 /// How many directories are kept open.
@@ -31,9 +32,13 @@ pub struct Beneath {
 impl Beneath {
     /// The directory at `root`; a link there is followed.
     pub fn open(root: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = Arc::new(rustix::fs::open(root, flags, Mode::empty())?);
+        let root = Arc::new(hold(root, Links::Followed)?);
         Ok(Self { root, open: Mutex::default() })
+    }
+
+    /// The same directory, which people know as `path`, to read files in it.
+    pub fn source(&self, path: &Path) -> SourceDir {
+        SourceDir::with_held(path, [(RelPath::root(), self.root.clone())].into())
     }
 
     /// The directory at `path`, reached without following any link.

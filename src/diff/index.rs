@@ -15,8 +15,9 @@ use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, Si
 use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
 use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
 use crate::diff::page;
-use crate::diff::read::{SourceDir, read_metadata, read_special, stat_metadata};
+use crate::diff::read::{read_metadata, read_special, stat_metadata};
 use crate::diff::scan::{Found, ScanError, ScanErrorKind, ScanOptions, scan};
+use crate::diff::source::{Place, SourceDir};
 use crate::diff::{DiffError, FORMAT_VERSION};
 use crate::digest::Digest;
 use crate::progress::{Interrupted, Progress};
@@ -98,7 +99,7 @@ impl DirIndex {
         getrandom::fill(&mut key.0).map_err(std::io::Error::from)?;
         let mut index = Self { key: key.clone(), root: directory.to_owned(), ..Self::default() };
         let source = SourceDir::new(directory);
-        scan::<DiffError>(directory, options, |found| {
+        scan::<DiffError>(&source, &RelPath::root(), options, |found| {
             progress.check()?;
             match found.and_then(|found| describe_in(&source, found, began)) {
                 Ok((entry, problem)) => {
@@ -195,50 +196,43 @@ pub fn pages_of(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
 }
 
 /// The entry of something found, of a regular file all but its content and extended attributes, which [`fill`] reads;
-/// and why not all of its attributes are there. It stands at `path`, by which it is read.
-pub fn describe(
-    path: &Path,
+/// and why not all of its attributes are there. It stands at `place`, by which it is read.
+pub(crate) fn describe(
+    place: &Place<'_>,
     found: Found,
     began: SystemTime,
 ) -> Result<(Entry, Option<ScanError>), ScanError> {
     let stat = &found.stat;
+    // Problems are told by the path that a person knows.
+    let named = |source| ScanError { path: place.located().to_owned(), source };
     let (kind, (meta, fault)) = match stat.file_type() {
         FileType::RegularFile => {
             let link = (stat.links > 1).then(|| Box::new((stat.device, stat.inode)));
             let content = Content { size: stat.size, link, ..Content::default() };
             (Kind::File(content), (stat_metadata(stat, began), None))
         }
-        // With a slash behind it: a source may be a link to a directory.
-        FileType::Directory => (Kind::Directory, read_metadata(&path.join(""), stat, began)),
-        _ => match read_special(path, stat) {
-            Ok(kind) => (kind, read_metadata(path, stat, began)),
-            Err(error) => return Err(ScanError { path: path.to_owned(), source: error.into() }),
+        _ => match read_special(place, stat) {
+            Ok(kind) => (kind, read_metadata(place, stat, began)),
+            Err(error) => return Err(named(error.into())),
         },
     };
-    let problem =
-        fault.map(|error| ScanError { path: path.to_owned(), source: ScanErrorKind::Attributes(error) });
+    let problem = fault.map(|error| named(ScanErrorKind::Attributes(error)));
     Ok((Entry { path: found.path, kind, meta }, problem))
 }
 
-/// As [`describe`], of something below a directory, however long its path is.
+/// As [`describe`], of something below a directory.
 pub fn describe_in(
     directory: &SourceDir,
     found: Found,
     began: SystemTime,
 ) -> Result<(Entry, Option<ScanError>), ScanError> {
     let path = found.path.clone();
-    // Of a regular file nothing is read by its path.
-    let described = match found.stat.file_type() {
-        FileType::RegularFile => Ok(describe(Path::new(""), found, began)),
-        _ => directory.with_path(&path, |path| describe(path, found, began)),
-    };
-    // Problems are told by the path that a person knows.
-    let named = |source| ScanError { path: directory.locate(&path), source };
-    match described {
-        Ok(Ok((entry, problem))) => Ok((entry, problem.map(|problem| named(problem.source)))),
-        Ok(Err(error)) => Err(named(error.source)),
-        Err(error) => Err(named(error.into())),
+    // Of a regular file nothing is read by its place.
+    if found.stat.file_type() == FileType::RegularFile {
+        return describe(&Place::of(Path::new("")), found, began);
     }
+    let described = directory.with_place(&path, |place| describe(place, found, began));
+    described.unwrap_or_else(|error| Err(ScanError { path: directory.locate(&path), source: error.into() }))
 }
 
 /// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them;
@@ -486,17 +480,16 @@ mod tests {
         }
         let began = SystemTime::now();
         let mut entries = Vec::new();
-        scan::<ScanError>(dir.path(), &ScanOptions::default(), |found| {
-            let found = found?;
-            let path = dir.path().join(found.path.as_path());
-            entries.push(describe(&path, found, began)?.0);
+        let source = SourceDir::new(dir.path());
+        scan::<ScanError>(&source, &RelPath::root(), &ScanOptions::default(), |found| {
+            entries.push(describe_in(&source, found?, began)?.0);
             Ok(())
         })
         .unwrap();
         std::fs::remove_file(dir.path().join("a")).unwrap();
         let problems = fill(
             &mut entries,
-            &SourceDir::new(dir.path()),
+            &source,
             &ReadOptions::new(SegmentParams::default(), began),
             &Progress::new(),
             |_, _| (),

@@ -53,6 +53,7 @@ pub mod page;
 mod place;
 mod read;
 mod scan;
+mod source;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, Failure, SegmentSource, apply_diff, apply_diff_with};
 pub use attributes::{comparable, settable};
@@ -63,9 +64,11 @@ pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule};
-pub use index::{DirIndex, Owners, describe, describe_in, fill, pages_of};
-pub use read::SourceDir;
+pub(crate) use index::describe;
+pub use index::{DirIndex, Owners, describe_in, fill, pages_of};
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
+pub use source::SourceDir;
+pub(crate) use source::{Links, Place, hold};
 
 /// Version of the files that this module writes; see `docs/format.md`.
 pub const FORMAT_VERSION: u32 = 1;

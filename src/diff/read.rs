@@ -8,21 +8,26 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{FileType, OFlags, SeekFrom};
 use xattr::{FileExt as _, XAttrs};
 
 use crate::diff::entry::{FileTime, Kind, Metadata, Xattrs};
 use crate::diff::scan::Stat;
-use crate::relpath::RelPath;
+use crate::diff::source::Place;
 
 /// Time stamps of files lag behind the clock by up to this much (a tick of the slowest kernels is 10 ms).
 const CLOCK_LAG: Duration = Duration::from_millis(20);
+
+/// How a file is opened to be read: not blocking, so that a FIFO put there since the scan cannot hold us up.
+pub const FILE_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOCTTY);
 
 /// A regular file being read: the data between its holes, as one stream.
 pub struct DataReader {
@@ -50,99 +55,10 @@ pub struct ReadFile {
     pub xattr_fault: Option<io::Error>,
 }
 
-/// Bytes that a path in one call of the system may have at most, with the zero at its end.
-const PATH_MAX: usize = 4096;
-
-/// A directory from which a name is reached.
-pub enum Held<'a> {
-    Borrowed(BorrowedFd<'a>),
-    Owned(OwnedFd),
-}
-
-impl AsFd for Held<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Borrowed(directory) => *directory,
-            Self::Owned(directory) => directory.as_fd(),
-        }
-    }
-}
-
-/// The directory from which the thing at `path` below `directory` is reached by one call, and its path from there: a
-/// path that the system does not take at once is followed in pieces.
-pub fn reach<'a>(directory: BorrowedFd<'a>, path: &'a RelPath) -> io::Result<(Held<'a>, &'a [u8])> {
-    let mut held = Held::Borrowed(directory);
-    let mut rest = path.as_bytes();
-    while rest.len() >= PATH_MAX {
-        let cut = rest[..PATH_MAX].iter().rposition(|&byte| byte == b'/');
-        let cut = cut.ok_or(io::ErrorKind::InvalidFilename)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        held = Held::Owned(rustix::fs::openat(&held, &rest[..cut], flags, Mode::empty())?);
-        rest = &rest[cut + 1..];
-    }
-    Ok((held, rest))
-}
-
-/// A directory below which files are read.
-///
-/// It is held open where that can be: a path from there costs less to follow, leads to the same directory after
-/// somebody has renamed it, and may be longer than the system takes in one call.
-pub struct SourceDir {
-    path: PathBuf,
-    directory: Option<OwnedFd>,
-}
-
-impl SourceDir {
-    /// The directory at `path`, or the file that is all there is.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty()).ok();
-        Self { path, directory }
-    }
-
-    /// Where the thing at `path` below it is.
-    pub fn locate(&self, path: &RelPath) -> PathBuf {
-        if path.is_root() { self.path.clone() } else { self.path.join(path.as_path()) }
-    }
-
-    /// Opens the regular file at `path` below it; fails when something else stands there.
-    pub fn open(&self, path: &RelPath) -> io::Result<DataReader> {
-        match &self.directory {
-            Some(directory) if !path.is_root() => {
-                let (directory, path) = reach(directory.as_fd(), path)?;
-                DataReader::open_at(directory, Path::new(OsStr::from_bytes(path)))
-            }
-            _ => DataReader::open(&self.locate(path)),
-        }
-    }
-
-    /// Calls `act` with a path to the thing at `path` below it that the system takes in one call.
-    pub fn with_path<T>(&self, path: &RelPath, act: impl FnOnce(&Path) -> T) -> io::Result<T> {
-        let located = self.locate(path);
-        let (directory, above) = match (&self.directory, path.parent()) {
-            (Some(directory), Some(above)) if located.as_os_str().len() + 1 >= PATH_MAX => (directory, above),
-            _ => return Ok(act(&located)),
-        };
-        let (directory, rest) = reach(directory.as_fd(), &above)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let rest = if rest.is_empty() { b"." } else { rest };
-        let above = rustix::fs::openat(directory, rest, flags, Mode::empty())?;
-        let held = PathBuf::from(format!("/proc/self/fd/{}", above.as_raw_fd()));
-        Ok(act(&held.join(OsStr::from_bytes(path.name()))))
-    }
-}
-
 impl DataReader {
-    /// Opens the regular file at `path`; fails when something else stands there.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Self::open_at(CWD, path)
-    }
-
-    fn open_at(directory: impl AsFd, path: &Path) -> io::Result<Self> {
-        // Non-blocking, so that a FIFO put there since the scan cannot hold us up.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let file = File::from(rustix::fs::openat(directory, path, flags, Mode::empty())?);
+    /// Reads what is opened with [`FILE_FLAGS`]; fails when that is not a regular file.
+    pub fn new(file: OwnedFd) -> io::Result<Self> {
+        let file = File::from(file);
         let opened = Stat::from(rustix::fs::fstat(&file)?);
         if opened.file_type() != FileType::RegularFile {
             return Err(io::Error::other("it is no longer a regular file"));
@@ -247,13 +163,10 @@ fn find_holes(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
 }
 
 /// What a name that is not a regular file is, its link target read.
-pub fn read_special(path: &Path, stat: &Stat) -> io::Result<Kind> {
-    use std::os::unix::ffi::OsStringExt;
+pub fn read_special(place: &Place<'_>, stat: &Stat) -> io::Result<Kind> {
     Ok(match stat.file_type() {
         FileType::Directory => Kind::Directory,
-        FileType::Symlink => {
-            Kind::Symlink(std::fs::read_link(path)?.into_os_string().into_vec().into_boxed_slice())
-        }
+        FileType::Symlink => Kind::Symlink(place.read_link()?.into_boxed_slice()),
         FileType::Fifo => Kind::Fifo,
         FileType::Socket => Kind::Socket,
         FileType::CharacterDevice => Kind::CharDevice(stat.special),
@@ -264,10 +177,19 @@ pub fn read_special(path: &Path, stat: &Stat) -> io::Result<Kind> {
     })
 }
 
-/// The metadata to keep of a name: its `stat`, as of a scan that began at `began`, and its extended attributes. Where
-/// these cannot be read, why; such an entry never counts as unchanged.
-pub fn read_metadata(path: &Path, stat: &Stat, began: SystemTime) -> (Metadata, Option<io::Error>) {
-    let (xattrs, fault) = collect_xattrs(xattr::list(path), |name| xattr::get(path, name));
+/// The metadata to keep of what stands at a place: its `stat`, as of a scan that began at `began`, and its extended
+/// attributes. Where these cannot be read, why; such an entry never counts as unchanged.
+pub fn read_metadata(place: &Place<'_>, stat: &Stat, began: SystemTime) -> (Metadata, Option<io::Error>) {
+    let (xattrs, fault) = match place.open_directory(stat) {
+        Some(directory) => {
+            let directory = File::from(directory);
+            collect_xattrs(directory.list_xattr(), |name| directory.get_xattr(name))
+        }
+        None => {
+            let path = place.path();
+            collect_xattrs(xattr::list(&path), |name| xattr::get(&path, name))
+        }
+    };
     let mut meta = Metadata { xattrs, ..stat_metadata(stat, began) };
     if fault.is_some() {
         meta.ctime = FileTime::default();
@@ -342,11 +264,18 @@ impl From<SystemTime> for FileTime {
 #[cfg(test)]
 mod tests {
     use std::io::{Seek, Write};
+    use std::path::Path;
+
+    use rustix::fs::Mode;
 
     use super::*;
 
     fn stat(path: &Path) -> Stat {
         rustix::fs::lstat(path).unwrap().into()
+    }
+
+    fn open(path: &Path) -> io::Result<DataReader> {
+        DataReader::new(rustix::fs::open(path, FILE_FLAGS, Mode::empty())?)
     }
 
     #[test]
@@ -357,7 +286,7 @@ mod tests {
         file.seek(io::SeekFrom::Start(1 << 20)).unwrap();
         file.write_all(&[7; 4096]).unwrap();
         file.set_len(3 << 20).unwrap();
-        let mut reader = DataReader::open(&path).unwrap();
+        let mut reader = open(&path).unwrap();
         let mut data = Vec::new();
         reader.read_to_end(&mut data).unwrap();
         let read = reader.finish().unwrap();
@@ -378,7 +307,7 @@ mod tests {
         }
         file.set_len(3 << 20).unwrap();
         for limit in [0, 1, 8191, 8192, 8193, 16384, 20000, 24576, u64::MAX] {
-            let mut reader = DataReader::open(&path).unwrap();
+            let mut reader = open(&path).unwrap();
             reader.limit_data(limit);
             let mut data = Vec::new();
             reader.read_to_end(&mut data).unwrap();
@@ -395,7 +324,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, vec![1; 100_000]).unwrap();
-        let mut reader = DataReader::open(&path).unwrap();
+        let mut reader = open(&path).unwrap();
         let mut start = vec![0; 1000];
         reader.read_exact(&mut start).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
@@ -404,7 +333,7 @@ mod tests {
         let read = reader.finish().unwrap();
         assert_eq!((read.size, read.changed), (5000, true));
 
-        let mut reader = DataReader::open(&path).unwrap();
+        let mut reader = open(&path).unwrap();
         File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
         let mut data = Vec::new();
         reader.read_to_end(&mut data).unwrap();
@@ -413,30 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn files_are_found_below_a_directory_whatever_its_name_becomes() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = RelPath::new(b"sub/file".as_slice()).unwrap();
-        std::fs::create_dir_all(dir.path().join("a/sub")).unwrap();
-        std::fs::write(dir.path().join("a/sub/file"), "content").unwrap();
-        let below = SourceDir::new(dir.path().join("a"));
-        std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
-        assert_eq!(below.open(&file).unwrap().data_len(), 7);
-        assert_eq!(below.locate(&file), dir.path().join("a/sub/file"));
-        assert!(below.open(&RelPath::root()).is_err());
-        // A root that is a file is all there is.
-        let alone = SourceDir::new(dir.path().join("b/sub/file"));
-        assert_eq!(alone.open(&RelPath::root()).unwrap().data_len(), 7);
-        assert!(SourceDir::new(dir.path().join("none")).open(&file).is_err());
-    }
-
-    #[test]
     fn what_is_not_a_regular_file_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("link");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(DataReader::open(&path).is_err());
-        assert_eq!(read_special(&path, &stat(&path)).unwrap(), Kind::Symlink((*b"/etc/passwd").into()));
-        assert!(DataReader::open(dir.path()).is_err());
+        assert!(open(&path).is_err());
+        let place = Place::of(&path);
+        assert_eq!(read_special(&place, &stat(&path)).unwrap(), Kind::Symlink((*b"/etc/passwd").into()));
+        assert!(open(dir.path()).is_err());
     }
 
     #[test]
@@ -445,7 +358,7 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "x").unwrap();
         let now = SystemTime::now();
-        let ctime = |began| read_metadata(&path, &stat(&path), began).0.ctime;
+        let ctime = |began| read_metadata(&Place::of(&path), &stat(&path), began).0.ctime;
         assert_eq!(ctime(now), FileTime::default());
         assert_eq!(ctime(now + Duration::from_secs(60)), stat(&path).ctime);
         let future = now + Duration::from_secs(365 * 86_400);

@@ -4,21 +4,21 @@
 //! order all the same. Listings that wait are bounded to [`AHEAD`] entries, and the consumer lists for itself
 //! what no thread has begun, so it never waits for one that has not started. A directory that cannot be
 //! listed, or a name that cannot be looked at, is reported and left out, and the walk goes on. Symbolic links
-//! are never followed.
+//! are never followed, whoever puts them where a directory was.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 
 use crate::diff::entry::FileTime;
 use crate::diff::exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule, Rules};
-use crate::diff::read::reach;
+use crate::diff::source::{SourceDir, open_beneath};
 use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
 
@@ -175,32 +175,35 @@ struct Queue {
 
 struct Walk<'a> {
     root: &'a Path,
-    opened: OwnedFd,
+    opened: BorrowedFd<'a>,
     device: u64,
     options: &'a ScanOptions,
     shared: Shared,
 }
 
-/// Walks the tree at `root`, handing everything found to `visit` in path order, the root itself first, and
-/// what could not be read as an error where it is noticed. `visit` ends the walk by an error of its own.
+/// Walks the tree at `start` in `source`, handing everything found to `visit` in path order, the start itself first,
+/// with the empty path, and what could not be read as an error where it is noticed. `visit` ends the walk by an error
+/// of its own.
 ///
-/// A root that is not a directory is the only thing found. Fails itself only where the root cannot be looked
-/// at.
+/// A start that is not a directory that `source` holds open is looked at by its path, and is the only thing found.
+/// Fails itself only where the start cannot be looked at.
 pub fn scan<E: From<ScanError>>(
-    root: &Path,
+    source: &SourceDir,
+    start: &RelPath,
     options: &ScanOptions,
     mut visit: impl FnMut(Result<Found, ScanError>) -> Result<(), E>,
 ) -> Result<(), E> {
+    let root = &source.locate(start);
     let refused = |source: ScanErrorKind| ScanError { path: root.to_owned(), source };
-    let stat = Stat::from(rustix::fs::lstat(root).map_err(|error| refused(io::Error::from(error).into()))?);
+    let opened = source.held(start);
+    let stat = match opened {
+        Some(opened) => rustix::fs::fstat(opened),
+        None => rustix::fs::lstat(root),
+    };
+    let stat = Stat::from(stat.map_err(|error| refused(io::Error::from(error).into()))?);
     let rules = Rules::new(root, &options.excludes).map_err(|error| refused(error.into()))?;
     let top = Found { path: RelPath::root(), stat };
-    if stat.file_type() != FileType::Directory {
-        return visit(Ok(top));
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(root, flags, Mode::empty());
-    let opened = opened.map_err(|error| refused(io::Error::from(error).into()))?;
+    let Some(opened) = opened else { return visit(Ok(top)) };
     let walk = Walk { root, opened, device: stat.device, options, shared: Shared::default() };
     let node = walk.node(RelPath::root(), rules);
     visit(Ok(top))?;
@@ -345,9 +348,7 @@ impl Walk<'_> {
 
     fn list_into(&self, node: &Node, directory: &Path, listing: &mut Listing) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (above, path) = reach(self.opened.as_fd(), &node.path)?;
-        let path = if path.is_empty() { b"." } else { path };
-        let opened = rustix::fs::openat(above, path, flags, Mode::empty())?;
+        let opened = open_beneath(self.opened, node.path.as_bytes(), flags)?;
         let (rules, error) = node.rules.enter(&opened, directory);
         listing
             .errors
@@ -422,7 +423,7 @@ mod tests {
 
     fn paths(root: &Path, options: &ScanOptions) -> Vec<String> {
         let mut paths = Vec::new();
-        scan::<ScanError>(root, options, |found| {
+        scan::<ScanError>(&SourceDir::new(root), &RelPath::root(), options, |found| {
             paths.push(found?.path.to_string());
             Ok(())
         })
@@ -494,7 +495,8 @@ mod tests {
     fn a_root_that_is_a_file_or_missing() {
         let dir = tree();
         assert_eq!(paths(&dir.path().join("a/b/c"), &ScanOptions::default()), [""]);
-        let missing = scan(&dir.path().join("none"), &ScanOptions::default(), |_| Ok::<_, ScanError>(()));
+        let missing = SourceDir::new(dir.path().join("none"));
+        let missing = scan(&missing, &RelPath::root(), &ScanOptions::default(), |_| Ok::<_, ScanError>(()));
         assert!(missing.is_err());
     }
 
@@ -503,9 +505,11 @@ mod tests {
         let dir = tree();
         let options = ScanOptions { threads: 2, ..ScanOptions::default() };
         let panicked = std::panic::catch_unwind(|| {
-            scan::<ScanError>(dir.path(), &options, |found| match found?.path.as_bytes() {
-                b"a-b" => panic!("as the test wants it"),
-                _ => Ok(()),
+            scan::<ScanError>(&SourceDir::new(dir.path()), &RelPath::root(), &options, |found| {
+                match found?.path.as_bytes() {
+                    b"a-b" => panic!("as the test wants it"),
+                    _ => Ok(()),
+                }
             })
         });
         assert!(panicked.is_err());

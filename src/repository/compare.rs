@@ -143,7 +143,7 @@ impl Repository {
         let mut problems = Vec::new();
         let (mut same, mut fresh) = (Vec::new(), Vec::new());
         let mut at = 0;
-        scan::<RepositoryError>(directory, &scan_options, |found| {
+        scan::<RepositoryError>(&source, &RelPath::root(), &scan_options, |found| {
             progress.check()?;
             let found = match found {
                 Ok(found) => found,

@@ -6,17 +6,19 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use itertools::Itertools;
 use rustix::fs::FileType;
 
 use crate::diff::{
-    Entry, FileTime, Found, Kind, ScanError, ScanErrorKind, ScanOptions, SourceDir, Stat, describe_in, scan,
+    Entry, FileTime, Found, Kind, Links, ScanError, ScanErrorKind, ScanOptions, SourceDir, Stat, describe_in,
+    hold, scan,
 };
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
@@ -36,18 +38,33 @@ pub(super) struct Sources {
     pub links: Vec<PathBuf>,
     /// Those that cannot be looked at, while others can.
     pub missing: Vec<ScanError>,
-    /// Where each root is in the index.
+    /// Where each root is in the index, and whether it can be looked at.
     prefixes: Vec<RelPath>,
-    /// Where the walk of each root starts: a directory with a slash at the end, so that a link to it is followed;
-    /// `None` for one that is missing.
-    starts: Vec<Option<PathBuf>>,
+    walked: Vec<bool>,
 }
 
 /// A source.
 struct Source {
     root: PathBuf,
     /// What it is; `None` where it cannot be looked at.
-    found: Option<FileType>,
+    found: Option<FoundSource>,
+}
+
+/// What a source is.
+enum FoundSource {
+    /// A directory, held open, so that it stays the same whatever somebody puts in its place.
+    Directory(OwnedFd),
+    Other(FileType),
+}
+
+impl Source {
+    fn is_directory(&self) -> bool {
+        matches!(self.found, Some(FoundSource::Directory(_)))
+    }
+
+    fn is_link(&self) -> bool {
+        matches!(self.found, Some(FoundSource::Other(FileType::Symlink)))
+    }
 }
 
 impl Sources {
@@ -68,7 +85,7 @@ impl Sources {
         }
         let slash = || PathBuf::from("/");
         let (layout, base) = match sources.as_slice() {
-            [Source { root, found: Some(FileType::Directory) }] => (Layout::Single, root.clone()),
+            [source] if source.is_directory() => (Layout::Single, source.root.clone()),
             [Source { root, .. }] => (Layout::Single, root.parent().map_or_else(slash, Path::to_owned)),
             _ => (Layout::Absolute, slash()),
         };
@@ -76,20 +93,34 @@ impl Sources {
             let below = source.root.strip_prefix(&base).unwrap_or(&source.root);
             RelPath::new(below.as_os_str().as_bytes())
         };
-        let prefixes = sources.iter().map(prefix).collect::<Result<_, _>>()?;
-        let is_link = |source: &&Source| source.found == Some(FileType::Symlink);
-        let start = |source: &Source| match source.found? {
-            FileType::Directory => Some(source.root.join("")),
-            _ => Some(source.root.clone()),
-        };
+        let prefixes: Vec<RelPath> = sources.iter().map(prefix).collect::<Result<_, _>>()?;
+        let links =
+            sources.iter().filter(|source| source.is_link()).map(|source| source.root.clone()).collect();
+        let walked = sources.iter().map(|source| source.found.is_some()).collect();
+        let roots = sources.iter().map(|source| source.root.clone()).collect();
+        let mut held = HashMap::new();
+        for (source, prefix) in sources.into_iter().zip(&prefixes) {
+            match (source.found, prefix.parent(), source.root.parent()) {
+                (Some(FoundSource::Directory(opened)), ..) => {
+                    drop(held.insert(prefix.clone(), Arc::new(opened)))
+                }
+                // Reached through the directory that holds it, unless a source is there.
+                (Some(FoundSource::Other(_)), Some(above), Some(parent)) => {
+                    if let Ok(opened) = hold(parent, Links::Followed) {
+                        held.entry(above).or_insert_with(|| Arc::new(opened));
+                    }
+                }
+                _ => {}
+            }
+        }
         Ok(Self {
-            starts: sources.iter().map(start).collect(),
-            links: sources.iter().filter(is_link).map(|source| source.root.clone()).collect(),
-            roots: sources.into_iter().map(|source| source.root).collect(),
+            directory: SourceDir::with_held(base, held),
+            roots,
+            links,
             layout,
-            directory: SourceDir::new(base),
             missing,
             prefixes,
+            walked,
         })
     }
 
@@ -153,8 +184,8 @@ fn locate_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<ScanError>) {
     // Of one name with and without a slash, what is followed.
     sources.dedup_by(|next, first| {
         let is_same = next.root == first.root;
-        if is_same && next.found == Some(FileType::Directory) {
-            first.found = next.found;
+        if is_same && next.is_directory() {
+            first.found = next.found.take();
         }
         is_same
     });
@@ -162,7 +193,7 @@ fn locate_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<ScanError>) {
 }
 
 /// Where a source is, and what.
-fn locate_source(path: &Path) -> (PathBuf, io::Result<FileType>) {
+fn locate_source(path: &Path) -> (PathBuf, io::Result<FoundSource>) {
     let absolute = match std::path::absolute(path) {
         Ok(absolute) => absolute,
         Err(error) => return (path.to_owned(), Err(error)),
@@ -171,15 +202,18 @@ fn locate_source(path: &Path) -> (PathBuf, io::Result<FileType>) {
     // `absolute` takes dots away.
     let is_followed = [&b"/"[..], b"/.", b"/.."].iter().any(|end| path.as_os_str().as_bytes().ends_with(end))
         || matches!(path.as_os_str().as_bytes(), b"." | b"..");
-    let stat = match is_followed {
-        true => rustix::fs::stat(&root),
-        false => rustix::fs::lstat(&root),
+    let links = if is_followed { Links::Followed } else { Links::Kept };
+    let found = match hold(&root, links) {
+        Ok(opened) => Ok(FoundSource::Directory(opened)),
+        // What is followed to something else than a directory has no name of its own.
+        Err(error) if is_followed => Err(error),
+        Err(_) => match rustix::fs::lstat(&root).map(|stat| Stat::from(stat).file_type()) {
+            // It has become one meanwhile, or may not even be looked into.
+            Ok(FileType::Directory) => hold(&root, links).map(FoundSource::Directory),
+            Ok(found) => Ok(FoundSource::Other(found)),
+            Err(error) => Err(error.into()),
+        },
     };
-    let found = stat.map(|stat| Stat::from(stat).file_type()).map_err(io::Error::from);
-    // What is followed to something else than a directory has no name of its own.
-    if is_followed && !matches!(found, Ok(FileType::Directory) | Err(_)) {
-        return (root, Err(io::ErrorKind::NotADirectory.into()));
-    }
     (root, found)
 }
 
@@ -207,8 +241,8 @@ fn resolve_links_into_others(sources: &mut [Source]) {
             continue;
         }
         let real = match found {
-            FileType::Directory => root.canonicalize(),
-            _ => parent.canonicalize().map(|parent| parent.join(name)),
+            FoundSource::Directory(_) => root.canonicalize(),
+            FoundSource::Other(_) => parent.canonicalize().map(|parent| parent.join(name)),
         };
         if let Ok(real) = real {
             sources[number].root = real;
@@ -283,11 +317,10 @@ pub(super) fn plan(
     let mut pages = Vec::new();
     std::thread::scope(|scope| {
         let mut found = Vec::new();
-        for (start, prefix) in sources.starts.iter().zip(&sources.prefixes) {
-            let Some(start) = start else { continue };
+        for (prefix, _) in sources.prefixes.iter().zip(&sources.walked).filter(|(_, walked)| **walked) {
             let (sender, receiver) = sync_channel(WAITING);
             let problems = &problems;
-            scope.spawn(move || walk(start, prefix, options.scan, &sender, problems));
+            scope.spawn(move || walk(&sources.directory, prefix, options.scan, &sender, problems));
             found.push(receiver.into_iter().flatten());
         }
         let (sender, old) = sync_channel(WAITING);
@@ -332,13 +365,13 @@ fn nothing_seen(sources: &Sources, plan: &Plan) -> Option<usize> {
         let refused = |problem: &ScanError| matches!(problem.source, ScanErrorKind::Io(_));
         plan.problems.iter().position(|problem| problem.path == *root && refused(problem))
     };
-    let walked = sources.roots.iter().zip(&sources.starts).filter(|(_, start)| start.is_some());
+    let walked = sources.roots.iter().zip(&sources.walked).filter(|(_, walked)| **walked);
     let problems: Option<Vec<usize>> = walked.map(|(root, _)| problem_of(root)).collect();
     problems?.first().copied()
 }
 
 fn walk(
-    root: &Path,
+    source: &SourceDir,
     prefix: &RelPath,
     options: &ScanOptions,
     sender: &SyncSender<Vec<Found>>,
@@ -346,12 +379,12 @@ fn walk(
 ) {
     let note = |error| problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);
     let mut batch = Vec::with_capacity(BATCH);
-    let walked = scan(root, options, |found| {
+    let walked = scan(source, prefix, options, |found| {
         match found {
             Ok(found) => match prefix.join(found.path.as_bytes()) {
                 Ok(path) => batch.push(Found { path, stat: found.stat }),
                 Err(error) => {
-                    let path = root.join(found.path.as_path());
+                    let path = source.locate(prefix).join(found.path.as_path());
                     note(ScanError { path, source: ScanErrorKind::Path(error) });
                 }
             },

@@ -1,11 +1,9 @@
 //! What stands in the target of a restore: what is there of the wanted, and what is there beside it.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,7 +11,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::FileType;
 
 use crate::diff::{
-    Beneath, DirIndex, Entry, Failure, Found, Kind, ReadOptions, SourceDir, Stat, comparable, describe, fill,
+    Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, Stat, comparable, describe, fill,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -174,7 +172,6 @@ pub(super) fn look_at(
     };
     let mut entries = Vec::new();
     let mut reach = Reach { below: &below, current: None, blocked: None };
-    let has_proc = Path::new("/proc/self/fd").is_dir();
     for entry in wanted {
         progress.check()?;
         let Some(directory) = reach.enter(&entry.path.parent().unwrap_or_default()) else { continue };
@@ -186,18 +183,16 @@ pub(super) fn look_at(
             extras.list(&below, &entry.path, &stat, wanted, &mut entries, progress)?;
         }
         let found = Found { path: entry.path.clone(), stat };
-        let path = match has_proc && !entry.path.is_root() {
-            true => short_path(&directory, entry.path.name()),
-            false => target.join(entry.path.as_path()),
-        };
+        let located = target.join(entry.path.as_path());
+        let place = Place::new((*directory).as_fd(), entry.path.name(), &located);
         // What cannot be read is as good as not there: it is made anew.
-        entries.extend(describe(&path, found, SystemTime::UNIX_EPOCH).ok().map(|(entry, _)| entry));
+        entries.extend(describe(&place, found, SystemTime::UNIX_EPOCH).ok().map(|(entry, _)| entry));
     }
     entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
     let read = ReadOptions::new(repository.config().segments, SystemTime::UNIX_EPOCH);
     fill(
         &mut entries,
-        &SourceDir::new(target),
+        &below.source(target),
         &read,
         &Progress::new(),
         |_, _| (),
@@ -205,11 +200,6 @@ pub(super) fn look_at(
     )?;
     comparable(&mut entries);
     Ok(DirIndex { entries, ..DirIndex::default() })
-}
-
-/// A path to `name` in an open directory, however long that directory's own path is.
-fn short_path(directory: &OwnedFd, name: &[u8]) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(OsStr::from_bytes(name))
 }
 
 /// Which directories of the target can be reached without following a link, asked for in path order.

@@ -13,6 +13,7 @@ mod hostile;
 mod interruption;
 mod lab;
 mod layering;
+mod neighbour;
 mod patch;
 mod programs;
 mod prune;
