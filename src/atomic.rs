@@ -97,8 +97,13 @@ pub fn make_dirs_with(directory: &Path, mode: u32) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
+    make_dirs_with(parent(directory), mode)?;
+    make_dir(directory, mode)
+}
+
+/// Makes `directory` durably, unless it is there.
+fn make_dir(directory: &Path, mode: u32) -> io::Result<()> {
     let above = parent(directory);
-    make_dirs_with(above, mode)?;
     match DirBuilder::new().mode(mode).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => sync_dir(above),
@@ -112,9 +117,15 @@ pub struct NewDirs(Vec<PathBuf>);
 impl NewDirs {
     /// Makes `directory` and those above it, durably, as [`make_dirs`] does.
     pub fn make(directory: &Path) -> io::Result<Self> {
+        Self::make_with(directory, 0o777)
+    }
+
+    /// As [`make`](Self::make), `directory` itself with this mode before the umask takes its bits away.
+    pub fn make_with(directory: &Path, mode: u32) -> io::Result<Self> {
         let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
         let new = Self(missing.map(Path::to_owned).collect());
-        make_dirs(directory)?;
+        make_dirs(parent(directory))?;
+        make_dir(directory, mode)?;
         Ok(new)
     }
 

@@ -156,6 +156,17 @@ pub struct InitArguments {
     /// Let nothing be removed from it; see `treering append-only`
     #[arg(long)]
     pub append_only: bool,
+    /// Let the group read and write it too, as `git init --shared` does
+    #[arg(long)]
+    pub shared: bool,
+}
+
+impl Command {
+    /// Whether it writes into a repository, and not only out of it.
+    pub fn writes(&self) -> bool {
+        use Command::{Cat, Check, Diff, Ls, Restore, Snapshots};
+        !matches!(self, Cat(_) | Check(_) | Diff(_) | Ls(_) | Restore(_) | Snapshots(_))
+    }
 }
 
 /// Say how data is compressed, or compress what is new in another way

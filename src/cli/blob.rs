@@ -19,7 +19,7 @@ use crate::cli::blob_args::{
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, plural, print, size};
-use crate::cli::{Session, complain_of_layers, read_input, refuse_encrypted};
+use crate::cli::{Session, prepare, read_input, refuse_encrypted};
 
 /// Does one of the `blob` commands.
 pub fn run(session: &Session, command: &BlobCommand) -> Result<Exit, CliError> {
@@ -207,7 +207,7 @@ fn open(session: &Session, arguments: &CodecArguments) -> Result<Blobs, CliError
 
 fn open_with(repository: &Path, codec: Codec) -> Result<Blobs, CliError> {
     let blobs = Blobs::open(repository, codec)?;
-    complain_of_layers(&blobs.timeline().git().layers());
+    prepare(blobs.timeline().git());
     Ok(blobs)
 }
 

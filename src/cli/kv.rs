@@ -19,7 +19,7 @@ use crate::cli::kv_args::{
     RmArguments, ShowArguments,
 };
 use crate::cli::report::{self, Align, print};
-use crate::cli::{Session, cache_directory, complain_of_layers, read_input, refuse_encrypted};
+use crate::cli::{Session, cache_directory, prepare, read_input, refuse_encrypted};
 
 /// The editor of somebody who named none.
 const EDITOR: &str = "vi";
@@ -203,7 +203,7 @@ fn open(repository: &KvRepository) -> Result<GitKv, CliError> {
             GitKv::open_url(&url.to_string_lossy(), &cache)?
         }
     };
-    complain_of_layers(&kv.git().layers());
+    prepare(kv.git());
     Ok(kv)
 }
 

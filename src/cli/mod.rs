@@ -44,9 +44,10 @@ use std::process::ExitCode;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
+use rustix::fs::Mode;
 use treering::causes::chain;
 use treering::diff::{ChangeRef, Failure};
-use treering::gitkv::Person;
+use treering::gitkv::{Git, Person, is_open_to_all};
 use treering::layers::LayerSet;
 use treering::progress::Progress;
 use treering::repository::{Hold, Repository};
@@ -86,7 +87,7 @@ pub fn run() -> ExitCode {
         report::use_json();
     }
     let is_check = matches!(arguments.command, Command::Check(_));
-    let session = match Session::new(arguments.global) {
+    let session = match Session::new(arguments.global, arguments.command.writes()) {
         Ok(session) => Session { is_check, ..session },
         Err(error) => return failed(&error).into(),
     };
@@ -157,6 +158,20 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// Makes ready to read and write a repository of blobs or keys.
+fn prepare(git: &Git) {
+    if git.is_shared() {
+        write_for_group();
+    }
+    complain_of_layers(&git.layers());
+}
+
+/// Lets the group read and write what this process makes from now on.
+fn write_for_group() {
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask - Mode::RWXG);
+}
+
 /// What holds for one run of the program, whatever the command.
 struct Session {
     /// As the command line says, else the profile, else the environment, else the defaults of the profiles.
@@ -175,12 +190,14 @@ struct Session {
     verbose: bool,
     /// Whether the command looks for faults itself.
     is_check: bool,
+    /// Whether the command writes into a repository, and not only out of it.
+    writes: bool,
     /// What a command that only reads keeps from being removed until it ends.
     hold: OnceCell<Hold>,
 }
 
 impl Session {
-    fn new(global: Global) -> Result<Self, CliError> {
+    fn new(global: Global, writes: bool) -> Result<Self, CliError> {
         let Global { repo, key, profile, config, config_text, json, quiet, verbose } = global;
         let places = Places::of_process(config, config_text);
         // An empty variable in the environment asks for nothing.
@@ -204,6 +221,7 @@ impl Session {
             quiet,
             verbose,
             is_check: false,
+            writes,
             hold: OnceCell::new(),
         })
     }
@@ -240,6 +258,15 @@ impl Session {
     /// Opens the repository. What is encrypted in it cannot be read.
     fn open(&self) -> Result<Repository, CliError> {
         let repository = Repository::open(self.repository_path()?)?;
+        if repository.is_shared() && self.writes {
+            write_for_group();
+        }
+        if repository.config().encryption.is_none() && is_open_to_all(repository.path()) {
+            let path = report::name(repository.path().as_os_str().as_encoded_bytes());
+            report::complain(&format!(
+                "everybody on this host can read the repository {path}, and so every file in it: `chmod o= {path}` keeps them out"
+            ));
+        }
         cold::attach(&repository)?;
         // What a check finds is in its report.
         if !self.is_check {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
+use treering::gitkv::Access;
 use treering::repository::{InitOptions, Repository, Snapshot, SnapshotName};
 
 use crate::cli::args::{CompressionArguments, InitArguments};
@@ -25,6 +26,7 @@ pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliErr
     let options = InitOptions {
         compression: arguments.compression,
         append_only: arguments.append_only,
+        access: if arguments.shared { Access::Group } else { Access::Owner },
         locks,
         ..InitOptions::new(session.now.timestamp())
     };

@@ -177,7 +177,8 @@ pub fn apply_diff_with(
     options: ApplyOptions,
     progress: &Progress,
 ) -> io::Result<ApplyReport> {
-    let target = Target::open(base, &diff.owners)?;
+    let is_root = |change: &Change| change.with_content().is_some_and(|entry| entry.path.is_root());
+    let target = Target::open(base, &diff.owners, diff.changes.iter().any(is_root))?;
     let apply = Apply {
         diff,
         source,

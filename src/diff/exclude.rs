@@ -270,6 +270,9 @@ pub enum LeftOutRule {
     /// The repository itself.
     #[error("the repository itself")]
     Repository,
+    /// What a restore has put there under a temporary name, and not finished.
+    #[error("an unfinished file of a restore")]
+    Temporary,
 }
 
 /// What the first bytes of a `CACHEDIR.TAG` must be.

@@ -54,6 +54,7 @@ mod place;
 mod read;
 mod scan;
 mod source;
+mod temporary;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, Failure, SegmentSource, apply_diff, apply_diff_with};
 pub use attributes::{comparable, settable};

@@ -8,16 +8,16 @@
 
 use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, flock};
-use rustix::process::Pid;
 
 use crate::atomic::TEMP_PREFIX;
 use crate::diff::attributes::{Attributes, Subject, chmod, set_times};
@@ -25,6 +25,7 @@ use crate::diff::beneath::Beneath;
 use crate::diff::entry::{Entry, Kind};
 use crate::diff::index::Owners;
 use crate::diff::scan::Stat;
+use crate::diff::temporary;
 use crate::relpath::RelPath;
 
 /// What the names of files begin with that were moved out of the way, and that something failed which needs them.
@@ -37,8 +38,7 @@ pub(super) struct Target {
     attributes: Attributes,
     /// Locked while nobody else puts things below the same root.
     alone: Option<OwnedFd>,
-    /// What temporary names of this process begin with, and the number that the next one gets.
-    prefix: String,
+    /// The number that the next temporary name gets.
     names: AtomicU64,
 }
 
@@ -106,8 +106,17 @@ impl Temp<'_> {
 impl Target {
     /// Opens `root`, making it where it is missing. Owners are set where this runs as root: by name where the
     /// name is known here, else by number.
-    pub(super) fn open(root: &Path, owners: &Owners) -> io::Result<Self> {
-        std::fs::create_dir_all(root)?;
+    ///
+    /// A new root is open to us alone where its own metadata `follows`.
+    pub(super) fn open(root: &Path, owners: &Owners, follows: bool) -> io::Result<Self> {
+        if let Some(above) = root.parent() {
+            std::fs::create_dir_all(above)?;
+        }
+        let mode = if follows { 0o700 } else { 0o777 };
+        match DirBuilder::new().mode(mode).create(root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         let beneath = Beneath::open(root)?;
         let alone = beneath.readable(&RelPath::root());
         let alone = alone.ok().filter(|root| flock(root, FlockOperation::NonBlockingLockExclusive).is_ok());
@@ -116,7 +125,6 @@ impl Target {
             beneath,
             touched: Mutex::default(),
             attributes: Attributes::new(owners),
-            prefix: format!("{TEMP_PREFIX}{}-", std::process::id()),
             names: AtomicU64::new(0),
         })
     }
@@ -197,7 +205,7 @@ impl Target {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (directory, stat) = self.touch_parent(&entry.path)?;
         let mode = self.attributes.first_mode(&entry.meta, stat.mode);
-        let (file, temp) = self.temporary_in(directory, &entry.path, |directory, name| {
+        let (file, temp) = self.temporary_in((directory, stat), &entry.path, |directory, name| {
             rustix::fs::openat(directory, name, flags, mode)
         })?;
         Ok((file.into(), temp))
@@ -248,19 +256,18 @@ impl Target {
         path: &RelPath,
         make: impl Fn(&OwnedFd, &str) -> rustix::io::Result<T>,
     ) -> io::Result<(T, Temp<'_>)> {
-        let (directory, _) = self.touch_parent(path)?;
-        self.temporary_in(directory, path, make)
+        self.temporary_in(self.touch_parent(path)?, path, make)
     }
 
     fn temporary_in<T>(
         &self,
-        directory: Arc<OwnedFd>,
+        (directory, stat): (Arc<OwnedFd>, Stat),
         path: &RelPath,
         make: impl Fn(&OwnedFd, &str) -> rustix::io::Result<T>,
     ) -> io::Result<(T, Temp<'_>)> {
         loop {
             let number = self.names.fetch_add(1, Relaxed);
-            let name = format!("{}{number}", self.prefix);
+            let name = temporary::name(stat.inode, number);
             match make(&directory, &name) {
                 Ok(made) => {
                     let directory = path.parent().unwrap_or_default();
@@ -333,27 +340,18 @@ fn sweep(directory: &OwnedFd) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(opened) = rustix::fs::openat(directory, ".", flags, Mode::empty()) else { return };
     let Ok(entries) = Dir::new(opened) else { return };
+    let inode = || Some(Stat::from(rustix::fs::fstat(directory).ok()?).inode);
     for entry in entries.flatten() {
-        if owner_of(entry.file_name().to_bytes()).is_some_and(is_gone) {
+        if temporary::owner_of(entry.file_name().to_bytes(), inode).is_some_and(temporary::is_gone) {
             let _ = rustix::fs::unlinkat(directory, entry.file_name(), AtFlags::empty());
         }
     }
 }
 
-/// The process that gave something this temporary name, if it is one.
-fn owner_of(name: &[u8]) -> Option<Pid> {
-    let (process, number) = str::from_utf8(name).ok()?.strip_prefix(TEMP_PREFIX)?.split_once('-')?;
-    number.parse::<u64>().ok()?;
-    Pid::from_raw(process.parse().ok()?)
-}
-
-fn is_gone(process: Pid) -> bool {
-    process != rustix::process::getpid()
-        && rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH)
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::process::Pid;
+
     use super::*;
     use crate::diff::entry::{FileTime, Metadata};
     use crate::diff::index::Owners;
@@ -367,7 +365,7 @@ mod tests {
     #[test]
     fn metadata_that_cannot_be_set_does_not_keep_the_rest_from_it() {
         let dir = tempfile::tempdir().unwrap();
-        let target = Target::open(dir.path(), &Owners::default()).unwrap();
+        let target = Target::open(dir.path(), &Owners::default(), false).unwrap();
         let mut wanted = entry("file", Kind::File(Default::default()));
         std::fs::write(dir.path().join("file"), "").unwrap();
         wanted.meta.mode = 0o640;
@@ -381,33 +379,66 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_goes_unless_somebody_works_there() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let (gone, here) = (child.id(), std::process::id());
-        child.wait().unwrap();
+        // A process that ends with its temporary file in place.
+        let left_by_a_child = || {
+            let target = Target::open(dir.path(), &Owners::default(), false).unwrap();
+            let (_, temp) = target.temporary_file(&entry("file", Kind::File(Default::default()))).unwrap();
+            let here = temp.name.clone();
+            std::mem::forget(temp);
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            let gone = Pid::from_raw(child.id().cast_signed()).unwrap();
+            child.wait().unwrap();
+            let inode = std::os::unix::fs::MetadataExt::ino(&dir.path().metadata().unwrap());
+            let left = dir.path().join(temporary::named(inode, gone, 3));
+            std::fs::rename(dir.path().join(here), &left).unwrap();
+            left
+        };
         let name = |rest: String| dir.path().join(format!("{TEMP_PREFIX}{rest}"));
-        let left = name(format!("{gone}-3"));
-        let others = [name(format!("{here}-3")), name("abcdef".into()), name(format!("{gone}-x"))];
-        let fill = || others.iter().chain([&left]).for_each(|path| std::fs::write(path, "").unwrap());
+        let left = left_by_a_child();
+        let file_name = |path: &Path| path.file_name().unwrap().to_owned();
+        std::fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        let others = [
+            name(format!("{}-3", std::process::id())),
+            name("abcdef".into()),
+            name("1999999-3-0123456789abcdef".into()),
+            // Saved as a file, and restored to another directory.
+            dir.path().join("elsewhere").join(file_name(&left)),
+        ];
+        others.iter().for_each(|path| std::fs::write(path, "").unwrap());
         let make = |name: &str| {
-            let target = Target::open(dir.path(), &Owners::default()).unwrap();
-            target.make_directory(&RelPath::new(name.as_bytes()).unwrap()).unwrap();
+            let target = Target::open(dir.path(), &Owners::default(), false).unwrap();
+            for directory in [name, &format!("elsewhere/{name}")] {
+                target.make_directory(&RelPath::new(directory.as_bytes()).unwrap()).unwrap();
+            }
             target
         };
-        fill();
         let first = make("one");
         assert!(!left.exists() && others.iter().all(|path| path.exists()));
-        fill();
+        std::fs::write(&left, "").unwrap();
         make("two");
         assert!(left.exists(), "while another one works there");
         drop(first);
         make("three");
-        assert!(!left.exists());
+        assert!(!left.exists() && others.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn a_root_that_gets_its_metadata_later_is_open_to_nobody_until_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str, follows| {
+            let path = dir.path().join("above").join(name);
+            Target::open(&path, &Owners::default(), follows).unwrap();
+            Stat::from(rustix::fs::stat(&path).unwrap()).mode & 0o777
+        };
+        std::fs::create_dir(dir.path().join("plain")).unwrap();
+        let plain = Stat::from(rustix::fs::stat(dir.path().join("plain")).unwrap()).mode & 0o777;
+        assert_eq!((mode("later", true), mode("never", false), mode("later", false)), (0o700, plain, 0o700));
     }
 
     #[test]
     fn deep_paths_need_no_stack() {
         let dir = tempfile::tempdir().unwrap();
-        let target = Target::open(dir.path(), &Owners::default()).unwrap();
+        let target = Target::open(dir.path(), &Owners::default(), false).unwrap();
         let deep = RelPath::new(["a"; 1000].join("/").into_bytes()).unwrap();
         let made = std::thread::Builder::new()
             .stack_size(128 << 10)

@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 use crate::diff::entry::FileTime;
 use crate::diff::exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule, Rules};
 use crate::diff::source::{SourceDir, open_beneath};
+use crate::diff::temporary;
 use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
 
@@ -358,10 +359,16 @@ impl Walk<'_> {
             self.note_left_out(|| directory.to_owned(), LeftOutRule::Cache);
         }
         let mut names = Dir::read_from(&opened)?;
+        let inode = || Some(Stat::from(rustix::fs::fstat(&opened).ok()?).inode);
         while let Some(entry) = names.read() {
             let entry = entry?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") || (only_tag && name.to_bytes() != b"CACHEDIR.TAG") {
+                continue;
+            }
+            if temporary::owner_of(name.to_bytes(), inode).is_some() {
+                let shown = || directory.join(OsStr::from_bytes(name.to_bytes()));
+                self.note_left_out(shown, LeftOutRule::Temporary);
                 continue;
             }
             match self.look(node, &rules, directory, &opened, name) {

@@ -5,12 +5,14 @@
 //! that place: it may be where a file system is mounted, in a directory that is not the user's. A process that is
 //! killed leaves an unfinished repository, which is recognised and made anew by whoever makes one there.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::atomic::{self, NewDirs};
 
+use super::access::Access;
 use super::lockfile::open_lock;
 use super::writers::Swept;
 use super::{Git, GitError, leftovers};
@@ -27,9 +29,15 @@ const PARTS: [&str; 9] =
 
 /// Makes a repository at `path`, where nothing or an empty directory may be: `make` makes it, durably, at the path
 /// that it is given. Where that fails, everything is as it was.
-pub fn create<T, E: From<GitError>>(path: &Path, make: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
+///
+/// It is for whom `access` says. A directory that is there already stays as open as it is, or gets more so.
+pub fn create<T, E: From<GitError>>(
+    path: &Path,
+    access: Access,
+    make: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
     expect_free(path)?;
-    let new = NewDirs::make(path).map_err(GitError::io("make", path))?;
+    let new = NewDirs::make_with(path, access.mode()).map_err(GitError::io("make", path))?;
     let unfinished = path.join(UNFINISHED);
     atomic::make_dirs(&unfinished).map_err(GitError::io("make", &unfinished))?;
     let _lock = lock(&unfinished)?.ok_or_else(|| GitError::InUse { path: unfinished.clone() })?;
@@ -38,6 +46,11 @@ pub fn create<T, E: From<GitError>>(path: &Path, make: impl FnOnce(&Path) -> Res
         .map_err(E::from)
         .and_then(|()| make(&unfinished.join("repository")))
         .and_then(|made| {
+            access.grant(&unfinished.join("repository")).map_err(GitError::io("share", path))?;
+            if access == Access::Group {
+                let permissions = Permissions::from_mode(access.mode());
+                fs::set_permissions(path, permissions).map_err(GitError::io("share", path))?;
+            }
             publish(path, &unfinished).map_err(GitError::io("make", path))?;
             Ok(made)
         });
@@ -144,20 +157,20 @@ mod tests {
     fn a_repository_appears_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/repo");
-        let failed: Result<(), GitError> = create(&path, |at| {
+        let failed: Result<(), GitError> = create(&path, Access::Owner, |at| {
             Git::init_at(at, &[])?;
             assert!(matches!(Git::open(&path), Err(GitError::Unfinished(_))));
-            let second = create(&path, |_| Ok::<_, GitError>(()));
+            let second = create(&path, Access::Owner, |_| Ok::<_, GitError>(()));
             assert!(matches!(second, Err(GitError::InUse { .. })));
             Err(GitError::NoProgram)
         });
         assert!(matches!(failed, Err(GitError::NoProgram)));
         assert!(!dir.path().join("a").exists(), "nor does what was made for it");
         fs::create_dir_all(&path).unwrap();
-        let failed: Result<(), GitError> = create(&path, |_| Err(GitError::NoProgram));
+        let failed: Result<(), GitError> = create(&path, Access::Owner, |_| Err(GitError::NoProgram));
         assert!(failed.is_err());
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "what was there stays");
-        create(&path, |at| Git::init_at(at, &[]).map(drop)).unwrap();
+        create(&path, Access::Owner, |at| Git::init_at(at, &[]).map(drop)).unwrap();
         Git::open(&path).unwrap();
         assert!(!path.join(UNFINISHED).exists());
     }

@@ -12,6 +12,7 @@ use crate::atomic;
 use crate::layers::{INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind};
 use crate::progress::Counter;
 
+use super::access::Access;
 use super::commit::Commit;
 use super::create::{create, is_unfinished};
 use super::program::Settings;
@@ -65,7 +66,7 @@ impl Git {
     /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is
     /// `main`; `settings` are pairs of git configuration beside this crate's own.
     pub fn init(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
-        create(path, |at| Self::init_at(at, settings).map(drop))?;
+        create(path, Access::Owner, |at| Self::init_at(at, settings).map(drop))?;
         Self::open(path)
     }
 

@@ -36,6 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 mod cold;
 mod collect;
 mod combine;
@@ -72,6 +73,7 @@ use std::time::Duration;
 use crate::layers::{LayerError, ObjectId};
 use crate::progress::Interrupted;
 
+pub use access::{Access, is_open_to_all};
 pub use collect::{Alone, Collected, LayerUse};
 pub use combine::groups_to_combine;
 pub use commit::{Commit, Person};

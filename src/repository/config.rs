@@ -7,7 +7,7 @@ use crate::archive::Codec;
 use crate::cbor;
 use crate::crypt::Lock;
 use crate::delta::{ConfirmKey, SegmentParams};
-use crate::gitkv::Person;
+use crate::gitkv::{Access, Person};
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError};
 
 /// Where the configuration lies in the tree.
@@ -51,15 +51,23 @@ pub struct InitOptions {
     pub compression: Codec,
     /// Whether nothing may be removed.
     pub append_only: bool,
+    /// Who on this host may read and write it.
+    pub access: Access,
     /// What the key of an encrypted repository is locked with, each lock opening it alone. With none, the
     /// repository is plain.
     pub locks: Vec<Lock>,
 }
 
 impl InitOptions {
-    /// Volumes as `tar.gz`, plain, and whatever may be removed.
+    /// Volumes as `tar.gz`, plain, for the owner alone, and whatever may be removed.
     pub fn new(time: Timestamp) -> Self {
-        Self { time, compression: Codec::default(), append_only: false, locks: Vec::new() }
+        Self {
+            time,
+            compression: Codec::default(),
+            append_only: false,
+            access: Access::Owner,
+            locks: Vec::new(),
+        }
     }
 }
 

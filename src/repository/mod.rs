@@ -100,6 +100,11 @@ impl Repository {
         self.timeline.git().path()
     }
 
+    /// Whether its group is to read and write what is written into it; see [`Git::is_shared`](crate::gitkv::Git::is_shared).
+    pub fn is_shared(&self) -> bool {
+        self.timeline.git().is_shared()
+    }
+
     /// From now on, layers that are not here are read from `cold`.
     pub fn read_cold(&self, cold: Arc<Cold>) -> Result<(), RepositoryError> {
         Ok(self.timeline.git().read_cold(cold).map_err(TimelineError::from)?)

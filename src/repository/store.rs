@@ -48,7 +48,7 @@ impl Repository {
     /// Makes a repository at `path`, where nothing or an empty directory may be. One that is encrypted can be
     /// read by the value that is returned.
     pub fn init(path: &Path, options: &InitOptions) -> Result<Self, RepositoryError> {
-        let made = gitkv::create(path, |at| Self::init_at(at, options));
+        let made = gitkv::create(path, options.access, |at| Self::init_at(at, options));
         let identity = made.map_err(|error| match error {
             RepositoryError::Timeline(TimelineError::Git(GitError::Occupied(path))) => {
                 RepositoryError::Exists(path)
@@ -71,7 +71,7 @@ impl Repository {
 
     /// Makes it at `path` itself, and returns what reads it.
     fn init_at(path: &Path, options: &InitOptions) -> Result<Option<Identity>, RepositoryError> {
-        let timeline = Timeline::create_at(path)?;
+        let timeline = Timeline::create_at(path, options.access)?;
         let mut batch = timeline.begin()?;
         let identity = match options.locks.as_slice() {
             [] => None,

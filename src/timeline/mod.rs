@@ -48,7 +48,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::gitkv::{Alone, Git, GitError, Mode, Swept};
+use crate::gitkv::{Access, Alone, Git, GitError, Mode, Swept};
 use crate::layers::{LayerError, ObjectId};
 
 pub use batch::{Batch, LayerBound, Tier};
@@ -112,8 +112,8 @@ impl Timeline {
     }
 
     /// Makes it at `path` itself, where nothing is, and which is moved away when it is complete.
-    pub(crate) fn create_at(path: &Path) -> Result<Self, TimelineError> {
-        Self::with(Git::init_at(path, &[])?)
+    pub(crate) fn create_at(path: &Path, access: Access) -> Result<Self, TimelineError> {
+        Self::with(Git::init_at(path, access.settings())?)
     }
 
     /// Opens the bare repository at `path`, on the branch that holds the file `wanted`, see [`Git::find_branch`].

@@ -1,5 +1,6 @@
 //! The program tried as people and scripts use it: one module a kind of use.
 
+mod access;
 mod blob;
 mod clones;
 mod commands;

@@ -9,6 +9,7 @@ use treering::progress::Progress;
 use treering::repository::{BackupOptions, Snapshot};
 
 use crate::lab::Lab;
+use crate::tree::assert_same;
 
 /// Backs `sources` up again and again, while somebody exchanges the directory `home/data` for a link to `secret`,
 /// which lies outside; returns the snapshots.
@@ -55,6 +56,27 @@ fn backups_beside_an_exchange(lab: &mut Lab, sources: &[&str], exchanged: &str) 
         is_over.store(true, Ordering::Relaxed);
         snapshots
     })
+}
+
+#[test]
+fn a_file_with_the_name_of_a_temporary_one_is_a_file() {
+    let mut lab = Lab::new();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let names = [
+        format!(".treering-tmp-{}-0", child.id()),
+        format!(".treering-tmp-{}-0-0123456789abcdef", child.id()),
+    ];
+    names.iter().for_each(|name| lab.write(name, "a person's"));
+    lab.write("file", "content");
+    let snapshot = lab.backup().snapshot.unwrap();
+    let target = lab.restore(&snapshot, "restored");
+    for _ in 0..2 {
+        // Something to do in the directory, so that it is swept.
+        fs::write(target.join("file"), "other").unwrap();
+        lab.restore(&snapshot, "restored");
+        assert_same(&lab.source(), &target);
+    }
 }
 
 #[test]
