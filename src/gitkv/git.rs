@@ -101,6 +101,10 @@ impl Git {
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
             ErrorCode::NotFound if is_unfinished(path) => GitError::Unfinished(path.to_owned()),
+            // libgit2 takes what it may not look at for missing.
+            ErrorCode::NotFound if let Err(source) = expect_readable(path) => {
+                GitError::io("read", path)(source)
+            }
             ErrorCode::NotFound => GitError::NotRepository(path.to_owned()),
             ErrorCode::Owner => {
                 let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -586,6 +590,14 @@ pub(super) fn sync_below(path: &Path) -> io::Result<()> {
         File::open(entry?.path())?.sync_all()?;
     }
     atomic::sync_dir(atomic::parent(path))
+}
+
+/// That nothing keeps this process from what may be a repository at `path`.
+fn expect_readable(path: &Path) -> io::Result<()> {
+    match fs::metadata(path.join("HEAD")) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

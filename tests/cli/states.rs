@@ -139,7 +139,9 @@ fn state(name: &str) -> Option<State> {
         }
         "another's" if is_root && programs::are_here(&["setpriv"]) => {
             let lab = pushed_cold();
-            fs::set_permissions(lab.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+            for open in ["", "repo"] {
+                fs::set_permissions(lab.path(open), fs::Permissions::from_mode(0o755)).unwrap();
+            }
             fs::create_dir(lab.path("theirs")).unwrap();
             fs::set_permissions(lab.path("theirs"), fs::Permissions::from_mode(0o777)).unwrap();
             lab.write("theirs/.gitconfig", "[safe]\n\tdirectory = *\n");
@@ -206,6 +208,18 @@ fn expected(table: &str, column: usize) -> Vec<(String, i32)> {
         (command.to_owned(), statuses[column])
     };
     rows.map(row).collect()
+}
+
+#[test]
+fn a_repository_that_one_may_not_enter_is_not_called_missing() {
+    let Some(state) = state("another's") else { return };
+    fs::set_permissions(state.lab.path("repo"), fs::Permissions::from_mode(0o700)).unwrap();
+    for (command, _) in expected(&fs::read_to_string(TABLE).unwrap(), 0) {
+        let found = state.run(&command);
+        assert_eq!(found.status, Some(1), "{command}: {found:?}");
+        assert!(found.err.contains("ermission denied"), "{command}: {found:?}");
+        assert!(!found.err.contains("init"), "{command}: {found:?}");
+    }
 }
 
 #[test]
