@@ -67,7 +67,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(repository);
-    let Pushed { there, here, layers, bytes, removed, kept, refusal } =
+    let Pushed { there, here, layers, bytes, made, removed, kept, refusal } =
         session.watch(|progress| remotes.push_with(&name, &who, progress))?;
     if let Some(failure) = &removed.failure {
         // What was asked for has happened, and a place where nothing may be removed can be meant so.
@@ -86,6 +86,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
                 "remote": name,
                 "sent": document(there),
                 "received": document(here),
+                "store_made": made,
                 "layers_sent": layers,
                 "bytes_sent": bytes,
                 "layers_removed": removed.layers,
@@ -99,6 +100,9 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
             return Ok(());
         }
         writeln!(out, "Pushed to {}: {} in {}", text(&name), sentence(there), duration(start.elapsed()))?;
+        if let Some(made) = &made {
+            writeln!(out, "  made a store at {}", text(made))?;
+        }
         if layers > 0 {
             writeln!(out, "  sent {}, {}", plural(layers, "layer"), report::size(bytes))?;
         }

@@ -192,8 +192,12 @@ impl Remotes {
     ) -> Result<Pushed, RemoteError> {
         let before = self.git.head()?;
         let (mut sent_layers, mut sent_bytes) = (0, 0);
+        let mut made = None;
         for attempt in 1..=TRIES {
-            let store = self.open_to_push(remote)?;
+            let (store, is_made) = self.open_to_push(remote)?;
+            if is_made {
+                made = self.stores.url(remote)?.map(|url| url.to_string());
+            }
             let state = self.pull_cold(remote, who, Bring::Indexes, progress)?;
             let Some(commit) = self.git.head()? else { return Ok(Pushed::default()) };
             let repository = self.own_id(remote)?.unwrap_or_default();
@@ -203,6 +207,7 @@ impl Remotes {
                     here: self.count(before.as_ref(), Some(&commit))?,
                     layers,
                     bytes,
+                    made: made.clone(),
                     removed: self.remove_going(remote, &store, &repository, who),
                     ..Pushed::default()
                 })
@@ -246,8 +251,8 @@ impl Remotes {
         Err(RemoteError::Contended { remote: remote.to_owned(), tries: TRIES })
     }
 
-    /// The store of a cold remote, made and marked as this repository's where it is new.
-    fn open_to_push(&self, remote: &str) -> Result<Arc<Store>, RemoteError> {
+    /// The store of a cold remote, made and marked as this repository's where it is new, and whether it was.
+    fn open_to_push(&self, remote: &str) -> Result<(Arc<Store>, bool), RemoteError> {
         let names = Namespaces::new()?;
         let is_new = self.stores.seen(remote)?.is_none();
         let store = match self.stores.open(remote) {
@@ -260,7 +265,7 @@ impl Remotes {
             store => store?,
         };
         if load_mark(&store, remote, &names)?.is_some() {
-            return Ok(store);
+            return Ok((store, false));
         }
         let store = self.stores.create(remote)?;
         let id = self.own_id(remote)?.ok_or_else(|| RemoteError::NotPushed(remote.to_owned()))?;
@@ -268,7 +273,7 @@ impl Remotes {
             Err(error) if error.is_exists() => {}
             marked => marked.map_err(RemoteError::store(remote))?,
         }
-        Ok(store)
+        Ok((store, true))
     }
 
     /// That a cold remote marked with the repository `id` is this one's.

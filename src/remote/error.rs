@@ -126,6 +126,26 @@ pub enum RemoteError {
          the directory of a cold remote needs a name that does not end with .git"
     )]
     NothingThere(String),
+    /// The disk is not mounted on which the store of a new remote is to be made.
+    #[error(
+        "nothing is mounted at {}, where the store of the remote {remote} is to be made: mount it and push again, or remove the remote          and add it again if the store is to be on the file system that is there now", .mount.display()
+    )]
+    NotMounted {
+        /// The remote's name.
+        remote: String,
+        /// Where it should be mounted.
+        mount: PathBuf,
+    },
+    /// The directory is missing in which the store of a new remote is to be made.
+    #[error(
+        "there is no directory {}, where the store of the remote {remote} is to be made: mount the disk that it is on, or make the          directory, and push again", .path.display()
+    )]
+    NoDirectory {
+        /// The remote's name.
+        remote: String,
+        /// The directory.
+        path: PathBuf,
+    },
     /// A URL of a file with too few slashes.
     #[error("{url} is no URL of a file: write file://{path}, with an absolute path")]
     FileUrl {

@@ -27,6 +27,8 @@ pub struct Pushed {
     pub layers: u64,
     /// Bytes that were sent to a cold remote.
     pub bytes: u64,
+    /// Where a store was made for a cold remote, which was not there before.
+    pub made: Option<String>,
     /// What was removed from a cold remote since nothing needs it any more.
     pub removed: Removed,
     /// Snapshots that were removed here and that the remote, which lets nobody remove anything, keeps.

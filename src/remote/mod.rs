@@ -67,6 +67,7 @@ mod guarded;
 mod head;
 mod layers;
 mod merge;
+mod mounts;
 mod publish;
 mod removal;
 mod stores;

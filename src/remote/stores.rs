@@ -2,13 +2,15 @@
 //!
 //! What is known of the cold remote NAME lies in the repository's `treering/remotes/NAME/`: its URL, which
 //! may hold a secret and is for nobody else to read, the head that was last seen, one that a pull was
-//! bringing when it was killed, and what pushes have [begun to bring](super::uploads).
+//! bringing when it was killed, what pushes have [begun to bring](super::uploads), and the mount that it was to be on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,6 +23,7 @@ use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
 use super::RemoteError;
 use super::head::{Copies, Head, Held, LayerKind};
 use super::layers::LayerStatus;
+use super::mounts::{missing_mount, mount_of};
 use super::uploads::Uploads;
 
 /// Mode of what may hold a secret.
@@ -35,6 +38,9 @@ const REMOTES: &str = "remotes";
 /// The head that was last seen of a remote, and one that is being brought here, in the remote's directory.
 const SEEN: &str = "head";
 const COMING: &str = "coming";
+
+/// The file that names the mount on which a store of files would have been made when the remote was added.
+const MOUNT: &str = "mount";
 
 /// Where in the same directory blocks of cold layers are kept.
 pub(super) const BLOCKS: &str = "blocks";
@@ -143,6 +149,10 @@ impl Stores {
             let mut file = atomic::temporary(&dir, PRIVATE)?;
             file.as_file().set_permissions(Permissions::from_mode(PRIVATE))?;
             writeln!(file, "{url}")?;
+            if let Some(mount) = url.parse::<StoreUrl>().ok().and_then(|url| mount_of(url.path()?)) {
+                atomic::write(&dir.join(MOUNT), mount.as_os_str().as_bytes())?;
+            }
+            // Last: it makes this a remote.
             atomic::place(file, &dir.join(URL))?;
             atomic::sync_dir(&dir)
         };
@@ -176,6 +186,9 @@ impl Stores {
     /// As [`open`](Self::open), where nothing is yet: the place must be empty.
     pub fn create(&self, name: &str) -> Result<Arc<Store>, RemoteError> {
         let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        if let Some(path) = url.path() {
+            self.expect_disk(name, path)?;
+        }
         let store = Store::create(&url, self.options.clone()).map_err(|error| match error.reason() {
             store::Reason::NotEmpty => RemoteError::NotTreering(name.to_owned()),
             _ => RemoteError::store(name)(error),
@@ -184,6 +197,25 @@ impl Stores {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.insert(name.to_owned(), Arc::clone(&store));
         Ok(store)
+    }
+
+    /// That the disk is there on which a store is to be made at `path`.
+    fn expect_disk(&self, name: &str, path: &Path) -> Result<(), RemoteError> {
+        let noted = self.dir.join(name).join(MOUNT);
+        let then = match fs::read(&noted) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            then => Some(PathBuf::from(OsString::from_vec(then.map_err(RemoteError::io("read", &noted))?))),
+        };
+        let remote = name.to_owned();
+        if let Some(mount) = missing_mount(path, then.as_deref()) {
+            return Err(RemoteError::NotMounted { remote, mount });
+        }
+        match path.parent() {
+            Some(parent) if !parent.is_dir() => {
+                Err(RemoteError::NoDirectory { remote, path: parent.to_owned() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The head that was last seen of a cold remote, and its number; `None` before the first, and where what

@@ -16,7 +16,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
@@ -105,6 +105,14 @@ impl StoreUrl {
             return Err(UrlError::Form("file:///PATH with an absolute path"));
         }
         Ok(Self { shown: format!("file://{}", path.display()), place: Place::File(path) })
+    }
+
+    /// The path, where the store is one of local files.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::File(path) => Some(path),
+            _ => None,
+        }
     }
 
     /// The last part of the path, or of the host where there is no path: by it a person says that it is this store that

@@ -211,7 +211,7 @@ fn what_goes_wrong_with_a_cold_remote_says_what_to_do() {
     fails("remote remove cold", "treering layers fetch");
     fs::rename(lab.path("store"), lab.path("away")).unwrap();
     fails("push", "check the URL and that the disk is mounted");
-    fails("cat latest:notes", "which lies in a cold remote");
+    fails("cat latest:notes", "is not here but in a cold remote");
     let outcome = lab.command(["layers", "list"]).env("TREERING_COLD_CACHE", "much").output().unwrap();
     assert_eq!(outcome.status.code(), Some(1));
     assert!(String::from_utf8(outcome.stderr).unwrap().contains("TREERING_COLD_CACHE"));
@@ -667,4 +667,73 @@ fn what_cannot_be_reached_is_never_called_damaged() {
     }
     fs::rename(lab.path("away"), lab.path("store")).unwrap();
     lab.ok(words("check --read-data"));
+}
+
+#[test]
+fn a_first_push_makes_no_store_where_a_disk_is_missing() {
+    let lab = with_hub();
+    let add = |name: &str, path: &str| {
+        let url = format!("file://{}", lab.path(path).display());
+        lab.ok(["remote", "add", name, &url]);
+    };
+    // The directory of the disk is missing, and then there.
+    add("cold", "disk/rings");
+    for line in ["push cold", "pull cold", "backup tree --push=cold"] {
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        assert!(outcome.err.contains("mount"), "{line}: {}", outcome.err);
+        assert!(!lab.path("disk").exists(), "{line}");
+    }
+    fs::create_dir(lab.path("disk")).unwrap();
+    let out = lab.ok(words("push cold"));
+    assert!(
+        out.contains(&format!("\n  made a store at file://{}\n", lab.path("disk/rings").display())),
+        "{out}"
+    );
+    assert!(!lab.ok(words("push cold")).contains("made"));
+    // One that was there is made by nobody.
+    fs::remove_dir_all(lab.path("disk/rings")).unwrap();
+    let outcome = lab.run(words("push cold"));
+    assert!(outcome.status == Some(1) && outcome.err.contains("that the disk is mounted"), "{outcome:?}");
+    assert!(!lab.path("disk/rings").exists());
+    // Nor a git repository.
+    lab.ok(words("remote add git away/hub.git"));
+    let outcome = lab.run(words("push git"));
+    assert!(outcome.status == Some(1) && outcome.err.contains("no git repository where"), "{outcome:?}");
+    assert!(!lab.path("away").exists());
+}
+
+#[test]
+fn a_first_push_makes_no_store_where_a_disk_is_not_mounted() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    fs::create_dir_all(lab.path("disk")).unwrap();
+    let mounted = "mount -t tmpfs none disk; \"$TREERING\" remote add cold \"file://$PWD/disk/rings\"; ";
+    let in_namespace = |script: &str| {
+        let own = lab.command::<&str>([]);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-euc", script])
+            .current_dir(lab.path(""));
+        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.env("TREERING", own.get_program());
+        command.output()
+    };
+    if !in_namespace("mount -t tmpfs none disk").is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    }
+    let pushed = in_namespace(&format!("{mounted} umount disk; \"$TREERING\" push cold")).unwrap();
+    let err = String::from_utf8_lossy(&pushed.stderr).into_owned();
+    assert!(err.contains("nothing is mounted at ") && err.contains("/disk, where"), "{err}");
+    assert_eq!(pushed.status.code(), Some(1));
+    assert_eq!(fs::read_dir(lab.path("disk")).unwrap().count(), 0);
+    // It is mounted again.
+    let script = "mount -t tmpfs none disk; \"$TREERING\" push cold";
+    let pushed = in_namespace(script).unwrap();
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    // And gone again, after it was seen.
+    let pushed = lab.run(words("push cold"));
+    assert!(pushed.status == Some(1) && pushed.err.contains("that the disk is mounted"), "{pushed:?}");
+    assert_eq!(fs::read_dir(lab.path("disk")).unwrap().count(), 0);
 }
