@@ -25,6 +25,7 @@ pub mod digest;
 pub mod gitkv;
 pub mod layers;
 pub mod pipeline;
+pub mod printed;
 pub mod progress;
 pub mod relpath;
 pub mod remote;

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use treering::archive::Codec;
 use treering::crypt::Recipient;
-use treering::diff::Excludes;
+use treering::diff::{Excludes, Pattern};
 
 use crate::cli::blob_args::BlobCommand;
 use crate::cli::filter::FilterArguments;
@@ -229,10 +229,13 @@ pub struct BackupArguments {
 /// What of a directory is looked at.
 #[derive(Debug, Clone, Args)]
 pub struct ScanArguments {
-    /// Leave out what matches, a pattern as in .gitignore, or a path that begins with /, ./, ../ or ~/; can be given
-    /// again
+    /// Leave out what matches, a pattern as in .gitignore, or a path that begins with /, ./, ../ or ~/ or as `ls` prints
+    /// it; can be given again
     #[arg(short, long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+    /// The directory that these patterns begin at, if it is not the current one
+    #[arg(skip)]
+    pub directory: Option<PathBuf>,
     /// Leave out what matches a pattern in a file, one a line; ./ is the directory of that file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub exclude_file: Vec<PathBuf>,
@@ -249,14 +252,20 @@ pub struct ScanArguments {
 
 impl ScanArguments {
     pub fn excludes(&self) -> Excludes {
+        let pattern = |text: &String| Pattern { text: text.clone(), directory: self.directory.clone() };
         Excludes {
-            patterns: self.exclude.clone(),
+            patterns: self.exclude.iter().map(pattern).collect(),
             files: self.exclude_file.clone(),
             ignore_file: self.ignore_file.clone(),
             caches: self.exclude_caches,
-            home: std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
+            home: home(),
         }
     }
+}
+
+/// The directory that `~` means.
+pub fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
 }
 
 /// List what a snapshot holds
@@ -317,7 +326,7 @@ pub struct RestoreArguments {
     /// Restore each source to where it was when it was backed up
     #[arg(long, conflicts_with = "target")]
     pub in_place: bool,
-    /// Restore only what matches, a pattern as in .gitignore; can be given again
+    /// Restore only what matches, a pattern as in .gitignore, or a path as `ls` prints it; can be given again
     #[arg(short, long, value_name = "GLOB")]
     pub include: Vec<String>,
     /// Leave out what matches; can be given again

@@ -6,7 +6,7 @@ use treering::repository::Count;
 use treering::schedule::{self, ConfigFile, Profile, Profiles, State};
 
 use crate::cli::Session;
-use crate::cli::args::{BackupArguments, KeyArguments, ScanArguments};
+use crate::cli::args::{BackupArguments, KeyArguments, ScanArguments, home};
 use crate::cli::error::CliError;
 use crate::cli::prune_args::{ForgetArguments, RuleArguments};
 
@@ -31,7 +31,7 @@ pub struct Places {
 impl Places {
     /// By the environment, with the profiles in `config` if it is given, as they stand in `text`.
     pub fn of_process(config: Option<PathBuf>, text: Option<PathBuf>) -> Self {
-        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let home = home();
         let directory = |variable: &str, below_home: &str| {
             let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
             set.or_else(|| Some(home.as_ref()?.join(below_home)))
@@ -179,8 +179,10 @@ impl RuleArguments {
 
 impl ScanArguments {
     pub fn filled(self, profile: &Profile) -> Self {
+        let is_own = !self.exclude.is_empty();
         Self {
             exclude: or(self.exclude, &profile.exclude),
+            directory: (!is_own).then(|| profile.directory.clone()),
             exclude_file: or(self.exclude_file, &profile.exclude_file),
             ignore_file: self.ignore_file.or_else(|| profile.ignore_file.clone()),
             exclude_caches: self.exclude_caches || profile.exclude_caches,

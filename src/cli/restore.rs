@@ -5,16 +5,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use treering::diff::Change;
+use treering::diff::{Change, Pattern};
 use treering::repository::{
     Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget, Snapshot, Spared, Totals,
 };
 
 use crate::cli::Session;
-use crate::cli::args::RestoreArguments;
+use crate::cli::args::{RestoreArguments, home};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
-use crate::cli::report::{self, count, duration, name, plural, print, size, totals};
+use crate::cli::report::{self, complain, count, duration, name, plural, print, size, totals};
 use crate::cli::secrets::is_attended;
 
 /// Bytes that are read of an answer.
@@ -31,8 +31,9 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
     let to = arguments.target.as_ref().map_or_else(RestoreOptions::in_place, RestoreOptions::new);
     let options = RestoreOptions {
         path,
-        include: arguments.include.clone(),
-        exclude: arguments.exclude.clone(),
+        include: arguments.include.iter().map(Pattern::from).collect(),
+        exclude: arguments.exclude.iter().map(Pattern::from).collect(),
+        home: home(),
         delete: arguments.delete,
         into_root: arguments.force,
         numeric_ids: arguments.numeric_ids,
@@ -50,6 +51,14 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
         session.watch_lines(|progress| plan.execute(progress))?
     };
     let done = Done { snapshot: &snapshot, options: &options, report: &report, took: start.elapsed() };
+    for pattern in &report.unmet {
+        complain(&format!(
+            "--include {} matches nothing in snapshot {}: `treering ls {}` lists what there is",
+            name(pattern.as_bytes()),
+            snapshot.short_id(),
+            snapshot.short_id()
+        ));
+    }
     print(|out| {
         session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
         session.tell_failures(out, "restore", &report.target, &report.applied.failures)?;
@@ -205,6 +214,7 @@ impl Done<'_> {
             "files_deleted": applied.deleted,
             "entries_unchanged": report.unchanged,
             "entries_spared": report.spared.len(),
+            "includes_unmatched": report.unmet,
             "sockets_skipped": applied.sockets,
             "entries_lacking": report.lacking,
             "files_verified": report.verified,

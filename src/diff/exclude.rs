@@ -1,37 +1,22 @@
-//! Which names a scan leaves out.
-//!
-//! Patterns are those of `.gitignore`, through the crate `ignore`: a pattern without a slash matches a name
-//! at any depth, one with a slash is anchored at the root, `!` takes back, the last match wins. Beside that, a
-//! pattern means what it would mean to a shell:
-//!
-//! - An absolute one that lies below the root being scanned is taken relative to it, so that `--exclude /home/me/cache`
-//!   means what it says; components of it may be patterns, but not the first one.
-//! - `~/` at its beginning is the home directory. `./` and `../` are the current directory and the one above; in a file
-//!   of patterns, those of the file.
-//! - One with a slash in it that begins with the path of the root from the current directory is taken relative to the
-//!   root, as well as anchored there: `backup work -e work/cache` leaves out `work/cache`.
-//!
-//! What cannot match anything is refused, since who wrote it meant something else.
+//! Which names a scan leaves out: by patterns (see [`pattern`](super::pattern)), by files of patterns in the tree, and
+//! by the mark of a cache.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::diff::pattern::{Fault, Meaning, Pattern, PatternError, PatternSet, Space};
 use crate::relpath::RelPath;
 
 /// What a scan leaves out, beside what [`ScanOptions`](super::ScanOptions) says otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Excludes {
     /// Patterns, as in `.gitignore`.
-    pub patterns: Vec<String>,
+    pub patterns: Vec<Pattern>,
     /// Files with one pattern a line.
     pub files: Vec<PathBuf>,
     /// Name of the files in the tree itself that hold patterns for the directory they stand in.
@@ -50,21 +35,41 @@ impl Excludes {
     ///
     /// # Errors
     /// A pattern or a file that cannot be used, named.
-    pub fn load(&self) -> Result<Self, ExcludeError> {
+    pub fn load(&self) -> Result<Self, PatternError> {
         let mut loaded = Self { files: Vec::new(), patterns: Vec::new(), ..self.clone() };
         for pattern in &self.patterns {
-            loaded.patterns.push(self.resolve(pattern, Path::new("."), None)?);
+            self.read(pattern)?;
+            loaded.patterns.push(pattern.clone());
         }
         for path in &self.files {
-            let unusable =
-                |error| ExcludeError { from: Some(path.clone()), source: Fault::File(error).into() };
+            let unusable = |error| PatternError::new(Fault::File(error), Some(path));
             let text = std::fs::read_to_string(path).map_err(unusable)?;
-            let directory = path.parent().unwrap_or(Path::new(""));
-            for line in text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-                loaded.patterns.push(self.resolve(line, directory, Some(path))?);
+            for line in lines(&text) {
+                let directory = path.parent().map(Path::to_owned);
+                let pattern = Pattern { text: line.to_owned(), directory };
+                self.read(&pattern).map_err(|error| error.in_file(path))?;
+                loaded.patterns.push(pattern);
             }
         }
         Ok(loaded)
+    }
+
+    fn read(&self, pattern: &Pattern) -> Result<Meaning, PatternError> {
+        pattern.read(self.home.as_deref(), &[], |path| std::fs::symlink_metadata(path).is_ok())
+    }
+
+    /// Refuses patterns that leave nothing of any of `roots`.
+    pub(crate) fn check_leaves_some<P: AsRef<Path>>(&self, roots: &[P]) -> Result<(), PatternError> {
+        let mut covering = None;
+        for root in roots {
+            match Rules::new(root.as_ref(), self)?.covering() {
+                Some(pattern) => {
+                    covering = Some(Fault::Everything { pattern, root: root.as_ref().to_owned() })
+                }
+                None => return Ok(()),
+            }
+        }
+        covering.map_or(Ok(()), |fault| Err(PatternError::new(fault, None)))
     }
 
     /// Tells of a path below `root`, and whether it is a directory, whether the patterns leave it or a directory
@@ -72,7 +77,7 @@ impl Excludes {
     pub(crate) fn matcher(
         &self,
         root: &Path,
-    ) -> Result<impl Fn(&RelPath, bool) -> bool + use<>, ExcludeError> {
+    ) -> Result<impl Fn(&RelPath, bool) -> bool + use<>, PatternError> {
         let rules = Rules::new(root, self)?;
         let root = root.to_owned();
         Ok(move |path: &RelPath, is_dir| {
@@ -84,113 +89,12 @@ impl Excludes {
             !rules.is_empty() && all.any(is_excluded)
         })
     }
-
-    /// A pattern in which the beginning of a path stands for itself; `directory` is what `.` means.
-    fn resolve(&self, pattern: &str, directory: &Path, from: Option<&Path>) -> Result<String, ExcludeError> {
-        let refused = |source: Fault| ExcludeError { from: from.map(Path::to_owned), source: source.into() };
-        let about = || pattern.to_owned();
-        let (sign, body) = split_sign(pattern);
-        if body.trim_matches([' ', '/']).is_empty() {
-            return Err(refused(Fault::Empty(about())));
-        }
-        if has_open_class(body) {
-            return Err(refused(Fault::OpenClass(about())));
-        }
-        let absolute = |base: &Path, rest: &str| {
-            let base = std::path::absolute(base).map_err(|error| refused(Fault::File(error)))?;
-            let base = base.to_str().ok_or_else(|| refused(Fault::NotText(base.clone())))?;
-            Ok(join_pattern(&escape(base), rest))
-        };
-        let body = match body.split_once('/').unwrap_or((body, "")) {
-            ("~", rest) => {
-                let home = self.home.as_deref().ok_or_else(|| refused(Fault::NoHome(about())))?;
-                absolute(home, rest)?
-            }
-            ("." | "..", _) => absolute(directory, body)?,
-            ("", _) => join_pattern("", body),
-            _ => body.to_owned(),
-        };
-        let resolved = format!("{sign}{body}");
-        add(&mut GitignoreBuilder::new("/"), &resolved).map_err(|source| refused(Fault::Glob(source)))?;
-        Ok(resolved)
-    }
 }
 
-/// The `!` that takes back, and what it is before.
-pub fn split_sign(pattern: &str) -> (&str, &str) {
-    pattern.split_at(usize::from(pattern.starts_with('!')))
-}
-
-/// Whether a `[` is not closed. The crate takes that for the character itself.
-fn has_open_class(pattern: &str) -> bool {
-    let mut rest = pattern.chars();
-    while let Some(character) = rest.next() {
-        match character {
-            '\\' => drop(rest.next()),
-            '[' => {
-                let class = rest.as_str();
-                let class = class.strip_prefix(['!', '^']).unwrap_or(class);
-                // At its beginning a bracket stands for itself.
-                let start = class.chars().next().map_or(0, char::len_utf8);
-                let Some(end) = class.get(start..).and_then(|class| class.find(']')) else { return true };
-                rest = class[start + end + 1..].chars();
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-/// A pattern that matches `path` and nothing else.
-pub fn escape(path: &str) -> String {
-    let special = |character| matches!(character, '*' | '?' | '[' | ']' | '{' | '}' | '\\' | '!' | '#' | ' ');
-    path.chars()
-        .flat_map(|character| special(character).then_some('\\').into_iter().chain([character]))
-        .collect()
-}
-
-/// The pattern `rest` below the absolute pattern `base`, without what means nothing in a path.
-fn join_pattern(base: &str, rest: &str) -> String {
-    let mut components: Vec<&str> = base.split('/').filter(|component| !component.is_empty()).collect();
-    for component in rest.split('/') {
-        match component {
-            "" | "." => {}
-            ".." => drop(components.pop()),
-            component => components.push(component),
-        }
-    }
-    let end = if rest.ends_with('/') { "/" } else { "" };
-    format!("/{}{end}", components.join("/"))
-}
-
-/// What of the path `pattern` is below `root`, as a pattern that is anchored there; `None` where it leads elsewhere. All
-/// of `root` is meant where nothing is left.
-pub fn below(root: &Path, pattern: &str) -> Option<String> {
-    let mut parts = pattern.split('/');
-    let names = root.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    });
-    for (number, name) in names.enumerate() {
-        match parts.next()? {
-            // It may stand for any number of components.
-            "**" if number > 0 => {
-                return Some(std::iter::once("/**").chain(parts).collect::<Vec<_>>().join("/"));
-            }
-            part if number == 0 && part.contains(['*', '?', '[', '{']) => return None,
-            part if is_match(part, name) => {}
-            _ => return None,
-        }
-    }
-    let rest = parts.collect::<Vec<_>>().join("/");
-    Some(format!("/{}", if rest.trim_matches('/').is_empty() { "*" } else { &rest }))
-}
-
-/// Whether the pattern of one component matches a name.
-fn is_match(part: &str, name: &OsStr) -> bool {
-    let mut builder = GitignoreBuilder::new("/");
-    let matcher = builder.add_line(None, &format!("/{part}")).and_then(|builder| builder.build());
-    matcher.is_ok_and(|matcher| matcher.matched(Path::new("/").join(name), true).is_ignore())
+/// The patterns in a file.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.trim_start_matches('\u{feff}').lines();
+    lines.filter(|line| !line.starts_with('#') && !line.trim().is_empty())
 }
 
 /// The regular file of that name in a directory, opened for reading; `None` where something else stands there.
@@ -204,37 +108,6 @@ fn open_regular(directory: impl AsFd, name: &str) -> Option<io::Result<File>> {
             stat => Some(stat.map(|_| File::from(file)).map_err(io::Error::from)),
         },
     }
-}
-
-fn add(builder: &mut GitignoreBuilder, pattern: &str) -> Result<(), ignore::Error> {
-    // Only in a file is it a comment.
-    let comment = if pattern.starts_with('#') { "\\" } else { "" };
-    builder.add_line(None, &format!("{comment}{pattern}")).map(drop)
-}
-
-/// A pattern that cannot be used, or a file of patterns that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use the exclude patterns{}", .from.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default())]
-pub struct ExcludeError {
-    from: Option<PathBuf>,
-    source: Box<Fault>,
-}
-
-/// What is wrong with a pattern.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error(transparent)]
-    Glob(#[from] ignore::Error),
-    #[error(transparent)]
-    File(io::Error),
-    #[error("{0:?} matches nothing: leave it out, or give the pattern that was meant")]
-    Empty(String),
-    #[error("{0:?} has a [ that is not closed: close it, or write \\[ for the character itself")]
-    OpenClass(String),
-    #[error("{0:?} needs a home directory, and none is known: set HOME, or write the path in full")]
-    NoHome(String),
-    #[error("{} is not UTF-8, and patterns are: go elsewhere, or write it with * and ?", .0.display())]
-    NotText(PathBuf),
 }
 
 /// Something that a scan left out.
@@ -281,92 +154,84 @@ const CACHE_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 /// The patterns in force in one directory, those of the directories above it included.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
-    matchers: Arc<[Arc<Gitignore>]>,
-    /// Patterns as they were given, by what is matched.
-    given: Arc<HashMap<String, String>>,
+    matchers: Arc<[Arc<FileRules>]>,
     ignore_file: Option<Arc<str>>,
     caches: bool,
+    home: Option<Arc<Path>>,
+}
+
+/// Patterns of one place.
+#[derive(Debug)]
+struct FileRules {
+    patterns: PatternSet,
+    /// The file in the tree that they stand in.
+    file: Option<PathBuf>,
 }
 
 impl Rules {
-    pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, ExcludeError> {
-        let unusable = |source: ignore::Error| ExcludeError { from: None, source: Box::new(source.into()) };
+    pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, PatternError> {
         let loaded = excludes.load()?;
+        let meanings = loaded.patterns.iter().map(|pattern| loaded.read(pattern));
+        let meanings = meanings.collect::<Result<Vec<_>, _>>()?;
         // Without a slash at its end.
-        let root: &Path = &root.components().collect::<PathBuf>();
-        let current = std::path::absolute(".").unwrap_or_default();
-        let from_here = std::path::absolute(root).ok();
-        let from_here = from_here.as_deref().and_then(|root| root.strip_prefix(&current).ok());
-        let mut builder = GitignoreBuilder::new(root);
-        let mut given = HashMap::new();
-        let mut add = |line: String, pattern: &str| {
-            add(&mut builder, &line).map_err(unusable)?;
-            given.insert(line, pattern.to_owned());
-            Ok(())
-        };
-        for pattern in &loaded.patterns {
-            let (sign, body) = split_sign(pattern);
-            let below = |root: &Path, body| below(root, body).map(|below| format!("{sign}{below}"));
-            match body.strip_prefix('/') {
-                Some(path) => add(below(root, path).unwrap_or_else(|| pattern.clone()), pattern)?,
-                None => {
-                    add(pattern.clone(), pattern)?;
-                    let is_path = body.trim_end_matches('/').contains('/');
-                    let here = from_here.filter(|root| !root.as_os_str().is_empty() && is_path);
-                    if let Some(line) = here.and_then(|root| below(root, body)) {
-                        add(line, pattern)?;
-                    }
-                }
-            }
-        }
-        let matcher = builder.build().map_err(unusable)?;
+        let root: PathBuf = root.components().collect();
+        let patterns = PatternSet::new(&root, &Space::of_root(&root), &meanings)?;
+        let own = (!patterns.is_empty()).then(|| Arc::new(FileRules { patterns, file: None }));
         Ok(Self {
-            matchers: if matcher.is_empty() { Arc::default() } else { Arc::new([Arc::new(matcher)]) },
-            given: Arc::new(given),
+            matchers: own.into_iter().collect(),
             ignore_file: excludes.ignore_file.as_deref().map(Arc::from),
             caches: excludes.caches,
+            home: excludes.home.as_deref().map(Arc::from),
         })
+    }
+
+    /// The pattern that leaves out everything, if one does.
+    fn covering(&self) -> Option<String> {
+        self.matchers.first()?.patterns.covering.clone()
     }
 
     /// The rules for what stands in `directory`, which is open, and whether a file of patterns there cannot be used;
     /// of that, the patterns that can be used are in force all the same.
-    pub(super) fn enter(&self, opened: impl AsFd, directory: &Path) -> (Self, Option<ExcludeError>) {
+    pub(super) fn enter(&self, opened: impl AsFd, directory: &Path) -> (Self, Option<PatternError>) {
         let mut rules = self.clone();
         let Some(name) = &self.ignore_file else { return (rules, None) };
         let path = directory.join(&**name);
-        let fault = |source: Fault| Some(ExcludeError { from: Some(path.clone()), source: source.into() });
+        let fault = |source: Fault| Some(PatternError::new(source, Some(&path)));
         let read = open_regular(opened, name).map(|file| io::read_to_string(file?));
         let text = match read {
             None => return (rules, None),
             Some(Err(error)) => return (rules, fault(Fault::File(error))),
             Some(Ok(text)) => text,
         };
-        let mut builder = GitignoreBuilder::new(directory);
         let mut error = None;
-        for line in text.trim_start_matches('\u{feff}').lines() {
-            if let Err(source) = builder.add_line(Some(path.clone()), line) {
-                error.get_or_insert(source);
+        let mut meanings = Vec::new();
+        let spaces = Space::of_root(directory);
+        for line in lines(&text) {
+            let pattern = Pattern { text: line.to_owned(), directory: Some(directory.to_owned()) };
+            match pattern.read_in_tree(self.home.as_deref(), &spaces) {
+                Ok(meaning) => meanings.push(meaning),
+                Err(source) => drop(error.get_or_insert(source)),
             }
         }
-        match builder.build() {
-            Ok(matcher) => {
-                rules.matchers = self.matchers.iter().cloned().chain([Arc::new(matcher)]).collect()
+        match PatternSet::new(directory, &spaces, &meanings) {
+            Ok(patterns) => {
+                let own = Arc::new(FileRules { patterns, file: Some(path.clone()) });
+                rules.matchers = self.matchers.iter().cloned().chain([own]).collect();
             }
-            Err(source) => error = Some(source),
+            Err(source) => drop(error.get_or_insert(source)),
         }
-        (rules, error.and_then(|source| fault(source.into())))
+        (rules, error.map(|error| error.in_file(&path)))
     }
 
     /// Why `path` is left out, if it is.
     pub(super) fn exclude(&self, path: &Path, is_dir: bool) -> Option<LeftOutRule> {
-        let decided = self.matchers.iter().rev().map(|matcher| matcher.matched(path, is_dir));
-        let ignore::Match::Ignore(glob) = decided.into_iter().find(|found| !found.is_none())? else {
-            return None;
-        };
-        let line = glob.original();
-        Some(match glob.from() {
-            Some(file) => LeftOutRule::IgnoreFile { pattern: line.to_owned(), file: file.to_owned() },
-            None => LeftOutRule::Pattern(self.given.get(line).map_or(line, String::as_str).to_owned()),
+        let mut decided = self.matchers.iter().rev();
+        let (decision, file) =
+            decided.find_map(|rules| Some((rules.patterns.matched(path, is_dir)?, &rules.file)))?;
+        let pattern = decision.given.to_owned();
+        decision.is_match.then(|| match file {
+            Some(file) => LeftOutRule::IgnoreFile { pattern, file: file.clone() },
+            None => LeftOutRule::Pattern(pattern),
         })
     }
 
@@ -391,7 +256,7 @@ mod tests {
     use super::*;
 
     fn rules(patterns: &[&str]) -> Rules {
-        let patterns = patterns.iter().map(ToString::to_string).collect();
+        let patterns = patterns.iter().map(|&pattern| pattern.into()).collect();
         Rules::new(Path::new("/data/tree"), &Excludes { patterns, ..Excludes::default() }).unwrap()
     }
 
@@ -414,81 +279,77 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_is_none_is_named() {
-        let excludes = Excludes { patterns: vec!["[z-a]".into()], ..Excludes::default() };
-        let error = Rules::new(Path::new("/data"), &excludes).unwrap_err();
-        let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains("[z-a]"), "{source}");
-        for pattern in ["", "  ", "/", "//", "!", "!/", "[", "a[b", "[!]", "x\\", "{a", "~/x"] {
-            let excludes = Excludes { patterns: vec![pattern.into()], ..Excludes::default() };
-            let error = excludes.load().unwrap_err();
-            assert!(std::error::Error::source(&error).is_some(), "{pattern}");
-        }
-        let fine = ["\\[", "[]]", "[!]]x", "[[]", "a b", "[a-z]*"].map(str::to_owned).to_vec();
-        Excludes { patterns: fine, ..Excludes::default() }.load().unwrap();
-    }
-
-    fn resolved(pattern: &str) -> String {
-        let home = Some(PathBuf::from("/home/m*e"));
-        let excludes = Excludes { patterns: vec![pattern.into()], home, ..Excludes::default() };
-        excludes.load().unwrap().patterns.concat()
-    }
-
-    #[test]
-    fn the_beginning_of_a_path_means_what_it_means_to_a_shell() {
-        assert_eq!(resolved("~/x/"), "/home/m\\*e/x/");
-        assert_eq!(resolved("!~/x*"), "!/home/m\\*e/x*");
-        assert_eq!(resolved("//a/./b/../*.c"), "/a/*.c");
-        let current = escape(std::env::current_dir().unwrap().to_str().unwrap());
-        assert_eq!(resolved("./x"), format!("{current}/x"));
-        assert_eq!(resolved("."), current);
-        assert_eq!(resolved("../x"), format!("{}/x", current.rsplit_once('/').unwrap().0));
-        for pattern in ["*.o", "a/b", "~", ".cache", "..x", "~x/y"] {
-            assert_eq!(resolved(pattern), if pattern == "~" { "/home/m\\*e" } else { pattern });
-        }
-    }
-
-    #[test]
     fn patterns_in_a_file_are_relative_to_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("patterns");
-        std::fs::write(&file, "# comment\n\n./x\n*.o\n").unwrap();
+        std::fs::write(&file, "\u{feff}# comment\n\n./x\r\nw/sub\n*.o\n").unwrap();
         let excludes = Excludes { files: vec![file.clone()], ..Excludes::default() };
-        let here = escape(dir.path().to_str().unwrap());
-        assert_eq!(excludes.load().unwrap().patterns, [format!("{here}/x"), "*.o".into()]);
+        let root = dir.path().join("w");
+        let rules = Rules::new(&root, &excludes).unwrap();
+        assert_eq!(rules.exclude(&root.join("sub"), true), Some(LeftOutRule::Pattern("w/sub".into())));
+        assert_eq!(rules.exclude(&root.join("x"), true), None);
+        let rules = Rules::new(dir.path(), &excludes).unwrap();
+        assert_eq!(rules.exclude(&dir.path().join("x"), true), Some(LeftOutRule::Pattern("./x".into())));
+        assert_eq!(rules.exclude(&root.join("x"), true), None);
         std::fs::write(&file, "[\n").unwrap();
         assert!(excludes.load().unwrap_err().to_string().ends_with(&format!("in {}", file.display())));
     }
 
     #[test]
-    fn paths_that_lead_into_the_root_are_taken_there() {
-        let cases = [
-            ("/data/tree/sub/x", Some("/sub/x")),
-            ("/data/*/sub/", Some("/sub/")),
-            ("/data/**/x", Some("/**/x")),
-            ("/data/tree", Some("/*")),
-            ("/data/tree/", Some("/*")),
-            ("/data/tree2/x", None),
-            ("/data", None),
-            ("/*/*/x", None),
-            ("/other/tree/x", None),
-        ];
-        for (pattern, expected) in cases {
-            assert_eq!(below(Path::new("/data/tree"), &pattern[1..]).as_deref(), expected, "{pattern}");
+    fn a_pattern_belongs_to_its_directory_and_not_to_the_current_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("w");
+        for text in ["w/cache", "./w/cache", "../x/../w/cache"] {
+            let directory = match text.starts_with("..") {
+                true => root.clone(),
+                false => dir.path().to_owned(),
+            };
+            std::fs::create_dir_all(&root).unwrap();
+            let pattern = Pattern { text: text.into(), directory: Some(directory) };
+            let excludes = Excludes { patterns: vec![pattern], ..Excludes::default() };
+            let rules = Rules::new(&root, &excludes).unwrap();
+            assert_eq!(rules.exclude(&root.join("cache"), true), Some(LeftOutRule::Pattern(text.into())));
         }
-        assert_eq!(below(Path::new("/"), "a/b").as_deref(), Some("/a/b"));
     }
 
     #[test]
-    fn a_path_from_the_current_directory_is_taken_into_a_root_that_it_leads_to() {
-        let current = std::env::current_dir().unwrap();
-        let root = current.join("work");
-        let excludes = Excludes { patterns: vec!["work/tmp".into(), "work/".into()], ..Excludes::default() };
-        let rules = Rules::new(&root, &excludes).unwrap();
-        let by = |path: &str| rules.exclude(&root.join(path), true);
-        assert_eq!(by("tmp"), Some(LeftOutRule::Pattern("work/tmp".into())));
-        assert_eq!(by("work/tmp"), Some(LeftOutRule::Pattern("work/tmp".into())));
-        assert_eq!(by("a/work"), Some(LeftOutRule::Pattern("work/".into())));
-        assert_eq!(by("a/tmp"), None);
+    fn what_leaves_nothing_is_refused() {
+        let check = |patterns: &[&str], roots: &[&str]| {
+            let patterns = patterns.iter().map(|&pattern| pattern.into()).collect();
+            Excludes { patterns, ..Excludes::default() }.check_leaves_some(roots)
+        };
+        let error = check(&["*.o", "/data"], &["/data/tree"]).unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("everything in /data/tree"));
+        check(&["/data/tree/"], &["/data/tree"]).unwrap_err();
+        check(&["/data/*"], &["/data/tree", "/data/more"]).unwrap_err();
+        check(&["/data/tree"], &["/data/tree", "/data/more"]).unwrap();
+        check(&["/data/tree", "!/data/tree/keep"], &["/data/tree"]).unwrap();
+        check(&["/data/tree/*"], &["/data/tree"]).unwrap();
+        check(&["*"], &["/data/tree"]).unwrap();
+        check(&[], &["/data/tree"]).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_tree_means_its_own_directory_and_tells_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let enter = |text: &str| {
+            std::fs::write(dir.path().join(".skip"), text).unwrap();
+            let home = Some(dir.path().to_owned());
+            let excludes = Excludes { ignore_file: Some(".skip".into()), home, ..Excludes::default() };
+            let opened = File::open(dir.path()).unwrap();
+            Rules::new(dir.path(), &excludes).unwrap().enter(&opened, dir.path())
+        };
+        for line in ["./x", "/x", "x", "x/", "~/x", "[x]"] {
+            let (rules, error) = enter(line);
+            assert!(error.is_none(), "{line}: {error:?}");
+            let expected = LeftOutRule::IgnoreFile { pattern: line.into(), file: dir.path().join(".skip") };
+            assert_eq!(rules.exclude(&dir.path().join("x"), true), Some(expected), "{line}");
+        }
+        for line in ["[", "a[b", "x\\", "../x", "/", "!"] {
+            let (rules, error) = enter(&format!("{line}\ny\n"));
+            let error = error.unwrap_or_else(|| panic!("{line}"));
+            assert!(error.to_string().ends_with(".skip"), "{line}: {error}");
+            assert!(rules.exclude(&dir.path().join("y"), false).is_some(), "{line}");
+        }
     }
 }

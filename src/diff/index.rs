@@ -95,6 +95,9 @@ impl DirIndex {
         began: SystemTime,
         progress: &Progress,
     ) -> Result<Self, DiffError> {
+        let excludes = options.excludes.load()?;
+        excludes.check_leaves_some(&[directory])?;
+        let options = &ScanOptions { excludes, ..options.clone() };
         let mut key = ConfirmKey::default();
         getrandom::fill(&mut key.0).map_err(std::io::Error::from)?;
         let mut index = Self { key: key.clone(), root: directory.to_owned(), ..Self::default() };

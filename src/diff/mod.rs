@@ -46,10 +46,11 @@ mod compute;
 mod contents;
 mod data;
 mod entry;
-pub(crate) mod exclude;
+mod exclude;
 mod index;
 mod order;
 pub mod page;
+pub(crate) mod pattern;
 mod place;
 mod read;
 mod scan;
@@ -64,9 +65,10 @@ pub use compute::{Change, ChangeRef, DiffIndex, compare};
 pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
-pub use exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule};
+pub use exclude::{Excludes, LeftOut, LeftOutRule};
 pub(crate) use index::describe;
 pub use index::{DirIndex, Owners, describe_in, fill, pages_of};
+pub use pattern::{Pattern, PatternError};
 pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
 pub use source::SourceDir;
 pub(crate) use source::{Links, Place, hold};
@@ -80,6 +82,9 @@ pub enum DiffError {
     /// The directory cannot be scanned.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// A pattern cannot be used.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     /// The system refused.
     #[error(transparent)]
     Io(#[from] io::Error),

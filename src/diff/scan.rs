@@ -17,7 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 
 use crate::diff::entry::FileTime;
-use crate::diff::exclude::{ExcludeError, Excludes, LeftOut, LeftOutRule, Rules};
+use crate::diff::exclude::{Excludes, LeftOut, LeftOutRule, Rules};
+use crate::diff::pattern::PatternError;
 use crate::diff::source::{SourceDir, open_beneath};
 use crate::diff::temporary;
 use crate::pipeline::lock;
@@ -123,7 +124,7 @@ pub enum ScanErrorKind {
     Io(#[from] io::Error),
     /// A file of patterns cannot be used.
     #[error(transparent)]
-    Exclude(#[from] ExcludeError),
+    Exclude(#[from] PatternError),
     /// Not all extended attributes can be read.
     #[error("its extended attributes cannot all be read, and those are not saved")]
     Attributes(#[source] io::Error),

@@ -182,6 +182,7 @@ impl Repository {
         let mut sources = Sources::new(&options.sources)?;
         // What they were to leave out must not be saved, nor an empty snapshot stand for what they leave.
         let excludes = options.excludes.load()?;
+        excludes.check_leaves_some(&sources.roots)?;
         let swept = match options.dry_run {
             true => Swept::default(),
             false => self.timeline.sweep()?,

@@ -130,6 +130,7 @@ impl Repository {
     ) -> Result<Comparison, RepositoryError> {
         let _hold = self.hold()?;
         let excludes = options.excludes.load()?;
+        excludes.check_leaves_some(&[directory])?;
         let is_excluded = excludes.matcher(directory)?;
         let scan_options = ScanOptions {
             excludes,

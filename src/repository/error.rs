@@ -8,7 +8,7 @@ use crate::cbor::CborError;
 use crate::crypt::CryptError;
 use crate::delta::{PatchError, SignatureError, SignaturePatchError};
 use crate::diff::page::PageError;
-use crate::diff::{DiffError, ExcludeError, ScanError};
+use crate::diff::{DiffError, PatternError, ScanError};
 use crate::digest::Digest;
 use crate::gitkv::GitError;
 use crate::layers::{ObjectId, OutOfReach};
@@ -161,13 +161,7 @@ pub enum RepositoryError {
     Scan(#[from] ScanError),
     /// A pattern cannot be used.
     #[error(transparent)]
-    Exclude(#[from] ExcludeError),
-    /// A pattern cannot be used.
-    #[error("a pattern cannot be used")]
-    Pattern {
-        /// What is wrong with it.
-        source: ignore::Error,
-    },
+    Pattern(#[from] PatternError),
     /// No snapshot is meant.
     #[error("no snapshot {0}: `treering snapshots` lists what there is")]
     NoSnapshot(String),

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::diff::DiffIndex;
-use crate::diff::exclude;
+use crate::diff::pattern::{Meaning, Pattern, Space};
 use crate::diff::{
     ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with, settable,
 };
@@ -43,9 +43,11 @@ pub struct RestoreOptions {
     /// The path in the snapshot whose content is restored; everything without one.
     pub path: Option<Vec<u8>>,
     /// Patterns, as in `.gitignore`: only what matches one is restored, with the directories above it.
-    pub include: Vec<String>,
+    pub include: Vec<Pattern>,
     /// Patterns, as in `.gitignore`: what matches one is not restored, nor removed.
-    pub exclude: Vec<String>,
+    pub exclude: Vec<Pattern>,
+    /// The directory that `~/` at the beginning of a pattern means.
+    pub home: Option<PathBuf>,
     /// Remove what is in the target and not in the snapshot, if the patterns choose it.
     pub delete: bool,
     /// Allow the content of a directory to be put directly into `/`.
@@ -77,6 +79,7 @@ impl RestoreOptions {
             path: None,
             include: Vec::new(),
             exclude: Vec::new(),
+            home: None,
             delete: false,
             into_root: false,
             numeric_ids: false,
@@ -103,6 +106,8 @@ pub struct RestoreReport {
     pub unchanged: u64,
     /// What was not removed although the snapshot does not have it, and why.
     pub spared: Vec<(RelPath, Spared)>,
+    /// Patterns of what was to be included that match nothing.
+    pub unmet: Vec<String>,
     /// Entries that lack something that only root can set: their owner, a group, set-user-id and set-group-id, or
     /// attributes.
     pub lacking: u64,
@@ -183,23 +188,29 @@ impl Repository {
         let target = &destination.target;
         let exists = target.is_dir();
         let is_source = destination.is_source();
-        let patterns = |patterns: &[String]| -> Vec<String> {
-            patterns.iter().map(|pattern| destination.pattern(snapshot, &entries, pattern)).collect()
+        let spaces = destination.spaces(snapshot);
+        let home = options.home.as_deref();
+        let meanings = |patterns: &[Pattern]| {
+            let meanings =
+                patterns.iter().map(|pattern| destination.meaning(&spaces, &entries, pattern, home));
+            meanings.collect::<Result<Vec<_>, _>>()
         };
-        let (include, exclude) = (patterns(&options.include), patterns(&options.exclude));
-        let choice = Choice::new(&include, &exclude, self.place_below(target)?)?;
+        let (include, exclude) = (meanings(&options.include)?, meanings(&options.exclude)?);
+        let choice = Choice::new(&spaces, &include, &exclude, self.place_below(target)?)?;
         let mut extras = options.delete.then(|| {
             let is_unreadable = |path: &RelPath| {
                 destination.origin(path).is_some_and(|path| snapshot.record.is_unreadable(&path))
             };
             Extras::new(&choice, &entries, is_unreadable)
         });
+        let is_there = |entries: &[Entry]| entries.iter().any(|entry| !entry.path.is_root());
+        let had_some = is_there(&entries);
         let mut on_the_way = choice.select(&mut entries);
         if exists && !is_source {
             on_the_way.insert(RelPath::root());
         }
-        let has_none = entries.iter().all(|entry| entry.path.is_root());
-        if has_none && !options.include.is_empty() && !options.delete {
+        let is_chosen = !options.include.is_empty() || (!options.exclude.is_empty() && had_some);
+        if is_chosen && !is_there(&entries) && !options.delete {
             return Err(RepositoryError::NothingChosen(snapshot.short_id()));
         }
         let numbers = Owners::default();
@@ -209,6 +220,7 @@ impl Repository {
         let wanted = DirIndex { entries, ..DirIndex::default() };
         let present = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
         let (spared, failures) = extras.map(Extras::into_parts).unwrap_or_default();
+        let unmet = choice.unmet();
         // Only reading back needs what is there already too.
         let to_verify = options.verify.then(|| wanted.entries.clone());
         let total = wanted.entries.len();
@@ -224,6 +236,7 @@ impl Repository {
             changes: Vec::new(),
             applied: ApplyReport { failures, ..ApplyReport::default() },
             spared,
+            unmet,
             lacking,
             verified: None,
             mismatches: Vec::new(),
@@ -408,33 +421,29 @@ impl Destination {
         Ok(())
     }
 
-    /// A pattern for `entries`, which are relocated, where `pattern` may be the path of one of them on its host, as
-    /// listings have it; or be anchored there.
-    fn pattern(&self, snapshot: &Snapshot, entries: &[Entry], pattern: &str) -> String {
-        let (sign, body) = exclude::split_sign(pattern);
-        let Some(path) = body.strip_prefix('/') else { return pattern.to_owned() };
+    /// What was where on the host, and where it goes below the target.
+    fn spaces(&self, snapshot: &Snapshot) -> Vec<Space> {
         let base = base_of(snapshot);
-        for Move { from, to } in &self.moves {
-            let (host, to) = (join(&base, from), to.as_path().to_str());
-            let Some(to) = to else { continue };
-            let slash = if to.is_empty() { "" } else { "/" };
-            let anchored = |rest: &str| format!("{sign}{slash}{}{rest}", exclude::escape(to));
-            // A name that looks like a pattern is first of all a name.
-            let literal = Path::new(body).strip_prefix(&host).ok().and_then(Path::to_str);
-            if let Some(literal) = literal.filter(|literal| !literal.is_empty()) {
-                let path = RelPath::new(Path::new(to).join(literal).as_os_str().as_bytes());
-                let has = |path: RelPath| entries.binary_search_by(|entry| entry.path.cmp(&path)).is_ok();
-                if path.is_ok_and(has) {
-                    return anchored(&format!("/{}", exclude::escape(literal)));
-                }
-            }
-            match exclude::below(&host, path) {
-                Some(all) if all == "/*" && !to.is_empty() => return anchored(""),
-                Some(rest) => return anchored(&rest),
-                None => {}
-            }
-        }
-        pattern.to_owned()
+        let space = |step: &Move| Space { host: join(&base, &step.from), to: step.to.as_path().to_owned() };
+        self.moves.iter().map(space).collect()
+    }
+
+    /// What `pattern` means: as a path, one on the host that was backed up, as listings have it.
+    fn meaning(
+        &self,
+        spaces: &[Space],
+        entries: &[Entry],
+        pattern: &Pattern,
+        home: Option<&Path>,
+    ) -> Result<Meaning, RepositoryError> {
+        let is_there = |path: &Path| {
+            let below =
+                spaces.iter().filter_map(|space| Some(space.to.join(path.strip_prefix(&space.host).ok()?)));
+            let mut paths = below.filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok());
+            paths.any(|path| entries.binary_search_by(|entry| entry.path.cmp(&path)).is_ok())
+        };
+        // Listings have paths from there on.
+        Ok(pattern.read(home, &[Path::new("/")], is_there)?)
     }
 
     /// The path in the index of what is to be at `path` below the target.

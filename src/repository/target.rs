@@ -1,15 +1,17 @@
 //! What stands in the target of a restore: what is there of the wanted, and what is there beside it.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::FileType;
 
+use crate::diff::pattern::{Meaning, PatternSet, Space};
 use crate::diff::{
     Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, Stat, comparable, describe, fill,
 };
@@ -232,34 +234,84 @@ impl Reach<'_> {
 
 /// What the patterns ask for.
 pub(super) struct Choice {
-    include: Gitignore,
-    exclude: Gitignore,
+    /// Where there are none, everything is included; patterns that lead elsewhere include nothing.
+    include: Option<PatternSet>,
+    exclude: PatternSet,
+    /// Patterns of `include`, each by itself, and whether it was the one that matched something.
+    asked: Vec<Asked>,
     /// The repository itself, which is neither written nor removed.
     own: Option<RelPath>,
 }
 
+struct Asked {
+    given: String,
+    alone: PatternSet,
+    is_met: Cell<bool>,
+}
+
 impl Choice {
+    /// By patterns for paths that lie in `spaces`.
     pub fn new(
-        include: &[String],
-        exclude: &[String],
+        spaces: &[Space],
+        include: &[Meaning],
+        exclude: &[Meaning],
         own: Option<RelPath>,
     ) -> Result<Self, RepositoryError> {
-        Ok(Self { include: patterns(include)?, exclude: patterns(exclude)?, own })
+        let set = |patterns: &[Meaning]| PatternSet::new(Path::new(""), spaces, patterns);
+        let asked = include.iter().filter(|pattern| !pattern.is_negated()).map(|pattern| {
+            let given = pattern.given().to_owned();
+            Ok::<_, RepositoryError>(Asked {
+                given,
+                alone: set(from_ref(pattern))?,
+                is_met: Cell::new(false),
+            })
+        });
+        Ok(Self {
+            asked: asked.collect::<Result<_, _>>()?,
+            include: if include.is_empty() { None } else { Some(set(include)?) },
+            exclude: set(exclude)?,
+            own,
+        })
     }
 
     fn has(&self, path: &RelPath, is_dir: bool) -> bool {
-        let matches =
-            |patterns: &Gitignore| patterns.matched_path_or_any_parents(path.as_path(), is_dir).is_ignore();
-        let is_chosen = || !matches(&self.exclude) && (self.include.is_empty() || matches(&self.include));
+        let find = |patterns: &PatternSet| {
+            let decision = patterns.matched_within(path.as_path(), is_dir)?;
+            decision.is_match.then(|| decision.given.to_owned())
+        };
+        let is_included = || {
+            let Some(include) = &self.include else { return true };
+            let given = find(include);
+            if let Some(asked) = self.asked.iter().find(|asked| Some(&asked.given) == given.as_ref()) {
+                asked.is_met.set(true);
+            }
+            given.is_some()
+        };
         let is_own = self.own.as_ref().is_some_and(|own| path.is_within(own));
-        path.is_root() || (!is_own && is_chosen())
+        path.is_root() || (!is_own && is_included() && find(&self.exclude).is_none())
+    }
+
+    /// The patterns of what is included that have matched nothing so far.
+    pub fn unmet(&self) -> Vec<String> {
+        self.asked.iter().filter(|asked| !asked.is_met.get()).map(|asked| asked.given.clone()).collect()
+    }
+
+    /// Looks whether patterns that were never the last to match match any of `entries` all the same.
+    fn note_others(&self, entries: &[Entry]) {
+        for asked in self.asked.iter().filter(|asked| !asked.is_met.get()) {
+            let is_match = |entry: &Entry| {
+                let is_dir = matches!(entry.kind, Kind::Directory);
+                asked.alone.matched_within(entry.path.as_path(), is_dir).is_some()
+            };
+            asked.is_met.set(entries.iter().any(is_match));
+        }
     }
 
     /// Leaves what the patterns ask for, and the directories above it. Returns those directories that the patterns do
     /// not ask for themselves: where they are there already, nothing about them is to be changed.
     pub fn select(&self, entries: &mut Vec<Entry>) -> HashSet<RelPath> {
         let has = |entry: &Entry| self.has(&entry.path, matches!(entry.kind, Kind::Directory));
-        if self.include.is_empty() {
+        if self.include.is_none() {
             entries.retain(has);
             return HashSet::new();
         }
@@ -271,6 +323,7 @@ impl Choice {
                 path = above.parent();
             }
         }
+        self.note_others(entries);
         entries.retain(|entry| kept.contains(&entry.path));
         kept.retain(|path| {
             let at = entries.binary_search_by(|entry| entry.path.cmp(path));
@@ -278,13 +331,4 @@ impl Choice {
         });
         kept
     }
-}
-
-fn patterns(lines: &[String]) -> Result<Gitignore, RepositoryError> {
-    let mut builder = GitignoreBuilder::new("");
-    let unusable = |source| RepositoryError::Pattern { source };
-    for line in lines {
-        builder.add_line(None, line).map_err(unusable)?;
-    }
-    builder.build().map_err(unusable)
 }

@@ -166,6 +166,9 @@ pub struct Profile {
     /// What it is called: letters, digits, `.`, `_` and `-`.
     #[serde(skip)]
     pub name: String,
+    /// The directory of the file, which relative paths begin at.
+    #[serde(skip)]
+    pub directory: PathBuf,
     /// The repository.
     pub repo: Option<PathBuf>,
     /// A file whose first line is the passphrase of the repository.
@@ -309,6 +312,7 @@ impl Profile {
 
     /// Makes every path absolute.
     fn settle(&mut self, base: &Path, home: Option<&Path>) {
+        base.clone_into(&mut self.directory);
         // A URL stays one, to be refused as such, unless it is the name of something here.
         let is_path = |repo: &PathBuf| !store::is_url(repo.as_os_str()) || base.join(repo).exists();
         let repo = self.repo.iter_mut().filter(|repo| is_path(repo));

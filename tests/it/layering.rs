@@ -8,7 +8,10 @@ use walkdir::WalkDir;
 
 /// The modules, from the lowest floor up. Modules of one floor do not see each other.
 const FLOORS: [&[&str]; 6] = [
-    &["atomic", "causes", "cbor", "digest", "pipeline", "progress", "relpath", "signals", "spoken", "varint"],
+    &[
+        "atomic", "causes", "cbor", "digest", "pipeline", "printed", "progress", "relpath", "signals",
+        "spoken", "varint",
+    ],
     &["archive", "crypt", "delta", "layers", "store"],
     &["diff", "gitkv"],
     &["timeline"],

@@ -283,8 +283,8 @@ fn what_is_excluded_is_not_deleted() {
         fs::write(target.join(path), "").unwrap();
     }
     let options = |include: &[&str], exclude: &[&str]| RestoreOptions {
-        include: include.iter().map(ToString::to_string).collect(),
-        exclude: exclude.iter().map(ToString::to_string).collect(),
+        include: include.iter().map(|&pattern| pattern.into()).collect(),
+        exclude: exclude.iter().map(|&pattern| pattern.into()).collect(),
         delete: true,
         ..RestoreOptions::new(&target)
     };
