@@ -73,10 +73,18 @@ pub fn place(file: NamedTempFile, target: &Path) -> io::Result<()> {
     file.persist(target).map(drop).map_err(|error| error.error)
 }
 
+/// The mode of a file that may hold a secret.
+pub const PRIVATE: u32 = 0o600;
+
 /// Makes `bytes` the content of `target`, durably.
 pub fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with(target, bytes, MODE)
+}
+
+/// As [`write`], in a file with this mode before the umask takes its bits away.
+pub fn write_with(target: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = parent(target);
-    let mut file = temporary(directory, MODE)?;
+    let mut file = temporary(directory, mode)?;
     file.write_all(bytes)?;
     place(file, target)?;
     sync_dir(directory)

@@ -35,6 +35,7 @@ pub mod signals;
 pub mod spoken;
 pub mod store;
 pub mod timeline;
+pub mod url;
 pub mod varint;
 
 pub use diff::{DiffData, DiffIndex, DirIndex, apply_diff};

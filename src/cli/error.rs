@@ -13,7 +13,9 @@ use treering::remote::RemoteError;
 use treering::repository::{RepositoryError, RetentionError};
 use treering::schedule::{DaemonError, InstallError, ProfileError, StateError};
 use treering::spoken::SpokenError;
+use treering::store::UrlError;
 use treering::timeline::{CodecError, TimelineError};
+use treering::url::Url;
 
 use crate::cli::local_path::NotLocal;
 
@@ -87,6 +89,8 @@ pub enum CliError {
     Git(#[from] GitError),
     #[error(transparent)]
     Store(#[from] treering::store::Error),
+    #[error("{url} cannot be the URL of a store: {source}")]
+    StoreUrl { url: Url, source: UrlError },
     #[error("cannot {action} {}", .path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot use the key in {}", .path.display())]

@@ -200,7 +200,7 @@ fn open(repository: &KvRepository) -> Result<GitKv, CliError> {
         true => GitKv::open(url)?,
         false => {
             let cache = cache_directory().ok_or(CliError::NoCache)?;
-            GitKv::open_url(&url.to_string_lossy(), &cache)?
+            GitKv::open_url(url.to_string_lossy().as_ref(), &cache)?
         }
     };
     prepare(kv.git());

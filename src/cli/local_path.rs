@@ -8,24 +8,25 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use treering::store::is_url;
+use treering::url::Url;
 
 /// What was given looks like a URL.
 #[derive(Debug, thiserror::Error)]
 pub enum NotLocal {
     #[error(
-        "it looks like a URL, and must be the path of a file or directory here: write ./{0} if it is one"
+        "it looks like a URL, and must be the path of a file or directory here: if it is one, put ./ before its name"
     )]
-    Path(String),
+    Path,
     #[error(
         "{0} looks like a URL or a place on another host, and the repository is a directory here: make one, and copy it there \
-         with `treering remote add NAME URL` and `treering push`; for a local directory of that name write ./{0}"
+         with `treering remote add NAME URL` and `treering push`; if it is a directory here, put ./ before its name"
     )]
-    Repository(String),
+    Repository(Url),
 }
 
 /// Takes the path of a file or directory.
 pub fn local_path() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| expect_local(path, NotLocal::Path))
+    PathBufValueParser::new().try_map(|path| expect_local(path, |_| NotLocal::Path))
 }
 
 /// Takes the path of a repository.
@@ -34,13 +35,10 @@ pub fn repository_path() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 /// Refuses what looks like a URL, if nothing of that name is there.
-pub fn expect_local<P: AsRef<Path>>(
-    path: P,
-    refusal: impl FnOnce(String) -> NotLocal,
-) -> Result<P, NotLocal> {
+pub fn expect_local<P: AsRef<Path>>(path: P, refusal: impl FnOnce(Url) -> NotLocal) -> Result<P, NotLocal> {
     let given = path.as_ref();
     match is_url(given.as_os_str()) && !given.exists() {
-        true => Err(refusal(given.display().to_string())),
+        true => Err(refusal(Url::from(given.to_string_lossy().into_owned()))),
         false => Ok(path),
     }
 }

@@ -54,6 +54,7 @@ use treering::repository::{Hold, Repository};
 use treering::schedule::Profile;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
+use treering::url::redact;
 
 use args::{Arguments, Command, Global, KeyArguments};
 use bar::Show;
@@ -77,7 +78,15 @@ pub fn run() -> ExitCode {
                     report::use_json();
                     report::fail(Exit::Failed, error.render().to_string().trim_end());
                 }
-                false => drop(error.print()),
+                false => {
+                    // It may repeat an address in a place where none is expected.
+                    let text = error.render().to_string();
+                    let safe = redact(&text);
+                    match safe == text {
+                        true => drop(error.print()),
+                        false => drop(io::stderr().write_all(safe.as_bytes())),
+                    }
+                }
             }
             return Exit::Failed.into();
         }

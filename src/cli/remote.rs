@@ -29,11 +29,11 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError>
 fn list(session: &Session, remotes: &[Remote]) -> Result<(), CliError> {
     print(|out| {
         if session.json {
-            let object =
-                |remote: &Remote| json!({ "name": remote.name, "url": remote.url, "kind": kind(remote) });
+            let object = |remote: &Remote| json!({ "name": remote.name, "url": remote.url.to_string(), "kind": kind(remote) });
             return json::line(out, &remotes.iter().map(object).collect::<Vec<_>>());
         }
-        let row = |remote: &Remote| vec![text(&remote.name), text(kind(remote)), text(&remote.url)];
+        let row =
+            |remote: &Remote| vec![text(&remote.name), text(kind(remote)), text(&remote.url.to_string())];
         report::table(out, &[Align::Left; 3], &remotes.iter().map(row).collect::<Vec<_>>())
     })
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
+use treering::url::Url;
 
 use crate::cli::local_path::repository_path;
 
@@ -20,7 +21,7 @@ pub struct CloneArguments {
     pub cold: bool,
     /// Where the repository is: a path, any URL that git takes, or that of a cold remote
     #[arg(value_name = "URL")]
-    pub url: String,
+    pub url: Url,
     /// The directory to make
     #[arg(value_name = "REPO", value_hint = ValueHint::DirPath, value_parser = repository_path())]
     pub path: PathBuf,
@@ -59,7 +60,7 @@ pub struct RemoteAddArguments {
     pub name: String,
     /// Where it is: a path, any URL that git takes, or that of a cold remote
     #[arg(value_name = "URL")]
-    pub url: String,
+    pub url: Url,
 }
 
 /// Forget a remote; what lies there stays

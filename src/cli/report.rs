@@ -12,6 +12,7 @@ use treering::diff::{Change, ChangeRef, Entry, FileTime, Kind};
 use treering::gitkv::Swept;
 pub use treering::printed::{name, text, unescape};
 use treering::repository::Totals;
+use treering::url::redact;
 
 use crate::cli::error::{CliError, Exit};
 
@@ -49,12 +50,15 @@ pub fn was_incomplete() -> bool {
 }
 
 /// As [`complain`], with what else the object shall say.
+///
+/// What is secret in an address that it quotes is not shown.
 pub fn complain_with(message: &str, mut object: Value) {
+    let message = &redact(message);
     // Where standard error is closed, the exit status still tells.
     let _ = match AS_JSON.load(Relaxed) {
         true => {
             object["message_type"] = "warning".into();
-            object["message"] = message.into();
+            object["message"] = message.as_str().into();
             writeln!(io::stderr(), "{object}")
         }
         false => writeln!(io::stderr(), "treering: {}", text(message)),
@@ -65,6 +69,7 @@ pub fn complain_with(message: &str, mut object: Value) {
 pub fn fail(exit: Exit, message: &str) {
     match AS_JSON.load(Relaxed) {
         true => {
+            let message = redact(message);
             let object = json!({ "message_type": "exit_error", "code": exit as u8, "message": message });
             let _ = writeln!(io::stderr(), "{object}");
         }

@@ -1,7 +1,7 @@
 //! `schedule`: profiles that run by themselves.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -14,6 +14,7 @@ use treering::schedule::{
     Stop, Terms, due_at, read_crontab, upcoming, write_crontab,
 };
 use treering::spoken;
+use treering::url::redact;
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::error::{CliError, Exit};
@@ -35,11 +36,25 @@ pub fn log(arguments: &Arguments) {
     let filter = EnvFilter::try_from_env("TREERING_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let is_terminal = io::stderr().is_terminal();
     let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(is_terminal);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Redacted).with_ansi(is_terminal);
     // The journal of systemd knows the time by itself.
     match runs_by_itself && std::env::var_os("JOURNAL_STREAM").is_none() {
         true => log.with_target(false).with_timer(LocalTime).init(),
         false => log.with_target(!runs_by_itself).without_time().init(),
+    }
+}
+
+/// Standard error, without what is secret in the addresses that a line quotes. A line comes at once.
+struct Redacted;
+
+impl Write for Redacted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(redact(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 

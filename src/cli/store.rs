@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use treering::store::{
     CacheFigures, CachePolicy, Error, Figures, Item, LocalOptions, NamespaceOptions, Operation, Options,
-    Store,
+    Store, StoreUrl,
 };
+use treering::url::Url;
 
 use crate::cli::error::{CliError, Exit};
 use crate::cli::report::{clock_time, count, local_time, plural, print, size};
@@ -23,18 +24,19 @@ use crate::cli::{Session, cold, json, read_input};
 /// Does one of the `store` commands.
 pub fn run(session: &Session, arguments: &StoreArguments) -> Result<Exit, CliError> {
     let options = options(arguments)?;
+    let url = store_url(&arguments.url)?;
     let store = match &arguments.command {
         StoreCommand::Create => {
-            let store = Store::create(&arguments.url, options)?;
+            let store = Store::create(&url, options)?;
             say(session, "created", arguments, "Made")?;
             store
         }
         StoreCommand::Destroy(destroy) => {
-            Store::open(&arguments.url, options)?.destroy(destroy.confirm.as_deref())?;
+            Store::open(&url, options)?.destroy(destroy.confirm.as_deref())?;
             say(session, "destroyed", arguments, "Removed")?;
             return Ok(Exit::Done);
         }
-        _ => Store::open(&arguments.url, options)?,
+        _ => Store::open(&url, options)?,
     };
     let done = act(session, &store, &arguments.command);
     if arguments.statistics {
@@ -44,8 +46,14 @@ pub fn run(session: &Session, arguments: &StoreArguments) -> Result<Exit, CliErr
     done
 }
 
+/// The URL of a store. The parser of arguments would repeat one that is none, with its secrets.
+fn store_url(url: &Url) -> Result<StoreUrl, CliError> {
+    StoreUrl::try_from(url).map_err(|source| CliError::StoreUrl { url: url.clone(), source })
+}
+
 fn options(arguments: &StoreArguments) -> Result<Options, CliError> {
-    let mut options = Options { cache: arguments.cache.clone(), ..cold::options()?.store };
+    let cache = arguments.cache.as_ref().map(store_url).transpose()?;
+    let mut options = Options { cache, ..cold::options()?.store };
     let mut namespaces = std::collections::BTreeMap::<_, NamespaceOptions>::new();
     for levels in &arguments.levels {
         let namespace = namespaces.entry(levels.namespace.clone()).or_default();

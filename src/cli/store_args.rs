@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
-use treering::store::{Algorithm, CacheMode, Name, Namespace, Permissions, StoreUrl};
+use treering::store::{Algorithm, CacheMode, Name, Namespace, Permissions};
+use treering::url::Url;
 
 use crate::cli::local_path::local_path;
 
@@ -31,13 +32,13 @@ Examples:
 pub struct StoreArguments {
     /// Where the store is
     #[arg(long, value_name = "URL", env = "TREERING_STORE", hide_env_values = true)]
-    pub url: StoreUrl,
+    pub url: Url,
     /// How deep the objects of a namespace lie, and at what other levels they may still be found; can be given again
     #[arg(long, value_name = "NAMESPACE=N[,OLD...]")]
     pub levels: Vec<Levels>,
     /// A second, nearer store that keeps copies
     #[arg(long, value_name = "URL")]
-    pub cache: Option<StoreUrl>,
+    pub cache: Option<Url>,
     /// What the cache does for a namespace: off, mirror or write-through; can be given again
     #[arg(long, value_name = "NAMESPACE=MODE", requires = "cache")]
     pub cached: Vec<Cached>,

@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(trees[0], trees[1]);
         assert_eq!(fixtures[0].run(&["ls-tree", "-r", "--name-only", "main"]), "day/2\nday/3\nday/4\n");
         fixtures[0].fsck();
-        assert_eq!(a.remotes().unwrap()[0].url, hub.to_str().unwrap());
+        assert_eq!(a.remotes().unwrap()[0].url.reveal(), hub.to_str().unwrap());
         assert!(a.add_remote("hub", "x").is_err());
     }
 

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 use std::path::Path;
 
 use crate::layers::{LayerWriter, ObjectId, ObjectKind};
+use crate::url::Url;
 
 use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
 use super::file::{KvFile, OpenMode};
 use super::origin::{Origin, cached_clone};
 use super::transaction::Edit;
-use super::transport::without_passwords;
 use super::tree::{self, Mode, Node};
 use super::{Git, GitError, Walk, shown};
 
@@ -72,8 +72,9 @@ impl GitKv {
 
     /// Opens the repository at any URL that git accepts, by a clone in the directory `cache` that is made
     /// once and fetched to from then on.
-    pub fn open_url(url: &str, cache: &Path) -> Result<Self, GitError> {
-        let clone = cached_clone(url, cache)?;
+    pub fn open_url(url: impl Into<Url>, cache: &Path) -> Result<Self, GitError> {
+        let url = url.into();
+        let clone = cached_clone(&url, cache)?;
         let kv = Self::open(&clone)?;
         // The origin may have chosen another branch since it was cloned.
         let kv = match (&kv.origin, kv.head()) {
@@ -84,7 +85,7 @@ impl GitKv {
         };
         match kv.head() {
             Err(GitError::NoBranch { branch, others, .. }) => {
-                Err(GitError::NoBranch { path: without_passwords(url).into(), branch, others })
+                Err(GitError::NoBranch { path: url.to_string().into(), branch, others })
             }
             _ => Ok(kv),
         }

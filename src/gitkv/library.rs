@@ -21,9 +21,10 @@ use percent_encoding::percent_decode_str;
 use crate::atomic;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
+use crate::url::{Url, redact};
 
 use super::git::from_git2;
-use super::transport::{FETCH, MAX_SAID, PUSH, PushedFrom, without_passwords};
+use super::transport::{FETCH, MAX_SAID, PUSH, PushedFrom};
 use super::{Git, GitError};
 
 /// Hooks that a push sets off in the repository that gets it.
@@ -119,7 +120,7 @@ pub(super) fn branch(git: &Git, remote: &str) -> Result<Option<String>, GitError
 }
 
 /// Makes a bare clone of `url` at `path`, where nothing is, of which `remote` is the remote.
-pub(super) fn clone(url: &str, remote: &str, path: &Path) -> Result<(), GitError> {
+pub(super) fn clone(url: &Url, remote: &str, path: &Path) -> Result<(), GitError> {
     const CLONE: &str = "clone the repository";
     let place = place(url)?;
     let there = match &place {
@@ -144,15 +145,16 @@ pub(super) fn clone(url: &str, remote: &str, path: &Path) -> Result<(), GitError
     }
 }
 
-fn url(git: &Git, remote: &str) -> Result<String, GitError> {
-    let found = git.remotes()?.into_iter().find(|each| each.name == remote);
+fn url(git: &Git, remote: &str) -> Result<Url, GitError> {
+    let found = git.url_of(remote)?;
     let said = || GitError::Remote { action: "find the remote", said: format!("{remote} is not configured") };
-    Ok(found.ok_or_else(said)?.url)
+    found.ok_or_else(said)
 }
 
 /// Where `url` leads, or why nobody here can go there. As git has it, whatever has no scheme and no colon
 /// before the first slash is a path.
-fn place(url: &str) -> Result<Place, GitError> {
+fn place(url: &Url) -> Result<Place, GitError> {
+    let url = url.reveal();
     let needs = |scheme: &str, feature, is_built| match is_built {
         true => Ok(Place::Far),
         false => Err(GitError::NoTransport { scheme: scheme.to_owned(), feature }),
@@ -179,7 +181,7 @@ fn place(url: &str) -> Result<Place, GitError> {
 }
 
 /// The path that `url` is, if it is one.
-pub(super) fn path_of(url: &str) -> Option<PathBuf> {
+pub(super) fn path_of(url: &Url) -> Option<PathBuf> {
     match place(url) {
         Ok(Place::Here(path)) => Some(path),
         _ => None,
@@ -221,7 +223,7 @@ fn hook(git: &Git) -> Result<Option<PathBuf>, GitError> {
 fn failed(action: &'static str, progress: &Progress) -> impl FnOnce(git2::Error) -> GitError {
     move |error| match progress.check() {
         Err(interrupted) => interrupted.into(),
-        Ok(()) => GitError::Remote { action, said: without_passwords(error.message()) },
+        Ok(()) => GitError::Remote { action, said: redact(error.message()) },
     }
 }
 
@@ -383,7 +385,7 @@ mod tests {
     use super::*;
 
     fn path(url: &str) -> PathBuf {
-        match place(url).unwrap() {
+        match place(&Url::from(url)).unwrap() {
             Place::Here(path) => path,
             Place::Far => panic!("{url} is a path"),
         }
@@ -400,7 +402,7 @@ mod tests {
             assert_eq!(path(url), Path::new(there));
         }
         for url in ["git://example.org/x", "http://example.org/x"] {
-            assert!(matches!(place(url), Ok(Place::Far)), "{url}");
+            assert!(matches!(place(&Url::from(url)), Ok(Place::Far)), "{url}");
         }
         for (url, scheme, is_built) in [
             ("https://example.org/x", "https", cfg!(feature = "git2-https")),
@@ -408,7 +410,7 @@ mod tests {
             ("git+ssh://example.org/x", "git+ssh", cfg!(feature = "git2-ssh")),
             ("git@example.org:x", "ssh", cfg!(feature = "git2-ssh")),
         ] {
-            match place(url) {
+            match place(&Url::from(url)) {
                 Ok(Place::Far) => assert!(is_built, "{url}"),
                 Err(GitError::NoTransport { scheme: found, .. }) => {
                     assert_eq!((found.as_str(), is_built), (scheme, false));
@@ -416,8 +418,11 @@ mod tests {
                 _ => panic!("{url}"),
             }
         }
-        assert!(matches!(place("ext::sh -c x"), Err(GitError::NoTransport { .. }) | Ok(Place::Far)));
-        assert!(matches!(place("gopher://x"), Err(GitError::Remote { .. })));
+        assert!(matches!(
+            place(&Url::from("ext::sh -c x")),
+            Err(GitError::NoTransport { .. }) | Ok(Place::Far)
+        ));
+        assert!(matches!(place(&Url::from("gopher://x")), Err(GitError::Remote { .. })));
     }
 
     #[test]

@@ -72,6 +72,7 @@ use std::time::Duration;
 
 use crate::layers::{LayerError, ObjectId};
 use crate::progress::Interrupted;
+use crate::url::{AddressError, Url};
 
 pub use access::{Access, is_open_to_all};
 pub use collect::{Alone, Collected, LayerUse};
@@ -86,7 +87,7 @@ pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use refs::PRIVATE;
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
-pub use transport::{GitRemote, PushedFrom, without_passwords};
+pub use transport::{GitRemote, PushedFrom};
 pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::{KeepLayers, Swept};
 
@@ -278,6 +279,14 @@ pub enum GitError {
     /// Without the program git, nobody would run a hook of the remote.
     #[error("the remote has the hook {}, which only the program git runs; install git", .0.display())]
     Hook(PathBuf),
+    /// Git is not given the URL of a remote.
+    #[error("the address {url} cannot be used: {source}")]
+    Address {
+        /// The URL.
+        url: Url,
+        /// Why.
+        source: AddressError,
+    },
     /// Git could not clone, fetch or push.
     #[error("cannot {action}; git says: {}", one_line(said))]
     Remote {

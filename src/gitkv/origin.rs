@@ -8,13 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::atomic;
-use crate::digest::Digest;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
+use crate::url::Url;
 
 use super::commit::Person;
 use super::git::sync_below;
-use super::program::Settings;
+use super::program::{self, Settings};
 use super::transaction::Edit;
 use super::transport::{run, turn};
 use super::{Git, GitError, library, pause};
@@ -110,15 +110,16 @@ fn follow(git: &Git, tip: Option<&ObjectId>, commit: &ObjectId) -> Result<(), Gi
 }
 
 /// The bare clone of `url` in the directory `cache`, made if it is not there. Processes take turns.
-pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError> {
+pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError> {
     // A path means the same from every directory.
-    let url = match fs::canonicalize(url) {
-        Ok(path) => path.to_string_lossy().into_owned(),
-        Err(_) => url.to_owned(),
+    let url = match fs::canonicalize(url.reveal()) {
+        Ok(path) => Url::from(path.to_string_lossy().into_owned()),
+        Err(_) => url.clone(),
     };
-    let mut name = Digest::of(url.as_bytes()).to_string();
+    let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
+    let mut name = url.digest().to_string();
     name.truncate(32);
-    fs::create_dir_all(cache).map_err(GitError::io("make", cache))?;
+    atomic::make_dirs_with(cache, 0o700).map_err(GitError::io("make", cache))?;
     let at = |extension: &str| cache.join(format!("{name}.{extension}"));
     let (clone, unfinished, lock) = (at("git"), at("new"), at("lock"));
     let turn = turn(&lock, &Progress::new())?;
@@ -138,9 +139,22 @@ pub(super) fn cached_clone(url: &str, cache: &Path) -> Result<PathBuf, GitError>
     command.stdin(turn.try_clone().map_err(GitError::io("use", &lock))?);
     command.args(["clone", "--quiet", "--bare", "--no-tags"]);
     command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-    match run("clone the repository", command.args(["--", &url]).arg(&unfinished), &Progress::new()) {
+    if let Some(login) = &given.login {
+        program::log_in(&mut command, &given.address, login);
+    }
+    command.args(["--", &given.address]).arg(&unfinished);
+    match run("clone the repository", &mut command, &Progress::new()) {
         Err(GitError::NoProgram) => library::clone(&url, ORIGIN, &unfinished)?,
+        Err(GitError::Remote { action, said }) => {
+            return Err(GitError::Remote { action, said: url.redact(&said) });
+        }
         cloned => drop(cloned?),
+    }
+    if given.login.is_some() {
+        // Git was not told all of it.
+        let git = Git::open(&unfinished)?;
+        git.hide_config()?;
+        git.configure(|config| config.set_str(&format!("remote.{ORIGIN}.url"), url.reveal()))?;
     }
     sync_below(&unfinished).map_err(GitError::io("sync", &unfinished))?;
     fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;

@@ -18,6 +18,8 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::url::Login;
+
 use super::GitError;
 
 /// What the names of the settings begin with that git gets, in lower case.
@@ -113,6 +115,29 @@ impl Settings {
     }
 }
 
+/// What git asks for a login: it prints what is in the environment, where no other user looks.
+const HELPER: &str = "!f() { if test \"$1\" = get; then \
+    printf 'username=%s\\npassword=%s\\n' \"$TREERING_GIT_USER\" \"$TREERING_GIT_PASSWORD\"; fi; }; f";
+
+/// Lets git, about to run, be who `login` says at `address`. A URL with the login in it would be seen in the arguments of
+/// what git runs.
+pub(super) fn log_in(command: &mut Command, address: &str, login: &Login) {
+    let host = address.split_once("://").map_or(address, |(scheme, rest)| {
+        let end = rest.find('/').unwrap_or(rest.len());
+        &address[..scheme.len() + 3 + end]
+    });
+    let mut settings = vec![(format!("credential.{host}.username"), login.user.as_str())];
+    if let Some(password) = &login.password {
+        // Other helpers know nothing of this login, and are not to keep it.
+        settings.extend(["", HELPER].map(|helper| (format!("credential.{host}.helper"), helper)));
+        command.env("TREERING_GIT_USER", &login.user).env("TREERING_GIT_PASSWORD", password);
+    }
+    command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+    for (number, (key, value)) in settings.iter().enumerate() {
+        command.env(format!("GIT_CONFIG_KEY_{number}"), key).env(format!("GIT_CONFIG_VALUE_{number}"), value);
+    }
+}
+
 /// Of what `git config --list --show-scope --null` prints, the settings that git gets, as a file of settings.
 fn sift(listed: &[u8]) -> Vec<u8> {
     let mut sifted = Vec::new();
@@ -185,6 +210,24 @@ mod tests {
         let expected = "credential.helper\n\0credential.https://a.b/x\"y\\z.c.username\nann\0\
             http.proxy\n a\tb;#\"\\\nnext \0http.sslverify\0";
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_login_goes_to_git_by_the_environment() {
+        let url = crate::url::Url::from("https://me:p%20w'\"$x@example.org:8443/x.git").for_git().unwrap();
+        let settings = Settings { file: None };
+        let asked = |request: &str| {
+            let mut git = settings.command();
+            log_in(&mut git, &url.address, url.login.as_ref().unwrap());
+            git.args(["credential", "fill"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            git.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false").stderr(Stdio::null());
+            let mut git = git.spawn().unwrap();
+            git.stdin.take().unwrap().write_all(request.as_bytes()).unwrap();
+            String::from_utf8(git.wait_with_output().unwrap().stdout).unwrap()
+        };
+        let said = asked("protocol=https\nhost=example.org:8443\n\n");
+        assert!(said.contains("username=me\npassword=p w'\"$x\n"), "{said}");
+        assert!(!asked("protocol=https\nhost=example.com\n\n").contains("password"));
     }
 
     #[test]

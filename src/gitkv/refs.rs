@@ -1,7 +1,8 @@
 //! References: moved by compare-and-set, and removed, durably and under [git's locks](super::lockfile).
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::atomic;
@@ -138,6 +139,17 @@ impl Git {
             let after = fs::read(&copy).map_err(GitError::io("read", &copy))?;
             Ok((after != before).then_some(after))
         })
+    }
+
+    /// Lets nobody else read git's configuration of this repository, which is about to hold a secret. Whatever replaces
+    /// the file keeps its mode.
+    pub(super) fn hide_config(&self) -> Result<(), GitError> {
+        let path = self.path().join("config");
+        let hide = || {
+            let mode = fs::metadata(&path)?.permissions().mode();
+            fs::set_permissions(&path, Permissions::from_mode(mode & 0o600))
+        };
+        hide().map_err(GitError::io("hide from others", &path))
     }
 
     /// Waits for the turn to change references, and removes what dead processes left that had it.

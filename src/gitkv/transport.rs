@@ -23,10 +23,11 @@ use tempfile::NamedTempFile;
 use crate::atomic;
 use crate::layers::ObjectId;
 use crate::progress::{Interrupted, Progress};
+use crate::url::{Url, redact};
 
 use super::leftovers::GitRun;
 use super::lockfile::{Turn, open_lock};
-use super::program::Settings;
+use super::program::{self, Settings};
 use super::refs::PRIVATE;
 use super::{Git, GitError, library};
 
@@ -59,7 +60,7 @@ pub struct GitRemote {
     /// What it is called here.
     pub name: String,
     /// Where it is.
-    pub url: String,
+    pub url: Url,
 }
 
 /// Where a remote's branch was just before a push moved it.
@@ -90,30 +91,6 @@ impl PushedFrom {
     }
 }
 
-/// `text` without the passwords in the URLs that it quotes: `https://user:***@example.org/x.git`.
-pub fn without_passwords(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        let ends = |letter: char| "/?#'\"".contains(letter) || letter.is_whitespace();
-        let (authority, path) = after.split_at(after.find(ends).unwrap_or(after.len()));
-        safe.push_str(before);
-        safe.push_str("://");
-        let parts = authority.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host)));
-        match parts {
-            Some((user, host)) => {
-                safe.push_str(user);
-                safe.push_str(":***@");
-                safe.push_str(host);
-            }
-            None => safe.push_str(authority),
-        }
-        rest = path;
-    }
-    safe.push_str(rest);
-    safe
-}
-
 impl GitRemote {
     /// Whether a remote can be called `name`.
     pub fn is_name(name: &str) -> bool {
@@ -129,7 +106,7 @@ impl Git {
             let mut remotes = Vec::new();
             for name in repository.remotes()?.iter() {
                 if let Some(name) = name? {
-                    let url = repository.find_remote(name)?.url()?.to_owned();
+                    let url = Url::from(repository.find_remote(name)?.url()?);
                     remotes.push(GitRemote { name: name.to_owned(), url });
                 }
             }
@@ -138,14 +115,19 @@ impl Git {
         list().map_err(GitError::git("list the remotes"))
     }
 
-    /// Adds a remote, whose name must be new, durably.
-    pub fn add_remote(&self, name: &str, url: &str) -> Result<(), GitError> {
+    /// Adds a remote, whose name must be new, durably. Where `url` holds a secret, git's configuration is for nobody
+    /// else to read from now on.
+    pub fn add_remote(&self, name: &str, url: impl Into<Url>) -> Result<(), GitError> {
+        let url = url.into();
+        if url.holds_secret() {
+            self.hide_config()?;
+        }
         self.configure(|config| {
             let section = format!("remote.{name}.");
             if !git2::Remote::is_valid_name(name) || !keys(config, &section)?.is_empty() {
                 return Err(git2::Error::from_str("its name is not allowed or not new"));
             }
-            config.set_str(&format!("{section}url"), url)?;
+            config.set_str(&format!("{section}url"), url.reveal())?;
             config.set_str(&format!("{section}fetch"), &format!("+refs/heads/*:refs/remotes/{name}/*"))
         })
     }
@@ -195,7 +177,7 @@ impl Git {
         // Git waits for no lock, so none of a dead process may be there.
         let running = self.run_of_git(None, progress)?;
         let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
-        let mut command = self.program()?;
+        let (mut command, there) = self.program_for(remote)?;
         // A quiet fetch does not tell what it receives, whatever else it is told.
         command.args(["fetch", "--progress", "--no-tags", "--prune", "--no-recurse-submodules"]);
         // In a mirror git would move the branch itself too, over what is only here.
@@ -205,10 +187,10 @@ impl Git {
         if self.is_local(remote)? {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
-        match run_marked(running, FETCH, command.args(["--", remote, &refspec]), progress) {
+        match run_marked(running, FETCH, command.args(["--", &there.argument, &refspec]), progress) {
             Err(GitError::NoProgram) => library::fetch(self, remote, progress)?,
             fetched => {
-                fetched.map_err(blame_lock).map(drop)?;
+                fetched.map_err(|error| blame_lock(there.redacted(error))).map(drop)?;
                 // Git syncs files, and no directories.
                 sync_names(self.path(), format!("refs/remotes/{remote}"))?;
             }
@@ -218,20 +200,21 @@ impl Git {
 
     /// Where this repository's branch is in a remote, without fetching what is there.
     pub fn remote_head(&self, remote: &str, progress: &Progress) -> Result<Option<ObjectId>, GitError> {
-        let mut command = self.program()?;
-        command.args(["ls-remote", "--quiet", "--", remote, self.branch()]);
-        let said = ask("look at the remote", &mut command, progress)?;
+        let (mut command, there) = self.program_for(remote)?;
+        command.args(["ls-remote", "--quiet", "--", &there.argument, self.branch()]);
+        let said =
+            ask("look at the remote", &mut command, progress).map_err(|error| there.redacted(error))?;
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
     }
 
     /// The branch that `HEAD` of a remote names, if it says.
     pub(super) fn remote_branch(&self, remote: &str) -> Result<Option<String>, GitError> {
-        let mut command = self.program()?;
-        command.args(["ls-remote", "--quiet", "--symref", "--", remote, "HEAD"]);
+        let (mut command, there) = self.program_for(remote)?;
+        command.args(["ls-remote", "--quiet", "--symref", "--", &there.argument, "HEAD"]);
         match ask("look at the remote", &mut command, &Progress::new()) {
             Err(GitError::NoProgram) => library::branch(self, remote),
             said => {
-                let said = said?;
+                let said = said.map_err(|error| there.redacted(error))?;
                 let branch = said.lines().find_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"));
                 Ok(branch.map(str::to_owned))
             }
@@ -251,7 +234,8 @@ impl Git {
         commit: &ObjectId,
         progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
-        self.push_with(remote, commit, &mut self.program()?, None, progress)
+        let (mut command, there) = self.program_for(remote)?;
+        self.push_with(remote, commit, (&mut command, &there), None, progress)
     }
 
     /// Puts `commit` in the place of what a remote has, `old` and its history, if it still has that.
@@ -265,20 +249,20 @@ impl Git {
         commit: &ObjectId,
         progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
-        let mut command = self.program()?;
+        let (mut command, there) = self.program_for(remote)?;
         let shallow = NamedTempFile::new().map_err(GitError::io("write to", &std::env::temp_dir()))?;
         if self.read_commit(old).is_ok() {
             writeln!(shallow.as_file(), "{old}").map_err(GitError::io("write to", shallow.path()))?;
             command.env("GIT_SHALLOW_FILE", shallow.path());
         }
-        self.push_with(remote, commit, &mut command, Some(old), progress)
+        self.push_with(remote, commit, (&mut command, &there), Some(old), progress)
     }
 
     fn push_with(
         &self,
         remote: &str,
         commit: &ObjectId,
-        command: &mut Command,
+        (command, address): (&mut Command, &Address),
         replaced: Option<&ObjectId>,
         progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
@@ -307,11 +291,16 @@ impl Git {
         }
         let tracking = self.tracking(remote);
         let before = self.reference(&tracking)?;
-        let from = match run_marked(running, PUSH, command.args(["--", remote, &refspec]), progress) {
-            // It has no lease, without which nothing may be replaced.
-            Err(GitError::NoProgram) if replaced.is_none() => library::push(self, remote, commit, progress)?,
-            said => PushedFrom::parse(&said.map_err(blame_lock)?, commit),
-        };
+        let from =
+            match run_marked(running, PUSH, command.args(["--", &address.argument, &refspec]), progress) {
+                // It has no lease, without which nothing may be replaced.
+                Err(GitError::NoProgram) if replaced.is_none() => {
+                    library::push(self, remote, commit, progress)?
+                }
+                said => {
+                    PushedFrom::parse(&said.map_err(|error| blame_lock(address.redacted(error)))?, commit)
+                }
+            };
         if let Some(there) = there {
             sync_names(&there, atomic::parent(Path::new(self.branch())))?;
             // Whoever opens or clones it finds the branch. Where it cannot be set, all is pushed nevertheless.
@@ -332,18 +321,38 @@ impl Git {
 
     /// Whether the remote is on this machine, so that git serves it with the settings it is started with.
     fn is_local(&self, remote: &str) -> Result<bool, GitError> {
-        let remotes = self.remotes()?;
-        let url = remotes.iter().find(|each| each.name == remote).map(|each| each.url.as_str());
+        let url = self.url_of(remote)?;
+        let url = url.as_ref().map(Url::reveal);
         Ok(url.is_some_and(|url| url.starts_with("file://") || Path::new(url).is_dir()))
     }
 
     /// The git repository that a remote is, where that is on this machine.
     fn path_of_remote(&self, remote: &str) -> Result<Option<PathBuf>, GitError> {
-        let remotes = self.remotes()?;
-        let url = remotes.iter().find(|each| each.name == remote).map(|each| each.url.as_str());
-        let Some(path) = url.and_then(library::path_of) else { return Ok(None) };
+        let url = self.url_of(remote)?;
+        let Some(path) = url.as_ref().and_then(library::path_of) else { return Ok(None) };
         let places = [path.join(".git"), path];
         Ok(places.into_iter().find(|place| place.join("HEAD").is_file() && place.join("objects").is_dir()))
+    }
+
+    /// Where the remote of that name is, if it is configured.
+    pub(super) fn url_of(&self, remote: &str) -> Result<Option<Url>, GitError> {
+        Ok(self.remotes()?.into_iter().find(|each| each.name == remote).map(|each| each.url))
+    }
+
+    /// Git, about to run, and what it is to call the remote.
+    fn program_for(&self, remote: &str) -> Result<(Command, Address), GitError> {
+        let mut command = self.program()?;
+        let url = self.url_of(remote)?.unwrap_or_else(|| Url::from(remote));
+        let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
+        let argument = match &given.login {
+            Some(login) => {
+                program::log_in(&mut command, &given.address, login);
+                given.address
+            }
+            // So that its other settings count.
+            None => remote.to_owned(),
+        };
+        Ok((command, Address { argument, url }))
     }
 
     fn program(&self) -> Result<Command, GitError> {
@@ -356,6 +365,23 @@ impl Git {
         };
         command.arg("--git-dir").arg(self.path());
         Ok(command)
+    }
+}
+
+/// A remote, as git is told of it.
+pub(super) struct Address {
+    /// Its name or its URL; no secret is in it.
+    argument: String,
+    url: Url,
+}
+
+impl Address {
+    /// `error` without what is secret in the URL.
+    fn redacted(&self, error: GitError) -> GitError {
+        match error {
+            GitError::Remote { action, said } => GitError::Remote { action, said: self.url.redact(&said) },
+            error => error,
+        }
     }
 }
 
@@ -485,7 +511,7 @@ fn run_to_end(
     let said = listened.map_err(failed())?;
     match status.success() {
         true => Ok(said),
-        false => Err(GitError::Remote { action, said: without_passwords(&without_advice(&said)) }),
+        false => Err(GitError::Remote { action, said: redact(&without_advice(&said)) }),
     }
 }
 
@@ -647,21 +673,6 @@ mod tests {
         let rest =
             "remote: error: denying non-fast-forward refs/heads/main\n ! [remote rejected] main -> main";
         assert_eq!(without_advice(said), rest);
-    }
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for (text, shown) in [
-            ("https://ann:s3cret@example.org/x.git", "https://ann:***@example.org/x.git"),
-            ("https://ann:a@b:c@example.org", "https://ann:***@example.org"),
-            ("to 'ssh://ann:x@a:22/y' and http://:p@b?q", "to 'ssh://ann:***@a:22/y' and http://:***@b?q"),
-            ("https://ann@example.org/a:b@c", "https://ann@example.org/a:b@c"),
-            ("git@example.org:rings.git", "git@example.org:rings.git"),
-            ("file:///a:b@c", "file:///a:b@c"),
-            ("://", "://"),
-        ] {
-            assert_eq!(without_passwords(text), shown);
-        }
     }
 
     #[test]

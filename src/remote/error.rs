@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use crate::gitkv::GitError;
 use crate::layers::{LayerError, OutOfReach};
 use crate::store::{self, NameError, UrlError};
+use crate::url::Url;
 
 /// Why a repository could not be exchanged with another.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// No remote has that name.
-    #[error("there is no remote {0}: `treering remote list` shows what there is")]
+    #[error("there is no remote {}: `treering remote list` shows what there is", Url::from(.0))]
     Unknown(String),
     /// A remote of that name is there already.
     #[error("there is a remote {0} already: choose another name, or remove it first")]
     Exists(String),
     /// A name that git does not take.
-    #[error("{0:?} cannot be the name of a remote: use letters, digits and dashes")]
+    #[error("{:?} cannot be the name of a remote: use letters, digits and dashes", Url::from(.0))]
     Name(String),
     /// No remote was named, and none goes without saying.
     #[error(
@@ -125,7 +126,7 @@ pub enum RemoteError {
         "nothing is at {0}: mount the disk that it lies on, or make it with `git init --bare`, and add the remote again; \
          the directory of a cold remote needs a name that does not end with .git"
     )]
-    NothingThere(String),
+    NothingThere(Url),
     /// The disk is not mounted on which the store of a new remote is to be made.
     #[error(
         "nothing is mounted at {}, where the store of the remote {remote} is to be made: mount it and push again, or remove the remote          and add it again if the store is to be on the file system that is there now", .mount.display()
@@ -150,16 +151,26 @@ pub enum RemoteError {
     #[error("{url} is no URL of a file: write file://{path}, with an absolute path")]
     FileUrl {
         /// The URL.
-        url: String,
+        url: Url,
         /// What it names.
         path: String,
+    },
+    /// What begins as the URL of a store and is none.
+    #[error(
+        "{url} cannot be the URL of a remote: {source}; to reach a host of that name by ssh write ssh://HOST/PATH"
+    )]
+    StoreUrl {
+        /// The URL.
+        url: Url,
+        /// Why.
+        source: UrlError,
     },
     /// Nothing to clone.
     #[error(
         "{0} has no branch with a repository: if it is new, make a repository elsewhere, add this as its remote, and push; if it \
          is not, its branch is lost, and `git fsck --lost-found` there lists commits"
     )]
-    Empty(String),
+    Empty(Url),
     /// Something is in the place of a new clone.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Occupied(PathBuf),

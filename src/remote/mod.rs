@@ -79,10 +79,11 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic::{self, NewDirs};
-use crate::gitkv::{Git, GitError, GitRemote, PRIVATE, Person, SEEN, without_passwords};
+use crate::gitkv::{Git, GitError, GitRemote, PRIVATE, Person, SEEN};
 use crate::layers::Cold;
 use crate::progress::Progress;
 use crate::store::StoreUrl;
+use crate::url::Url;
 
 use cold::Bring;
 use stores::{BLOCKS, ColdPacks, Stores};
@@ -124,28 +125,47 @@ pub enum RemoteKind {
 pub struct Remote {
     /// What it is called here.
     pub name: String,
-    /// Where it is, without passwords.
-    pub url: String,
+    /// Where it is. Printed, it shows no secret.
+    pub url: Url,
     /// What it is.
     pub kind: RemoteKind,
 }
 
 /// Whether `url` is that of a cold remote: one that [`StoreUrl`] takes, but not a `file:` URL where a git
 /// repository lies.
-pub fn is_cold_url(url: &str) -> bool {
-    url.parse::<StoreUrl>().is_ok() && !is_git_there(url)
+pub fn is_cold_url(url: impl Into<Url>) -> bool {
+    let url = url.into();
+    StoreUrl::try_from(&url).is_ok() && !is_git_there(&url)
+}
+
+/// The same of a URL that is to be used. What begins as the URL of a store and is none is never taken for one of git,
+/// which would keep and show what is in it.
+fn expect_cold_or_git(url: &Url) -> Result<bool, RemoteError> {
+    match StoreUrl::try_from(url) {
+        Ok(_) => Ok(!is_git_there(url)),
+        Err(source) if url.looks_like_store() => Err(RemoteError::StoreUrl { url: url.clone(), source }),
+        Err(_) => match url.for_git() {
+            Ok(_) => Ok(false),
+            Err(source) => Err(GitError::Address { url: url.clone(), source }.into()),
+        },
+    }
+}
+
+/// The path of a `file:` URL.
+fn file_path(url: &Url) -> Option<&Path> {
+    url.reveal().strip_prefix("file://").map(Path::new)
 }
 
 /// Whether a git repository lies at the path of a `file:` URL.
-fn is_git_there(url: &str) -> bool {
+fn is_git_there(url: &Url) -> bool {
     let is_git = |path: &Path| path.join("HEAD").is_file() || path.join(".git").exists();
-    url.strip_prefix("file://").is_some_and(|path| is_git(Path::new(path)))
+    file_path(url).is_some_and(is_git)
 }
 
 /// Whether a `file:` URL is that of a git repository by its name, and nothing lies there now.
-fn is_git_gone(url: &str) -> bool {
-    let path = url.strip_prefix("file://").map(|path| Path::new(path.trim_end_matches('/')));
-    path.is_some_and(|path| path.extension().is_some_and(|end| end == "git") && !path.exists())
+fn is_git_gone(url: &Url) -> bool {
+    let is_gone = |path: &Path| path.extension().is_some_and(|end| end == "git") && !path.exists();
+    file_path(url).is_some_and(is_gone)
 }
 
 /// What reads layers from the cold remotes of the repository at `path`; `None` when it has no cold remotes.
@@ -190,13 +210,13 @@ impl Remotes {
     ///
     /// It appears when it is complete. A process that is killed leaves a directory beside it whose name
     /// begins with [`TEMP_PREFIX`](crate::atomic::TEMP_PREFIX); the next clone into the same directory removes it.
-    pub fn clone_from(url: &str, path: &Path, newest_format: u32) -> Result<Self, RemoteError> {
+    pub fn clone_from(url: impl Into<Url>, path: &Path, newest_format: u32) -> Result<Self, RemoteError> {
         Self::clone_with(url, path, newest_format, &ColdOptions::default())
     }
 
     /// As [`clone_from`](Self::clone_from), where cold remotes are used as `options` say.
     pub fn clone_with(
-        url: &str,
+        url: impl Into<Url>,
         path: &Path,
         newest_format: u32,
         options: &ColdOptions,
@@ -207,21 +227,23 @@ impl Remotes {
     /// As [`clone_with`](Self::clone_with), telling `progress` of the bytes that come, and stopping when that
     /// says so.
     pub fn clone_watched(
-        url: &str,
+        url: impl Into<Url>,
         path: &Path,
         newest_format: u32,
         options: &ColdOptions,
         progress: &Progress,
     ) -> Result<Self, RemoteError> {
-        Self::clone_by(path, newest_format, options, |clone| match is_cold_url(url) {
-            true => clone.adopt_cold(url, Bring::Everything, progress),
+        let url = url.into();
+        let is_cold = expect_cold_or_git(&url)?;
+        Self::clone_by(path, newest_format, options, |clone| match is_cold {
+            true => clone.adopt_cold(&url, Bring::Everything, progress),
             false => {
-                clone.add(ORIGIN, url)?;
+                clone.add(ORIGIN, &url)?;
                 clone.git.fetch_with(ORIGIN, progress).map_err(RemoteError::of(ORIGIN))?;
                 let other = clone.on_the_branch_of(ORIGIN)?;
                 match other.as_ref().unwrap_or(clone).adopt_tracked(ORIGIN)? {
                     true => Ok(()),
-                    false => Err(RemoteError::Empty(without_passwords(url))),
+                    false => Err(RemoteError::Empty(url.clone())),
                 }
             }
         })
@@ -230,7 +252,7 @@ impl Remotes {
     /// As [`clone_with`](Self::clone_with), of a cold remote of which only what describes is brought here. The
     /// rest is read from there by ranges where it is needed.
     pub fn clone_cold(
-        url: &str,
+        url: impl Into<Url>,
         path: &Path,
         newest_format: u32,
         options: &ColdOptions,
@@ -241,16 +263,17 @@ impl Remotes {
     /// As [`clone_cold`](Self::clone_cold), telling `progress` of the bytes that come, and stopping when that says
     /// so.
     pub fn clone_cold_watched(
-        url: &str,
+        url: impl Into<Url>,
         path: &Path,
         newest_format: u32,
         options: &ColdOptions,
         progress: &Progress,
     ) -> Result<Self, RemoteError> {
-        if !is_cold_url(url) {
-            return Err(RemoteError::NotCold(without_passwords(url)));
+        let url = url.into();
+        if !expect_cold_or_git(&url)? {
+            return Err(RemoteError::NotCold(url.to_string()));
         }
-        Self::clone_by(path, newest_format, options, |clone| clone.adopt_cold(url, Bring::Indexes, progress))
+        Self::clone_by(path, newest_format, options, |clone| clone.adopt_cold(&url, Bring::Indexes, progress))
     }
 
     fn clone_by(
@@ -308,7 +331,7 @@ impl Remotes {
     }
 
     /// Takes a cold remote's branch for this repository's, which has nothing yet.
-    fn adopt_cold(&self, url: &str, bring: Bring, progress: &Progress) -> Result<(), RemoteError> {
+    fn adopt_cold(&self, url: &Url, bring: Bring, progress: &Progress) -> Result<(), RemoteError> {
         self.add(ORIGIN, url)?;
         // Nobody commits unless two writers met there.
         let who = Person::new("treering", "treering@localhost", jiff::Timestamp::UNIX_EPOCH);
@@ -322,15 +345,12 @@ impl Remotes {
     /// The remotes, in the order of their names.
     pub fn list(&self) -> Result<Vec<Remote>, RemoteError> {
         let git = self.git.remotes()?.into_iter();
-        let git = git.map(|GitRemote { name, url }| {
-            let url = without_passwords(&url);
-            Remote { name, url, kind: RemoteKind::Git }
-        });
+        let git = git.map(|GitRemote { name, url }| Remote { name, url, kind: RemoteKind::Git });
         let cold = self.stores.list()?.into_iter();
         let mut remotes: Vec<_> = git.collect();
         for (name, url) in cold {
             let kind = if self.was_misjudged(&name)?.is_some() { RemoteKind::Git } else { RemoteKind::Cold };
-            remotes.push(Remote { name, url: url.to_string(), kind });
+            remotes.push(Remote { name, url: url.url().clone(), kind });
         }
         remotes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(remotes)
@@ -340,32 +360,33 @@ impl Remotes {
     /// absolute one. Nothing is looked at there yet, but for the path of a `file:` URL: a git repository there makes it
     /// one that git reaches, also if it comes before the first push or pull. Where nothing is at a path that ends with
     /// `.git`, it cannot be told what is meant.
-    pub fn add(&self, name: &str, url: &str) -> Result<(), RemoteError> {
+    pub fn add(&self, name: &str, url: impl Into<Url>) -> Result<(), RemoteError> {
+        let url = &url.into();
         if !GitRemote::is_name(name) {
             return Err(RemoteError::Name(name.to_owned()));
         }
         if self.list()?.iter().any(|remote| remote.name == name) {
             return Err(RemoteError::Exists(name.to_owned()));
         }
-        let path = Path::new(url.strip_prefix("file://").unwrap_or(url)).canonicalize();
+        let path = file_path(url).unwrap_or_else(|| Path::new(url.reveal())).canonicalize();
         if path.is_ok_and(|path| self.git.path().canonicalize().is_ok_and(|own| own == path)) {
             return Err(RemoteError::Itself(name.to_owned()));
         }
         // Git would take `file` for the name of a host.
-        if url.strip_prefix("file:").is_some_and(|rest| !rest.starts_with("//")) {
-            let path = url.trim_start_matches("file:");
-            return Err(RemoteError::FileUrl { url: url.to_owned(), path: path.to_owned() });
+        if let Some(path) = url.reveal().strip_prefix("file:").filter(|rest| !rest.starts_with("//")) {
+            return Err(RemoteError::FileUrl { url: url.clone(), path: path.to_owned() });
         }
         if is_git_gone(url) {
-            return Err(RemoteError::NothingThere(without_passwords(url)));
+            return Err(RemoteError::NothingThere(url.clone()));
         }
+        let is_cold = expect_cold_or_git(url)?;
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
         self.git.remove_trace(name)?;
-        match is_cold_url(url) {
+        match is_cold {
             true if name.contains('/') => Err(RemoteError::Name(name.to_owned())),
             true => self.stores.add(name, url),
-            false => Ok(self.git.add_remote(name, &absolute(url)?)?),
+            false => Ok(self.git.add_remote(name, absolute(url)?)?),
         }
     }
 
@@ -412,7 +433,7 @@ impl Remotes {
         if let Some(url) = self.was_misjudged(name)? {
             // Killed between the two, it comes here again.
             if !self.git.remotes()?.iter().any(|remote| remote.name == name) {
-                self.git.add_remote(name, &url)?;
+                self.git.add_remote(name, url)?;
             }
             self.stores.remove(name)?;
         }
@@ -421,9 +442,9 @@ impl Remotes {
 
     /// The URL of a remote that was taken for a cold one since nothing was there, as on a disk that is not mounted, and
     /// that is a git repository.
-    fn was_misjudged(&self, name: &str) -> Result<Option<String>, RemoteError> {
-        let url = self.stores.url(name)?.map(|url| url.to_string());
-        let is_git = url.as_ref().is_some_and(|url| is_git_there(url));
+    fn was_misjudged(&self, name: &str) -> Result<Option<Url>, RemoteError> {
+        let url = self.stores.url(name)?.map(|url| url.url().clone());
+        let is_git = url.as_ref().is_some_and(is_git_there);
         Ok(url.filter(|_| is_git).filter(|_| matches!(self.stores.seen(name), Ok(None))))
     }
 
@@ -494,15 +515,11 @@ fn seen(remote: &str) -> String {
     format!("{SEEN}{remote}")
 }
 
-/// A URL that means the same in every directory. As git has it, whatever has no scheme and no colon before
-/// the first slash is a path.
-fn absolute(url: &str) -> Result<String, RemoteError> {
-    let is_path = !url.contains("://") && !url.split('/').next().is_some_and(|first| first.contains(':'));
-    if !is_path {
-        return Ok(url.to_owned());
-    }
-    let path = path::absolute(url).map_err(RemoteError::io("find", Path::new(url)))?;
-    Ok(path.to_string_lossy().into_owned())
+/// A URL that means the same in every directory.
+fn absolute(url: &Url) -> Result<Url, RemoteError> {
+    let Some(path) = url.path() else { return Ok(url.clone()) };
+    let path = path::absolute(path).map_err(RemoteError::io("find", Path::new(path)))?;
+    Ok(Url::from(path.to_string_lossy().into_owned()))
 }
 
 #[cfg(test)]
@@ -517,11 +534,11 @@ mod tests {
             "file:///srv/rings",
             "/srv/rings",
         ] {
-            assert_eq!(absolute(url).unwrap(), url);
+            assert_eq!(absolute(&url.into()).unwrap().reveal(), url);
         }
         let here = std::env::current_dir().unwrap();
         for path in ["rings", "rings/a:b"] {
-            assert_eq!(absolute(path).unwrap(), here.join(path).to_str().unwrap());
+            assert_eq!(absolute(&path.into()).unwrap().reveal(), here.join(path).to_str().unwrap());
         }
     }
 

@@ -181,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Git::init(&dir.path().join("repo"), &[]).unwrap();
         let remotes = Remotes::open(&dir.path().join("repo"), 1).unwrap();
-        remotes.add("cold", &format!("file://{}", dir.path().join("store").display())).unwrap();
+        remotes.add("cold", format!("file://{}", dir.path().join("store").display())).unwrap();
         let store = remotes.stores.create("cold").unwrap();
         let names = names();
         store.store(&names.pack, &[7; 100]).unwrap();

@@ -19,6 +19,7 @@ use crate::atomic;
 use crate::layers::PackSource;
 use crate::progress::Progress;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
+use crate::url::Url;
 
 use super::RemoteError;
 use super::head::{Copies, Head, Held, LayerKind};
@@ -26,11 +27,8 @@ use super::layers::LayerStatus;
 use super::mounts::{missing_mount, mount_of};
 use super::uploads::Uploads;
 
-/// Mode of what may hold a secret.
-const PRIVATE: u32 = 0o600;
-
 /// The file of a cold remote that holds its URL.
-const URL: &str = "url";
+const URL_FILE: &str = "url";
 
 /// Where in the repository's private directory cold remotes have theirs.
 const REMOTES: &str = "remotes";
@@ -119,7 +117,7 @@ impl Stores {
         let mut found = Vec::new();
         for entry in entries {
             let name = entry.map_err(RemoteError::io("list", &self.dir))?.file_name();
-            let is_remote = self.dir.join(&name).join(URL).symlink_metadata().is_ok();
+            let is_remote = self.dir.join(&name).join(URL_FILE).symlink_metadata().is_ok();
             found.extend(name.into_string().ok().filter(|_| is_remote));
         }
         found.sort_unstable();
@@ -128,32 +126,32 @@ impl Stores {
 
     /// Where the cold remote of that name is, if there is one.
     pub fn url(&self, name: &str) -> Result<Option<StoreUrl>, RemoteError> {
-        let path = self.dir.join(name).join(URL);
+        let path = self.dir.join(name).join(URL_FILE);
         let text = match fs::read_to_string(&path) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             text => text.map_err(RemoteError::io("read", &path))?,
         };
-        let url = text.trim_end().parse();
+        let url = StoreUrl::try_from(&Url::from(text.trim_end()));
         url.map(Some).map_err(|source| RemoteError::Url { remote: name.to_owned(), source })
     }
 
     /// Adds a cold remote; `url` is its text, secrets included.
-    pub fn add(&self, name: &str, url: &str) -> Result<(), RemoteError> {
+    pub fn add(&self, name: &str, url: &Url) -> Result<(), RemoteError> {
         let dir = self.dir.join(name);
         // What was seen of an earlier remote of that name says nothing of this one.
         self.remove(name)?;
         atomic::make_dirs(&dir).map_err(RemoteError::io("make", &dir))?;
         let write = || {
-            let mut file = atomic::temporary(&dir, PRIVATE)?;
-            file.as_file().set_permissions(Permissions::from_mode(PRIVATE))?;
-            writeln!(file, "{url}")?;
-            if let Some(mount) = url.parse::<StoreUrl>().ok().and_then(|url| mount_of(url.path()?)) {
+            let mut file = atomic::temporary(&dir, atomic::PRIVATE)?;
+            file.as_file().set_permissions(Permissions::from_mode(atomic::PRIVATE))?;
+            writeln!(file, "{}", url.reveal())?;
+            if let Some(mount) = StoreUrl::try_from(url).ok().and_then(|url| mount_of(url.path()?)) {
                 atomic::write(&dir.join(MOUNT), mount.as_os_str().as_bytes())?;
             }
             // Last: it makes this a remote.
-            atomic::place(file, &dir.join(URL))?;
+            atomic::place(file, &dir.join(URL_FILE))?;
             atomic::sync_dir(&dir)
         };
         write().map_err(RemoteError::io("write to", &dir))

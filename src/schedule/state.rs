@@ -133,7 +133,7 @@ fn write(path: &Path, text: &[u8]) -> Result<(), StateError> {
     make_directory(directory)?;
     // What a killed process left beside it; who cannot remove that can still write.
     let _ = atomic::sweep(directory);
-    atomic::write(path, text).map_err(failed("write", path))
+    atomic::write_with(path, text, atomic::PRIVATE).map_err(failed("write", path))
 }
 
 /// Makes a directory that is nobody else's business: profiles can hold secrets.

@@ -12,7 +12,8 @@
 //! secrets and paths are percent-decoded, except in `rclone:`, which is passed on as it is. Without a
 //! key, S3 credentials come from where AWS tools find theirs (environment, profile, instance). Without a
 //! region it is that of `AWS_REGION` for AWS, and `us-east-1` for others (Garage wants `region=garage`).
-//! `b2:` is another spelling of `s3:`. Printing a [`StoreUrl`] shows no password and no secret.
+//! `b2:` is another spelling of `s3:`. Printing a [`StoreUrl`] shows what printing a [`Url`] shows: no password and no
+//! secret.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -21,10 +22,12 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
+use crate::url::{self, Url};
+
 /// The URL of a store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl {
-    shown: String,
+    url: Url,
     pub(super) place: Place,
 }
 
@@ -88,8 +91,11 @@ pub enum UrlError {
     #[error("percent-encoding is not text")]
     Encoding,
     /// A setting behind `?` that does not exist, or a value that it does not have.
-    #[error("unknown setting {0:?}; an s3: URL takes region=REGION and style=path or style=virtual")]
-    Setting(String),
+    #[error("unknown setting behind `?`; an s3: URL takes region=REGION and style=path or style=virtual")]
+    Setting,
+    /// A password for ssh.
+    #[error("ssh takes no password from a URL: use a key or an agent, and write sftp://USER@HOST/PATH")]
+    Password,
 }
 
 const SFTP_FORM: &str = "sftp://[USER@]HOST[:PORT]/PATH";
@@ -104,7 +110,12 @@ impl StoreUrl {
         if !path.is_absolute() {
             return Err(UrlError::Form("file:///PATH with an absolute path"));
         }
-        Ok(Self { shown: format!("file://{}", path.display()), place: Place::File(path) })
+        Ok(Self { url: Url::from(format!("file://{}", path.display())), place: Place::File(path) })
+    }
+
+    /// The text, which may hold a secret.
+    pub fn url(&self) -> &Url {
+        &self.url
     }
 
     /// The path, where the store is one of local files.
@@ -117,16 +128,26 @@ impl StoreUrl {
 
     /// The last part of the path, or of the host where there is no path: by it a person says that it is this store that
     /// is meant.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> String {
+        let shown = self.url.to_string();
         let path = match &self.place {
             Place::File(path) => path.to_str().unwrap_or_default(),
             Place::Sftp(place) => &place.path,
             Place::S3(place) => &place.path,
             Place::WebDav(place) => &place.path,
+            Place::Rclone(_) if self.url.holds_secret() => "",
             Place::Rclone(remote) => remote.trim_end_matches(':').rsplit(':').next().unwrap_or_default(),
         };
         let last = |text| str::rsplit(text, '/').find(|part| !part.is_empty());
-        last(path).or_else(|| last(&self.shown)).unwrap_or_default()
+        last(path).or_else(|| last(&shown)).unwrap_or_default().to_owned()
+    }
+}
+
+impl TryFrom<&Url> for StoreUrl {
+    type Error = UrlError;
+
+    fn try_from(url: &Url) -> Result<Self, UrlError> {
+        url.reveal().parse()
     }
 }
 
@@ -136,18 +157,19 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once(':').ok_or(UrlError::Scheme)?;
         let authority = |form| rest.strip_prefix("//").ok_or(UrlError::Form(form));
-        match scheme {
-            "file" => Self::file(decode(authority("file:///PATH")?)?),
-            "sftp" => parse_sftp(authority(SFTP_FORM)?),
-            "s3" | "b2" => parse_s3(scheme, rest),
-            "webdav" => parse_webdav(scheme, "http", authority(WEBDAV_FORM)?),
-            "webdavs" => parse_webdav(scheme, "https", authority(WEBDAV_FORM)?),
-            "rclone" if rest.contains(':') => {
-                Ok(Self { shown: text.into(), place: Place::Rclone(rest.into()) })
+        let place = match scheme {
+            "file" => return Self::file(decode(authority("file:///PATH")?)?),
+            "sftp" => Place::Sftp(parse_sftp(authority(SFTP_FORM)?)?),
+            "s3" | "b2" => Place::S3(parse_s3(rest)?),
+            "webdav" => Place::WebDav(parse_webdav("http", authority(WEBDAV_FORM)?)?),
+            "webdavs" => Place::WebDav(parse_webdav("https", authority(WEBDAV_FORM)?)?),
+            "rclone" if rest.contains(':') && !rest.contains(|c: char| c.is_control()) => {
+                Place::Rclone(rest.into())
             }
-            "rclone" => Err(UrlError::Form("rclone:REMOTE:PATH")),
-            _ => Err(UrlError::Scheme),
-        }
+            "rclone" => return Err(UrlError::Form("rclone:REMOTE:PATH")),
+            _ => return Err(UrlError::Scheme),
+        };
+        Ok(Self { url: Url::from(text), place })
     }
 }
 
@@ -165,25 +187,27 @@ pub fn is_url(text: &OsStr) -> bool {
     (is_scheme && after.starts_with("//")) || is_host || before.contains('@')
 }
 
-fn parse_sftp(rest: &str) -> Result<StoreUrl, UrlError> {
+fn parse_sftp(rest: &str) -> Result<Sftp, UrlError> {
     let (authority, path) = rest.split_once('/').ok_or(UrlError::Form(SFTP_FORM))?;
     let (user, host) = match authority.rsplit_once('@') {
         Some((user, host)) => (Some(decode(user)?), host),
         None => (None, authority),
     };
-    let (host, port) = split_port(host)?;
-    // ssh takes what begins with a dash for an option.
-    let option = |text: &str| text.is_empty() || text.starts_with('-');
-    if option(&host) || user.as_deref().is_some_and(option) || path.is_empty() {
+    // A password would be seen in the arguments of ssh.
+    if user.as_ref().is_some_and(|user| user.contains(':')) || (authority.contains(':') && path.contains('@'))
+    {
+        return Err(UrlError::Password);
+    }
+    let (name, port) = split_port(host)?;
+    // Nor may ssh, or a shell that it starts, take anything for an option or a command.
+    let is_user = user.as_ref().is_none_or(|user| url::expect_user(user).is_ok());
+    if !is_user || url::expect_host(host).is_err() || path.is_empty() {
         return Err(UrlError::Form(SFTP_FORM));
     }
-    Ok(StoreUrl {
-        shown: format!("sftp://{rest}"),
-        place: Place::Sftp(Sftp { user, host, port, path: decode(path)? }),
-    })
+    Ok(Sftp { user, host: name, port, path: decode(path)? })
 }
 
-fn parse_s3(scheme: &str, rest: &str) -> Result<StoreUrl, UrlError> {
+fn parse_s3(rest: &str) -> Result<S3, UrlError> {
     let form = UrlError::Form(S3_FORM);
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     // A secret may hold a slash, and so may the path hold an @: the credentials end at the first @ that
@@ -208,17 +232,17 @@ fn parse_s3(scheme: &str, rest: &str) -> Result<StoreUrl, UrlError> {
     let (endpoint, path) = match place.split_once("://") {
         Some((protocol @ ("http" | "https"), place)) => {
             let (host, path) = place.split_once('/').ok_or(form.clone())?;
-            let (name, _) = split_port(host)?;
-            if name.is_empty() {
-                return Err(form);
-            }
+            split_port(host)?;
+            url::expect_host(host).map_err(|_| form.clone())?;
             (Some(format!("{protocol}://{host}")), path)
         }
         _ => (None, place.strip_prefix('/').ok_or(form.clone())?),
     };
     let (bucket, path) = path.split_once('/').ok_or(form.clone())?;
     let path = decode(path)?;
-    if bucket.is_empty() || path.trim_matches('/').is_empty() {
+    // What is mistyped must not go out as the name of a bucket.
+    let is_bucket = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if bucket.is_empty() || !bucket.chars().all(is_bucket) || path.trim_matches('/').is_empty() {
         return Err(form);
     }
     let mut region = endpoint.is_some().then(|| "us-east-1".to_owned());
@@ -228,38 +252,31 @@ fn parse_s3(scheme: &str, rest: &str) -> Result<StoreUrl, UrlError> {
             Some(("region", value)) if !value.is_empty() => region = Some(decode(value)?),
             Some(("style", "path")) => virtual_host = false,
             Some(("style", "virtual")) => virtual_host = true,
-            _ => return Err(UrlError::Setting(setting.into())),
+            _ => return Err(UrlError::Setting),
         }
     }
-    let shown_endpoint = endpoint.as_deref().unwrap_or_default();
-    Ok(StoreUrl {
-        shown: format!("{scheme}:{shown_endpoint}/{bucket}/{path}"),
-        place: Place::S3(S3 { credentials, endpoint, region, virtual_host, bucket: bucket.into(), path }),
-    })
+    Ok(S3 { credentials, endpoint, region, virtual_host, bucket: bucket.into(), path })
 }
 
-fn parse_webdav(scheme: &str, protocol: &str, rest: &str) -> Result<StoreUrl, UrlError> {
+fn parse_webdav(protocol: &str, rest: &str) -> Result<WebDav, UrlError> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, host) = match authority.rsplit_once('@') {
         Some((login, host)) => (Some(login), host),
         None => (None, authority),
     };
-    if split_port(host)?.0.is_empty() {
+    split_port(host)?;
+    // A query is not passed on, and what stands before an @ in the path is a password that was cut off.
+    if url::expect_host(host).is_err()
+        || path.contains(['?', '#'])
+        || (host.contains(':') && login.is_none() && path.contains('@'))
+    {
         return Err(UrlError::Form(WEBDAV_FORM));
     }
     let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
         Some((user, password)) => (Some(decode(user)?), Some(decode(password)?)),
         None => (None, None),
     };
-    Ok(StoreUrl {
-        shown: format!("{scheme}://{host}/{path}"),
-        place: Place::WebDav(WebDav {
-            endpoint: format!("{protocol}://{host}"),
-            user,
-            password,
-            path: decode(path)?,
-        }),
-    })
+    Ok(WebDav { endpoint: format!("{protocol}://{host}"), user, password, path: decode(path)? })
 }
 
 /// The host, and the port when one is given; an IPv6 address is in brackets.
@@ -289,13 +306,13 @@ fn decode(text: &str) -> Result<String, UrlError> {
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.shown)
+        fmt::Display::fmt(&self.url, f)
     }
 }
 
 impl fmt::Debug for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.shown, f)
+        fmt::Debug::fmt(&self.url, f)
     }
 }
 
@@ -398,7 +415,12 @@ mod tests {
 
     #[test]
     fn shows_no_secret() {
-        for text in ["s3:AK:hush@https://h/b/p", "webdav://me:hush@h/p", "s3:AK:hush@/b/p?region=x"] {
+        for text in [
+            "s3:AK:hush@https://h/b/p",
+            "webdav://me:hush@h/p",
+            "s3:AK:hush@/b/p?region=x",
+            "rclone::webdav,pass=hush:p",
+        ] {
             let url: StoreUrl = text.parse().unwrap();
             assert!(!format!("{url} {url:?}").contains("hush"), "{url}");
         }
@@ -418,6 +440,16 @@ mod tests {
             "sftp://host:99999/p",
             "sftp://-oProxyCommand=x/p",
             "sftp://-x@host/p",
+            "sftp://me:hush@host/p",
+            "sftp://me:hu/sh@host/p",
+            "sftp://$(x)/p",
+            "sftp://host;x/p",
+            "s3:AK:hush/bucket/path",
+            "s3:/AK:hush@/bucket/path",
+            "s3:/AK:hush/path",
+            "webdav://me:1/hush@host/p",
+            "webdav://host/p?token=hush",
+            "rclone:a:b\nc",
             "s3:bucket/path",
             "s3:/bucket",
             "s3:/bucket/",

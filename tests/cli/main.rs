@@ -25,6 +25,7 @@ mod restore;
 #[path = "../it/store/s3_server.rs"]
 mod s3_server;
 mod schedule;
+mod secrets;
 mod selection;
 mod states;
 mod status;

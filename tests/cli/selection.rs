@@ -266,7 +266,7 @@ fn a_repository_is_no_url() {
         for line in ["init", "snapshots", "backup tree", "blob init", &clone] {
             let outcome = lab.run(["-r", url].into_iter().chain(line.split(' ')));
             assert_eq!(outcome.status, Some(1), "{outcome:?}");
-            assert!(outcome.err.contains(&format!("write ./{url}")), "{}", outcome.err);
+            assert!(outcome.err.contains("put ./ before its name"), "{}", outcome.err);
             assert!(
                 outcome.err.contains("looks like a URL") && outcome.err.contains("remote add"),
                 "{}",

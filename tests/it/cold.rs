@@ -130,7 +130,7 @@ fn what_a_cold_clone_restores_is_the_same_and_each_byte_is_read_about_once() {
     push_to(&lab, &s3_url(&server));
     let (_, before) = server.served();
     let clone = lab.path("clone");
-    Remotes::clone_cold(&s3_url(&server), &clone, FORMAT_VERSION, &quick()).unwrap();
+    Remotes::clone_cold(s3_url(&server), &clone, FORMAT_VERSION, &quick()).unwrap();
     let metadata = server.served().1 - before;
     assert!(metadata < 1_000_000, "{metadata} bytes to describe 8 MB");
     let layers = remotes(&clone).layers().unwrap();
@@ -410,7 +410,7 @@ fn a_first_push_that_was_killed_at_its_first_object_is_made_again() {
     fs::write(lab.path("store/config/.treering-tmp-a1B2c3.tmp"), "treering co").unwrap();
     push_to(&lab, &store_url(&lab));
     let whole = lab.path("whole");
-    Remotes::clone_with(&store_url(&lab), &whole, FORMAT_VERSION, &quick()).unwrap();
+    Remotes::clone_with(store_url(&lab), &whole, FORMAT_VERSION, &quick()).unwrap();
     check(&open(&whole));
 }
 
@@ -632,7 +632,7 @@ fn a_git_repository_that_was_not_there_yet_becomes_no_cold_remote() {
     let here = remotes(&lab.path("repo"));
     let (url, named) = (format!("file://{}", lab.path("disk/hub").display()), lab.path("disk/hub.git"));
     // As where a disk is not mounted.
-    let error = here.add("origin", &format!("file://{}", named.display())).unwrap_err();
+    let error = here.add("origin", format!("file://{}", named.display())).unwrap_err();
     assert!(matches!(error, RemoteError::NothingThere(_)), "{error}");
     here.add("origin", &url).unwrap();
     assert_eq!(here.list().unwrap()[0].kind, RemoteKind::Cold);
@@ -644,7 +644,7 @@ fn a_git_repository_that_was_not_there_yet_becomes_no_cold_remote() {
     assert_eq!((listed.len(), listed[0].kind), (1, RemoteKind::Git));
     assert_eq!(here.pull("origin", &who()).unwrap().added, 0);
     // What was pushed to as a cold remote stays one.
-    here.add("cold", &store_url(&lab)).unwrap();
+    here.add("cold", store_url(&lab)).unwrap();
     here.push("cold", &who()).unwrap();
     fs::write(lab.path("store/HEAD"), "").unwrap();
     assert!(remotes(&lab.path("repo")).list().unwrap().iter().any(|remote| remote.kind == RemoteKind::Cold));
@@ -714,13 +714,13 @@ fn a_server_that_pretends_links_loses_nothing() {
 /// A place that cannot make objects in one step is a cold remote all the same.
 fn expect_cold_remote(place: &Place) {
     let lab = filled();
-    let url = place.url.to_string();
+    let url = place.url.url();
     let options = ColdOptions { store: place.options.clone(), ..quick() };
     let here = Remotes::open_with(&lab.path("repo"), FORMAT_VERSION, &options).unwrap();
-    here.add("cold", &url).unwrap();
+    here.add("cold", url).unwrap();
     here.push("cold", &who()).unwrap();
     let clone = lab.path("clone");
-    Remotes::clone_cold(&url, &clone, FORMAT_VERSION, &options).unwrap();
+    Remotes::clone_cold(url, &clone, FORMAT_VERSION, &options).unwrap();
     let repository = Repository::open(&clone).unwrap();
     repository.read_cold(cold_reader(&clone, &options).unwrap().unwrap()).unwrap();
     restore(&repository, &lab.path("restored"));

@@ -312,7 +312,7 @@ fn a_first_push_beside_a_prune_pushes_what_the_prune_left() {
         lab.backup();
     }
     let repo = lab.path("repo");
-    remotes(&repo).add("cold", &store_url(&lab)).unwrap();
+    remotes(&repo).add("cold", store_url(&lab)).unwrap();
     let git = Git::open(&repo).unwrap();
     let before: ObjectId = git.head().unwrap().unwrap();
     let record = git.walk(&before, b"snapshots").unwrap().next().unwrap().unwrap().0;

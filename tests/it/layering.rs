@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 const FLOORS: [&[&str]; 6] = [
     &[
         "atomic", "causes", "cbor", "digest", "pipeline", "printed", "progress", "relpath", "signals",
-        "spoken", "varint",
+        "spoken", "url", "varint",
     ],
     &["archive", "crypt", "delta", "layers", "store"],
     &["diff", "gitkv"],
