@@ -37,6 +37,7 @@ mod store;
 mod store_args;
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -46,10 +47,11 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use rustix::fs::Mode;
 use treering::causes::chain;
-use treering::diff::{ChangeRef, Failure};
+use treering::diff::{ChangeRef, CommonCause, Failure};
 use treering::gitkv::{Git, Person, is_open_to_all};
 use treering::layers::LayerSet;
 use treering::progress::Progress;
+use treering::relpath::RelPath;
 use treering::repository::{Hold, Repository};
 use treering::schedule::Profile;
 use treering::spoken;
@@ -145,7 +147,10 @@ fn failed(error: &CliError) -> Exit {
     let exit = error.exit();
     if exit != Exit::Pipe {
         let mut text = chain(error);
-        if is_disk_full(error) {
+        if has_cause(error, &[ErrorKind::ReadOnlyFilesystem]) {
+            text += "; mount it to be written to, or choose another place";
+        }
+        if has_cause(error, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
             text += "; make room on the disk and try again. If that is the repository's, `treering forget` and \
                      `treering prune` may still work: they use 256 KiB that it keeps for them";
         }
@@ -154,12 +159,12 @@ fn failed(error: &CliError) -> Exit {
     exit
 }
 
-/// Whether there was no room left for something.
-fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether one of the causes is an error of the system of one of `kinds`.
+fn has_cause(error: &(dyn std::error::Error + 'static), kinds: &[ErrorKind]) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+        if kind.is_some_and(|kind| kinds.contains(&kind)) {
             return true;
         }
         cause = error.source();
@@ -354,7 +359,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells of what could not be done below `target`. That the file system is full is told once.
+    /// Tells of what could not be done below `target`. What many names failed for is told once.
     fn tell_failures(
         &self,
         out: &mut dyn Write,
@@ -362,16 +367,23 @@ impl Session {
         target: &Path,
         failures: &[Failure],
     ) -> io::Result<()> {
-        let (full, others): (Vec<_>, Vec<_>) = failures.iter().partition(|failure| failure.is_full());
-        for failure in others.into_iter().chain(full.first().copied()) {
-            self.tell(out, during, &target.join(failure.path.as_path()), failure)?;
-        }
-        match full.len().saturating_sub(1) as u64 {
-            0 => Ok(()),
-            more => {
-                let error = StillFull(report::plural(more, "more name"));
-                self.tell(out, during, target, &error)
+        let failed: HashSet<&RelPath> = failures.iter().map(|failure| &failure.path).collect();
+        let mut told = HashSet::new();
+        let mut more = 0;
+        for failure in failures {
+            let is_told = match failure.common_cause() {
+                Some(CommonCause::Missing(above)) => failed.contains(&above),
+                Some(cause) => !told.insert(cause),
+                None => false,
+            };
+            match is_told {
+                true => more += 1,
+                false => self.tell(out, during, &target.join(failure.path.as_path()), failure)?,
             }
+        }
+        match more {
+            0 => Ok(()),
+            more => self.tell(out, during, target, &SameReasons(report::plural(more, "more name"))),
         }
     }
 
@@ -406,8 +418,8 @@ impl Session {
 
 /// Names that were not brought to their new state, like one before them.
 #[derive(Debug, thiserror::Error)]
-#[error("for the same reason, {0} could not be restored")]
-struct StillFull(String);
+#[error("for the same reasons, {0} could not be restored")]
+struct SameReasons(String);
 
 fn user_name() -> String {
     let name = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());

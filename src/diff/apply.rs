@@ -93,7 +93,7 @@ impl ApplyReport {
 
 /// Something that could not be brought to its new state.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot restore {path}")]
+#[error("cannot restore {}", if path.is_root() { "the target directory itself".to_owned() } else { path.to_string() })]
 pub struct Failure {
     /// Which.
     pub path: RelPath,
@@ -102,13 +102,35 @@ pub struct Failure {
     pub source: ApplyError,
 }
 
+/// Something for which many names fail at once, so that it need be told only once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CommonCause {
+    /// The file system has no room left.
+    Full,
+    /// The file system is mounted to be read only.
+    ReadOnly,
+    /// Nothing may be changed in this directory.
+    Denied(RelPath),
+    /// This could not be made, which is told of it.
+    Missing(RelPath),
+}
+
 impl Failure {
-    /// Whether it failed for want of space.
-    pub fn is_full(&self) -> bool {
+    /// What other names may have failed for too.
+    pub fn common_cause(&self) -> Option<CommonCause> {
         match &self.source {
-            ApplyError::Full => true,
-            ApplyError::Metadata(error) => is_full(error),
-            _ => false,
+            ApplyError::Full => Some(CommonCause::Full),
+            ApplyError::Metadata(error) if is_full(error) => Some(CommonCause::Full),
+            ApplyError::Io(error) | ApplyError::Metadata(error)
+                if error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                Some(CommonCause::ReadOnly)
+            }
+            ApplyError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Some(CommonCause::Denied(self.path.parent().unwrap_or_default()))
+            }
+            ApplyError::Missing(path) if *path != self.path => Some(CommonCause::Missing(path.clone())),
+            _ => None,
         }
     }
 }
@@ -159,7 +181,8 @@ pub enum ApplyError {
 
 /// Applies `diff` to the directory at `base`, which is in the old state; `source` holds what is new.
 ///
-/// Fails only where the directory cannot be opened; what else goes wrong is in the report.
+/// Fails only where the directory cannot be opened, or is in a file system that is mounted to be read only; what else goes
+/// wrong is in the report.
 pub fn apply_diff(
     base: impl AsRef<Path>,
     diff: &DiffIndex,
@@ -179,6 +202,9 @@ pub fn apply_diff_with(
 ) -> io::Result<ApplyReport> {
     let is_root = |change: &Change| change.with_content().is_some_and(|entry| entry.path.is_root());
     let target = Target::open(base, &diff.owners, diff.changes.iter().any(is_root))?;
+    if !diff.changes.is_empty() {
+        target.expect_writable()?;
+    }
     let apply = Apply {
         diff,
         source,
@@ -188,6 +214,7 @@ pub fn apply_diff_with(
         report: Mutex::default(),
         deferred: Mutex::default(),
         is_full: AtomicBool::new(false),
+        unmade: Mutex::default(),
     };
     apply.run(options);
     Ok(apply.report.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -204,6 +231,8 @@ struct Apply<'a, S> {
     deferred: Mutex<Vec<(&'a Entry, Temp<'a>)>>,
     /// Whether there was no room for something.
     is_full: AtomicBool,
+    /// Directories that could not be made.
+    unmade: Mutex<HashSet<&'a RelPath>>,
 }
 
 /// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
@@ -271,6 +300,9 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                 Ok(())
             };
             let made = make().map_err(ApplyError::from);
+            if made.is_err() {
+                lock(&self.unmade).insert(&entry.path);
+            }
             self.note(&entry.path, made);
             checked = Some(entry.path.clone());
         }
@@ -611,12 +643,21 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                 _ => continue,
             };
             set.insert(&entry.path);
+            if lock(&self.unmade).contains(&entry.path) {
+                continue;
+            }
             let done = self.target.set_metadata(entry).map_err(ApplyError::Metadata);
             self.note(&entry.path, done);
         }
         for (path, error) in self.target.settle(|path| set.contains(path)) {
             self.note(&path, Err(ApplyError::Metadata(error)));
         }
+    }
+
+    /// The directory above `path` that could not be made, if there is one.
+    fn unmade_above(&self, path: &RelPath) -> Option<RelPath> {
+        let unmade = lock(&self.unmade);
+        std::iter::successors(path.parent(), RelPath::parent).filter(|above| unmade.contains(above)).last()
     }
 
     fn note(&self, path: &RelPath, result: Result<(), ApplyError>) {
@@ -633,6 +674,12 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                     ApplyError::Full
                 }
                 ApplyError::Missing(_) if is_full_already => ApplyError::Full,
+                ApplyError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                    match self.unmade_above(path) {
+                        Some(above) => ApplyError::Missing(above),
+                        None => ApplyError::Io(error),
+                    }
+                }
                 other => other,
             };
             if matches!(source, ApplyError::Full) {

@@ -57,7 +57,9 @@ mod scan;
 mod source;
 mod temporary;
 
-pub use apply::{ApplyError, ApplyOptions, ApplyReport, Failure, SegmentSource, apply_diff, apply_diff_with};
+pub use apply::{
+    ApplyError, ApplyOptions, ApplyReport, CommonCause, Failure, SegmentSource, apply_diff, apply_diff_with,
+};
 pub use attributes::{comparable, settable};
 pub use bases::{Bases, Layout, MAX_BASES};
 pub(crate) use beneath::Beneath;

@@ -137,6 +137,15 @@ impl Target {
         self.beneath.look(path)
     }
 
+    /// Fails where the file system of the root is mounted to be read only.
+    pub(super) fn expect_writable(&self) -> io::Result<()> {
+        let mounted = rustix::fs::fstatvfs(self.directory(&RelPath::root())?)?;
+        match mounted.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            true => Err(rustix::io::Errno::ROFS.into()),
+            false => Ok(()),
+        }
+    }
+
     /// How many bytes of content have room beside `path`: none where there is no room for another name.
     pub(super) fn room_beside(&self, path: &RelPath) -> io::Result<u64> {
         let directory = self.directory(&path.parent().unwrap_or_default())?;

@@ -367,6 +367,53 @@ fn a_full_file_system_is_told_once_and_what_has_room_is_restored() {
 }
 
 #[test]
+fn what_many_names_fail_for_is_told_once() {
+    let lab = Lab::new();
+    for number in 0..20 {
+        lab.write(&format!("tree/letters/deep/{number}"), "letter");
+    }
+    let script = "
+        $T backup -q tree
+        # Read only as a whole, and a part of a target; what is up to date needs no writing.
+        mkdir ro part; mount -t tmpfs -o ro none ro
+        $T restore -q latest -t ro && exit 1 || echo status $?
+        mkdir part/letters; mount -t tmpfs -o ro none part/letters
+        $T restore -q latest -t part && exit 1 || echo status $?
+        $T restore -q latest -t same; mount --bind same same; mount -o remount,bind,ro same
+        $T restore -q latest -t same && echo status $?
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!(outcome.status, Some(0), "{}{}", outcome.out, outcome.err);
+    assert_eq!(outcome.out, "status 1\nstatus 3\nstatus 0\n");
+    let told: Vec<_> = outcome.err.lines().collect();
+    assert_eq!(told.len(), 3, "{}", outcome.err);
+    assert!(told[0].starts_with("treering: cannot use ro: Read-only file system"), "{}", told[0]);
+    assert!(told[0].ends_with("mount it to be written to, or choose another place"), "{}", told[0]);
+    assert!(told[1].starts_with("treering: cannot restore letters/deep: Read-only"), "{}", told[1]);
+    // The two letters, those in the directory that could not be made, and the directory above.
+    assert!(told[2].ends_with("for the same reasons, 23 more names could not be restored"), "{}", told[2]);
+}
+
+#[test]
+fn a_target_in_which_nothing_may_be_made_is_told_once() {
+    // Its owner may change that.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("tree/letters/deep/three", "third letter");
+    lab.ok(["backup", "tree"]);
+    fs::create_dir(lab.path("out")).unwrap();
+    fs::set_permissions(lab.path("out"), fs::Permissions::from_mode(0o555)).unwrap();
+    let outcome = lab.as_nobody(["restore", "latest", "-t", "out"]);
+    assert_eq!(outcome.status, Some(3), "{outcome:?}");
+    let told: Vec<_> = outcome.err.lines().collect();
+    assert_eq!(told.len(), 2, "{}", outcome.err);
+    assert!(told[0].starts_with("treering: cannot restore letters: Permission denied"), "{}", outcome.err);
+    assert!(told[1].ends_with("for the same reasons, 5 more names could not be restored"), "{}", outcome.err);
+}
+
+#[test]
 fn nothing_but_what_cannot_be_opened_needs_proc() {
     let lab = Lab::new();
     let script = "
