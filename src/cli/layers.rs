@@ -8,11 +8,14 @@ use treering::repository::FORMAT_VERSION;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote_args::LayersCommand;
 use crate::cli::report::{self, Align, complain, plural, print, text};
-use crate::cli::{Session, cold, json};
+use crate::cli::{Session, cold, json, remote};
 
 /// Lists or moves layers.
 pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError> {
-    let repository = session.open()?;
+    let repository = match command {
+        LayersCommand::Fetch(_) => remote::open_or_rescue(session, None)?,
+        _ => session.open()?,
+    };
     let remotes = Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?;
     match command {
         LayersCommand::List => {

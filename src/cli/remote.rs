@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
-use treering::repository::{FORMAT_VERSION, Repository};
+use treering::repository::{FORMAT_VERSION, Repository, RepositoryError};
 
 use crate::cli::Session;
 use crate::cli::cold;
@@ -123,10 +123,38 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     })
 }
 
+/// The repository; where its newest state is lost here, a remote brings it back first: the one of that name, or whichever
+/// has it.
+pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repository, CliError> {
+    let lost = match session.open() {
+        Err(CliError::Repository(lost @ RepositoryError::LostNewest { .. })) => lost,
+        opened => return opened,
+    };
+    let remotes = Remotes::open_with(session.repository_path()?, FORMAT_VERSION, &cold::options()?)?;
+    let names = match name {
+        Some(name) => vec![name.to_owned()],
+        None => remotes.list()?.into_iter().map(|remote| remote.name).collect(),
+    };
+    let mut failed = CliError::Repository(lost);
+    for name in names {
+        match session.watch(|progress| remotes.rescue(&name, progress)) {
+            Ok(()) => {
+                report::complain(&format!(
+                    "what the newest state lacked here came back from {}",
+                    text(&name)
+                ));
+                return session.open();
+            }
+            Err(error) => failed = error.into(),
+        }
+    }
+    Err(failed)
+}
+
 /// Pulls from a remote.
 pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let start = Instant::now();
-    let repository = session.open()?;
+    let repository = open_or_rescue(session, name)?;
     let remotes = open(&repository)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(&repository);

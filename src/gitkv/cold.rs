@@ -4,8 +4,11 @@
 //! objects missing. What it has for that is the partial clone: objects that a pack marked by a `.promisor` file
 //! names may be missing, when some remote promises to have them. [`Git::promise`] sets both.
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use tempfile::NamedTempFile;
@@ -13,6 +16,7 @@ use tempfile::NamedTempFile;
 use crate::atomic;
 use crate::layers::{self, Cold, LayerInfo, LayerWriter, ObjectId};
 
+use super::writers::remove_layer;
 use super::{Git, GitError};
 
 /// The setting by which git knows that somebody has the objects that are missing. The remote has no URL: git
@@ -20,6 +24,40 @@ use super::{Git, GitError};
 const PROMISE: &str = "remote.treering.promisor";
 
 impl Git {
+    /// Moves the packs of another repository of this file system here, durably. The index of a layer whose pack was lost
+    /// goes when other layers hold all that it names.
+    pub fn take_packs(&self, from: &Git) -> Result<(), GitError> {
+        let (there, here) = (from.pack_dir(), self.pack_dir());
+        let list = || -> io::Result<Vec<OsString>> {
+            fs::read_dir(&there)?.map(|entry| Ok(entry?.file_name())).collect()
+        };
+        let names = list().map_err(GitError::io("list", &there))?;
+        // A pack is there when its index is.
+        for end in ["pack", "idx"] {
+            for name in
+                names.iter().filter(|name| Path::new(name).extension().is_some_and(|found| found == end))
+            {
+                let (old, new) = (there.join(name), here.join(name));
+                let moved =
+                    File::open(&old).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&old, &new));
+                moved.map_err(GitError::io("move", &old))?;
+            }
+            atomic::sync_dir(&here).map_err(GitError::io("sync", &here))?;
+        }
+        let layers = self.refresh()?;
+        let (whole, hollow): (Vec<_>, Vec<_>) =
+            layers.layers().partition(|layer| layer.pack_bytes().is_some());
+        let held: HashSet<ObjectId> = whole.into_iter().flat_map(|layer| layer.ids()).collect();
+        for layer in hollow.into_iter().filter(|layer| layer.ids().all(|id| held.contains(&id))) {
+            if here.join(format!("{}.idx", layer.name())).exists() {
+                remove_layer(&here, layer.name())?;
+            }
+        }
+        atomic::sync_dir(&here).map_err(GitError::io("sync", &here))?;
+        self.refresh()?;
+        Ok(())
+    }
+
     /// From now on, objects of layers whose packs are not here are read from `cold`.
     pub fn read_cold(&self, cold: Arc<Cold>) -> Result<(), GitError> {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);

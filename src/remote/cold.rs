@@ -153,16 +153,21 @@ impl Remotes {
 
     /// The layers that a cold remote lists now, as they lie there.
     pub(super) fn listed_now(&self, remote: &str) -> Result<Copies, RemoteError> {
+        let (_, heads) = self.heads_now(remote)?;
+        Ok(heads.into_iter().flat_map(|head| head.layers).collect())
+    }
+
+    /// The store of a cold remote, and its heads as they are now.
+    pub(super) fn heads_now(&self, remote: &str) -> Result<(Arc<Store>, Vec<Head>), RemoteError> {
         let store = self.stores.open(remote)?;
         let names = Namespaces::new()?;
         let mark = load_mark(&store, remote, &names)?;
         let mark = mark.ok_or_else(|| RemoteError::NotPushed(remote.to_owned()))?;
         let newest = publish::newest(&store, &names.heads).map_err(RemoteError::store(remote))?;
-        let mut listed = Copies::new();
-        for item in newest.map_or_else(Vec::new, |(_, items)| items) {
-            listed.extend(load_head(&store, remote, &mark, &item)?.layers);
-        }
-        Ok(listed)
+        let items = newest.map_or_else(Vec::new, |(_, items)| items);
+        let heads =
+            items.iter().map(|item| load_head(&store, remote, &mark, item)).collect::<Result<_, _>>()?;
+        Ok((store, heads))
     }
 
     /// Pushes to a cold remote.

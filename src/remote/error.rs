@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gitkv::GitError;
-use crate::layers::{LayerError, OutOfReach};
+use crate::layers::{LayerError, ObjectId, OutOfReach};
 use crate::store::{self, NameError, UrlError};
 use crate::url::Url;
 
@@ -127,6 +127,24 @@ pub enum RemoteError {
          the directory of a cold remote needs a name that does not end with .git"
     )]
     NothingThere(Url),
+    /// The newest commit is lost here, and a remote does not have it.
+    #[error(
+        "the newest commit {newest} is lost here, and the remote {remote} does not have it, nor what came after its own newest: \
+         `git --git-dir {path} update-ref {branch} {theirs}` goes back to that, and `treering pull {remote}` then brings \
+         what is missing", path = .path.display()
+    )]
+    NewestLost {
+        /// The remote's name.
+        remote: String,
+        /// The repository.
+        path: PathBuf,
+        /// Its branch.
+        branch: String,
+        /// The commit that is lost.
+        newest: ObjectId,
+        /// The one that the remote is at.
+        theirs: ObjectId,
+    },
     /// The disk is not mounted on which the store of a new remote is to be made.
     #[error(
         "nothing is mounted at {}, where the store of the remote {remote} is to be made: mount it and push again, or remove the remote          and add it again if the store is to be on the file system that is there now", .mount.display()

@@ -70,6 +70,7 @@ mod merge;
 mod mounts;
 mod publish;
 mod removal;
+mod rescue;
 mod stores;
 mod uploads;
 

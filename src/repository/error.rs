@@ -50,6 +50,17 @@ pub enum RepositoryError {
          in its place", path = .0.display()
     )]
     LostBranch(PathBuf),
+    /// The newest commit, its tree or the configuration in it is not there.
+    #[error(
+        "the newest state of the repository {path} is not all there: `treering -r {path} pull`, with the name of a remote, brings back \
+         what that has; without a remote put back the files of {path}/objects from a copy", path = .path.display()
+    )]
+    LostNewest {
+        /// Where it is.
+        path: PathBuf,
+        /// What is missing.
+        source: GitError,
+    },
     /// Something is there already.
     #[error("{} exists already and is not empty: choose another path", .0.display())]
     Exists(PathBuf),

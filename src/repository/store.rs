@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::cbor;
 use crate::crypt::Identity;
 use crate::gitkv::{self, GitError, KeepLayers, Person};
-use crate::layers::ObjectId;
+use crate::layers::{LayerError, ObjectId};
 use crate::repository::blobs::Blob;
 use crate::repository::config::{self, Config, Encryption, InitOptions};
 use crate::repository::keys;
@@ -107,7 +107,7 @@ impl Repository {
             let fault = fault.to_string();
             return Err(RepositoryError::WithoutIndex { fault, source: read.err().map(Box::new) });
         }
-        let config = match read? {
+        let config = match read.map_err(|error| lost_newest(path, error))? {
             Some(config) => config,
             // As above: whoever lost the branch has lost nothing else.
             None if timeline.git().layers().layers().len() > 0 && !has_branch(&timeline)? => {
@@ -240,6 +240,16 @@ pub struct Hold {
 
 fn has_branch(timeline: &Timeline) -> Result<bool, RepositoryError> {
     Ok(timeline.git().head_or_none().map_err(TimelineError::from)?.is_some())
+}
+
+/// What it means that the configuration at the newest commit of the repository at `path` cannot be read.
+fn lost_newest(path: &Path, error: RepositoryError) -> RepositoryError {
+    match error {
+        RepositoryError::Timeline(TimelineError::Git(
+            source @ (GitError::Missing(_) | GitError::Layer(LayerError::Missing { .. })),
+        )) => RepositoryError::LostNewest { path: path.to_owned(), source },
+        error => error,
+    }
 }
 
 /// Which part of the git repository at `path` is missing or empty, where most of one is.

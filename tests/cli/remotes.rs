@@ -737,3 +737,75 @@ fn a_first_push_makes_no_store_where_a_disk_is_not_mounted() {
     assert!(pushed.status == Some(1) && pushed.err.contains("that the disk is mounted"), "{pushed:?}");
     assert_eq!(fs::read_dir(lab.path("disk")).unwrap().count(), 0);
 }
+
+/// Removes the layer that holds the newest commit, or its pack alone.
+fn lose_newest(lab: &Lab, with_index: bool) {
+    let newest = fs::read_to_string(lab.path("repo/refs/heads/main")).unwrap();
+    let packs = fs::read_dir(lab.path("repo/objects/pack")).unwrap().map(|entry| entry.unwrap().path());
+    let indexes: Vec<_> = packs.filter(|path| path.extension().is_some_and(|end| end == "idx")).collect();
+    let holds = |index: &&std::path::PathBuf| {
+        git(lab, &format!("verify-pack -v {}", index.display()))
+            .contains(&format!("{} commit", newest.trim()))
+    };
+    let index = indexes.iter().find(holds).expect("some layer has it");
+    fs::remove_file(index.with_extension("pack")).unwrap();
+    if with_index {
+        fs::remove_file(index).unwrap();
+    }
+}
+
+#[test]
+fn a_lost_newest_state_comes_back_from_any_remote() {
+    for (remote, line) in
+        [("git", "pull git"), ("cold", "pull cold"), ("cold", "layers fetch"), ("git", "layers fetch")]
+    {
+        for with_index in [false, true] {
+            let lab = with_hub();
+            let url = match remote {
+                "git" => lab.path("hub.git").display().to_string(),
+                _ => format!("file://{}", lab.path("store").display()),
+            };
+            lab.ok(["remote", "add", remote, &url]);
+            lab.ok(["push", "-q"]);
+            let before = lab.ok(["snapshots"]);
+            lose_newest(&lab, with_index);
+            for line in ["snapshots", "backup tree", "check", "push"] {
+                let outcome = lab.run(words(line));
+                assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+                assert!(outcome.err.contains("`treering -r repo pull`"), "{line}: {}", outcome.err);
+            }
+            let outcome = lab.run(words(line));
+            assert_eq!(outcome.status, Some(0), "{remote}, {line}, {with_index}: {outcome:?}");
+            assert!(outcome.err.contains(&format!("came back from {remote}")), "{}", outcome.err);
+            assert_eq!(lab.ok(["snapshots"]), before);
+            lab.ok(words("check --read-data"));
+            lab.ok(words("backup tree -q --push"));
+            lab.ok(words("check --read-data"));
+        }
+    }
+}
+
+#[test]
+fn where_no_remote_has_the_newest_state_the_way_back_is_told_and_works() {
+    for remote in ["git", "cold"] {
+        let lab = with_hub();
+        let url = match remote {
+            "git" => lab.path("hub.git").display().to_string(),
+            _ => format!("file://{}", lab.path("store").display()),
+        };
+        lab.ok(["remote", "add", remote, &url]);
+        lab.ok(["push", "-q"]);
+        let before = lab.ok(["snapshots"]);
+        lab.write("tree/notes", "later\n");
+        lab.ok(words("backup tree -q"));
+        lose_newest(&lab, true);
+        let outcome = lab.run(["pull"]);
+        assert_eq!(outcome.status, Some(1), "{outcome:?}");
+        let advice = outcome.err.split('`').nth(1).unwrap();
+        git(&lab, advice.strip_prefix("git ").expect("it is a command of git"));
+        lab.ok(["pull", remote]);
+        assert_eq!(lab.ok(["snapshots"]), before);
+        lab.ok(words("backup tree -q --push"));
+        lab.ok(words("check --read-data"));
+    }
+}

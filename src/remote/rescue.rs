@@ -1,0 +1,113 @@
+//! Bringing back what the newest state of a repository lacks, where nothing opens the repository without it.
+//!
+//! Whatever describes snapshots is in every remote that the repository was pushed to. Only what is missing is added, by
+//! the names of its content; the branch stays where it is. Where the remote does not have the newest commit, the
+//! error says how the branch goes back to the newest one that it has.
+//!
+//! Of a git remote everything is fetched, data too, since nobody can ask git for what is missing.
+
+use std::collections::BTreeSet;
+
+use crate::atomic;
+use crate::gitkv::{Git, GitError, PRIVATE};
+use crate::layers::{LayerError, ObjectId};
+use crate::progress::Progress;
+
+use super::cold::LAYERS_AT_ONCE;
+use super::cold::at_once;
+use super::head::LayerKind;
+use super::merge::CONFIG;
+use super::{RemoteError, Remotes};
+
+impl Remotes {
+    /// Whether the newest commit, its tree or the configuration in it is not here.
+    pub fn is_newest_lost(&self) -> Result<bool, RemoteError> {
+        let Some(head) = self.git.head()? else { return Ok(false) };
+        let read = || match self.git.find(&head, CONFIG.as_bytes())? {
+            Some(config) => self.git.read_blob(&config.id).map(drop),
+            None => Ok(()),
+        };
+        match read() {
+            Err(GitError::Missing(_) | GitError::Layer(LayerError::Missing { .. })) => Ok(true),
+            read => Ok(read.map(|()| false)?),
+        }
+    }
+
+    /// Brings back from a remote what the newest state lacks, until the repository can be opened.
+    pub fn rescue(&self, remote: &str, progress: &Progress) -> Result<(), RemoteError> {
+        self.expect(remote)?;
+        let theirs = match self.is_cold(remote)? {
+            true => self.rescue_from_cold(remote, progress)?,
+            false => self.rescue_from_git(remote, progress)?,
+        };
+        self.git.refresh()?;
+        match (self.is_newest_lost()?, self.git.head()?) {
+            (true, Some(newest)) => Err(RemoteError::NewestLost {
+                remote: remote.to_owned(),
+                path: self.git.path().to_owned(),
+                branch: self.git.branch().to_owned(),
+                newest,
+                theirs,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings all layers of metadata that a cold remote lists and that are not here. The commit that it is at.
+    fn rescue_from_cold(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
+        let (store, heads) = self.heads_now(remote)?;
+        // What cannot be read here cannot tell whose it is; what was seen there before can.
+        let known = self.stores.seen(remote)?.map(|(_, head)| head.repository);
+        if heads.iter().any(|head| known.as_ref().is_some_and(|known| *known != head.repository)) {
+            return Err(RemoteError::OtherRepository(remote.to_owned()));
+        }
+        let commit = heads.last().map(|head| head.commit);
+        let commit = commit.ok_or_else(|| RemoteError::NotPushed(remote.to_owned()))?;
+        let _keep = self.git.keep_layers()?;
+        let layers = self.git.refresh()?;
+        let whole: BTreeSet<&str> =
+            layers.layers().filter(|layer| layer.pack_bytes().is_some()).map(|layer| layer.name()).collect();
+        let listed = heads.iter().flat_map(|head| &head.layers);
+        let wanted =
+            listed.filter(|(name, held)| held.kind == LayerKind::Metadata && !whole.contains(name.as_str()));
+        at_once(LAYERS_AT_ONCE, &wanted.collect::<Vec<_>>(), |(name, held)| {
+            self.bring_layer(remote, &store, name, held, true, progress)
+        })?;
+        Ok(commit)
+    }
+
+    /// Fetches a git remote into a repository beside, and takes its packs. The commit that it is at.
+    fn rescue_from_git(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
+        let private = self.git.path().join(PRIVATE);
+        let scratch = tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).tempdir_in(&private);
+        let scratch = scratch.map_err(RemoteError::io("write to", &private))?;
+        let beside = Git::init(&scratch.path().join("fetched"), &[])?;
+        let url = self.git.remotes()?.into_iter().find(|each| each.name == remote);
+        let url = url.ok_or_else(|| RemoteError::Unknown(remote.to_owned()))?.url;
+        beside.add_remote(remote, &url)?;
+        beside.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
+        let commit = beside.reference(&self.git.tracking(remote))?;
+        let commit = commit.ok_or(RemoteError::Empty(url))?;
+        if beside.find(&commit, CONFIG.as_bytes())?.is_none() {
+            return Err(RemoteError::NotTreering(remote.to_owned()));
+        }
+        let _keep = self.git.keep_layers()?;
+        self.git.take_packs(&beside)?;
+        Ok(commit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_of_what_is_empty_or_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(&dir.path().join("repo"), &[]).unwrap();
+        let remotes = Remotes::open(git.path(), 1).unwrap();
+        assert!(!remotes.is_newest_lost().unwrap());
+        assert!(matches!(remotes.rescue("nobody", &Progress::new()), Err(RemoteError::Unknown(_))));
+        assert!(std::fs::read_dir(git.pack_dir()).unwrap().next().is_none());
+    }
+}
