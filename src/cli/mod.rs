@@ -46,13 +46,13 @@ use std::process::ExitCode;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use rustix::fs::Mode;
-use treering::causes::chain;
+use treering::causes::{chain, has_kind, is_disk_full};
 use treering::diff::{ChangeRef, CommonCause, Failure};
 use treering::gitkv::{Git, Person, is_open_to_all};
 use treering::layers::LayerSet;
 use treering::progress::Progress;
 use treering::relpath::RelPath;
-use treering::repository::{Hold, Repository};
+use treering::repository::{Hold, Repository, RepositoryError};
 use treering::schedule::Profile;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
@@ -100,7 +100,7 @@ pub fn run() -> ExitCode {
     let is_check = matches!(arguments.command, Command::Check(_));
     let session = match Session::new(arguments.global, arguments.command.writes()) {
         Ok(session) => Session { is_check, ..session },
-        Err(error) => return failed(&error).into(),
+        Err(error) => return failed(&error, Some(&arguments.command)).into(),
     };
     let result = match &arguments.command {
         Command::Init(arguments) => snapshots::init(&session, arguments),
@@ -130,7 +130,7 @@ pub fn run() -> ExitCode {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
         }
     };
-    match result.unwrap_or_else(|error| failed(&error)) {
+    match result.unwrap_or_else(|error| failed(&error, Some(&arguments.command))) {
         Exit::Done if report::was_incomplete() => Exit::Partial,
         exit => exit,
     }
@@ -142,34 +142,42 @@ fn complain_of_layers(layers: &LayerSet) {
     layers.faults().iter().for_each(|fault| report::complain_of_loss(&chain(fault)));
 }
 
-/// Tells of a failure.
-fn failed(error: &CliError) -> Exit {
+/// Tells of a failure of `command`, once it is known which that is.
+fn failed(error: &CliError, command: Option<&Command>) -> Exit {
     let exit = error.exit();
     if exit != Exit::Pipe {
         let mut text = chain(error);
-        if has_cause(error, &[ErrorKind::ReadOnlyFilesystem]) {
+        if has_kind(error, &[ErrorKind::ReadOnlyFilesystem]) {
             text += "; mount it to be written to, or choose another place";
         }
-        if has_cause(error, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
-            text += "; make room on the disk and try again. If that is the repository's, `treering forget` and \
-                     `treering prune` may still work: they use 256 KiB that it keeps for them";
+        if is_disk_full(error) {
+            text += way_out_of_full_disk(error, command);
         }
         report::fail(exit, &text);
     }
     exit
 }
 
-/// Whether one of the causes is an error of the system of one of `kinds`.
-fn has_cause(error: &(dyn std::error::Error + 'static), kinds: &[ErrorKind]) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if kind.is_some_and(|kind| kinds.contains(&kind)) {
-            return true;
+/// What a person can do where there is no room left.
+fn way_out_of_full_disk(error: &CliError, command: Option<&Command>) -> &'static str {
+    match command {
+        // It says so itself.
+        _ if matches!(error, CliError::Repository(RepositoryError::NoRoom { .. })) => "",
+        Some(
+            Command::Backup(_)
+            | Command::Push(_)
+            | Command::Pull(_)
+            | Command::Layers(_)
+            | Command::Remote(_)
+            | Command::Key(_)
+            | Command::Compression(_)
+            | Command::Schedule(_),
+        ) => {
+            "; make room on the disk and try again. If that is the repository's, `treering forget` and \
+             `treering prune` may still work: they use 256 KiB that it keeps for them"
         }
-        cause = error.source();
+        _ => "; make room on the disk and try again",
     }
-    false
 }
 
 /// Makes ready to read and write a repository of blobs or keys.

@@ -115,12 +115,21 @@ pub enum CommonCause {
     Missing(RelPath),
 }
 
+impl ApplyError {
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Io(error) | Self::Metadata(error) => is_full(error),
+            _ => false,
+        }
+    }
+}
+
 impl Failure {
     /// What other names may have failed for too.
     pub fn common_cause(&self) -> Option<CommonCause> {
         match &self.source {
-            ApplyError::Full => Some(CommonCause::Full),
-            ApplyError::Metadata(error) if is_full(error) => Some(CommonCause::Full),
+            error if error.is_full() => Some(CommonCause::Full),
             ApplyError::Io(error) | ApplyError::Metadata(error)
                 if error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
             {
@@ -215,6 +224,7 @@ pub fn apply_diff_with(
         deferred: Mutex::default(),
         is_full: AtomicBool::new(false),
         unmade: Mutex::default(),
+        again: Mutex::default(),
     };
     apply.run(options);
     Ok(apply.report.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -233,6 +243,8 @@ struct Apply<'a, S> {
     is_full: AtomicBool,
     /// Directories that could not be made.
     unmade: Mutex<HashSet<&'a RelPath>>,
+    /// Small files for which there was no room.
+    again: Mutex<Vec<(&'a Entry, &'a Content)>>,
 }
 
 /// A file that several threads write: opened with its first piece, and closed with its last or when one fails.
@@ -277,7 +289,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         for entry in self.diff.changes.iter().filter_map(Change::with_content) {
             // A part of a tree may come without the directories above it.
             let parent = entry.path.parent().unwrap_or_default();
-            if checked.as_ref() != Some(&parent) {
+            if checked.as_ref() != Some(&parent) && !lock(&self.unmade).contains(&parent) {
                 let made = self.target.make_directories(&parent).map_err(ApplyError::from);
                 self.note(&parent, made);
                 checked = Some(parent);
@@ -357,14 +369,24 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             }
             work();
         });
+        // What another thread was writing, and had no room for, has gone.
+        for (entry, content) in std::mem::take(&mut *lock(&self.again)) {
+            let written = self.write_small(entry, content);
+            self.note(&entry.path, written);
+        }
     }
 
     fn work(&self, task: &Task, small: &[ToWrite<'a>], large: &[LargeFile<'a>]) {
         match task {
             Task::Files(run) => {
                 for ToWrite { entry, content, .. } in &small[run.clone()] {
-                    let written = self.write_small(entry, content);
-                    self.note(&entry.path, written);
+                    match self.write_small(entry, content) {
+                        Err(error) if error.is_full() => {
+                            self.is_full.store(true, Ordering::Relaxed);
+                            lock(&self.again).push((entry, content));
+                        }
+                        written => self.note(&entry.path, written),
+                    }
                 }
             }
             Task::Piece { file, segments, offset } => {

@@ -98,6 +98,18 @@ pub enum RepositoryError {
     /// Another process holds what is needed.
     #[error("the repository is in use by another process: try again when it is done")]
     Locked(#[source] GitError),
+    /// A prune could not write anew what is still needed.
+    #[error(
+        "the disk is full: to prune on, treering must write anew what is needed of layers that also hold waste, and takes \
+         {} of free space for that; make that much room and prune again, or allow more waste with --max-unused",
+        room(*needed)
+    )]
+    NoRoom {
+        /// Bytes that it takes.
+        needed: u64,
+        /// Why it stopped.
+        source: Box<RepositoryError>,
+    },
     /// Nothing may be removed.
     #[error("the repository is append-only, so nothing is removed: allow it with `treering append-only off`")]
     AppendOnly,
@@ -350,6 +362,14 @@ pub enum RepositoryError {
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     Random(#[source] getrandom::Error),
+}
+
+/// A number of bytes, rounded up: `12 MiB`.
+fn room(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    }
 }
 
 impl From<GitError> for RepositoryError {

@@ -11,7 +11,8 @@
 //!    new commit names the new volumes; the old layers are deleted.
 //!
 //! After each step the repository is whole, so a process may be killed at any instant, and the next prune goes
-//! on from there. Space is needed for the commit, and then for one step at a time: the layer that is written.
+//! on from there. Space is needed for the commit, and then for one step at a time: the layer that is written. A step takes no more
+//! layers than there is room for; where there is none for a single one, the error says how much it takes.
 //!
 //! What is garbage follows from the tree alone, never from a clock. Whoever prunes is alone: it waits for
 //! backups, and they wait for it. Other directories of the tree, other references, and layers that are not
@@ -22,6 +23,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
+use crate::causes::is_disk_full;
 use crate::gitkv::{Alone, Commit, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Swept, Trace};
 use crate::layers::{LayerError, LayerInfo, ObjectId};
 use crate::progress::Progress;
@@ -32,6 +34,9 @@ use crate::timeline::{Batch, TimeKey, TimelineError};
 
 /// Bytes of live objects that are copied in one step, unless a single layer has more.
 const STEP: u64 = 128 << 20;
+
+/// Bytes that a step needs beside the objects that it copies: for trees, a commit and indexes.
+const ROOM_FOR_COMMIT: u64 = 256 << 10;
 
 /// A layer that wastes fewer bytes is left as it is: this is what a commit takes that is there twice.
 const TRIFLE: u64 = 1024;
@@ -228,8 +233,18 @@ impl Repository {
         let who = self.committer(&options.user, &options.host, options.time);
         let mut pruning = Pruning { repository: self, alone, options, needs, who, message, progress, report };
         let live = pruning.begin_anew()?;
-        pruning.rewrite_wasteful(live)?;
+        if let Err(error) = pruning.rewrite_wasteful(live) {
+            // A step that failed may have made some of its layers.
+            let _ = pruning.alone.sweep();
+            return Err(error);
+        }
         pruning.finish()
+    }
+
+    /// How many bytes there is room for.
+    fn room(&self) -> u64 {
+        // Where that cannot be known, writing tells.
+        rustix::fs::statvfs(self.path()).map_or(u64::MAX, |room| room.f_bavail.saturating_mul(room.f_frsize))
     }
 
     /// Fails where the index of a pack that is here cannot be read: nobody knows then what the pack holds.
@@ -393,20 +408,24 @@ impl Pruning<'_> {
             self.progress.check()?;
             let uses = git.layer_uses(&live, &HashSet::new()).map_err(TimelineError::from)?;
             let sizes = self.needs.sizes(&uses);
+            let room = self.repository.room().saturating_sub(ROOM_FOR_COMMIT);
+            let mut chosen = choose(&sizes, self.options.max_unused);
+            // What has room goes first, and gives room to the rest.
+            chosen.sort_by_key(|&at| sizes[at].1 > room);
             let mut bytes = 0;
-            let group: Vec<&LayerUse> = choose(&sizes, self.options.max_unused)
-                .into_iter()
-                .take_while(|&at| {
-                    let is_within = bytes == 0 || bytes + sizes[at].1 <= STEP;
-                    bytes += sizes[at].1.max(1);
-                    is_within
-                })
-                .map(|at| &uses[at])
-                .collect();
+            let within = |&at: &usize| {
+                let is_within = bytes == 0 || bytes + sizes[at].1 <= STEP.min(room);
+                bytes += if is_within { sizes[at].1.max(1) } else { 0 };
+                is_within
+            };
+            let group: Vec<&LayerUse> = chosen.into_iter().take_while(within).map(|at| &uses[at]).collect();
             if group.is_empty() {
                 break;
             }
-            self.rewrite(&group)?;
+            self.rewrite(&group).map_err(|error| match is_disk_full(&error) {
+                true => RepositoryError::NoRoom { needed: bytes + ROOM_FOR_COMMIT, source: Box::new(error) },
+                false => error,
+            })?;
             live = self.collect(&group.iter().map(|used| used.name.clone()).collect())?;
         }
         Ok(())

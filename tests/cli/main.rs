@@ -10,6 +10,7 @@ mod directories;
 mod docs;
 mod durable;
 mod encryption;
+mod full_disk;
 mod json;
 mod kills;
 mod kv;

@@ -390,7 +390,7 @@ fn what_many_names_fail_for_is_told_once() {
     assert!(told[0].starts_with("treering: cannot use ro: Read-only file system"), "{}", told[0]);
     assert!(told[0].ends_with("mount it to be written to, or choose another place"), "{}", told[0]);
     assert!(told[1].starts_with("treering: cannot restore letters/deep: Read-only"), "{}", told[1]);
-    // The two letters, those in the directory that could not be made, and the directory above.
+    // The two letters, those in the directory that could not be made, and the metadata of the mounted directory.
     assert!(told[2].ends_with("for the same reasons, 23 more names could not be restored"), "{}", told[2]);
 }
 
