@@ -186,6 +186,8 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
         false => Remotes::clone_watched(url, path, FORMAT_VERSION, &options, progress),
     })?;
     let repository = Repository::open(&arguments.path)?;
+    // Whoever clones a remote takes it for his own as it is now; what others add later is another thing.
+    repository.trust_what_is_here()?;
     let snapshots = repository.count_snapshots()?;
     let path = arguments.path.as_os_str().as_encoded_bytes();
     print(|out| {

@@ -166,7 +166,7 @@ impl Git {
     }
 
     /// The directory of what is not git's.
-    pub(super) fn private_dir(&self) -> Result<PathBuf, GitError> {
+    pub(crate) fn private_dir(&self) -> Result<PathBuf, GitError> {
         let private = self.path().join(PRIVATE);
         if private.is_dir() {
             return Ok(private);

@@ -38,7 +38,7 @@ use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{
     Repository, RepositoryError, Snapshot, SnapshotName, SnapshotRecord, Statistics, is_future,
 };
-use crate::timeline::{Batch, Tier, TimeKey, TimelineError};
+use crate::timeline::{Batch, Tier, TimeKey, TimelineError, path};
 
 /// Volumes after which what is stored is committed, so that an interrupted backup does not start from nothing.
 const CHECKPOINT: usize = 16;
@@ -195,6 +195,9 @@ impl Repository {
             false => Some(self.timeline.git().keep_layers().map_err(TimelineError::from)?),
         };
         let _hold = self.hold()?;
+        if !options.dry_run {
+            self.trust_what_is_here()?;
+        }
         if let Some(cache) = self.cache().filter(|_| !options.dry_run) {
             cache.sweep_unfinished();
         }
@@ -296,8 +299,13 @@ impl Repository {
                 Err(error) => drop(fault.get_or_insert(error)),
             }
         }
+        let own = self.own()?;
+        let suffix = self.suffix(SNAPSHOT_SUFFIX);
         snapshots.retain(|snapshot| {
-            snapshot.record.host == options.host && snapshot.record.layout == sources.layout
+            snapshot.record.host == options.host
+                && snapshot.record.layout == sources.layout
+                // What somebody else says of this host's files may be made up.
+                && own.wrote(&path(kind::SNAPSHOTS, &snapshot.key, &suffix), &snapshot.id)
         });
         let is_future = |snapshot: &Snapshot| is_future(snapshot.time(), options.now);
         // Stable, so that each part has the oldest first.

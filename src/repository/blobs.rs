@@ -14,7 +14,7 @@ use crate::layers::{ObjectId, ObjectKind, object_id};
 use crate::repository::cache::Cache;
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{Batch, Tier, TimeKey, TimedBlob};
+use crate::timeline::{Batch, Tier, TimeKey, TimedBlob, path};
 
 /// What the name of an encrypted blob ends with.
 pub(super) const ENCRYPTED: &str = ".age";
@@ -187,7 +187,10 @@ impl Repository {
         suffix: &str,
         content: &Encoded,
     ) -> Result<String, RepositoryError> {
-        let path = batch.put(kind, key, &self.suffix(suffix), &content.bytes, content.tier)?;
+        let suffix = self.suffix(suffix);
+        // Before it is committed: what was noted and never came to be is no harm.
+        self.note_own(&path(kind, key, &suffix), || content.id());
+        let path = batch.put(kind, key, &suffix, &content.bytes, content.tier)?;
         if let (Some(cache), Some(plain)) = (self.cache(), &content.content)
             && is_cached(kind, content.tier)
         {

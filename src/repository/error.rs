@@ -43,6 +43,14 @@ pub enum RepositoryError {
         /// What git says.
         source: GitError,
     },
+    /// What it has written itself cannot be told from what others have.
+    #[error("cannot read or write {}, which says what this repository has written itself", .path.display())]
+    Own {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There is one whose branch is gone.
     #[error(
         "the branch of the repository {path} is missing, though its data is there: `git -C {path} fsck --lost-found` lists commits, \

@@ -3,6 +3,8 @@
 //!
 //! Any number of threads may make segments of one backup at one time.
 //!
+//! What only somebody else claims to hold is read before anything rests on it, and his signatures are not used.
+//!
 //! A forced backup takes nothing for granted that it has not read: a segment that is stored already counts only if
 //! it has its digest, and so do the bases of a delta. What is damaged is stored again, whole, so that it hangs on
 //! nothing and is what readers prefer. Without the key of an encrypted repository nothing can be read; then what is
@@ -104,6 +106,7 @@ impl<'a> Maker<'a> {
 
     /// What was stored and could not be used, and how many segments are relied on though nobody could read them.
     pub fn into_faults(self) -> (Faults, u64) {
+        self.repository.note_verified(&self.segments.verified());
         (self.faults.into_inner().unwrap_or_else(PoisonError::into_inner), self.unread.into_inner())
     }
 
@@ -151,11 +154,17 @@ impl<'a> Maker<'a> {
 
     /// Whether a segment that is stored is there as far as this backup wants to know.
     fn can_rely_on(&self, digest: &Digest) -> Result<bool, RepositoryError> {
-        if !self.force {
+        let is_claim = self.segments.is_claim(digest);
+        if !self.force && !is_claim {
             return Ok(true);
         }
         match self.segments.read_checked(self.repository, digest) {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if is_claim {
+                    self.segments.note_verified(digest);
+                }
+                Ok(true)
+            }
             Err(RepositoryError::Encrypted) => {
                 self.unread.fetch_add(1, Ordering::Relaxed);
                 Ok(true)
@@ -249,8 +258,11 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// The signatures of all of these, if all have one.
+    /// The signatures of all of these, if all have one that this repository made.
     fn signatures(&self, digests: &[Digest]) -> Result<Option<Vec<BlockSignature>>, RepositoryError> {
+        if digests.iter().any(|digest| self.segments.is_claimed_there(digest)) {
+            return Ok(None);
+        }
         digests.iter().map(|digest| self.segments.signature(self.repository, digest)).collect()
     }
 

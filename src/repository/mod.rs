@@ -40,6 +40,7 @@ mod forget;
 mod keys;
 mod maker;
 mod needs;
+mod own;
 mod pages;
 mod plan;
 mod prune;

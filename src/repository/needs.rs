@@ -177,7 +177,7 @@ fn needed_entries(
         progress.check()?;
         let mut by_volume: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for digest in std::mem::take(&mut round) {
-            let place = segments.place(&digest).ok_or(RepositoryError::NoSegment(digest))?;
+            let place = segments.place_to_keep(repository, &digest)?;
             by_volume.entry(place.volume).or_default().push(place.entry);
         }
         for (volume, entries) in by_volume {

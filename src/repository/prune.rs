@@ -446,6 +446,7 @@ impl Pruning<'_> {
         self.report.layers.retain(|layer| names.contains(layer.name.as_str()));
         self.report.bytes = layers.layers().filter_map(|layer| layer.pack_bytes()).sum();
         self.report.bytes_freed = self.report.plan.bytes.saturating_sub(self.report.bytes);
+        self.repository.forget_own_of_old()?;
         Ok(self.report)
     }
 }

@@ -24,6 +24,7 @@ use crate::digest::Digest;
 use crate::layers::{Layer, LayerError};
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
+use crate::repository::own::Own;
 use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
 use crate::repository::table::{Place, Table};
 use crate::repository::{Repository, RepositoryError};
@@ -49,6 +50,9 @@ pub(super) struct Segments {
     table: Table,
     /// Those that are only in volumes that are lost, or hang on such.
     lost: HashSet<Digest>,
+    /// What this repository has written itself, and those that others claim to hold and that were read and found sound.
+    own: Own,
+    verified: Mutex<HashSet<Digest>>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
 }
@@ -195,6 +199,7 @@ impl Repository {
 impl Segments {
     fn load(repository: &Repository) -> Result<Self, RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
+        let own = repository.own()?;
         let lost: HashSet<u32> = repository.lost(&volumes)?.into_iter().map(|(number, _)| number).collect();
         let follow = !lost.is_empty() || !faults.is_empty();
         let mut rows = Vec::new();
@@ -217,13 +222,14 @@ impl Segments {
                         return Ok(());
                     }
                 };
+                let is_claim = !own.wrote(&volumes[volume].index.path, &volumes[volume].index.id);
                 let volume = volume as u32;
                 for (view, entry) in index.entries().zip(0..) {
                     let depth = match view.kind {
                         EntryKind::Whole => 0,
                         EntryKind::Delta { depth, .. } => depth,
                     };
-                    let place = Place { depth, volume, entry };
+                    let place = Place { depth, is_claim, volume, entry };
                     if let EntryKind::Delta { bases, .. } = view.kind
                         && follow
                     {
@@ -243,6 +249,8 @@ impl Segments {
             faults,
             unread,
             lost,
+            own,
+            verified: Mutex::default(),
             table: Table::new(rows),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
@@ -272,6 +280,53 @@ impl Segments {
     /// Where a segment is.
     pub fn place(&self, digest: &Digest) -> Option<Place> {
         self.table.get(digest)
+    }
+
+    /// Whether a segment that is stored is there only as somebody else claims, which nobody has looked at.
+    pub fn is_claim(&self, digest: &Digest) -> bool {
+        let mut places = self.place(digest).into_iter().chain(self.table.others(digest).iter().copied());
+        places.all(|place| place.is_claim)
+            && !self.own.verified(digest)
+            && !lock(&self.verified).contains(digest)
+    }
+
+    /// Whether the best place of a segment is only somebody else's claim, and so is what its signature says.
+    pub fn is_claimed_there(&self, digest: &Digest) -> bool {
+        self.place(digest).is_some_and(|place| place.is_claim)
+    }
+
+    /// Notes that a segment was read and is what it should be.
+    pub fn note_verified(&self, digest: &Digest) {
+        lock(&self.verified).insert(*digest);
+    }
+
+    /// The segments of others that were read since this was made, and are what they should be.
+    pub fn verified(&self) -> Vec<Digest> {
+        lock(&self.verified).iter().copied().collect()
+    }
+
+    /// The place of a segment that stays when the others go: the best one of which it is known that the segment is there.
+    /// What only others claim to hold is read for that.
+    pub fn place_to_keep(&self, repository: &Repository, digest: &Digest) -> Result<Place, RepositoryError> {
+        let first = self.place(digest).ok_or(RepositoryError::NoSegment(*digest))?;
+        let others = self.table.others(digest);
+        if others.is_empty() || !first.is_claim {
+            return Ok(first);
+        }
+        let mut fault = None;
+        for place in [first].into_iter().chain(others.iter().copied()).take(MAX_ATTEMPTS as usize) {
+            match if place.is_claim { self.verify(repository, digest, place) } else { Ok(()) } {
+                Ok(()) => return Ok(place),
+                Err(error) => drop(fault.get_or_insert(error)),
+            }
+        }
+        Err(fault.unwrap_or(RepositoryError::NoSegment(*digest)))
+    }
+
+    /// That a segment is at `place`.
+    fn verify(&self, repository: &Repository, digest: &Digest, place: Place) -> Result<(), RepositoryError> {
+        let read = self.read_place(repository, digest, place, |base| self.read_checked(repository, base))?;
+        checked(digest, read).map(drop)
     }
 
     /// The index of volume `number`.
@@ -338,6 +393,11 @@ impl Segments {
             }
             EntryKind::Whole => Payload::Whole(bytes),
             EntryKind::Delta { bases, depth, chain_bytes } => {
+                let is_claim = !self.own.wrote(&volume.index.path, &volume.index.id);
+                if is_claim {
+                    // What is written anew becomes this repository's own.
+                    self.verify(repository, &view.digest, Place { depth, is_claim, volume: number, entry })?;
+                }
                 let link = DeltaLink { bases: bases.to_vec(), depth, chain_bytes };
                 Payload::Delta { bytes, link }
             }

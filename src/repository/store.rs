@@ -65,6 +65,7 @@ impl Repository {
         if let Some(vault) = &mut repository.vault {
             vault.identity = identity;
         }
+        repository.trust_what_is_here()?;
         repository.keep_reserve();
         Ok(repository)
     }

@@ -2,27 +2,29 @@
 //!
 //! A table is made once and does not change: rows in the order of digests, 44 bytes each, and for each run of
 //! about [`RUN`] of them where it begins. Where a segment lies in several places, the one with the shortest
-//! chain of deltas counts, and of these the one in the newest volume: a forced backup stores again, whole, what it
-//! finds damaged.
+//! chain of deltas counts, of these one in a volume that this repository wrote itself, and of these the one in the
+//! newest volume: a forced backup stores again, whole, what it finds damaged.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 
 use crate::digest::Digest;
 
-/// A segment's place: number of the volume, and of the entry in it; and how many deltas it hangs on there.
+/// A segment's place: number of the volume, and of the entry in it; how many deltas it hangs on there; and who says so.
 ///
 /// Of two places the lesser is the better one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub depth: u8,
+    /// Whether only somebody else says that it is there.
+    pub is_claim: bool,
     pub volume: u32,
     pub entry: u32,
 }
 
 impl Ord for Place {
     fn cmp(&self, other: &Self) -> Ordering {
-        let rank = |place: &Self| (place.depth, Reverse(place.volume), place.entry);
+        let rank = |place: &Self| (place.depth, place.is_claim, Reverse(place.volume), place.entry);
         rank(self).cmp(&rank(other))
     }
 }
@@ -111,7 +113,7 @@ mod tests {
     #[test]
     fn every_segment_is_found_and_nothing_else() {
         for count in [0, 1, 7, 8, 9, 16, 1000] {
-            let place = |entry| Place { depth: 0, volume: 1, entry };
+            let place = |entry| Place { depth: 0, is_claim: false, volume: 1, entry };
             let table = Table::new((0..count).map(|number| (digest(number), place(number as u32))).collect());
             for number in 0..count {
                 assert_eq!(table.get(&digest(number)), Some(place(number as u32)), "{number} of {count}");
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn of_several_places_that_with_the_shortest_chain_counts_then_the_newest() {
-        let place = |depth, volume| Place { depth, volume, entry: 0 };
+        let place = |depth, volume| Place { depth, is_claim: false, volume, entry: 0 };
         let rows = [place(3, 0), place(1, 2), place(1, 1), place(2, 3)];
         let table = Table::new(rows.map(|place| (digest(0), place)).to_vec());
         assert_eq!(table.get(&digest(0)), Some(place(1, 2)));
@@ -138,7 +140,7 @@ mod tests {
             bytes[31] = last;
             Digest::from_bytes(bytes)
         };
-        let place = |entry| Place { depth: 0, volume: 0, entry };
+        let place = |entry| Place { depth: 0, is_claim: false, volume: 0, entry };
         let table = Table::new((0..200).map(|last| (alike(last), place(last.into()))).collect());
         assert_eq!(table.get(&alike(150)), Some(place(150)));
         assert_eq!(table.get(&alike(201)), None);

@@ -121,7 +121,12 @@ impl Lab {
 
     /// Commits `bytes` as what lies at `path` of the repository's tree, or, for `None`, takes it away.
     pub fn replace(&self, path: &str, bytes: Option<&[u8]>) {
-        let git = Git::open(&self.path("repo")).unwrap();
+        self.replace_in("repo", path, bytes);
+    }
+
+    /// The same in another repository of the lab.
+    pub fn replace_in(&self, repository: &str, path: &str, bytes: Option<&[u8]>) {
+        let git = Git::open(&self.path(repository)).unwrap();
         let mut transaction = git.begin().unwrap();
         let mut edit = TreeEdit::new();
         match bytes {

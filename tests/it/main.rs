@@ -1,6 +1,7 @@
 //! The library tried from outside: one module a behaviour.
 
 mod backup;
+mod claims;
 mod cold;
 mod cold_damage;
 mod cold_removal;

@@ -1,0 +1,198 @@
+//! What another writer of a remote claims, and the repository that pulls it does not rest on.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use jiff::Timestamp;
+use treering::gitkv::Person;
+use treering::progress::Progress;
+use treering::remote::Remotes;
+use treering::repository::{
+    BackupOptions, BackupReport, FORMAT_VERSION, PruneOptions, Repository, RestoreOptions, Snapshot,
+};
+
+use crate::lab::{Lab, run};
+use crate::tree::noise;
+
+/// A repository, a hub, and a clone of it whose owner makes things up.
+struct Scene {
+    lab: Lab,
+}
+
+fn who() -> Person {
+    Person::new("Ann", "ann@example.org", Timestamp::now())
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut lab = Lab::new();
+        lab.write("first", "what was there before\n");
+        lab.backup();
+        let hub = lab.path("hub.git");
+        run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&hub));
+        let scene = Self { lab };
+        scene.remotes("repo").add("origin", hub.to_str().unwrap()).unwrap();
+        scene.push("repo");
+        Remotes::clone_from(hub.to_str().unwrap(), &scene.lab.path("liar"), FORMAT_VERSION).unwrap();
+        scene
+    }
+
+    fn remotes(&self, repository: &str) -> Remotes {
+        Remotes::open(&self.lab.path(repository), FORMAT_VERSION).unwrap()
+    }
+
+    fn push(&self, repository: &str) {
+        self.remotes(repository).push("origin", &who()).unwrap();
+    }
+
+    fn pull(&self) {
+        self.remotes("repo").pull("origin", &who()).unwrap();
+    }
+
+    fn backup_of(&self, repository: &str, source: &Path) -> BackupReport {
+        let options = BackupOptions { sources: vec![source.to_owned()], ..self.lab.options() };
+        Repository::open(&self.lab.path(repository)).unwrap().backup(&options, &Progress::new()).unwrap()
+    }
+
+    /// The liar saves `source`, puts garbage in the place of each byte that he stored for it, and pushes that: his
+    /// index claims what his volume does not hold.
+    fn lie_about(&self, source: &Path) {
+        let before = self.volumes("liar");
+        self.backup_of("liar", source);
+        let new: Vec<String> =
+            self.volumes("liar").into_iter().filter(|volume| !before.contains(volume)).collect();
+        assert!(!new.is_empty(), "he has nothing to lie about");
+        for volume in new {
+            let length = self.git("liar", &["cat-file", "-s", &format!("HEAD:{volume}")]);
+            let garbage = noise(length.trim().parse().unwrap(), 99);
+            self.lab.replace_in("liar", &volume, Some(&garbage));
+        }
+        self.push("liar");
+    }
+
+    fn git(&self, repository: &str, arguments: &[&str]) -> String {
+        run(Command::new("git").arg("-C").arg(self.lab.path(repository)).args(arguments))
+    }
+
+    fn volumes(&self, repository: &str) -> Vec<String> {
+        let listed = self.git(repository, &["ls-tree", "-r", "--name-only", "HEAD", "archives/"]);
+        listed.lines().filter(|path| path.contains(".tar")).map(str::to_owned).collect()
+    }
+
+    /// That a snapshot can be restored, and is `source`.
+    #[track_caller]
+    fn assert_restores(&self, snapshot: &Snapshot, source: &Path) {
+        let target = tempfile::tempdir().unwrap();
+        let repository = Repository::open(&self.lab.path("repo")).unwrap();
+        let options = RestoreOptions::new(target.path());
+        let report = repository.restore(snapshot, &options, &Progress::new()).unwrap();
+        assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+        run(Command::new("diff").arg("-r").arg(source).arg(target.path()));
+    }
+
+    fn prune(&self) {
+        let options = PruneOptions::new(Timestamp::now());
+        Repository::open(&self.lab.path("repo")).unwrap().prune(&options, &Progress::new()).unwrap();
+    }
+}
+
+#[test]
+fn what_is_only_claimed_does_not_stand_for_storing_it() {
+    let scene = Scene::new();
+    let theirs = scene.lab.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("guessed"), noise(300_000, 1)).unwrap();
+    fs::write(theirs.join("small"), "small and guessed\n").unwrap();
+    scene.lie_about(&theirs);
+    scene.pull();
+    for name in ["guessed", "small"] {
+        scene.lab.write(name, fs::read(theirs.join(name)).unwrap());
+    }
+    let source = scene.lab.source();
+    let report = scene.backup_of("repo", &source);
+    assert!(report.damaged > 0, "and it is told");
+    let snapshot = report.snapshot.unwrap();
+    scene.assert_restores(&snapshot, &source);
+    // What it has stored itself now is what stays, and not the claim.
+    scene.prune();
+    scene.assert_restores(&snapshot, &source);
+    assert_eq!(scene.backup_of("repo", &source).damaged, 0);
+}
+
+#[test]
+fn what_is_only_claimed_is_nothing_to_make_deltas_of() {
+    let scene = Scene::new();
+    let theirs = scene.lab.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    let mut content = noise(900_000, 3);
+    fs::write(theirs.join("image"), &content).unwrap();
+    scene.lie_about(&theirs);
+    scene.pull();
+    // The victim has that file too, relies on nothing that is said of it, and changes a little of it.
+    scene.lab.write("image", &content);
+    let source = scene.lab.source();
+    let first = scene.backup_of("repo", &source).snapshot.unwrap();
+    scene.assert_restores(&first, &source);
+    content[450_000] ^= 1;
+    scene.lab.write("image", &content);
+    let second = scene.backup_of("repo", &source).snapshot.unwrap();
+    scene.assert_restores(&second, &source);
+}
+
+#[test]
+fn a_claim_to_hold_what_is_stored_takes_nothing_away() {
+    let mut scene = Scene::new();
+    scene.lab.write("old", noise(300_000, 2));
+    let source = scene.lab.source();
+    let snapshot = scene.backup_of("repo", &source).snapshot.unwrap();
+    // He has not seen that yet, and claims to have stored the same, as a whole and later.
+    let theirs = scene.lab.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("old"), noise(300_000, 2)).unwrap();
+    scene.lie_about(&theirs);
+    scene.pull();
+    scene.assert_restores(&snapshot, &source);
+    // Without his snapshot nothing needs his volume, and with it the sound copy stays.
+    scene.prune();
+    scene.assert_restores(&snapshot, &source);
+    scene.lab.reopen();
+    scene.lab.check();
+}
+
+#[test]
+fn a_snapshot_of_this_host_that_somebody_else_made_is_no_parent() {
+    let scene = Scene::new();
+    // The same host, the same source, the same inodes and times.
+    scene.lab.write("new", noise(300_000, 4));
+    let source = scene.lab.source();
+    scene.lie_about(&source);
+    scene.pull();
+    let report = scene.backup_of("repo", &source);
+    let snapshot = report.snapshot.unwrap();
+    scene.assert_restores(&snapshot, &source);
+    // And what was read once is not read again.
+    let again = scene.backup_of("repo", &source);
+    assert_eq!(again.statistics.files_read, 0);
+    assert_eq!(again.parent, Some(snapshot.key.to_string()));
+}
+
+#[test]
+fn what_others_hold_is_read_once_and_then_relied_on() {
+    let scene = Scene::new();
+    let theirs = scene.lab.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("shared"), noise(300_000, 5)).unwrap();
+    scene.backup_of("liar", &theirs);
+    scene.push("liar");
+    scene.pull();
+    scene.lab.write("shared", noise(300_000, 5));
+    let source = scene.lab.source();
+    let report = scene.backup_of("repo", &source);
+    assert_eq!(report.damaged, 0);
+    assert!(report.bytes_added < 50_000, "{} bytes: it was stored again", report.bytes_added);
+    let own = fs::read_to_string(scene.lab.path("repo/treering/own")).unwrap();
+    assert!(own.lines().any(|line| line.starts_with("segment ")), "{own}");
+    scene.prune();
+    scene.assert_restores(&report.snapshot.unwrap(), &source);
+}
