@@ -48,10 +48,11 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             complain(&unknown);
         }
         for link in &report.links {
-            let link = link.display();
-            complain(&format!(
-                "{link} is a symbolic link, and is saved as one: name {link}/ to save the directory that it leads to"
-            ));
+            let advice = match link.is_dir() {
+                true => format!("name {}/ to save the directory that it leads to", link.display()),
+                false => "name what it leads to, to save that".to_owned(),
+            };
+            complain(&format!("{} is a symbolic link, and is saved as one: {advice}", link.display()));
         }
         for (source, files) in &report.emptied {
             complain(&format!(
@@ -95,7 +96,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     for remote in remotes {
         remote::push_snapshot(session, &repository, remote)?;
     }
-    Ok(if report.problems.is_empty() { Exit::Done } else { Exit::Partial })
+    Ok(if report.problems.is_empty() && !is_base_damaged(&report) { Exit::Done } else { Exit::Partial })
 }
 
 fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptions, CliError> {
@@ -180,6 +181,11 @@ fn base_fault(report: &BackupReport) -> Option<String> {
     ))
 }
 
+/// Whether what describes earlier snapshots is damaged: the new snapshot is whole, and they are not.
+fn is_base_damaged(report: &BackupReport) -> bool {
+    report.base_fault.as_ref().is_some_and(|fault| OutOfReach::find(fault).is_none())
+}
+
 /// What this backup found damaged that earlier ones stored, if so.
 fn damaged(report: &BackupReport) -> Option<String> {
     let first = chain(report.first_damage.as_ref()?);
@@ -221,15 +227,16 @@ fn write(
         false => writeln!(out, "  changes  {}", totals(changes))?,
     }
     write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
-    if statistics.files_unmodified > 0 {
-        write!(out, "; {} not opened", count(statistics.files_unmodified))?;
+    if report.not_opened > 0 {
+        write!(out, "; {} not opened", count(report.not_opened))?;
     }
     writeln!(out, "\n  added    {} in {}", size(statistics.bytes_stored), duration(took))?;
     if let Some(leftovers) = leftovers(&report.swept) {
         writeln!(out, "  {leftovers}")?;
     }
     if !report.problems.is_empty() {
-        writeln!(out, "  errors   {}; the rest is saved", count(report.problems.len() as u64))?;
+        let rest = if report.snapshot.is_some() { "is saved" } else { "would be saved" };
+        writeln!(out, "  errors   {}; the rest {rest}", count(report.problems.len() as u64))?;
     }
     Ok(())
 }
@@ -259,6 +266,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "files_changed": statistics.files_changed,
         "files_unmodified": statistics.files_unmodified,
         "files_read": statistics.files_read,
+        "files_not_opened": report.not_opened,
         "bytes_read": statistics.bytes_read,
         "data_added": statistics.bytes_stored,
         "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
@@ -270,6 +278,8 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "volumes_unread": report.unread.volumes,
         "links": report.links.iter().map(|link| link.to_string_lossy()).collect::<Vec<_>>(),
         "emptied": report.emptied.iter().map(|(source, _)| source.to_string_lossy()).collect::<Vec<_>>(),
+        "base_fault": report.base_fault.as_ref().map(|fault| chain(fault)),
+        "base_damaged": is_base_damaged(report),
         "volumes_lost": report.lost.len(),
         "segments_damaged": report.damaged,
         "segments_out_of_reach": report.out_of_reach,

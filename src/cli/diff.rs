@@ -13,7 +13,7 @@ use crate::cli::Session;
 use crate::cli::args::DiffArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, ChangeObject};
-use crate::cli::report::{self, print};
+use crate::cli::report::{self, complain, plural, print};
 
 /// Compares a snapshot with another, or with a directory.
 pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
@@ -22,11 +22,7 @@ pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliErro
     let named = Selector::parse(&arguments.old, &session.now)?;
     let old = session.select(&repository, &named, &arguments.filters)?;
     let compared = match snapshot(session, &repository, arguments)? {
-        Some(new) => Comparison {
-            changes: session.watch(|_| repository.compare(&old, &new))?,
-            problems: Vec::new(),
-            files_read: 0,
-        },
+        Some(new) => session.watch(|_| repository.compare(&old, &new))?,
         None => {
             let scan = arguments.scan.clone().filled(&session.profile);
             let options = CompareOptions {
@@ -67,20 +63,31 @@ struct Differences<'a> {
     statistics: serde_json::Value,
     /// What could not be read.
     errors: Vec<serde_json::Value>,
+    /// Names of one side that a backup could not read on the other.
+    unknown: u64,
 }
 
 fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::Result<()> {
-    let Comparison { changes, problems, .. } = compared;
+    let Comparison { changes, problems, unknown, .. } = compared;
     let totals = Totals::of(changes.iter().map(Change::as_ref));
     if session.json {
         let changes = changes.iter().map(|change| ChangeObject::new(change.as_ref())).collect();
         let error = |problem: &ScanError| json!({ "item": problem.path.to_string_lossy(), "message": chain(&problem.source) });
         let errors = problems.iter().map(error).collect();
-        return json::line(out, &Differences { changes, statistics: json::totals(&totals), errors });
+        return json::line(
+            out,
+            &Differences { changes, statistics: json::totals(&totals), errors, unknown: *unknown },
+        );
     }
     report::changes(out, changes.iter().map(Change::as_ref))?;
     for problem in problems {
         session.tell(out, "scan", &problem.path, problem)?;
+    }
+    if *unknown > 0 {
+        complain(&format!(
+            "a snapshot is partial: {} that its backup could not read, and that only the other side has, are not compared",
+            plural(*unknown, "name")
+        ));
     }
     if session.quiet { Ok(()) } else { writeln!(out, "{}", report::totals(&totals)) }
 }

@@ -21,6 +21,8 @@ use crate::cli::secrets::is_attended;
 const MAX_ANSWER: u64 = 64;
 /// How many of the names that would be deleted are shown before the question.
 const SHOWN_REMOVALS: usize = 20;
+/// How many names are shown that the backup could not read.
+const SHOWN_UNREAD: usize = 5;
 /// How many sources are named in the summary.
 const SHOWN_SOURCES: usize = 10;
 
@@ -59,6 +61,9 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
             snapshot.short_id()
         ));
     }
+    if !report.unread.is_empty() {
+        complain(&partial(&snapshot, &report));
+    }
     print(|out| {
         session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
         session.tell_failures(out, "restore", &report.target, &report.applied.failures)?;
@@ -73,6 +78,19 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
         }
     })?;
     Ok(if done.errors() == 0 { Exit::Done } else { Exit::Partial })
+}
+
+/// What the snapshot lacks of what was restored.
+fn partial(snapshot: &Snapshot, report: &RestoreReport) -> String {
+    let unread = report.unread.len();
+    let mut names: Vec<_> = report.unread.iter().take(SHOWN_UNREAD).map(|path| shown(path)).collect();
+    names.extend((unread > SHOWN_UNREAD).then(|| format!("{} more", count((unread - SHOWN_UNREAD) as u64))));
+    format!(
+        "snapshot {} is partial: the backup could not read {}, so they are not restored: {}",
+        snapshot.short_id(),
+        plural(unread as u64, "name"),
+        names.join(", ")
+    )
 }
 
 /// Shows at the terminal what `plan` would delete, and goes on only if the person agrees.
@@ -132,6 +150,10 @@ impl Done<'_> {
         (self.report.applied.failures.len() + self.report.mismatches.len()) as u64
     }
 
+    fn totals(&self) -> Totals {
+        Totals::of(self.report.changes.iter().map(Change::as_ref))
+    }
+
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { snapshot, options, report, took } = self;
         let applied = &report.applied;
@@ -148,12 +170,12 @@ impl Done<'_> {
         if let more @ 1.. = report.sources.len().saturating_sub(SHOWN_SOURCES) {
             writeln!(out, "           … and {}", plural(more as u64, "source"))?;
         }
-        writeln!(
-            out,
-            "  changes  {}; {} unchanged",
-            totals(&Totals::of(report.changes.iter().map(Change::as_ref))),
-            count(report.unchanged)
-        )?;
+        let changes = match (report.changes.is_empty(), applied.failures.len() as u64) {
+            (_, 0) => totals(&self.totals()),
+            (true, failed) => format!("{} failed", count(failed)),
+            (false, failed) => format!("{}, {} failed", totals(&self.totals()), count(failed)),
+        };
+        writeln!(out, "  changes  {changes}; {} unchanged", count(report.unchanged))?;
         if !options.dry_run {
             write!(out, "  written  {}, {}", plural(applied.files, "file"), size(applied.bytes))?;
             if applied.reused_bytes > 0 {
@@ -176,7 +198,8 @@ impl Done<'_> {
             writeln!(out, "  verified {}", plural(files, "file"))?;
         }
         if self.errors() > 0 {
-            writeln!(out, "  errors   {}; the rest is restored", count(self.errors()))?;
+            let rest = if options.dry_run { "would be restored" } else { "is restored" };
+            writeln!(out, "  errors   {}; the rest {rest}", count(self.errors()))?;
         }
         Ok(())
     }
@@ -207,12 +230,14 @@ impl Done<'_> {
             "snapshot_id": snapshot.id.to_string(),
             "target": report.target.to_string_lossy(),
             "sources": sources.collect::<Vec<_>>(),
-            "changes": json::totals(&Totals::of(report.changes.iter().map(Change::as_ref))),
+            "changes": json::totals(&self.totals()),
             "files_restored": applied.files,
             "bytes_restored": applied.bytes,
             "bytes_reused": applied.reused_bytes,
             "files_deleted": applied.deleted,
             "entries_unchanged": report.unchanged,
+            "partial": !report.unread.is_empty(),
+            "entries_unreadable": report.unread.len(),
             "entries_spared": report.spared.len(),
             "includes_unmatched": report.unmet,
             "sockets_skipped": applied.sockets,

@@ -21,6 +21,7 @@ use xattr::FileExt;
 
 use crate::diff::entry::{Entry, FileTime, Kind, Metadata};
 use crate::diff::index::Owners;
+use crate::relpath::RelPath;
 
 /// What of the metadata of entries is set here, and how.
 pub(super) struct Attributes {
@@ -226,15 +227,17 @@ impl Handle<'_> {
 /// Makes of `entries`, which have these owners, what can be set here, so that they compare with what is there once
 /// they are restored. Returns how many of them will lack something, their owner, group, mode or attributes,
 /// which is none for root.
-pub fn settable(entries: &mut [Entry], owners: &Owners) -> u64 {
+pub fn settable(entries: &mut [Entry], owners: &Owners) -> Vec<RelPath> {
     let ids = Ids::new(owners);
-    let mut lacking = 0;
+    let mut lacking = Vec::new();
     for entry in entries {
         let (before, mode) = ((ids.named(&entry.meta), entry.meta.mode), ids.mode(entry));
         (entry.meta.uid, entry.meta.gid) = ids.numbers(&entry.meta);
         entry.meta.mode = mode;
         let dropped = !ids.is_root() && drop_privileged(&mut entry.meta);
-        lacking += u64::from(dropped || before != ((entry.meta.uid, entry.meta.gid), mode));
+        if dropped || before != ((entry.meta.uid, entry.meta.gid), mode) {
+            lacking.push(entry.path.clone());
+        }
     }
     lacking
 }
@@ -398,7 +401,6 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relpath::RelPath;
 
     fn entry(path: &str, kind: Kind) -> Entry {
         Entry { path: RelPath::new(path.as_bytes()).unwrap(), kind, meta: Metadata::default() }
@@ -440,7 +442,7 @@ mod tests {
         let lacking = settable(&mut entries, &owners);
         assert_eq!(entries[0].meta.uid, user.as_raw());
         assert_eq!(entries[0].meta.xattrs.is_some(), user.is_root());
-        assert_eq!(lacking, u64::from(!user.is_root()));
+        assert_eq!(lacking.is_empty(), user.is_root());
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub struct BackupReport {
     pub is_first: bool,
     /// Counts.
     pub statistics: Statistics,
+    /// Files that were not opened, since size, times and inode are those of the parent.
+    pub not_opened: u64,
     /// Sources that are symbolic links, and are saved as such.
     pub links: Vec<PathBuf>,
     /// Sources that had many files in the parent and have none now, and how many they had.
@@ -543,8 +545,6 @@ impl<'a> Session<'a> {
         let planned = plan.statistics;
         (statistics.files, statistics.directories) = (planned.files, planned.directories);
         (statistics.others, statistics.bytes) = (planned.others, planned.bytes);
-        statistics.files_new = planned.files_new;
-        statistics.files_unmodified = planned.files_unmodified;
         statistics.errors = plan.problems.len() as u64;
         for entry in &plan.new {
             count(&mut statistics, entry);
@@ -559,6 +559,7 @@ impl<'a> Session<'a> {
             links: sources.links.clone(),
             emptied: if is_first { Vec::new() } else { plan.emptied(sources) },
             statistics,
+            not_opened: planned.files,
             left_out: Vec::new(),
             problems: plan.problems,
             layers: Vec::new(),
@@ -576,12 +577,10 @@ impl<'a> Session<'a> {
             cache_error: None,
             swept: Swept::default(),
         };
-        let changes = if parent.is_some() { diff::compare(&report.old, &report.new) } else { Vec::new() };
-        let is_changed = |change: &&ChangeRef<'_>| match change {
-            Change::Updated(entry) | Change::Metadata(entry) => entry.content().is_some(),
-            _ => false,
-        };
-        report.statistics.files_changed = changes.iter().filter(is_changed).count() as u64;
+        let changes = diff::compare(&report.old, &report.new);
+        report.statistics.count_changes(&changes);
+        // Everything is new to the first.
+        let changes = if parent.is_some() { changes } else { Vec::new() };
         let Some(mut batch) = self.batch.take() else {
             report.statistics.bytes_stored = statistics.bytes_volumes;
             return Ok(report);

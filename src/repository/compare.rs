@@ -34,6 +34,9 @@ pub struct Comparison {
     pub changes: Vec<Change>,
     /// What could not be read: it is among the differences neither as new nor as gone.
     pub problems: Vec<ScanError>,
+    /// Names that are on one side only, and that a backup could not read on the other: nobody knows whether they
+    /// differ, and they are not among the differences.
+    pub unknown: u64,
     /// Files that were read; all others are taken as unchanged, as a backup takes them.
     pub files_read: u64,
 }
@@ -114,9 +117,14 @@ impl Repository {
     }
 
     /// What differs in the snapshot `new`, compared with `old`.
-    pub fn compare(&self, old: &Snapshot, new: &Snapshot) -> Result<Vec<Change>, RepositoryError> {
+    pub fn compare(&self, old: &Snapshot, new: &Snapshot) -> Result<Comparison, RepositoryError> {
         let _hold = self.hold()?;
-        Ok(owned(&compare(&self.entries(old, None)?, &self.entries(new, None)?)))
+        let (mut before, mut after) = (self.entries(old, None)?, self.entries(new, None)?);
+        let is_unread = |snapshot: &Snapshot, path: &RelPath| snapshot.record.is_unreadable(path);
+        let unknown = retain_known(&mut after, &before, |path| is_unread(old, path));
+        let unknown = unknown + retain_known(&mut before, &after, |path| is_unread(new, path));
+        let changes = owned(&compare(&before, &after));
+        Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
     }
 
     /// What differs in a directory as it is now, compared with `snapshot`. It stands for the only directory of the
@@ -139,7 +147,7 @@ impl Repository {
             threads: 1,
             left_out: None,
         };
-        let mut old = self.entries_of(snapshot, directory)?;
+        let (top, mut old) = self.entries_of(snapshot, directory)?;
         let source = SourceDir::new(directory);
         let mut problems = Vec::new();
         let (mut same, mut fresh) = (Vec::new(), Vec::new());
@@ -180,6 +188,9 @@ impl Repository {
         let mut new = same;
         new.append(&mut fresh);
         new.sort_by(|a, b| a.path.cmp(&b.path));
+        let is_unread =
+            |path: &RelPath| top.join(path.as_bytes()).is_ok_and(|path| snapshot.record.is_unreadable(&path));
+        let unknown = retain_known(&mut new, &old, is_unread);
         // Gone since it was found is gone.
         problems.retain(|problem| match &problem.source {
             ScanErrorKind::Io(error) => error.kind() != io::ErrorKind::NotFound,
@@ -193,12 +204,16 @@ impl Repository {
             let is_gone = || there.as_ref().is_ok_and(|there| is_gone(there, &entry.path));
             is_new || (!is_excluded(&entry.path, is_dir) && is_gone())
         });
-        Ok(Comparison { changes: owned(&compare(&old, &new)), problems, files_read })
+        Ok(Comparison { changes: owned(&compare(&old, &new)), problems, unknown, files_read })
     }
 
-    /// The entries that `directory` stands for, with paths below it: what the snapshot has of that directory; where it
+    /// The path in the index of what `directory` stands for, and its entries with paths below it: what the snapshot has of that directory; where it
     /// lies elsewhere, and only one was backed up, that one.
-    fn entries_of(&self, snapshot: &Snapshot, directory: &Path) -> Result<Vec<Entry>, RepositoryError> {
+    fn entries_of(
+        &self,
+        snapshot: &Snapshot,
+        directory: &Path,
+    ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
         let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
         let absolute: PathBuf = absolute.components().collect();
         let real = absolute.canonicalize().map_err(RepositoryError::io(directory))?;
@@ -215,18 +230,26 @@ impl Repository {
                     for entry in &mut entries {
                         entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
                     }
-                    return Ok(entries);
+                    return Ok((top, entries));
                 }
                 Err(RepositoryError::NoPath { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         if snapshot.record.layout == Layout::Single && !is_below {
-            return self.entries(snapshot, None);
+            return self.entries_below(snapshot, None);
         }
         let path = directory.display().to_string();
         Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() })
     }
+}
+
+/// Takes out of `entries` what `others` do not have and `is_unread` says that they cannot; how many that are.
+fn retain_known(entries: &mut Vec<Entry>, others: &[Entry], is_unread: impl Fn(&RelPath) -> bool) -> u64 {
+    let before = entries.len();
+    let has = |path: &RelPath| others.binary_search_by(|other| other.path.cmp(path)).is_ok();
+    entries.retain(|entry| !is_unread(&entry.path) || has(&entry.path));
+    (before - entries.len()) as u64
 }
 
 /// Whether nothing stands at `path`; not where that cannot be known.

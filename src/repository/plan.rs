@@ -439,7 +439,7 @@ impl Join<'_> {
             let mut dirty = false;
             for old in page {
                 while let Some(new) = found.next_if(|new| new.path < old.path) {
-                    dirty |= self.describe(new, true, &mut left);
+                    dirty |= self.describe(new, &mut left);
                 }
                 match found.next_if(|new| new.path == old.path) {
                     Some(new)
@@ -449,7 +449,7 @@ impl Join<'_> {
                     }
                     new => {
                         if let Some(new) = new {
-                            self.describe(new, false, &mut left);
+                            self.describe(new, &mut left);
                         }
                         self.count_file(&old, 1, 0);
                         self.plan.old.push(old);
@@ -461,7 +461,7 @@ impl Join<'_> {
         }
         for new in found {
             progress.check()?;
-            self.describe(new, true, &mut left);
+            self.describe(new, &mut left);
         }
         problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).append(&mut left);
         Ok(())
@@ -489,19 +489,14 @@ impl Join<'_> {
     fn keep(&mut self, old: &Entry) {
         self.count_file(old, 1, 1);
         count(&mut self.plan.statistics, old);
-        if old.content().is_some() {
-            self.plan.statistics.files_unmodified += 1;
-        }
+        if old.content().is_some() {}
     }
 
     /// Plans for something new or changed; whether that worked.
-    fn describe(&mut self, found: Found, is_new: bool, problems: &mut Vec<ScanError>) -> bool {
+    fn describe(&mut self, found: Found, problems: &mut Vec<ScanError>) -> bool {
         match describe_in(&self.sources.directory, found, self.options.began) {
             Ok((entry, problem)) => {
                 problems.extend(problem);
-                if entry.content().is_some() {
-                    self.plan.statistics.files_new += u64::from(is_new);
-                }
                 self.count_file(&entry, 0, 1);
                 self.plan.new.push(entry);
                 true

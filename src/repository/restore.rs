@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use crate::diff::DiffIndex;
 use crate::diff::pattern::{Meaning, Pattern, Space};
 use crate::diff::{
-    ApplyOptions, ApplyReport, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with, settable,
+    ApplyOptions, ApplyReport, Beneath, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with,
+    settable,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -106,6 +107,8 @@ pub struct RestoreReport {
     pub unchanged: u64,
     /// What was not removed although the snapshot does not have it, and why.
     pub spared: Vec<(RelPath, Spared)>,
+    /// What the backup could not read of what is restored, where it would be: the snapshot is partial there.
+    pub unread: Vec<PathBuf>,
     /// Patterns of what was to be included that match nothing.
     pub unmet: Vec<String>,
     /// Entries that lack something that only root can set: their owner, a group, set-user-id and set-group-id, or
@@ -154,6 +157,8 @@ pub struct RestorePlan<'a> {
     threads: usize,
     /// Whether the target is the directory that was backed up.
     is_source: bool,
+    /// What lacks something that only root can set, in path order.
+    lacking: Vec<RelPath>,
     report: RestoreReport,
 }
 
@@ -219,8 +224,12 @@ impl Repository {
         let lacking = settable(&mut entries, owners);
         let wanted = DirIndex { entries, ..DirIndex::default() };
         let present = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
-        let (spared, failures) = extras.map(Extras::into_parts).unwrap_or_default();
+        let (mut spared, failures) = extras.map(Extras::into_parts).unwrap_or_default();
         let unmet = choice.unmet();
+        let unread = destination.unread(snapshot, &top, &choice);
+        if options.delete {
+            spare_unread(&mut spared, &unread, target, &wanted.entries);
+        }
         // Only reading back needs what is there already too.
         let to_verify = options.verify.then(|| wanted.entries.clone());
         let total = wanted.entries.len();
@@ -229,6 +238,7 @@ impl Repository {
             diff.keep_extra();
         }
         diff.changes.retain(|change| !is_left(change, &on_the_way));
+        let unread_places = unread.iter().map(|path| join(target, path)).collect();
         let report = RestoreReport {
             unchanged: unchanged(total, &diff.changes),
             sources: destination.sources(),
@@ -236,8 +246,9 @@ impl Repository {
             changes: Vec::new(),
             applied: ApplyReport { failures, ..ApplyReport::default() },
             spared,
+            unread: unread_places,
             unmet,
-            lacking,
+            lacking: lacking.len() as u64,
             verified: None,
             mismatches: Vec::new(),
         };
@@ -249,6 +260,7 @@ impl Repository {
             to_verify,
             threads: options.threads,
             is_source,
+            lacking,
             report,
         })
     }
@@ -296,7 +308,7 @@ impl RestorePlan<'_> {
 
     /// Does it.
     pub fn execute(self, progress: &Progress) -> Result<RestoreReport, RepositoryError> {
-        let Self { repository, diff, mut report, on_the_way, .. } = self;
+        let Self { repository, diff, mut report, on_the_way, lacking, .. } = self;
         let contents = diff.changes.iter().filter_map(Change::with_content).filter_map(Entry::content);
         for content in contents {
             progress.total_files.add(1);
@@ -309,9 +321,9 @@ impl RestorePlan<'_> {
         let unlisted = std::mem::replace(&mut report.applied, applied).failures;
         report.applied.failures.extend(unlisted);
         progress.check()?;
+        let failed: HashSet<&RelPath> = report.applied.failures.iter().map(|failure| &failure.path).collect();
+        report.lacking -= lacking.iter().filter(|path| failed.contains(path)).count() as u64;
         if let Some(wanted) = self.to_verify {
-            let failed: HashSet<&RelPath> =
-                report.applied.failures.iter().map(|failure| &failure.path).collect();
             let now = look_at(repository, &report.target, &wanted, None, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted);
             wrong.retain(|change| {
@@ -324,6 +336,18 @@ impl RestorePlan<'_> {
         }
         report.changes = report.applied.done(&diff.changes).cloned().collect();
         Ok(report)
+    }
+}
+
+/// Adds what is there of `unread` to what was spared, where no directory that was looked into holds it: a source.
+fn spare_unread(spared: &mut Vec<(RelPath, Spared)>, unread: &[RelPath], target: &Path, wanted: &[Entry]) {
+    let Ok(below) = Beneath::open(target) else { return };
+    for path in unread {
+        let is_wanted = wanted.binary_search_by(|entry| entry.path.cmp(path)).is_ok();
+        let is_told = spared.iter().any(|(told, _)| told.is_within(path) || path.is_within(told));
+        if !is_wanted && !is_told && below.look(path).is_ok_and(|found| found.is_some()) {
+            spared.push((path.clone(), Spared::Unreadable));
+        }
     }
 }
 
@@ -367,7 +391,10 @@ impl Destination {
                 let destination = Self {
                     target: target.clone(),
                     moves: single(top),
-                    sources: if several { sources(&roots) } else { sources(std::slice::from_ref(top)) },
+                    sources: match roots.as_slice() {
+                        [] => sources(std::slice::from_ref(top)),
+                        roots => sources(roots),
+                    },
                 };
                 let source = host(&directory(top));
                 if !options.into_root && source != Path::new("/") && resolve(target)? == Path::new("/") {
@@ -449,6 +476,17 @@ impl Destination {
     /// The path in the index of what is to be at `path` below the target.
     fn origin(&self, path: &RelPath) -> Option<RelPath> {
         translate(path, self.moves.iter().map(|step| (&step.to, &step.from)))
+    }
+
+    /// Where that would be which the backup could not read, of what `choice` asks for.
+    fn unread(&self, snapshot: &Snapshot, top: &RelPath, choice: &Choice) -> Vec<RelPath> {
+        let unread = snapshot.record.unreadable.iter().filter_map(|path| {
+            // A directory above what is restored could not be read as a whole.
+            let path = if top.is_within(path) { top } else { path };
+            path.is_within(top)
+                .then(|| translate(path, self.moves.iter().map(|step| (&step.from, &step.to))))?
+        });
+        unread.filter(|path| choice.asks_for(path)).collect()
     }
 
     /// What is restored, and where it will be.

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::diff::Owners;
 use crate::diff::page::MAX_ENTRIES;
+use crate::diff::{Change, ChangeRef, Entry, Owners};
 use crate::layers::ObjectId;
 use crate::relpath::RelPath;
 use crate::timeline::TimeKey;
@@ -137,11 +137,12 @@ pub struct Statistics {
     pub others: u64,
     /// Bytes of all regular files, holes included.
     pub bytes: u64,
-    /// Files that were not in the parent.
+    /// Files that were not in the parent at their path. With those that changed and those that did not, they are
+    /// all files of the snapshot.
     pub files_new: u64,
     /// Files whose content or metadata is another than in the parent; not those that were only read again.
     pub files_changed: u64,
-    /// Files that were not opened, because nothing about them changed.
+    /// Files that are as they were in the parent, whether they were read again or not.
     pub files_unmodified: u64,
     /// Files that were opened and read.
     pub files_read: u64,
@@ -160,6 +161,19 @@ pub struct Statistics {
     pub bytes_stored: u64,
     /// Things that could not be read, or changed while they were.
     pub errors: u64,
+}
+
+impl Statistics {
+    /// Counts the files that `changes` from the parent name, and those that they do not.
+    pub(super) fn count_changes(&mut self, changes: &[ChangeRef<'_>]) {
+        let count = |is_counted: fn(&ChangeRef<'_>) -> bool| {
+            let files = changes.iter().filter(|change| change.entry().and_then(Entry::content).is_some());
+            files.filter(|change| is_counted(change)).count() as u64
+        };
+        self.files_new = count(|change| matches!(change, Change::Created(_) | Change::Renamed { .. }));
+        self.files_changed = count(|change| matches!(change, Change::Updated(_) | Change::Metadata(_)));
+        self.files_unmodified = self.files.saturating_sub(self.files_new + self.files_changed);
+    }
 }
 
 /// Where one page lies.

@@ -291,6 +291,11 @@ impl Choice {
         path.is_root() || (!is_own && is_included() && find(&self.exclude).is_none())
     }
 
+    /// Whether they ask for `path`, whatever it is.
+    pub fn asks_for(&self, path: &RelPath) -> bool {
+        self.has(path, true) || self.has(path, false)
+    }
+
     /// The patterns of what is included that have matched nothing so far.
     pub fn unmet(&self) -> Vec<String> {
         self.asked.iter().filter(|asked| !asked.is_met.get()).map(|asked| asked.given.clone()).collect()

@@ -84,9 +84,22 @@ fn a_damaged_record_is_told_by_the_next_backup() {
     lab.ok(["kv", "put", "repo", listed.lines().next().unwrap(), "garbage"]);
     for _ in 0..2 {
         let outcome = lab.run(["backup", "tree", "-q"]);
-        assert_eq!(outcome.status, Some(0), "{}", outcome.err);
+        assert_eq!(outcome.status, Some(3), "{}", outcome.err);
         assert!(outcome.err.contains("an earlier snapshot is damaged"), "{}", outcome.err);
     }
+    let outcome = lab.run(["backup", "tree", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(outcome.out.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["base_damaged"], &summary["error_count"]), (&true.into(), &0.into()), "{summary}");
+    assert!(summary["base_fault"].as_str().unwrap().contains("damaged"), "{summary}");
+    // By schedule it is the same.
+    lab.write(
+        "profiles.toml",
+        "[profile.p]\nrepo = 'repo'\nsources = 'tree'\nrun-partial = 'echo partial $TREERING_STATUS >> trace'\n",
+    );
+    let mut run = lab.command("--config profiles.toml -P p schedule run --force --json".split(' '));
+    let output = run.env("XDG_STATE_HOME", lab.path("state")).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("\"partial\""), "{:?}", output.status);
+    assert_eq!(fs::read_to_string(lab.path("trace")).unwrap(), "partial partial\n");
 }
 
 #[test]
@@ -395,6 +408,12 @@ fn a_backup_says_what_it_did_not_save_as_one_might_think() {
     let expected = format!("{0} is a symbolic link, and is saved as one: name {0}/ to save", link.display());
     assert!(outcome.err.contains(&expected), "{}", outcome.err);
     assert!(lab.ok(["backup", "link/"]).contains("3 files"));
+    symlink("tree/notes", lab.path("to-file")).unwrap();
+    let outcome = lab.run(["backup", "to-file"]);
+    assert!(outcome.err.contains("saved as one: name what it leads to"), "{}", outcome.err);
+    let out = lab.ok(["restore", "latest", "-t", "to"]);
+    let place = format!("source   {} -> to/to-file\n", lab.path("to-file").display());
+    assert!(out.contains(&place), "{out}");
 
     let outcome = lab.run(["backup", "tree", "missing"]);
     assert_eq!(outcome.status, Some(3), "{}", outcome.err);
@@ -405,7 +424,7 @@ fn a_backup_says_what_it_did_not_save_as_one_might_think() {
     let json: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
     let partial: Vec<_> =
         json.as_array().unwrap().iter().map(|snapshot| snapshot["partial"].as_bool()).collect();
-    assert_eq!(partial, [Some(false), Some(false), Some(true)]);
+    assert_eq!(partial, [Some(false), Some(false), Some(false), Some(true)]);
 
     for number in 0..100 {
         lab.write(&format!("mount/{number}"), "x");
@@ -548,6 +567,35 @@ fn a_path_in_a_profile_lies_beside_it_whoever_runs_it_and_where() {
         command.current_dir(lab.path("etc")).env("TREERING_REPOSITORY", &repo).arg("w").output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains("by-file: excluded by ./w/by-file\n"), "{out}");
+}
+
+#[test]
+fn the_files_of_a_snapshot_are_new_changed_or_unmodified() {
+    let lab = Lab::new();
+    let run = |flags: &[&str], expected: [u64; 3]| {
+        let out = lab.ok(["backup", "tree", "--json"].iter().chain(flags));
+        let summary: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        let of = |key: &str| summary[key].as_u64().unwrap();
+        let counts = ["files_new", "files_changed", "files_unmodified"].map(of);
+        assert_eq!(counts, expected, "{flags:?} {summary}");
+        assert_eq!(counts.iter().sum::<u64>(), of("total_files_processed"), "{summary}");
+        assert_eq!(of("files_read") + of("files_not_opened"), of("total_files_processed"), "{summary}");
+    };
+    run(&["-n"], [3, 0, 0]);
+    run(&[], [3, 0, 0]);
+    // Until the files are old enough to count as unchanged.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    run(&[], [0, 0, 3]);
+    run(&[], [0, 0, 3]);
+    run(&["-f"], [0, 0, 3]);
+    run(&["-f", "-n"], [0, 0, 3]);
+    lab.write("tree/notes", "other notes\n");
+    lab.write("tree/new", "new");
+    run(&["-n"], [1, 1, 2]);
+    run(&["-f"], [1, 1, 2]);
+    fs::rename(lab.path("tree/new"), lab.path("tree/renamed")).unwrap();
+    fs::remove_file(lab.path("tree/letters/one")).unwrap();
+    run(&[], [1, 0, 2]);
 }
 
 #[test]

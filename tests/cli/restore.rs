@@ -120,9 +120,27 @@ fn what_the_backup_could_not_read_is_spared() {
     mode("tree/closed", 0o700);
     assert_eq!(outcome.status, Some(3), "{}", outcome.err);
     lab.write("tree/extra", "extra");
-    let dry = lab.ok(["restore", "latest", "-t", "tree", "--delete", "-n"]);
+    // Warns that the snapshot is partial.
+    let told = |line: &str, names: &str| {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(0), "{outcome:?}");
+        let told = outcome.err.contains(&format!("is partial: the backup could not read {names}, so"));
+        assert!(told, "{line}: {}", outcome.err);
+        outcome.out
+    };
+    let dry = told("restore latest -t tree --delete -n", "2 names");
     assert!(dry.contains("-  extra\n") && !dry.contains("secret") && !dry.contains("inside"), "{dry}");
-    let out = lab.ok(["restore", "latest", "-t", "tree", "--delete", "--yes"]);
+    let json = told("restore latest -t new -n --json", "2 names");
+    let summary: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["partial"], &summary["entries_unreadable"]), (&true.into(), &2.into()));
+    told("restore latest -t new -n -i secret -i notes", "1 name");
+    assert_eq!(lab.run("restore latest -t new -n -i notes".split(' ')).err, "");
+    // Nobody knows whether these differ.
+    let outcome = lab.run(["diff", "latest", "tree"]);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert!(outcome.out.contains("+  extra\n") && !outcome.out.contains("secret"), "{}", outcome.out);
+    assert!(!outcome.out.contains("inside") && outcome.err.contains("partial: 2 names that"), "{outcome:?}");
+    let out = told("restore latest -t tree --delete --yes", "2 names");
     assert!(out.contains("spared   2 names that the backup could not read"), "{out}");
     assert_eq!(fs::read_to_string(lab.path("tree/secret")).unwrap(), "secret");
     assert_eq!(fs::read_to_string(lab.path("tree/closed/inside")).unwrap(), "inside");
@@ -130,7 +148,7 @@ fn what_the_backup_could_not_read_is_spared() {
     // Elsewhere, and of a part, the same paths are spared.
     lab.write("other/inside", "other");
     lab.write("other/extra", "extra");
-    lab.ok(["restore", "latest:closed", "-t", "other", "--delete", "--yes"]);
+    told("restore latest:closed -t other --delete --yes", "1 name");
     assert!(lab.path("other/inside").exists() && lab.path("other/extra").exists());
 }
 
@@ -483,7 +501,26 @@ fn what_failed_is_not_counted_as_done() {
     let outcome = lab.run(["restore", "latest", "-t", "out", "-v"]);
     assert_eq!(outcome.status, Some(3));
     assert!(outcome.err.contains("out/notes") || outcome.err.contains("notes"), "{}", outcome.err);
-    assert!(outcome.out.contains("changes  3 created;"), "{}", outcome.out);
+    assert!(outcome.out.contains("changes  3 created, 1 failed;"), "{}", outcome.out);
     assert!(!outcome.out.contains("notes\n"), "{}", outcome.out);
-    assert!(outcome.out.contains("errors   1;"), "{}", outcome.out);
+    assert!(outcome.out.contains("errors   1; the rest is restored"), "{}", outcome.out);
+    let outcome = lab.run(["restore", "latest", "-t", "out"]);
+    assert!(outcome.out.contains("changes  1 failed; "), "{}", outcome.out);
+}
+
+#[test]
+fn a_source_that_was_missing_is_spared_in_its_place() {
+    let lab = Lab::new();
+    lab.write("other/kept", "kept");
+    fs::rename(lab.path("other"), lab.path("away")).unwrap();
+    assert_eq!(lab.run(["backup", "tree", "other"]).status, Some(3));
+    fs::rename(lab.path("away"), lab.path("other")).unwrap();
+    let outcome = lab.run(["restore", "latest", "--in-place", "--delete", "--yes"]);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert!(outcome.out.contains("spared   1 name that the backup could not read"), "{}", outcome.out);
+    assert!(outcome.err.contains(lab.path("other").to_str().unwrap()), "{}", outcome.err);
+    assert!(lab.path("other/kept").exists());
+    let listed = lab.run(["restore", "latest", "--in-place", "--delete", "--yes", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(listed.out.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["partial"], &summary["entries_spared"]), (&true.into(), &1.into()), "{summary}");
 }

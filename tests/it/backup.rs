@@ -261,7 +261,7 @@ fn snapshots_are_found_and_compared() {
     assert_eq!(repository.find(&before).unwrap().id, second.id);
     assert!(repository.find(&Selector::Latest(2)).is_err());
     assert!(repository.find(&Selector::Latest(usize::MAX)).is_err());
-    let changes = repository.compare(&first, &second).unwrap();
+    let changes = repository.compare(&first, &second).unwrap().changes;
     let seen: Vec<_> = changes
         .iter()
         .map(|change| format!("{:?} {}", std::mem::discriminant(change), change.path()))
@@ -309,7 +309,7 @@ fn what_lies_deeper_than_any_path_reaches_is_saved_and_comes_back() {
     let options = BackupOptions { sources: vec![restored], ..lab.options() };
     let again = lab.open().backup(&options, &Progress::new()).unwrap();
     assert!(again.problems.is_empty(), "{:?}", again.problems);
-    let changes = lab.open().compare(&first, &again.snapshot.unwrap()).unwrap();
+    let changes = lab.open().compare(&first, &again.snapshot.unwrap()).unwrap().changes;
     assert!(changes.is_empty(), "{changes:?}");
 }
 

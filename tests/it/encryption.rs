@@ -71,7 +71,7 @@ fn with_the_key_everything_is_as_in_a_plain_repository() {
     let mut text = Vec::new();
     lab.repository.cat(&first, b"small", &mut text).unwrap();
     assert_eq!(text, "a small text\n".repeat(1000).as_bytes());
-    let changes = lab.repository.compare(&first, &second).unwrap();
+    let changes = lab.repository.compare(&first, &second).unwrap().changes;
     assert_eq!(changes.len(), 2);
     lab.check();
     lab.git(&["fsck", "--strict"]);
