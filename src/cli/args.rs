@@ -551,7 +551,7 @@ Exit status:
   0    done
   1    failed
   3    done but for files that could not be read or restored, or beside an earlier snapshot that is damaged
-  10   there is no repository
+  10   there is no repository, or no store
   11   the repository is in use
   12   the repository is encrypted, and no key was given that opens it
   130  interrupted";

@@ -13,7 +13,7 @@ use treering::remote::RemoteError;
 use treering::repository::{RepositoryError, RetentionError};
 use treering::schedule::{DaemonError, InstallError, ProfileError, StateError};
 use treering::spoken::SpokenError;
-use treering::store::UrlError;
+use treering::store::{Reason, UrlError};
 use treering::timeline::{CodecError, TimelineError};
 use treering::url::Url;
 
@@ -185,6 +185,7 @@ impl CliError {
                 Exit::Locked
             }
             Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
+            Self::Store(error) if matches!(error.reason(), Reason::NoStore) => Exit::NoRepository,
             Self::Repository(RepositoryError::Encrypted | RepositoryError::WrongKey { .. }) => Exit::NoKey,
             Self::Repository(
                 RepositoryError::Locked(_)

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use git2::{ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
+use git2::{ErrorClass, ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 
 use crate::atomic;
 use crate::layers::{INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind};
@@ -15,6 +15,7 @@ use crate::progress::Counter;
 use super::access::Access;
 use super::commit::Commit;
 use super::create::{create, is_unfinished};
+use super::parts;
 use super::program::Settings;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::work_tree::WorkTree;
@@ -105,24 +106,25 @@ impl Git {
             ErrorCode::NotFound if let Err(source) = expect_readable(path) => {
                 GitError::io("read", path)(source)
             }
-            ErrorCode::NotFound => GitError::NotRepository(path.to_owned()),
+            ErrorCode::NotFound => {
+                parts::fault(path).unwrap_or_else(|| GitError::NotRepository(path.to_owned()))
+            }
             ErrorCode::Owner => {
                 let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
                 GitError::Owner { path, source: error }
             }
-            _ => unread_format(path, error),
+            _ => parts::fault(path).unwrap_or_else(|| unread_format(path, error)),
         })?;
+        if let Some(fault) = parts::unconfigured(path) {
+            return Err(fault);
+        }
         let work_tree = WorkTree::of(&repository);
         if work_tree.is_some() && !may_have_work_tree {
             return Err(GitError::NotBare(path.to_owned()));
         }
         let branch = {
             let head = repository.find_reference("HEAD").map_err(|error| {
-                // Without one it is none, and an empty one is what a power failure leaves.
-                match fs::metadata(repository.path().join("HEAD")).is_ok_and(|head| head.len() == 0) {
-                    true => GitError::NotRepository(path.to_owned()),
-                    false => GitError::git("read HEAD")(error),
-                }
+                parts::fault(repository.path()).unwrap_or_else(|| GitError::git("read HEAD")(error))
             })?;
             let branch = head.symbolic_target().ok().flatten().map(str::to_owned);
             let detached = match &work_tree {
@@ -280,6 +282,9 @@ impl Git {
         match repository.refname_to_id(name) {
             Ok(id) => Ok(Some(from_git2(id)?)),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) if error.class() == ErrorClass::Reference && self.path.join(name).is_file() => {
+                Err(GitError::Reference { path: self.path.clone(), name: name.to_owned() })
+            }
             Err(error) => Err(GitError::git("read a reference")(error)),
         }
     }
@@ -634,8 +639,11 @@ mod tests {
         }
         assert!(matches!(Git::open(&bare.pack_dir()), Err(GitError::NotRepository(_))));
         assert!(matches!(Git::open(&at("tree")), Err(GitError::NotBare(_))));
-        for name in ["", "file", "tree", "a/b/bare"] {
+        for name in ["", "file"] {
             assert!(matches!(Git::init(&at(name), &[]), Err(GitError::Occupied(_))), "{name}");
+        }
+        for name in ["tree", "a/b/bare"] {
+            assert!(matches!(Git::init(&at(name), &[]), Err(GitError::Present(_))), "{name}");
         }
         fs::write(at("a/b/bare/HEAD"), "0123456789012345678901234567890123456789\n").unwrap();
         assert!(matches!(Git::open(&at("a/b/bare")), Err(GitError::Detached(_))));

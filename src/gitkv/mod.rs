@@ -54,6 +54,7 @@ mod library;
 mod lockfile;
 mod newest;
 mod origin;
+mod parts;
 mod program;
 mod refs;
 #[cfg(test)]
@@ -199,13 +200,40 @@ pub enum GitError {
         /// What libgit2 says.
         source: git2::Error,
     },
+    /// There is one of which a part is lost or damaged.
+    #[error(
+        "the {part} of the repository {} is {state}, so git cannot open it: {way_out}; do not make another in its place",
+        path.display()
+    )]
+    Part {
+        /// Where it is.
+        path: PathBuf,
+        /// The file or directory in it.
+        part: &'static str,
+        /// What is wrong with that.
+        state: &'static str,
+        /// What to do.
+        way_out: String,
+    },
+    /// The file of a reference names no object, as after a power failure.
+    #[error(
+        "{path}/{name} is damaged: `git --git-dir {path} fsck --lost-found` lists commits; remove the file, and \
+         `git --git-dir {path} update-ref {name} COMMIT` makes one the newest state again; do not make another repository in its \
+         place", path = path.display()
+    )]
+    Reference {
+        /// The repository.
+        path: PathBuf,
+        /// The full name of the reference.
+        name: String,
+    },
     /// libgit2 refused.
     #[error("cannot {action}")]
     Git {
         /// What was attempted, as a verb.
         action: &'static str,
         /// The cause.
-        source: git2::Error,
+        source: Libgit2,
     },
     /// A layer could not be read or written.
     #[error(transparent)]
@@ -334,10 +362,22 @@ pub enum GitError {
     Random(#[from] getrandom::Error),
 }
 
+/// An error of libgit2, told without its numbers.
+#[derive(Debug)]
+pub struct Libgit2(git2::Error);
+
+impl std::fmt::Display for Libgit2 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.message())
+    }
+}
+
+impl std::error::Error for Libgit2 {}
+
 impl GitError {
     /// For `map_err`: libgit2 refused to `action`.
     fn git(action: &'static str) -> impl FnOnce(git2::Error) -> Self {
-        move |source| Self::Git { action, source }
+        move |source| Self::Git { action, source: Libgit2(source) }
     }
 
     /// For `map_err`: the operating system refused to `action` on `path`.

@@ -116,6 +116,12 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
         Ok(path) => Url::from(path.to_string_lossy().into_owned()),
         Err(_) => url.clone(),
     };
+    // Said of a path in the words of every other command.
+    if let Some(path) = library::path_of(&url)
+        && let Err(error @ GitError::NotRepository(_)) = Git::open_with_work_tree(&path)
+    {
+        return Err(error);
+    }
     let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
     let mut name = url.digest().to_string();
     name.truncate(32);
@@ -275,7 +281,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         for url in ["/nowhere/at/all.git", "--upload-pack=touch", "file:///nowhere"] {
             let error = GitKv::open_url(url, cache.path()).err().unwrap();
-            assert!(matches!(error, GitError::Remote { .. }), "{url}: {error}");
+            assert!(matches!(error, GitError::NotRepository(_)), "{url}: {error}");
         }
         assert!(
             fs::read_dir(cache.path()).unwrap().all(|entry| {

@@ -30,19 +30,6 @@ pub enum RepositoryError {
         /// What git says.
         source: Option<GitError>,
     },
-    /// There is one, of which git misses a part.
-    #[error(
-        "the {part} of the repository {} is missing or empty, so git cannot open it: {}; do not make another in its place",
-        .path.display(), way_out(part, path)
-    )]
-    LostPart {
-        /// Where it is.
-        path: PathBuf,
-        /// The file or directory.
-        part: &'static str,
-        /// What git says.
-        source: GitError,
-    },
     /// What it has written itself cannot be told from what others have.
     #[error("cannot read or write {}, which says what this repository has written itself", .path.display())]
     Own {
@@ -401,16 +388,6 @@ fn way_back(path: &Path, branch: &str, commit: &ObjectId, has_more: bool) -> Str
             "to bring them back, copy the repository, set {branch} of the copy to {commit} with `git update-ref`, add the copy \
              to {path} with `treering remote add`, and pull from it"
         ),
-    }
-}
-
-/// How to bring back a part of the repository at `path`.
-fn way_out(part: &str, path: &Path) -> String {
-    let path = path.display();
-    match part {
-        "config" => format!("`git config --file {path}/config core.bare true` makes it readable again"),
-        "HEAD" => format!("write `ref: refs/heads/main` to {path}/HEAD"),
-        part => format!("bring it back to {path}/{part} from a copy, or clone a remote"),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The blobs of a repository, and what they mean.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -90,12 +89,6 @@ impl Repository {
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
         let timeline = Timeline::open_with(path, config::PATH).map_err(|error| match error {
-            // Nobody may be told to make a repository where one is that lacks a file.
-            TimelineError::Git(error @ (GitError::NotRepository(_) | GitError::NotBare(_)))
-                if let Some(part) = lost_part(path) =>
-            {
-                RepositoryError::LostPart { path: path.to_owned(), part, source: error }
-            }
             TimelineError::Git(GitError::NotRepository(_)) => none(None),
             TimelineError::Git(error @ (GitError::NotBare(_) | GitError::Unfinished(_))) => none(Some(error)),
             other => other.into(),
@@ -251,17 +244,6 @@ fn lost_newest(path: &Path, error: RepositoryError) -> RepositoryError {
         )) => RepositoryError::LostNewest { path: path.to_owned(), source },
         error => error,
     }
-}
-
-/// Which part of the git repository at `path` is missing or empty, where most of one is.
-fn lost_part(path: &Path) -> Option<&'static str> {
-    let is_there = |part: &&str| match *part {
-        "HEAD" | "config" => fs::metadata(path.join(part)).is_ok_and(|file| file.is_file() && file.len() > 0),
-        part => path.join(part).is_dir(),
-    };
-    let parts = ["HEAD", "config", "refs", "objects"];
-    let lost: Vec<_> = parts.into_iter().filter(|part| !is_there(part)).collect();
-    if lost.len() <= 2 { lost.first().copied() } else { None }
 }
 
 /// A snapshot record that the tree holds, whether it can be read or not.

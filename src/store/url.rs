@@ -139,7 +139,9 @@ impl StoreUrl {
             Place::Rclone(remote) => remote.trim_end_matches(':').rsplit(':').next().unwrap_or_default(),
         };
         let last = |text| str::rsplit(text, '/').find(|part| !part.is_empty());
-        last(path).or_else(|| last(&shown)).unwrap_or_default().to_owned()
+        // Of a host, without who one is there.
+        let host = || last(&shown)?.rsplit('@').next();
+        last(path).or_else(host).unwrap_or_default().to_owned()
     }
 }
 

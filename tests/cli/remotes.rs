@@ -482,13 +482,35 @@ fn locks_of_a_dead_git_are_named() {
 #[test]
 fn nobody_is_told_to_make_a_repository_where_one_lost_a_part() {
     let lab = Lab::new();
-    for (part, way_out) in [("config", "core.bare true"), ("HEAD", "ref: refs/heads/main")] {
+    let branch = "refs/heads/main";
+    let cases = [
+        ("config", Some(""), "core.bare true"),
+        ("config", Some("[[ garbage"), "core.bare true"),
+        ("config", None, "core.bare true"),
+        ("HEAD", Some(""), "ref: refs/heads/main"),
+        ("HEAD", Some("garbage\n"), "ref: refs/heads/main"),
+        ("HEAD", None, "ref: refs/heads/main"),
+        (branch, Some(""), "update-ref refs/heads/main COMMIT"),
+        (branch, Some("garbage\n"), "update-ref refs/heads/main COMMIT"),
+    ];
+    for (part, content, way_out) in cases {
         let path = lab.path("repo").join(part);
         let whole = fs::read(&path).unwrap();
-        fs::write(&path, "").unwrap();
-        let outcome = lab.run(["snapshots"]);
-        assert_ne!(outcome.status, Some(0));
-        assert!(outcome.err.contains(way_out) && !outcome.err.contains("treering init"), "{}", outcome.err);
+        match content {
+            Some(content) => fs::write(&path, content).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        for line in ["snapshots", "backup tree", "remote list", "pull", "blob list", "kv list repo"] {
+            if part == branch && line == "remote list" {
+                continue;
+            }
+            let outcome = lab.run(words(line));
+            assert_eq!(outcome.status, Some(1), "{line} with {content:?} in {part}: {outcome:?}");
+            assert!(outcome.err.contains(way_out), "{line} with {content:?} in {part}: {}", outcome.err);
+            for wrong in ["treering init", "working tree", "class=", "corrupted", "create one"] {
+                assert!(!outcome.err.contains(wrong), "{line} with {content:?} in {part}: {}", outcome.err);
+            }
+        }
         fs::write(&path, whole).unwrap();
         lab.ok(["snapshots"]);
     }

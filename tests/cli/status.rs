@@ -48,6 +48,51 @@ fn what_is_no_repository_has_a_status_of_its_own() {
     fails(&lab, "backup tree -r tree", 10, "make one with `treering init`");
 }
 
+/// No repository, or no store, is 10 for every command; what is not in one that is there is 1.
+#[test]
+fn what_is_not_there_has_one_status_in_every_command() {
+    let lab = Lab::new();
+    lab.ok(["-r", "blobs", "blob", "init", "-q"]);
+    let store = format!("file://{}", lab.path("store").display());
+    let nowhere = format!("file://{}", lab.path("nowhere").display());
+    lab.ok(["store", "--url", &store, "create"]);
+    for (line, status) in [
+        ("-r nowhere snapshots", 10),
+        ("-r nowhere backup tree", 10),
+        ("-r nowhere check", 10),
+        ("-r nowhere pull", 10),
+        ("-r nowhere remote list", 10),
+        ("-r nowhere layers list", 10),
+        ("-r nowhere blob list", 10),
+        ("-r nowhere blob get x", 10),
+        ("-r tree blob list", 10),
+        ("kv list nowhere", 10),
+        ("kv get nowhere key", 10),
+        ("kv put nowhere key tree/notes", 10),
+        ("kv rm nowhere key", 10),
+        ("kv log nowhere key", 10),
+        ("kv list tree", 10),
+        (&format!("kv list {nowhere}"), 10),
+        (&format!("store --url {nowhere} list data"), 10),
+        (&format!("store --url {nowhere} load data/x"), 10),
+        (&format!("store --url {nowhere} info data/x"), 10),
+        (&format!("store --url {nowhere} delete data/x"), 10),
+        ("kv get repo key", 1),
+        ("kv rm repo key", 1),
+        ("-r blobs blob get x", 1),
+        (&format!("store --url {store} load data/x"), 1),
+        (&format!("store --url {store} info data/x"), 1),
+        (&format!("store --url {store} delete data/x"), 1),
+        ("pull nobody", 1),
+        ("cat latest:x", 1),
+    ] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(status), "{line}: {outcome:?}");
+        assert!(outcome.err.starts_with("treering: ") && outcome.out.is_empty(), "{line}: {outcome:?}");
+        assert!(!lab.path("nowhere").exists(), "{line}");
+    }
+}
+
 #[test]
 fn without_a_repository_the_ways_to_name_one_are_told() {
     let lab = Lab::bare();

@@ -155,7 +155,8 @@ fn a_cache_keeps_copies() {
 #[test]
 fn a_store_is_made_once_and_removed_on_purpose() {
     let shop = Shop::nothing();
-    assert!(shop.fails("list data").contains("shop"), "it is not there yet");
+    let nothing = shop.run("list data");
+    assert!(nothing.status == Some(10) && nothing.err.contains("shop"), "it is not there yet: {nothing:?}");
     assert_eq!(shop.ok("create"), format!("Made the store {}\n", shop.url));
     shop.ok("store data/one tree/notes");
     shop.fails("create");
