@@ -78,6 +78,8 @@ fn diff(session: &Session, arguments: &DirDiffArguments) -> Result<Exit, CliErro
 
 fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliError> {
     let directory = &arguments.directory;
+    // One that is not there would be made, and a mistyped name be taken for a copy of nothing.
+    std::fs::metadata(directory).map_err(CliError::file("read", directory))?;
     let mut diff = DiffIndex::from_file(&arguments.diff).map_err(CliError::of(&arguments.diff))?;
     if arguments.numeric_ids {
         diff.owners = Owners::default();

@@ -34,7 +34,7 @@
 use std::io;
 
 use crate::archive::ArchiveError;
-use crate::cbor::CborError;
+use crate::cbor::{self, CborError};
 use crate::delta::SignatureError;
 use crate::progress::Interrupted;
 
@@ -130,6 +130,22 @@ pub enum DiffError {
     /// It was asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+/// What a file holds. Where it is not of that form, it may be one of another kind, and that is told.
+fn decode<T: serde::de::DeserializeOwned>(expected: &'static str, bytes: &[u8]) -> Result<T, DiffError> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: String,
+        version: u32,
+    }
+    cbor::from_slice(bytes).map_err(|error| match cbor::from_slice::<Head>(bytes) {
+        Ok(head) => match check_format(expected, &head.format, head.version) {
+            Err(other) => other,
+            Ok(()) => error.into(),
+        },
+        Err(_) => error.into(),
+    })
 }
 
 fn check_format(expected: &'static str, format: &str, version: u32) -> Result<(), DiffError> {

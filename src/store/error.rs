@@ -151,7 +151,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: cannot {}", self.backend, self.operation)?;
+        write!(f, "{}: cannot {}", self.backend, self.operation.verb())?;
         if let Some(object) = &self.object {
             write!(f, " {object}")?;
         }

@@ -42,6 +42,16 @@ impl Operation {
     ];
 }
 
+impl Operation {
+    /// What a person could not do where it failed.
+    pub(super) fn verb(self) -> String {
+        match self {
+            Self::Info => "look at".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -53,6 +53,19 @@ fn what_is_no_index_is_refused_by_name() {
     let outcome = lab.run(["dir", "diff", "tree/notes", "tree", "-o", "d", "--data", "a"]);
     assert_eq!(outcome.status, Some(1));
     assert!(outcome.err.starts_with("treering: cannot use tree/notes: "), "{}", outcome.err);
+    // One of the two files of this program in the place of the other.
+    lab.ok(["dir", "index", "tree", "-o", "index"]);
+    lab.ok(["dir", "diff", "index", "tree", "-o", "diff", "--data", "data"]);
+    for line in ["dir apply tree index data", "dir diff diff tree -o d --data a"] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(1));
+        assert!(outcome.err.contains("give the file that treering wrote as such"), "{}", outcome.err);
+    }
+    // A copy that is not there is no empty one.
+    let outcome = lab.run(["dir", "apply", "copyy", "diff", "data"]);
+    assert_eq!(outcome.status, Some(1));
+    assert!(outcome.err.starts_with("treering: cannot read copyy: No such file"), "{}", outcome.err);
+    assert!(!lab.path("copyy").exists());
     let outcome = lab.run(["dir", "index", "nowhere", "-o", "i"]);
     assert_eq!(outcome.status, Some(1));
     assert!(outcome.err.starts_with("treering: cannot read nowhere: "), "{}", outcome.err);

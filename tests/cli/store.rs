@@ -53,7 +53,7 @@ fn what_is_stored_is_loaded_whole_and_in_part() {
     assert_eq!(shop.ok("load data/one --offset 6 --size 6"), "letter");
     assert_eq!(shop.ok("load data/one --size 5"), "first");
     assert!(shop.fails("load data/one --offset 6 --size 60").contains("data/one"));
-    assert!(shop.fails("load data/two").contains("data/two"));
+    assert!(shop.fails("load data/two").contains("cannot look at data/two: there is no such object"));
     assert_eq!(shop.ok("hash data/one"), format!("{}  data/one\n", hash_of(&shop.lab, "tree/letters/one")));
 }
 
