@@ -286,12 +286,12 @@ pub struct LsArguments {
 #[derive(Debug, Args)]
 #[command(after_help = DIFF_HELP)]
 pub struct DiffArguments {
-    /// The snapshot to begin with
-    #[arg(value_name = "SNAP")]
-    pub old: String,
+    /// The snapshot to begin with, and a path in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub old: OsString,
     /// The snapshot or directory to compare it with; a directory that could be taken for a snapshot is
     /// written ./DIR
-    #[arg(value_name = "SNAP|DIR")]
+    #[arg(value_name = "SNAP[:PATH]|DIR")]
     pub new: OsString,
     /// Of a directory, read every file, even where size, times and inode are those of the snapshot
     #[arg(short, long)]
@@ -503,7 +503,7 @@ Each difference is a line:
   R  renamed: OLD -> NEW
   -  deleted
 
-Of a directory, files are read only where size, times or inode differ from the snapshot, as in a backup; --force reads all. What \
+With a path only what lies there is compared; with one of two snapshots it is meant in both. Of a directory, files are read only where size, times or inode differ from the snapshot, as in a backup; --force reads all. What \
 is left out by --exclude and its like, or by -x, is compared on neither side. What cannot be read is named, and the exit \
 status is then 3.
 

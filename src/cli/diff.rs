@@ -1,59 +1,80 @@
 //! `diff`: what differs between a snapshot and another state.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
 use treering::diff::{Change, ScanError};
-use treering::repository::{CompareOptions, Comparison, Repository, Selector, Snapshot, Totals};
+use treering::repository::{CompareOptions, Comparison, Repository, Snapshot, SnapshotPath, Totals};
 
 use crate::cli::Session;
 use crate::cli::args::DiffArguments;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, ChangeObject};
-use crate::cli::report::{self, complain, plural, print};
+use crate::cli::report::{self, complain, plural, print, unescape};
 
 /// Compares a snapshot with another, or with a directory.
 pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
     let repository = session.open_readable()?;
     session.hold(&repository)?;
-    let named = Selector::parse(&arguments.old, &session.now)?;
-    let old = session.select(&repository, &named, &arguments.filters)?;
+    let named = SnapshotPath::parse(&arguments.old, &session.now)?;
+    let (old, path) = session.find_in(&repository, named, &arguments.filters)?;
     let compared = match snapshot(session, &repository, arguments)? {
-        Some(new) => session.watch(|_| repository.compare(&old, &new))?,
+        Some((new, new_path)) => match path.as_ref().or(new_path.as_ref()) {
+            // A path of one side is meant on both.
+            Some(one) => {
+                let (old_path, new_path) = (path.as_ref().unwrap_or(one), new_path.as_ref().unwrap_or(one));
+                session.watch(|_| repository.compare_paths((&old, old_path), (&new, new_path)))?
+            }
+            None => session.watch(|_| repository.compare(&old, &new))?,
+        },
         None => {
             let scan = arguments.scan.clone().filled(&session.profile);
             let options = CompareOptions {
+                path,
                 excludes: scan.excludes(),
                 one_file_system: scan.one_file_system,
                 force: arguments.force,
             };
-            let directory = Path::new(&arguments.new);
-            session.watch(|progress| repository.compare_directory(&old, directory, &options, progress))?
+            let directory = directory(&arguments.new);
+            session.watch(|progress| repository.compare_directory(&old, &directory, &options, progress))?
         }
     };
     print(|out| write(out, session, &compared))?;
     Ok(if compared.problems.is_empty() { Exit::Done } else { Exit::Partial })
 }
 
-/// The snapshot to compare with; `None` where it is the path of a directory.
+/// A snapshot, and perhaps a path in it.
+type Side = (Snapshot, Option<Vec<u8>>);
+
+/// The snapshot to compare with, and perhaps a path in it; `None` where it is the path of a directory.
 fn snapshot(
     session: &Session,
     repository: &Repository,
     arguments: &DiffArguments,
-) -> Result<Option<Snapshot>, CliError> {
+) -> Result<Option<Side>, CliError> {
     let text = arguments.new.as_os_str();
     let bytes = text.as_encoded_bytes();
-    if bytes.contains(&b'/') || matches!(bytes, b"." | b"..") {
+    let before_colon = bytes.split(|&byte| byte == b':').next().unwrap_or_default();
+    if before_colon.contains(&b'/') || matches!(bytes, b"." | b"..") {
         return Ok(None);
     }
-    match Selector::parse(&text.to_string_lossy(), &session.now) {
-        Ok(selector) => session.select(repository, &selector, &arguments.filters).map(Some),
-        Err(_) if Path::new(text).is_dir() => Ok(None),
+    match SnapshotPath::parse(text, &session.now) {
+        Ok(named) => session.find_in(repository, named, &arguments.filters).map(Some),
+        Err(_) if bytes.contains(&b'/') || Path::new(text).is_dir() => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The directory that `text` names; as a listing prints it, unless there is one of that very name.
+fn directory(text: &OsStr) -> PathBuf {
+    let as_is = PathBuf::from(text);
+    let meant = unescape(text.as_bytes()).map(|name| PathBuf::from(OsString::from_vec(name)));
+    meant.filter(|meant| as_is.symlink_metadata().is_err() && meant.exists()).unwrap_or(as_is)
 }
 
 /// The document that `diff --json` prints.

@@ -101,8 +101,19 @@ impl Session {
     ) -> Result<(Repository, Snapshot, Option<Vec<u8>>), CliError> {
         let repository = self.open_readable()?;
         self.hold(&repository)?;
-        let SnapshotPath { selector, path } = SnapshotPath::parse(text, &self.now)?;
-        let snapshot = self.select(&repository, &selector, arguments)?;
+        let named = SnapshotPath::parse(text, &self.now)?;
+        let (snapshot, path) = self.find_in(&repository, named, arguments)?;
+        Ok((repository, snapshot, path))
+    }
+
+    /// Finds what is named in `repository`: a snapshot, and perhaps a path.
+    pub fn find_in(
+        &self,
+        repository: &Repository,
+        SnapshotPath { selector, path }: SnapshotPath,
+        arguments: &FilterArguments,
+    ) -> Result<(Snapshot, Option<Vec<u8>>), CliError> {
+        let snapshot = self.select(repository, &selector, arguments)?;
         // As a listing prints it, unless there is something of that very name.
         let printed = path.as_deref().and_then(|path| Some((path, unescape(path)?)));
         if let Some((as_is, meant)) = printed
@@ -111,9 +122,9 @@ impl Session {
                 Err(treering::repository::RepositoryError::NoPath { .. })
             )
         {
-            return Ok((repository, snapshot, Some(meant)));
+            return Ok((snapshot, Some(meant)));
         }
-        Ok((repository, snapshot, path))
+        Ok((snapshot, path))
     }
 
     /// The snapshot that `selector` names. Tells what is odd about the times of it and of others.

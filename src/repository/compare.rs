@@ -19,6 +19,9 @@ use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
 /// How a directory is compared with a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct CompareOptions {
+    /// The path in the snapshot that the directory is compared with. Without one, that of the directory itself, or of
+    /// the only directory of the snapshot.
+    pub path: Option<Vec<u8>>,
     /// What is left out, on both sides.
     pub excludes: Excludes,
     /// Stay in the file system of the directory.
@@ -127,6 +130,43 @@ impl Repository {
         Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
     }
 
+    /// What differs at a path of the snapshot `new`, compared with a path of `old`; paths of the differences begin
+    /// there. What one side does not have is created, or deleted.
+    pub fn compare_paths(
+        &self,
+        (old, old_path): (&Snapshot, &[u8]),
+        (new, new_path): (&Snapshot, &[u8]),
+    ) -> Result<Comparison, RepositoryError> {
+        let _hold = self.hold()?;
+        let (before, after) = (self.entries_at(old, old_path), self.entries_at(new, new_path));
+        let is_missing = |found: &Result<_, _>| matches!(found, Err(RepositoryError::NoPath { .. }));
+        let (old_there, new_there) = (!is_missing(&before), !is_missing(&after));
+        let nothing = || Ok((RelPath::root(), Vec::new()));
+        let (old_top, mut before) = if old_there || !new_there { before } else { nothing() }?;
+        let (new_top, mut after) = if new_there { after } else { nothing() }?;
+        let is_unread = |snapshot: &Snapshot, top: &RelPath, path: &RelPath| {
+            top.join(path.as_bytes()).is_ok_and(|path| snapshot.record.is_unreadable(&path))
+        };
+        let mut unknown = 0;
+        if old_there {
+            unknown += retain_known(&mut after, &before, |path| is_unread(old, &old_top, path));
+        }
+        if new_there {
+            unknown += retain_known(&mut before, &after, |path| is_unread(new, &new_top, path));
+        }
+        let changes = owned(&compare(&before, &after));
+        Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
+    }
+
+    /// The path that `path` is in the index, and the entries there, with paths below it.
+    fn entries_at(&self, snapshot: &Snapshot, path: &[u8]) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
+        let (top, mut entries) = self.entries_below(snapshot, Some(path))?;
+        for entry in &mut entries {
+            entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
+        }
+        Ok((top, entries))
+    }
+
     /// What differs in a directory as it is now, compared with `snapshot`. It stands for the only directory of the
     /// snapshot; where there are several, it must be one of them.
     pub fn compare_directory(
@@ -147,7 +187,10 @@ impl Repository {
             threads: 1,
             left_out: None,
         };
-        let (top, mut old) = self.entries_of(snapshot, directory)?;
+        let (top, mut old) = match &options.path {
+            Some(path) => self.entries_at(snapshot, path)?,
+            None => self.entries_of(snapshot, directory)?,
+        };
         let source = SourceDir::new(directory);
         let mut problems = Vec::new();
         let (mut same, mut fresh) = (Vec::new(), Vec::new());
@@ -225,15 +268,9 @@ impl Repository {
                 continue;
             }
             is_below = true;
-            match self.entries_below(snapshot, Some(path.as_os_str().as_bytes())) {
-                Ok((top, mut entries)) => {
-                    for entry in &mut entries {
-                        entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
-                    }
-                    return Ok((top, entries));
-                }
+            match self.entries_at(snapshot, path.as_os_str().as_bytes()) {
                 Err(RepositoryError::NoPath { .. }) => {}
-                Err(error) => return Err(error),
+                found => return found,
             }
         }
         if snapshot.record.layout == Layout::Single && !is_below {

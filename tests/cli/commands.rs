@@ -570,6 +570,43 @@ fn a_path_in_a_profile_lies_beside_it_whoever_runs_it_and_where() {
 }
 
 #[test]
+fn a_path_of_a_snapshot_is_compared_with_a_directory_and_with_another_snapshot() {
+    let lab = Lab::new();
+    let odd = "tree/letters/l\n\u{1b}";
+    lab.write(&format!("{odd}/file"), "x");
+    for sources in [&["tree"][..], &["tree", "tree/letters"]] {
+        lab.ok(std::iter::once("backup").chain(sources.iter().copied()));
+        let at = |path: &str| treering::printed::name(lab.path(path).to_str().unwrap().as_bytes());
+        let letters = at("tree/letters");
+        lab.write("copy/one", "first letter\n");
+        lab.write("copy/new", "new");
+        for path in [&letters, letters.strip_prefix('/').unwrap()] {
+            let out = lab.ok(["diff", &format!("latest:{path}"), "copy"]);
+            assert!(out.contains("+  new\n") && out.contains("-  two\n") && !out.contains("notes"), "{out}");
+            assert_eq!(lab.ok(["diff", &format!("latest:{path}"), "tree/letters"]), "no differences\n");
+        }
+        let odd = at(odd);
+        assert_eq!(lab.ok(["diff", &format!("latest:{odd}"), &odd]), "no differences\n");
+        assert_eq!(lab.run(["diff", "latest:/nowhere", "copy"]).status, Some(1));
+        assert_eq!(lab.run(["diff", "latest:/nowhere", "latest"]).status, Some(1));
+        lab.write("tree/letters/fresh/file", "fresh");
+        lab.ok(std::iter::once("backup").chain(sources.iter().copied()));
+        for line in [
+            format!("latest~1:{letters} latest"),
+            format!("latest~1 latest:{letters}"),
+            format!("latest~1:{letters} latest:{letters}"),
+        ] {
+            let out = lab.ok(std::iter::once("diff").chain(line.split(' ')));
+            assert_eq!(out, "U  .\n+  fresh/\n+  fresh/file\n2 created, 1 with other metadata\n", "{line}");
+        }
+        let fresh = format!("latest:{letters}/fresh");
+        assert_eq!(lab.ok(["diff", "latest~1", &fresh]), "+  .\n+  file\n2 created\n");
+        assert_eq!(lab.ok(["diff", &fresh, "latest~1"]), "-  .\n-  file\n2 deleted\n");
+        fs::remove_dir_all(lab.path("tree/letters/fresh")).unwrap();
+    }
+}
+
+#[test]
 fn the_files_of_a_snapshot_are_new_changed_or_unmodified() {
     let lab = Lab::new();
     let run = |flags: &[&str], expected: [u64; 3]| {
