@@ -35,6 +35,7 @@ pub mod signals;
 pub mod spoken;
 pub mod store;
 pub mod timeline;
+pub mod trust;
 pub mod url;
 pub mod varint;
 

@@ -15,8 +15,6 @@ use std::ops::Range;
 
 use percent_encoding::percent_decode_str;
 
-use crate::digest::Digest;
-
 /// What stands for something that is not shown.
 const HIDDEN: &str = "***";
 
@@ -126,11 +124,6 @@ impl Url {
     /// The text, with all that is secret in it.
     pub fn reveal(&self) -> &str {
         &self.0
-    }
-
-    /// The SHA-256 of the text.
-    pub fn digest(&self) -> Digest {
-        Digest::of(self.0.as_bytes())
     }
 
     /// Whether something of it is not shown.

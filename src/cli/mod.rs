@@ -94,6 +94,7 @@ pub fn run() -> ExitCode {
         }
     };
     schedule::log(&arguments);
+    treering::trust::install(profile::trust_files());
     if arguments.global.json {
         report::use_json();
     }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use treering::repository::Count;
 use treering::schedule::{self, ConfigFile, Profile, Profiles, State};
+use treering::trust;
+use uzers::os::unix::UserExt;
 
 use crate::cli::Session;
 use crate::cli::args::{BackupArguments, KeyArguments, ScanArguments, home};
@@ -18,6 +20,24 @@ const FILE: &str = "treering.toml";
 const SYSTEM_FILE: &str = "/etc/treering/treering.toml";
 /// Where the system remembers what ran.
 const SYSTEM_STATE: &str = "/var/lib/treering";
+
+/// Where it stands what of other people's repositories is trusted, below a directory of [`OWN`].
+const TRUSTED: &str = "trusted";
+
+/// Where it stands what is trusted: the person's file, also where `HOME` is another one, as under cron; that of whoever
+/// ran sudo; and the system's.
+pub fn trust_files() -> trust::Files {
+    let below = |state: PathBuf| state.join(OWN).join(TRUSTED);
+    let home_of = |uid| uzers::get_user_by_uid(uid).map(|user| below(user.home_dir().join(".local/state")));
+    let written = Places::of_process(None, None).state.map(below);
+    let own = uzers::get_effective_uid();
+    let sudo = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()).filter(|_| own == 0);
+    let mut read: Vec<_> = written.clone().into_iter().collect();
+    read.extend(home_of(own));
+    read.extend(sudo.and_then(home_of));
+    read.push(Path::new(SYSTEM_STATE).join(TRUSTED));
+    trust::Files { read, written, also_owned_by: sudo }
+}
 
 /// Where this process finds its files.
 #[derive(Debug)]

@@ -21,6 +21,14 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError>
     match command {
         RemoteCommand::Add(arguments) => remotes.add(&arguments.name, &arguments.url)?,
         RemoteCommand::Remove(arguments) => remotes.remove(&arguments.name)?,
+        RemoteCommand::Trust(arguments) => {
+            let trusted = remotes.trust(arguments.name.as_deref())?;
+            let text = match trusted.is_empty() {
+                true => "There is nothing that needs trust".to_owned(),
+                false => format!("Trusted {}", trusted.join(", ")),
+            };
+            session.say("trusted", &json!({ "trusted": trusted }), &text)?;
+        }
         RemoteCommand::List => list(session, &remotes.list()?)?,
     }
     Ok(Exit::Done)

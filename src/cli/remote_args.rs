@@ -42,6 +42,7 @@ pub enum RemoteCommand {
     /// List the remotes
     List,
     Remove(RemoteRemoveArguments),
+    Trust(RemoteTrustArguments),
 }
 
 /// Add a remote
@@ -69,6 +70,18 @@ pub struct RemoteRemoveArguments {
     /// What it is called here
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+/// Trust what a repository from elsewhere could start
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An address of rclone or of a helper of git, the git settings of a repository and its hooks can start programs. In a repository that was \
+copied from somewhere they are somebody else's, so they count only after `remote add`, `clone` or this command, on this host, for this \
+path and as they are now. Look at REPO/config, REPO/hooks and REPO/treering/remotes/*/url first.")]
+pub struct RemoteTrustArguments {
+    /// Trust the address of this remote alone; else that of each, and the settings and hooks
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// Send snapshots to a remote

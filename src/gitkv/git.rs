@@ -122,6 +122,16 @@ impl Git {
         if work_tree.is_some() && !may_have_work_tree {
             return Err(GitError::NotBare(path.to_owned()));
         }
+        if let Some(root) = repository.workdir() {
+            // `core.worktree` of a repository from somewhere may name any directory, which would be written to.
+            let (given, root) = (path.canonicalize().ok(), root.canonicalize().ok());
+            let is_here = root.is_some()
+                && (root == given || root.as_deref() == given.as_deref().and_then(Path::parent));
+            if !is_here {
+                let root = repository.workdir().unwrap_or(path).to_owned();
+                return Err(GitError::WorkTreeElsewhere { path: path.to_owned(), root });
+            }
+        }
         let branch = {
             let head = repository.find_reference("HEAD").map_err(|error| {
                 parts::fault(repository.path()).unwrap_or_else(|| GitError::git("read HEAD")(error))

@@ -364,7 +364,9 @@ fn helper(
     user: Option<&str>,
     kinds: CredentialType,
 ) -> Option<Result<Cred, git2::Error>> {
-    let config = repository.config().ok()?;
+    // Helpers are programs: those that the person has, and none of the repository.
+    let _ = repository;
+    let config = git2::Config::open_default().ok()?;
     kinds.contains(CredentialType::USER_PASS_PLAINTEXT).then(|| Cred::credential_helper(&config, url, user))
 }
 

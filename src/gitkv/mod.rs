@@ -48,6 +48,7 @@ mod exchange;
 mod file;
 mod git;
 mod index;
+mod isolate;
 mod kv;
 mod leftovers;
 mod library;
@@ -112,6 +113,14 @@ pub enum GitError {
     /// There is one, but with a working tree, which would not follow the branch.
     #[error("the git repository {} has a working tree; give a bare one, such as `git clone --bare` makes", .0.display())]
     NotBare(PathBuf),
+    /// Its working tree is in another place than where it was opened.
+    #[error("the working tree of {} is {}: open that, or unset core.worktree", path.display(), root.display())]
+    WorkTreeElsewhere {
+        /// Where it was opened.
+        path: PathBuf,
+        /// The root of the working tree.
+        root: PathBuf,
+    },
     /// There is one, in a format that libgit2 does not read.
     #[error("the git repository {} has {extension} {value}, which treering does not read: {}", path.display(), way_out(extension))]
     Format {
@@ -314,6 +323,19 @@ pub enum GitError {
         url: Url,
         /// Why.
         source: AddressError,
+    },
+    /// The address of a remote starts a program, and nobody has said that it may.
+    #[error(
+        "the address {url} of the remote {remote} starts a program, and stands in a repository that may be somebody else's: look at it in {}, and if \
+         it is meant, say so with `treering -r {} remote trust {remote}`", path.join("config").display(), path.display()
+    )]
+    Untrusted {
+        /// The address.
+        url: Url,
+        /// The remote's name.
+        remote: String,
+        /// The repository.
+        path: PathBuf,
     },
     /// Git could not clone, fetch or push.
     #[error("cannot {action}; git says: {}", one_line(said))]

@@ -8,8 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::atomic;
+use crate::digest::Digest;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
+use crate::trust;
 use crate::url::Url;
 
 use super::commit::Person;
@@ -122,8 +124,10 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
     {
         return Err(error);
     }
+    // The person gives it, now and whenever the clone is used.
+    trust::say(&url);
     let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
-    let mut name = url.digest().to_string();
+    let mut name = Digest::of(url.reveal().as_bytes()).to_string();
     name.truncate(32);
     atomic::make_dirs_with(cache, 0o700).map_err(GitError::io("make", cache))?;
     let at = |extension: &str| cache.join(format!("{name}.{extension}"));

@@ -2,8 +2,9 @@
 //!
 //! Of the settings of the person and of the system, git gets those that say how to reach another repository and
 //! who one is there: [`LET_THROUGH`]. Hooks, signing, `gc`, formats of new repositories and the rest stay out,
-//! since what is committed, fetched and pushed here must be the same for everybody. The settings of a repository
-//! itself count as always. The environment is sifted alike.
+//! since what is committed, fetched and pushed here must be the same for everybody. The settings and hooks of a repository
+//! itself count where nothing in them can start a program or lead elsewhere, or where the person trusts them; see
+//! [`isolate`](super::isolate). The environment is sifted alike.
 //!
 //! They are handed to git in a file without a name, as its global configuration, so that they rank below the
 //! repository's own and no killed process leaves what may be a password.
@@ -21,6 +22,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::url::Login;
 
 use super::GitError;
+use super::isolate::Shadow;
 
 /// What the names of the settings begin with that git gets, in lower case.
 const LET_THROUGH: [&[u8]; 9] = [
@@ -57,29 +59,22 @@ pub(super) struct Settings {
     /// Configuration in git's format. It has no name, and is inherited by whatever is run. `None` where there
     /// is nothing to say.
     file: Option<File>,
+    /// What stands for the repository where not all of its settings count.
+    shadow: Option<Shadow>,
 }
 
 impl Settings {
     /// Those that count for the repository `git_dir`, or for none.
     pub fn read(git_dir: Option<&Path>) -> Result<Self, GitError> {
-        let mut git = Command::new("git");
-        // A repository around the working directory is not meant.
-        git.arg("--git-dir").arg(git_dir.unwrap_or_else(|| Path::new("/dev/null")));
-        git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
-        git.env_remove("GIT_CONFIG").stdin(Stdio::null());
-        let output = match git.output() {
-            Ok(output) => output,
-            // Whoever runs it will be told.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self { file: None }),
-            Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
+        // Whoever runs git will be told that it is missing.
+        let Some(listed) = list_settings(git_dir)? else { return Ok(Self { file: None, shadow: None }) };
+        let shadow = match git_dir {
+            Some(git_dir) => Shadow::of(git_dir, &listed)?,
+            None => None,
         };
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(GitError::Remote { action: "read the settings of git", said });
-        }
-        let sifted = sift(&output.stdout);
+        let sifted = sift(&listed);
         if sifted.is_empty() {
-            return Ok(Self { file: None });
+            return Ok(Self { file: None, shadow });
         }
         let keep = || {
             // Inherited: git and what that runs open it by the name that it has there.
@@ -88,7 +83,17 @@ impl Settings {
             Ok(file)
         };
         let file = keep().map_err(GitError::io("keep the settings of", Path::new("git")))?;
-        Ok(Self { file: Some(file) })
+        Ok(Self { file: Some(file), shadow })
+    }
+
+    /// The directory that git is to take for the repository `git_dir`.
+    pub fn git_dir<'a>(&'a self, git_dir: &'a Path) -> &'a Path {
+        self.shadow.as_ref().map_or(git_dir, Shadow::path)
+    }
+
+    /// Whether not all settings of the repository count.
+    pub fn is_isolated(&self) -> bool {
+        self.shadow.is_some()
     }
 
     /// Git, about to run with these settings, which must live until it does.
@@ -112,6 +117,27 @@ impl Settings {
             ["gc.auto=0", "maintenance.auto=false", "core.fsync=all", "fetch.unpackLimit=1"];
         command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
         command
+    }
+}
+
+/// All settings that count for the repository `git_dir`, or for none, as git lists them; `None` without the program git.
+pub(super) fn list_settings(git_dir: Option<&Path>) -> Result<Option<Vec<u8>>, GitError> {
+    let mut git = Command::new("git");
+    // A repository around the working directory is not meant.
+    git.arg("--git-dir").arg(git_dir.unwrap_or_else(|| Path::new("/dev/null")));
+    git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
+    git.env_remove("GIT_CONFIG").stdin(Stdio::null());
+    let output = match git.output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
+    };
+    match output.status.success() {
+        true => Ok(Some(output.stdout)),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(GitError::Remote { action: "read the settings of git", said })
+        }
     }
 }
 
@@ -159,7 +185,7 @@ fn sift(listed: &[u8]) -> Vec<u8> {
 }
 
 /// Appends a setting as git's configuration files have it. Without a value it is a bare name, which means yes.
-fn write_setting(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
+pub(super) fn write_setting(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     let last = name.iter().rposition(|&byte| byte == b'.').unwrap_or(name.len());
     let (above, key) = (&name[..last], name.get(last + 1..).unwrap_or_default());
     let (section, subsection) = match above.iter().position(|&byte| byte == b'.') {
@@ -215,7 +241,7 @@ mod tests {
     #[test]
     fn a_login_goes_to_git_by_the_environment() {
         let url = crate::url::Url::from("https://me:p%20w'\"$x@example.org:8443/x.git").for_git().unwrap();
-        let settings = Settings { file: None };
+        let settings = Settings { file: None, shadow: None };
         let asked = |request: &str| {
             let mut git = settings.command();
             log_in(&mut git, &url.address, url.login.as_ref().unwrap());

@@ -23,6 +23,7 @@ use tempfile::NamedTempFile;
 use crate::atomic;
 use crate::layers::ObjectId;
 use crate::progress::{Interrupted, Progress};
+use crate::trust::{self, Claim};
 use crate::url::{Url, redact};
 
 use super::leftovers::GitRun;
@@ -336,6 +337,12 @@ impl Git {
 
     /// Where the remote of that name is, if it is configured.
     pub(super) fn url_of(&self, remote: &str) -> Result<Option<Url>, GitError> {
+        // libgit2 obeys `url.….insteadOf` of the repository.
+        if self.settings()?.is_isolated() {
+            let config = self.libgit2().config().and_then(|mut config| config.snapshot());
+            let config = config.map_err(GitError::git("read the settings of the repository"))?;
+            return Ok(config.get_str(&format!("remote.{remote}.url")).ok().map(Url::from));
+        }
         Ok(self.remotes()?.into_iter().find(|each| each.name == remote).map(|each| each.url))
     }
 
@@ -344,6 +351,9 @@ impl Git {
         let mut command = self.program()?;
         let url = self.url_of(remote)?.unwrap_or_else(|| Url::from(remote));
         let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
+        if given.starts_program && !trust::is_trusted(self.path(), Claim::Address(&url)) {
+            return Err(GitError::Untrusted { url, remote: remote.to_owned(), path: self.path().to_owned() });
+        }
         let argument = match &given.login {
             Some(login) => {
                 program::log_in(&mut command, &given.address, login);
@@ -356,15 +366,18 @@ impl Git {
     }
 
     fn program(&self) -> Result<Command, GitError> {
-        let mut command = match self.settings.get() {
-            Some(settings) => settings.command(),
-            None => {
-                let settings = Settings::read(Some(self.path()))?;
-                self.settings.get_or_init(|| settings).command()
-            }
-        };
-        command.arg("--git-dir").arg(self.path());
+        let settings = self.settings()?;
+        let mut command = settings.command();
+        command.arg("--git-dir").arg(settings.git_dir(self.path()));
         Ok(command)
+    }
+
+    fn settings(&self) -> Result<&Settings, GitError> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
+        }
+        let settings = Settings::read(Some(self.path()))?;
+        Ok(self.settings.get_or_init(|| settings))
     }
 }
 

@@ -173,6 +173,21 @@ pub enum RemoteError {
         /// What it names.
         path: String,
     },
+    /// The address of a cold remote can do harm, and nobody has said that it may be used.
+    #[error(
+        "the address {url} of the remote {remote} can start programs or use your credentials, and stands in a repository that may be somebody \
+         else's: look at it in {}, and if it is meant, say so with `treering -r {} remote trust {remote}`", file.display(), repository.display()
+    )]
+    Untrusted {
+        /// The address.
+        url: Url,
+        /// The remote's name.
+        remote: String,
+        /// Where the address stands.
+        file: PathBuf,
+        /// The repository.
+        repository: PathBuf,
+    },
     /// What begins as the URL of a store and is none.
     #[error(
         "{url} cannot be the URL of a remote: {source}; to reach a host of that name by ssh write ssh://HOST/PATH"

@@ -84,6 +84,7 @@ use crate::gitkv::{Git, GitError, GitRemote, PRIVATE, Person, SEEN};
 use crate::layers::Cold;
 use crate::progress::Progress;
 use crate::store::StoreUrl;
+use crate::trust;
 use crate::url::Url;
 
 use cold::Bring;
@@ -239,7 +240,7 @@ impl Remotes {
         Self::clone_by(path, newest_format, options, |clone| match is_cold {
             true => clone.adopt_cold(&url, Bring::Everything, progress),
             false => {
-                clone.add(ORIGIN, &url)?;
+                clone.add_unrecorded(ORIGIN, &url)?;
                 clone.git.fetch_with(ORIGIN, progress).map_err(RemoteError::of(ORIGIN))?;
                 let other = clone.on_the_branch_of(ORIGIN)?;
                 match other.as_ref().unwrap_or(clone).adopt_tracked(ORIGIN)? {
@@ -302,7 +303,9 @@ impl Remotes {
         fs::rename(&unfinished, path).map_err(RemoteError::io("make", path))?;
         new.keep();
         atomic::sync_dir(beside).map_err(RemoteError::io("sync", beside))?;
-        Self::open_with(path, newest_format, options)
+        let clone = Self::open_with(path, newest_format, options)?;
+        clone.trust_remote(ORIGIN)?;
+        Ok(clone)
     }
 
     /// This repository, which has nothing yet, on the branch that a remote has of it, where that is called
@@ -333,7 +336,7 @@ impl Remotes {
 
     /// Takes a cold remote's branch for this repository's, which has nothing yet.
     fn adopt_cold(&self, url: &Url, bring: Bring, progress: &Progress) -> Result<(), RemoteError> {
-        self.add(ORIGIN, url)?;
+        self.add_unrecorded(ORIGIN, url)?;
         // Nobody commits unless two writers met there.
         let who = Person::new("treering", "treering@localhost", jiff::Timestamp::UNIX_EPOCH);
         self.pull_cold(ORIGIN, &who, bring, progress)?;
@@ -361,8 +364,44 @@ impl Remotes {
     /// absolute one. Nothing is looked at there yet, but for the path of a `file:` URL: a git repository there makes it
     /// one that git reaches, also if it comes before the first push or pull. Where nothing is at a path that ends with
     /// `.git`, it cannot be told what is meant.
+    ///
+    /// Who gives the address trusts it: this is remembered for the repository where it is.
     pub fn add(&self, name: &str, url: impl Into<Url>) -> Result<(), RemoteError> {
-        let url = &url.into();
+        self.add_unrecorded(name, &url.into())?;
+        self.trust_remote(name).map(drop)
+    }
+
+    /// Trusts what in this repository could start programs or use the person's credentials: the address of the remote
+    /// `name`, or of all remotes and the settings and hooks of git as they are now. What they are called.
+    pub fn trust(&self, name: Option<&str>) -> Result<Vec<String>, RemoteError> {
+        let mut trusted = Vec::new();
+        let names = match name {
+            Some(name) => vec![name.to_owned()],
+            None => {
+                trusted.extend(self.git.trust_settings()?);
+                self.list()?.into_iter().map(|remote| remote.name).collect()
+            }
+        };
+        for name in names {
+            if self.trust_remote(&name)? {
+                trusted.push(format!("the address of {name}"));
+            }
+        }
+        Ok(trusted)
+    }
+
+    fn trust_remote(&self, name: &str) -> Result<bool, RemoteError> {
+        let remotes = self.list()?;
+        let remote = remotes.iter().find(|remote| remote.name == name);
+        match remote.ok_or_else(|| RemoteError::Unknown(name.to_owned()))? {
+            Remote { kind: RemoteKind::Cold, .. } => self.stores.trust(name),
+            Remote { url, .. } => Ok(self.git.trust_address(url)?),
+        }
+    }
+
+    /// As [`add`](Self::add), and trusts the address only as long as this process runs.
+    fn add_unrecorded(&self, name: &str, url: &Url) -> Result<(), RemoteError> {
+        trust::say(url);
         if !GitRemote::is_name(name) {
             return Err(RemoteError::Name(name.to_owned()));
         }

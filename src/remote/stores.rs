@@ -19,6 +19,7 @@ use crate::atomic;
 use crate::layers::PackSource;
 use crate::progress::Progress;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
+use crate::trust::{self, Claim};
 use crate::url::Url;
 
 use super::RemoteError;
@@ -169,13 +170,42 @@ impl Stores {
         }
     }
 
+    /// Where the cold remote of that name is, to be connected to. One whose address can start programs or use the
+    /// person's credentials must be trusted: the repository may be somebody else's.
+    fn trusted_url(&self, name: &str) -> Result<StoreUrl, RemoteError> {
+        let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        let repository = self.repository();
+        if url.needs_trust() && !trust::is_trusted(&repository, Claim::Address(url.url())) {
+            let file = self.dir.join(name).join(URL_FILE);
+            let (url, remote) = (url.url().clone(), name.to_owned());
+            return Err(RemoteError::Untrusted { url, remote, file, repository });
+        }
+        Ok(url)
+    }
+
+    /// Trusts the address of a cold remote, where that is needed. Whether it is.
+    pub fn trust(&self, name: &str) -> Result<bool, RemoteError> {
+        let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        let repository = self.repository();
+        if url.needs_trust() {
+            trust::remember(&repository, Claim::Address(url.url()))
+                .map_err(RemoteError::io("remember the trust in", &repository))?;
+        }
+        Ok(url.needs_trust())
+    }
+
+    /// The repository that they are of.
+    fn repository(&self) -> PathBuf {
+        atomic::parent(atomic::parent(&self.dir)).to_owned()
+    }
+
     /// The store of a cold remote, opened once.
     pub fn open(&self, name: &str) -> Result<Arc<Store>, RemoteError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = opened.get(name) {
             return Ok(Arc::clone(store));
         }
-        let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        let url = self.trusted_url(name)?;
         let store = Arc::new(Store::open(&url, self.options.clone()).map_err(RemoteError::store(name))?);
         opened.insert(name.to_owned(), Arc::clone(&store));
         Ok(store)
@@ -183,7 +213,7 @@ impl Stores {
 
     /// As [`open`](Self::open), where nothing is yet: the place must be empty.
     pub fn create(&self, name: &str) -> Result<Arc<Store>, RemoteError> {
-        let url = self.url(name)?.ok_or_else(|| RemoteError::Unknown(name.to_owned()))?;
+        let url = self.trusted_url(name)?;
         if let Some(path) = url.path() {
             self.expect_disk(name, path)?;
         }

@@ -113,6 +113,18 @@ impl StoreUrl {
         Ok(Self { url: Url::from(format!("file://{}", path.display())), place: Place::File(path) })
     }
 
+    /// Whether connecting can start a program that is called in it, or tell its host who the person is: then it counts
+    /// only if the person gave it.
+    pub fn needs_trust(&self) -> bool {
+        match &self.place {
+            Place::Rclone(_) => true,
+            Place::S3(place) => {
+                place.endpoint.is_some() && !matches!(place.credentials, Credentials::Key { .. })
+            }
+            Place::File(_) | Place::Sftp(_) | Place::WebDav(_) => false,
+        }
+    }
+
     /// The text, which may hold a secret.
     pub fn url(&self) -> &Url {
         &self.url
@@ -412,6 +424,23 @@ mod tests {
             ["", "/s3:x", "./s3:x", "./a:b", "rings", "of 10:30", ":x", "a/b:c", "me@host", "dir/me@host:x"]
         {
             assert!(!is_url(OsStr::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_starts_programs_or_uses_credentials_needs_trust() {
+        for (url, needs) in [
+            ("rclone:drive:x", true),
+            ("rclone::webdav,bearer_token_command=x:y", true),
+            ("s3:http://h/b/p", true),
+            ("s3:work@http://h/b/p", true),
+            ("s3:A:B@http://h/b/p", false),
+            ("s3:/b/p", false),
+            ("file:///x", false),
+            ("sftp://me@h/x", false),
+            ("webdavs://me:pw@h/x", false),
+        ] {
+            assert_eq!(url.parse::<StoreUrl>().unwrap().needs_trust(), needs, "{url}");
         }
     }
 

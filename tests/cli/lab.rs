@@ -56,6 +56,7 @@ impl Lab {
             .env("TREERING_REPOSITORY", "repo")
             .env("TZ", "UTC")
             .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_STATE_HOME", self.path("state"))
             .env_remove("TREERING_LOG")
             .env_remove("TREERING_CONFIG")
             .env_remove("TREERING_PROFILE")

@@ -32,3 +32,4 @@ mod states;
 mod status;
 mod store;
 mod terminal;
+mod trust;

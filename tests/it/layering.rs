@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 6] = [
         "atomic", "causes", "cbor", "digest", "pipeline", "printed", "progress", "relpath", "signals",
         "spoken", "url", "varint",
     ],
-    &["archive", "crypt", "delta", "layers", "store"],
+    &["archive", "crypt", "delta", "layers", "store", "trust"],
     &["diff", "gitkv"],
     &["timeline"],
     &["remote", "repository", "schedule"],
