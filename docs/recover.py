@@ -41,7 +41,7 @@ import zlib
 
 FORMAT_VERSION = 1
 MAX_DEPTH = 16
-MAX_PAYLOAD = 64 << 20
+MAX_PAYLOAD = 16 << 20
 MAX_UNPACKED = 4 << 30
 ENTRY_NAME = re.compile(r"(created|updated)/([0-9a-f]{64})")
 

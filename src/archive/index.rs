@@ -19,9 +19,12 @@ const MAX_MEMBER_LEN: u64 = 2 * MAX_SEGMENT_LEN as u64;
 /// The version of the encoding that is written.
 const VERSION: u8 = 1;
 
-/// How much longer than the encoding its columns may be: each entry adds a digest to the encoding, so an
-/// honest one stays far below.
-const MAX_EXPANSION: usize = 256;
+/// How much longer than the encoding its columns may be, beyond [`COLUMNS`]: each entry adds a digest to the encoding and
+/// at most some 50 bytes to the columns, and each MiB of it a member of at most 15, so an honest one stays below.
+const MAX_EXPANSION: usize = 4;
+
+/// Bytes that columns may have however short the encoding is.
+const COLUMNS: usize = 64 * 1024;
 
 /// The members and the entries of one volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -302,7 +305,7 @@ impl VolumeIndex {
         if encoded.version != VERSION {
             return Err(ArchiveError::Version(encoded.version));
         }
-        let limit = bytes.len().saturating_mul(MAX_EXPANSION);
+        let limit = bytes.len().saturating_mul(MAX_EXPANSION).saturating_add(COLUMNS);
         let columns = cbor::from_slice(&gunzip(&encoded.columns, limit)?)?;
         let digests = digests_of(&encoded.digests).map_err(ArchiveError::Index)?;
         let bases = digests_of(&encoded.bases).map_err(ArchiveError::Index)?;

@@ -19,7 +19,7 @@ pub const MAX_BASES: usize = 3;
 
 /// Longest segment and longest payload, in bytes: a bound for what a hostile index can ask for, far above
 /// what the segmenter makes.
-pub const MAX_SEGMENT_LEN: u32 = 64 * 1024 * 1024;
+pub const MAX_SEGMENT_LEN: u32 = 16 * 1024 * 1024;
 
 const CREATED: &str = "created/";
 const UPDATED: &str = "updated/";

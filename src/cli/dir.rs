@@ -84,7 +84,7 @@ fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliEr
     if arguments.numeric_ids {
         diff.owners = Owners::default();
     }
-    let data = DiffData::open(&arguments.archive).map_err(CliError::of(&arguments.archive))?;
+    let data = DiffData::open(&arguments.archive, &diff).map_err(CliError::of(&arguments.archive))?;
     let report = session.watch(|progress| {
         let report = apply_diff_with(directory, &diff, &data, ApplyOptions::default(), progress);
         let report = report.map_err(|error| CliError::of(directory)(error.into()))?;

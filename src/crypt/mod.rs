@@ -44,7 +44,8 @@ pub use blob::{
     encrypting, header_len,
 };
 pub use slot::{
-    Credential, DEFAULT_WORK_FACTOR, Lock, MAX_WORK_FACTOR, Passphrase, SlotKind, lock, slot_kind, unlock,
+    Credential, DEFAULT_WORK_FACTOR, Lock, MAX_WORK_FACTOR, Passphrase, SlotKind, lock, rounds, slot_kind,
+    unlock,
 };
 
 /// Why something could not be encrypted or decrypted.

@@ -95,6 +95,19 @@ pub fn slot_kind(slot: &[u8]) -> Result<SlotKind, CryptError> {
     Ok(if is_scrypt { SlotKind::Passphrase } else { SlotKind::Recipient })
 }
 
+/// How many rounds of scrypt it takes to try a credential on a slot: none where that is no passphrase, or is not tried.
+pub fn rounds(slot: &[u8], credential: &Credential) -> u64 {
+    let is_passphrase = matches!(credential, Credential::Passphrase(_));
+    let header = &slot[..slot.len().min(MAX_HEADER)];
+    let stanza = header.split(|&byte| byte == b'\n').find(|line| line.starts_with(b"-> scrypt "));
+    let factor =
+        stanza.and_then(|line| std::str::from_utf8(line).ok()?.rsplit(' ').next()?.parse::<u8>().ok());
+    match factor.filter(|&factor| is_passphrase && factor <= MAX_WORK_FACTOR) {
+        Some(factor) => 1 << factor,
+        None => 0,
+    }
+}
+
 /// The identity that a slot holds, if the credential opens it. A credential of the wrong kind costs nothing,
 /// and does not open it.
 pub fn unlock(slot: &[u8], credential: &Credential) -> Result<Identity, CryptError> {
@@ -152,10 +165,13 @@ mod tests {
     #[test]
     fn a_slot_that_costs_too_much_is_not_tried() {
         let slot = lock(&Identity::generate(), &locked_by("x")).unwrap();
+        assert_eq!(rounds(&slot, &Credential::Passphrase(passphrase("x"))), 16);
+        assert_eq!(rounds(&slot, &Credential::Identity(Identity::generate())), 0);
         let end_of_line = slot.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0;
         for (work, refused) in [("21", 21), ("30", 30), ("63", 63)] {
             let mut costly = slot.clone();
             costly.splice(end_of_line - 1..end_of_line, work.bytes());
+            assert_eq!(rounds(&costly, &Credential::Passphrase(passphrase("x"))), 0);
             let opened = unlock(&costly, &Credential::Passphrase(passphrase("x")));
             assert!(matches!(opened, Err(CryptError::Work(found)) if found == refused), "{opened:?}");
         }

@@ -17,12 +17,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::FileType;
 
 use crate::diff::compute::{Change, DiffIndex};
-use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
+use crate::diff::entry::{Content, DataMap, Entry, Kind, SegmentRef};
 use crate::diff::order::{PIECE, ToWrite, by_window, pieces, runs};
 use crate::diff::place::{Target, Temp};
 use crate::digest::Digest;
@@ -251,6 +251,8 @@ struct Apply<'a, S> {
 struct LargeFile<'a> {
     entry: &'a Entry,
     content: &'a Content,
+    /// Where its data stands; found with its first piece.
+    data: OnceLock<DataMap>,
     opened: Mutex<Option<Result<Opened<'a>, ApplyError>>>,
     pieces_left: AtomicUsize,
 }
@@ -348,6 +350,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             files.push(LargeFile {
                 entry,
                 content,
+                data: OnceLock::new(),
                 opened: Mutex::default(),
                 pieces_left: AtomicUsize::new(pieces.len()),
             });
@@ -409,7 +412,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         self.progress.check()?;
         self.expect_room(entry, content)?;
         let (file, temp) = self.target.temporary_file(entry)?;
-        self.write_segments(&file, &entry.path, content, 0..content.segments.len(), 0)?;
+        self.write_segments(&file, &entry.path, &content.segments, &content.data_map(), 0)?;
         self.finish(entry, content, &file, temp)
     }
 
@@ -444,7 +447,8 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                 _ => return Ok(()),
             }
         };
-        self.write_segments(&opened, path, file.content, segments, offset)
+        let data = file.data.get_or_init(|| file.content.data_map());
+        self.write_segments(&opened, path, &file.content.segments[segments], data, offset)
     }
 
     fn finish_large(&self, file: &LargeFile<'a>) -> Result<(), ApplyError> {
@@ -459,12 +463,12 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
         &self,
         file: &File,
         path: &RelPath,
-        content: &Content,
-        segments: Range<usize>,
+        segments: &[SegmentRef],
+        data: &DataMap,
         mut offset: u64,
     ) -> Result<(), ApplyError> {
         let base = |digest: &Digest| self.base.read(digest);
-        for segment in &content.segments[segments] {
+        for segment in segments {
             self.progress.check()?;
             let (bytes, reused) = match self.base.read(&segment.digest) {
                 Some(bytes) => (bytes, true),
@@ -474,7 +478,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
                         Ok(bytes) => (bytes, false),
                         // An earlier try may have come to its end here, and used up what this was made of.
                         Err(source) => {
-                            let placed = read_old(self.target, path, content, segment, offset);
+                            let placed = read_old(self.target, path, data, segment, offset);
                             (placed.ok_or(ApplyError::Source { digest, source })?, true)
                         }
                     }
@@ -485,7 +489,7 @@ impl<'a, S: SegmentSource> Apply<'a, S> {
             }
             let end = offset + bytes.len() as u64;
             let mut rest = &bytes[..];
-            for range in content.file_ranges(offset..end) {
+            for range in data.file_ranges(offset..end) {
                 let (piece, after) = rest.split_at((range.end - range.start) as usize);
                 file.write_all_at(piece, range.start)?;
                 rest = after;
@@ -718,6 +722,8 @@ struct BaseSegments<'a> {
     files: HashMap<&'a RelPath, usize>,
     contents: &'a [(RelPath, Content)],
     segments: HashMap<Digest, (usize, u64, u32)>,
+    /// Of each file, where its data stands; found when it is first read.
+    data: Vec<OnceLock<DataMap>>,
     moved: Mutex<HashMap<&'a RelPath, RelPath>>,
 }
 
@@ -732,7 +738,8 @@ impl<'a> BaseSegments<'a> {
             }
         }
         let files = contents.iter().enumerate().map(|(number, (path, _))| (path, number)).collect();
-        Self { target, files, contents, segments, moved: Mutex::default() }
+        let data = contents.iter().map(|_| OnceLock::new()).collect();
+        Self { target, files, contents, segments, data, moved: Mutex::default() }
     }
 
     fn holds(&self, path: &RelPath) -> bool {
@@ -754,7 +761,8 @@ impl<'a> BaseSegments<'a> {
         let (path, content) = &self.contents[number];
         let moved = lock(&self.moved).get(path).cloned();
         let segment = SegmentRef { digest: *digest, len };
-        read_old(self.target, moved.as_ref().unwrap_or(path), content, &segment, offset)
+        let data = self.data[number].get_or_init(|| content.data_map());
+        read_old(self.target, moved.as_ref().unwrap_or(path), data, &segment, offset)
     }
 }
 
@@ -763,13 +771,13 @@ impl<'a> BaseSegments<'a> {
 fn read_old(
     target: &Target,
     path: &RelPath,
-    content: &Content,
+    data: &DataMap,
     segment: &SegmentRef,
     offset: u64,
 ) -> Option<Vec<u8>> {
     let file = target.open_file(path).ok()?;
     let mut bytes = Vec::with_capacity(segment.len as usize);
-    for range in content.file_ranges(offset..offset + u64::from(segment.len)) {
+    for range in data.file_ranges(offset..offset + u64::from(segment.len)) {
         let start = bytes.len();
         bytes.resize(start + usize::try_from(range.end - range.start).ok()?, 0);
         file.read_exact_at(&mut bytes[start..], range.start).ok()?;

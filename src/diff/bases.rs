@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::delta::Expected;
-use crate::diff::entry::Content;
+use crate::diff::entry::{Content, DataMap};
 
 /// How many old segments may be the base of one delta.
 pub const MAX_BASES: usize = 3;
@@ -16,8 +16,8 @@ pub const MAX_BASES: usize = 3;
 pub struct Layout {
     /// Where each segment begins in the data stream, and where the last one ends.
     starts: Vec<u64>,
-    /// Data ranges of the file, each with where it begins in the data stream.
-    ranges: Vec<(Range<u64>, u64)>,
+    /// Where the data stream stands in the file.
+    data: DataMap,
 }
 
 /// Old segments to compare with, and where in them the new bytes are expected.
@@ -38,29 +38,22 @@ impl Layout {
             end += u64::from(segment.len);
             starts.push(end);
         }
-        let mut ranges = Vec::new();
-        let mut before = 0;
-        for range in content.data_ranges() {
-            let len = range.end - range.start;
-            ranges.push((range, before));
-            before += len;
-        }
-        Self { starts, ranges }
+        Self { starts, data: content.data_map() }
     }
 
-    /// The old segments that stood where `len` bytes at `offset` of the data stream of a new file with these
-    /// `holes` stand now; where there were none, the one before. `None` when the old file was empty.
-    pub fn bases(&self, holes: &[Range<u64>], offset: u64, len: usize) -> Option<Bases> {
+    /// The old segments that stood where `len` bytes at `offset` of the data stream of a new file, which stands there
+    /// as `new` says, stand now; where there were none, the one before. `None` when the old file was empty.
+    pub fn bases(&self, new: &DataMap, offset: u64, len: usize) -> Option<Bases> {
         if self.starts.len() < 2 {
             return None;
         }
-        let pieces = self.same_place(holes, offset, len);
+        let pieces = self.same_place(new, offset, len);
         let touched = pieces.iter().map(|(_, old)| old);
         let first = touched.clone().map(|old| self.segment_at(old.start)).min();
         let last = touched.map(|old| self.segment_at(old.end - 1)).max();
         let window = match (first, last) {
             (Some(first), Some(last)) => self.fullest_window(&pieces, first, last),
-            _ => self.nearest(holes, offset),
+            _ => self.nearest(new, offset),
         };
         let base = self.starts[window.start]..self.starts[window.end];
         let expected = pieces.iter().filter_map(|(new, old)| {
@@ -75,13 +68,12 @@ impl Layout {
     }
 
     /// Ranges of the new segment, each with the range of the old data stream at the same place of the file.
-    fn same_place(&self, holes: &[Range<u64>], offset: u64, len: usize) -> Vec<(Range<usize>, Range<u64>)> {
-        let new = Content { size: u64::MAX, holes: Some(Box::new(holes.to_vec())), ..Content::default() };
+    fn same_place(&self, new: &DataMap, offset: u64, len: usize) -> Vec<(Range<usize>, Range<u64>)> {
         let mut pieces = Vec::new();
         let mut position = 0;
         for at in new.file_ranges(offset..offset + len as u64) {
-            let from = self.ranges.partition_point(|(range, _)| range.end <= at.start);
-            for (range, before) in &self.ranges[from..] {
+            let from = self.data.ranges().partition_point(|(range, _)| range.end <= at.start);
+            for (range, before) in &self.data.ranges()[from..] {
                 let start = range.start.max(at.start);
                 let end = range.end.min(at.end);
                 if start >= end {
@@ -118,11 +110,11 @@ impl Layout {
     }
 
     /// The segment that ends nearest before the place of `offset`.
-    fn nearest(&self, holes: &[Range<u64>], offset: u64) -> Range<usize> {
-        let new = Content { size: u64::MAX, holes: Some(Box::new(holes.to_vec())), ..Content::default() };
+    fn nearest(&self, new: &DataMap, offset: u64) -> Range<usize> {
         let at =
             new.file_ranges(offset..offset.saturating_add(1)).next().map_or(u64::MAX, |range| range.start);
-        let before = self.ranges.iter().rev().find(|(range, _)| range.end <= at);
+        let end = self.data.ranges().partition_point(|(range, _)| range.end <= at);
+        let before = end.checked_sub(1).map(|last| &self.data.ranges()[last]);
         let old = before.map_or(0, |(range, before)| before + (range.end - range.start) - 1);
         let segment = self.segment_at(old);
         segment..segment + 1
@@ -147,6 +139,10 @@ mod tests {
         })
     }
 
+    fn map(holes: &[Range<u64>]) -> DataMap {
+        DataMap::with_holes(holes)
+    }
+
     fn expected(new: Range<usize>, base: usize) -> Expected {
         Expected { new, base }
     }
@@ -154,30 +150,30 @@ mod tests {
     #[test]
     fn a_segment_is_compared_with_what_it_overlaps() {
         let old = layout(&[100, 100, 100, 100, 100], &[]);
-        let bases = old.bases(&[], 150, 100).unwrap();
+        let bases = old.bases(&map(&[]), 150, 100).unwrap();
         assert_eq!(bases, Bases { segments: 1..3, expected: vec![expected(0..100, 50)] });
-        let wide = old.bases(&[], 50, 450).unwrap();
+        let wide = old.bases(&map(&[]), 50, 450).unwrap();
         assert_eq!(wide, Bases { segments: 1..4, expected: vec![expected(50..350, 0)] });
     }
 
     #[test]
     fn what_was_appended_is_compared_with_the_end() {
         let old = layout(&[100, 100], &[]);
-        assert_eq!(old.bases(&[], 200, 50).unwrap(), Bases { segments: 1..2, expected: vec![] });
+        assert_eq!(old.bases(&map(&[]), 200, 50).unwrap(), Bases { segments: 1..2, expected: vec![] });
         assert_eq!(
-            old.bases(&[], 150, 100).unwrap(),
+            old.bases(&map(&[]), 150, 100).unwrap(),
             Bases { segments: 1..2, expected: vec![expected(0..50, 50)] }
         );
-        assert_eq!(layout(&[], &[]).bases(&[], 0, 10), None);
+        assert_eq!(layout(&[], &[]).bases(&map(&[]), 0, 10), None);
     }
 
     #[test]
     fn a_hole_that_was_filled_shifts_nothing() {
         let old = layout(&[100, 100], std::slice::from_ref(&(50..150)));
-        let bases = old.bases(&[], 100, 150).unwrap();
+        let bases = old.bases(&map(&[]), 100, 150).unwrap();
         assert_eq!(bases, Bases { segments: 0..2, expected: vec![expected(50..150, 50)] });
         let new_hole = 150..250;
-        let bases = old.bases(std::slice::from_ref(&new_hole), 100, 60).unwrap();
+        let bases = old.bases(&map(std::slice::from_ref(&new_hole)), 100, 60).unwrap();
         assert_eq!(bases, Bases { segments: 1..2, expected: vec![expected(50..60, 50)] });
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::delta::{SegmentParams, Segmenter};
-use crate::diff::entry::{Content, Metadata, SegmentRef};
+use crate::diff::entry::{Content, DataMap, Metadata, SegmentRef};
 use crate::diff::read::{DataReader, ReadFile, stat_metadata};
 use crate::digest::Digest;
 use crate::pipeline::{self, Closed, Feed};
@@ -52,8 +52,8 @@ pub struct Piece {
     pub bytes: Vec<u8>,
     /// SHA-256 of them.
     pub digest: Digest,
-    /// The holes of the file.
-    pub holes: Arc<[Range<u64>]>,
+    /// Where the data stream of the file stands in it.
+    pub data: Arc<DataMap>,
 }
 
 /// What comes back, in order.
@@ -106,7 +106,7 @@ impl FileRead {
 
 enum Work {
     Batch(Range<usize>),
-    Piece { file: usize, offset: u64, bytes: Vec<u8>, holes: Arc<[Range<u64>]> },
+    Piece { file: usize, offset: u64, bytes: Vec<u8>, data: Arc<DataMap> },
     End { file: usize, outcome: io::Result<FileRead> },
 }
 
@@ -135,8 +135,8 @@ pub fn read_files<R: Send, E: From<Interrupted>>(
                 files.for_each(|file| reader.read_small(file, &process, &mut events));
                 events
             }
-            Work::Piece { file, offset, bytes, holes } => {
-                vec![to_event(Piece { file, offset, digest: Digest::of(&bytes), bytes, holes }, &process)]
+            Work::Piece { file, offset, bytes, data } => {
+                vec![to_event(Piece { file, offset, digest: Digest::of(&bytes), bytes, data }, &process)]
             }
             Work::End { file, outcome } => vec![Event::File { file, outcome }],
         },
@@ -191,8 +191,8 @@ impl<O: Fn(usize) -> io::Result<DataReader>> FileReader<'_, O> {
     }
 
     fn produce_large<R>(&self, file: usize, feed: &Feed<Work, Vec<Event<R>>>) -> Result<(), Closed> {
-        let outcome = self.read_large(file, |offset, bytes, holes| {
-            feed.send(Work::Piece { file, offset, bytes, holes: holes.clone() })
+        let outcome = self.read_large(file, |offset, bytes, data| {
+            feed.send(Work::Piece { file, offset, bytes, data: data.clone() })
         })?;
         feed.send(Work::End { file, outcome })
     }
@@ -201,12 +201,12 @@ impl<O: Fn(usize) -> io::Result<DataReader>> FileReader<'_, O> {
         let outcome = (self.open)(file).and_then(|mut reader| {
             // What is no longer than the shortest segment is one.
             reader.limit_data(self.options.params.min() as u64);
-            let holes = reader.holes().into();
+            let data = Arc::new(DataMap::with_holes(reader.holes()));
             let mut bytes =
                 Vec::with_capacity(usize::try_from(reader.data_len().min(reader.stat().size)).unwrap_or(0));
             reader.read_to_end(&mut bytes)?;
             if !bytes.is_empty() {
-                let piece = Piece { file, offset: 0, digest: Digest::of(&bytes), bytes, holes };
+                let piece = Piece { file, offset: 0, digest: Digest::of(&bytes), bytes, data };
                 events.push(to_event(piece, &process));
             }
             self.finish(reader)
@@ -219,20 +219,20 @@ impl<O: Fn(usize) -> io::Result<DataReader>> FileReader<'_, O> {
     fn read_large<E>(
         &self,
         file: usize,
-        mut take: impl FnMut(u64, Vec<u8>, &Arc<[Range<u64>]>) -> Result<(), E>,
+        mut take: impl FnMut(u64, Vec<u8>, &Arc<DataMap>) -> Result<(), E>,
     ) -> Result<io::Result<FileRead>, E> {
         let mut reader = match (self.open)(file) {
             Ok(reader) => reader,
             Err(error) => return Ok(Err(error)),
         };
-        let holes: Arc<[Range<u64>]> = reader.holes().into();
+        let data = Arc::new(DataMap::with_holes(reader.holes()));
         let mut segmenter = Segmenter::new(reader.by_ref(), self.options.params);
         let mut offset = 0;
         loop {
             match segmenter.next_segment() {
                 Ok(Some(bytes)) => {
                     let len = bytes.len() as u64;
-                    take(offset, bytes, &holes)?;
+                    take(offset, bytes, &data)?;
                     offset += len;
                 }
                 Ok(None) => break,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::delta::{BlockSignature, PatchError, from_signatures, patch};
 use crate::diff::apply::SegmentSource;
 use crate::diff::bases::Layout;
 use crate::diff::compute::{Change, DiffIndex};
-use crate::diff::entry::{Content, Entry, SegmentRef};
+use crate::diff::entry::{Content, DataMap, Entry, SegmentRef};
 use crate::diff::scan::{ScanError, ScanErrorKind};
 use crate::diff::source::SourceDir;
 use crate::diff::{DiffError, MAX_BASES};
@@ -25,8 +25,15 @@ use crate::relpath::RelPath;
 /// Inflated members that are kept, in bytes.
 const CACHE: usize = 64 << 20;
 
-/// Bounds for an archive whose index is missing: 16 TiB, and 100 million entries.
-const LIMITS: UnpackLimits = UnpackLimits { stream_len: 16 << 40, entries: 100_000_000 };
+/// Bytes that an entry takes in a tar stream beside its payload: a header and padding, and for a delta a header, records
+/// and padding more.
+const ENTRY: u64 = 4 * 512;
+
+/// Bytes that an entry takes in an index at most, with the digests of its bases.
+const INDEX_ENTRY: u64 = 512;
+
+/// Bytes that an archive takes beside its entries: what ends it, and padding after that.
+const END: u64 = 1 << 20;
 
 /// An archive of segments: `created/<sha256>` whole, `updated/<sha256>` as a delta of old segments.
 ///
@@ -83,17 +90,21 @@ impl DiffData {
         Ok(Self { problems, ..Self::new(File::open(path)?, index) })
     }
 
-    /// Opens the archive at `path`.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, DiffError> {
+    /// Opens the archive at `path` for what `diff` needs.
+    ///
+    /// Where its index is missing, at most so much is unpacked as all that the difference needs can take.
+    pub fn open(path: impl AsRef<Path>, diff: &DiffIndex) -> Result<Self, DiffError> {
         let path = path.as_ref();
         let file = File::open(path)?;
         let len = file.metadata()?.len();
-        let beside = std::fs::read(index_path(path)).ok().and_then(|bytes| VolumeIndex::decode(&bytes).ok());
+        let limits = limits(diff);
+        let beside = read_index(&index_path(path), limits.entries).ok();
+        let beside = beside.and_then(|bytes| VolumeIndex::decode(&bytes).ok());
         if let Some(index) = beside.filter(|index| index.packed_len() == len) {
             return Ok(Self::new(file, index));
         }
         let mut unpacked = tempfile::tempfile()?;
-        let index = unpack(file, &mut unpacked, LIMITS)?;
+        let index = unpack(file, &mut unpacked, limits)?;
         Ok(Self::new(unpacked, index))
     }
 
@@ -134,6 +145,26 @@ impl SegmentSource for DiffData {
     ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.segment(segment, base)?)
     }
+}
+
+/// The index of an archive of so many entries.
+fn read_index(path: &Path, entries: usize) -> io::Result<Vec<u8>> {
+    let limit = (entries as u64).saturating_mul(INDEX_ENTRY).saturating_add(END);
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What an archive may have that holds every segment of the new content of `diff`, whole or as a delta, which is smaller.
+fn limits(diff: &DiffIndex) -> UnpackLimits {
+    let contents = diff.changes.iter().filter_map(Change::with_content).filter_map(Entry::content);
+    let mut lens: HashMap<Digest, u32> = HashMap::new();
+    for segment in contents.flat_map(|content| content.segments.iter()) {
+        let len = lens.entry(segment.digest).or_default();
+        *len = segment.len.max(*len);
+    }
+    let payloads: u64 = lens.values().map(|&len| u64::from(len) + ENTRY).sum();
+    UnpackLimits { stream_len: payloads.saturating_add(END), entries: lens.len() }
 }
 
 fn index_path(archive: &Path) -> PathBuf {
@@ -197,6 +228,7 @@ impl<'a> Packer<'a> {
             Err(error) => return Ok(Err(error.into())),
         };
         let layout = old.map(Layout::new);
+        let data = content.data_map();
         let mut offset = 0;
         for segment in &content.segments {
             let start = offset;
@@ -204,7 +236,7 @@ impl<'a> Packer<'a> {
             if self.held.contains(&segment.digest) {
                 continue;
             }
-            let bytes = match read_data(&file, content, start, segment.len) {
+            let bytes = match read_data(&file, &data, start, segment.len) {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error.into())),
             };
@@ -212,9 +244,9 @@ impl<'a> Packer<'a> {
                 return Ok(Err(ScanErrorKind::Changed));
             }
             self.held.insert(segment.digest);
-            let delta = old.zip(layout.as_ref()).and_then(|(old, layout)| {
-                self.delta(&bytes, old, layout.bases(content.holes(), start, bytes.len())?)
-            });
+            let delta = old
+                .zip(layout.as_ref())
+                .and_then(|(old, layout)| self.delta(&bytes, old, layout.bases(&data, start, bytes.len())?));
             append(match delta {
                 Some(payload) => Stored { digest: segment.digest, len: segment.len, payload },
                 None => Stored::whole(segment.digest, bytes),
@@ -239,10 +271,10 @@ impl<'a> Packer<'a> {
 }
 
 /// `len` bytes at `offset` of the data stream of a file.
-fn read_data(file: &File, content: &Content, offset: u64, len: u32) -> io::Result<Vec<u8>> {
+fn read_data(file: &File, data: &DataMap, offset: u64, len: u32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len as usize];
     let mut at = 0;
-    for range in content.file_ranges(offset..offset + u64::from(len)) {
+    for range in data.file_ranges(offset..offset + u64::from(len)) {
         let end = at + (range.end - range.start) as usize;
         file.read_exact_at(&mut bytes[at..end], range.start)?;
         at = end;

@@ -66,7 +66,7 @@ pub(crate) use beneath::Beneath;
 pub use compute::{Change, ChangeRef, DiffIndex, compare};
 pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
-pub use entry::{Content, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
+pub use entry::{Content, DataMap, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{Excludes, LeftOut, LeftOutRule};
 pub(crate) use index::describe;
 pub use index::{DirIndex, Owners, describe_in, fill, pages_of};

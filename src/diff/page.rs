@@ -24,7 +24,7 @@ use crate::varint::{Reader, VarintError, put, put_signed};
 pub const MAX_ENTRIES: usize = 4096;
 
 /// No segment is longer than this, in bytes: who reads one may allocate as much.
-pub const MAX_SEGMENT_LEN: u32 = 64 << 20;
+pub const MAX_SEGMENT_LEN: u32 = 16 << 20;
 
 /// No page is larger than this before compression: [`MAX_ENTRIES`] names and the segments of a file of 8 TiB.
 pub const MAX_PAGE: usize = 512 << 20;

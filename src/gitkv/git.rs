@@ -326,6 +326,14 @@ impl Git {
         self.read(id, ObjectKind::Blob)
     }
 
+    /// As [`read_blob`](Self::read_blob), of a blob that may have no more than `limit` bytes.
+    pub fn read_blob_within(&self, id: &ObjectId, limit: u64) -> Result<Vec<u8>, GitError> {
+        match self.blob_size(id)? {
+            size if size > limit => Err(LayerError::TooLarge { id: *id, size }.into()),
+            _ => self.read_blob(id),
+        }
+    }
+
     /// At most `len` bytes from `offset` on of a blob, fewer where it ends. A range from a layer is not
     /// checked against any hash.
     pub fn read_blob_range(&self, id: &ObjectId, offset: u64, len: u64) -> Result<Vec<u8>, GitError> {

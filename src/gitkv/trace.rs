@@ -7,14 +7,13 @@
 //! blob. Its message names the remote's commit, which stays with its trees and the commits before it, as objects
 //! that no reference reaches. Git misses nothing in a repository with traces.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::layers::{ObjectId, ObjectKind, object_id};
 
 use super::commit::{Commit, Person};
-use super::edit::TreeEdit;
 use super::transaction::Transaction;
-use super::tree::Mode;
+use super::tree::{MAX_DEPTH, Mode, TreeEntry, encode};
 use super::{Git, GitError};
 
 /// Where references to the commits lie that were last seen of remotes, each under the remote's name.
@@ -204,24 +203,59 @@ impl Transaction<'_> {
             _ => (*seen, git.root_of(seen)?),
         };
         let gone = self.blob(b"")?;
-        let mut edit = TreeEdit::new();
-        for file in git.walk(&commit.tree, b"")? {
-            let (path, node) = file?;
-            if node.mode != Mode::Module && !live.contains(&node.id) {
-                edit.set(&path, gone)?;
-            }
-        }
+        let mut made = HashMap::new();
+        let tree = self.trace_tree(git, &commit.tree, &gone, live, &mut made, 0)?;
         let layer = self.layer()?;
-        let tree = edit.write(git, Some(&commit.tree), layer)?;
         let message = Trace::message(&of, &root).into_bytes();
         let parents = Vec::new();
         let trace = Commit { tree, parents, author: who.clone(), committer: who.clone(), message };
         Ok(layer.write(ObjectKind::Commit, &trace.encode())?)
     }
+
+    /// Writes a tree as it is in a trace. Each is `made` once, however many paths lead to it.
+    fn trace_tree(
+        &mut self,
+        git: &Git,
+        id: &ObjectId,
+        gone: &ObjectId,
+        live: &HashSet<ObjectId>,
+        made: &mut HashMap<ObjectId, ObjectId>,
+        depth: usize,
+    ) -> Result<ObjectId, GitError> {
+        if let Some(made) = made.get(id) {
+            return Ok(*made);
+        }
+        if depth >= MAX_DEPTH {
+            return Err(GitError::Corrupt { id: *id, kind: "tree", fault: "it is too deep" });
+        }
+        let tree = git.read_tree(id)?;
+        let mut entries = Vec::new();
+        let mut is_same = true;
+        for entry in tree.entries() {
+            let node = match entry.mode {
+                Mode::Directory => {
+                    let id = self.trace_tree(git, &entry.id, gone, live, made, depth + 1)?;
+                    TreeEntry { id, ..entry }
+                }
+                Mode::Module => entry,
+                _ if live.contains(&entry.id) => entry,
+                _ => TreeEntry { id: *gone, mode: Mode::File, ..entry },
+            };
+            is_same &= node.id == entry.id;
+            entries.push(node);
+        }
+        let traced = match is_same {
+            true => *id,
+            false => self.layer()?.write(ObjectKind::Tree, &encode(&entries))?,
+        };
+        made.insert(*id, traced);
+        Ok(traced)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::edit::TreeEdit;
     use super::super::testing::{Fixture, who};
     use super::*;
 

@@ -301,14 +301,21 @@ impl Repository {
             // Where that fails, it is among the faults already.
             let Ok(index) = self.read_index(volume) else { continue };
             report.faults.extend(self.check_archive(volume, &index).err().as_ref().map(fault));
-            let mut signatures = index.entries().filter_map(|entry| entry.signature);
-            let missing = match read_data {
-                true => signatures.find_map(|at| segments.signature_record(self, number, at).err()),
-                false => signatures.next().and_then(|_| self.blob(&self.signatures_path(volume)).err()),
+            let signatures: Vec<_> = index.entries().filter_map(|entry| entry.signature).collect();
+            // Were they not apart, reading each would take more than reading the blob.
+            let bytes: u64 = signatures.iter().map(|at| u64::from(at.len)).sum();
+            let blob_len = || self.blob_len(&self.blob(&self.signatures_path(volume))?);
+            let are_apart = !read_data || bytes == 0 || blob_len().is_ok_and(|len| bytes <= len);
+            let missing = match read_data && are_apart {
+                true => signatures.iter().find_map(|&at| segments.signature_record(self, number, at).err()),
+                false => signatures.first().and_then(|_| self.blob(&self.signatures_path(volume)).err()),
             };
             if let Some(error) = missing {
                 let what = format!("{}; this only makes later deltas larger", chain(&error));
                 report.faults.push(Fault { what, affects: Vec::new() });
+            } else if !are_apart {
+                let path = self.signatures_path(volume);
+                report.faults.push(fault(&RepositoryError::damaged(&path)("its parts overlap".into())));
             }
         }
         let mut bases: HashSet<Digest> = HashSet::new();

@@ -102,12 +102,13 @@ impl Repository {
         };
         let segments = self.segments()?;
         let written = |error| RepositoryError::Io { path: "standard output".into(), source: error };
+        let map = content.data_map();
         let mut at = 0;
         let mut data = 0;
         for segment in &content.segments {
             let bytes = segments.read_exact(self, segment)?;
             let mut rest = &bytes[..];
-            for range in content.file_ranges(data..data + bytes.len() as u64) {
+            for range in map.file_ranges(data..data + bytes.len() as u64) {
                 write_zeros(out, range.start - at).map_err(written)?;
                 let (piece, after) = rest.split_at((range.end - range.start) as usize);
                 out.write_all(piece).map_err(written)?;

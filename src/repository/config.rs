@@ -13,6 +13,9 @@ use crate::repository::{FORMAT_VERSION, Repository, RepositoryError};
 /// Where the configuration lies in the tree.
 pub(super) const PATH: &str = "config.cbor";
 
+/// It is a few hundred bytes long, and never longer than this.
+pub(super) const MAX_LEN: u64 = 64 << 10;
+
 /// The configuration of a repository.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {

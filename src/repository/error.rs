@@ -124,6 +124,12 @@ pub enum RepositoryError {
         #[source]
         unusable: Option<Box<RepositoryError>>,
     },
+    /// Passphrases were tried for long enough.
+    #[error(
+        "trying the passphrase on key {0} would take too long, after all keys that take less: give an identity, or remove keys \
+         that nobody needs with `treering key remove`"
+    )]
+    KeyTooCostly(String),
     /// It is not encrypted.
     #[error("the repository is not encrypted and has no keys: make another with `treering init --encrypt`")]
     NotEncrypted,

@@ -8,6 +8,7 @@
 use jiff::Timestamp;
 
 use crate::crypt::{self, Credential, CryptError, Identity, Lock, Recipient, SlotKind};
+use crate::gitkv::{Mode, Node};
 use crate::repository::blobs::{ENCRYPTED, Vault};
 use crate::repository::cache::{self, Cache};
 use crate::repository::store::person;
@@ -19,6 +20,10 @@ const KEYS: &str = "keys";
 
 /// Slots that are looked at; somebody else may have made some.
 const MAX_SLOTS: usize = 64;
+
+/// Rounds of scrypt, of all slots together, that are tried to open one: as 16 passphrases of the usual strength take. Somebody
+/// else may have made slots that take much longer.
+const MAX_ROUNDS: u64 = 16 << 18;
 
 /// Bytes that a slot may have.
 const MAX_SLOT: u64 = 64 * 1024;
@@ -98,8 +103,16 @@ impl Repository {
             return Err(RepositoryError::Encrypted);
         }
         let mut unusable = None;
-        for slot in self.slots()? {
-            match self.open_slot(&slot, credentials) {
+        let mut rounds = MAX_ROUNDS;
+        // Those first that take the least.
+        let mut slots = self.slots()?;
+        slots.sort_by_cached_key(|slot| {
+            let cost =
+                |bytes: Vec<u8>| credentials.iter().map(|credential| crypt::rounds(&bytes, credential)).sum();
+            self.slot(slot).map_or(0u64, cost)
+        });
+        for slot in slots {
+            match self.open_slot(&slot, credentials, &mut rounds) {
                 Ok(Some(identity)) => return Ok(identity),
                 Ok(None) => {}
                 Err(error) => unusable = Some(error),
@@ -109,9 +122,17 @@ impl Repository {
     }
 
     /// What a slot holds, if one of the credentials opens it.
-    fn open_slot(&self, id: &str, credentials: &[Credential]) -> Result<Option<Identity>, RepositoryError> {
+    /// Takes no more rounds of scrypt than `rounds` has left.
+    fn open_slot(
+        &self,
+        id: &str,
+        credentials: &[Credential],
+        rounds: &mut u64,
+    ) -> Result<Option<Identity>, RepositoryError> {
         let bytes = self.slot(id)?;
         for credential in credentials {
+            let left = rounds.checked_sub(crypt::rounds(&bytes, credential));
+            *rounds = left.ok_or_else(|| RepositoryError::KeyTooCostly(id.to_owned()))?;
             match crypt::unlock(&bytes, credential) {
                 Err(CryptError::OtherKey) => {}
                 opened => {
@@ -141,17 +162,12 @@ impl Repository {
         let Some(head) = git.head().map_err(crate::timeline::TimelineError::from)? else {
             return Ok(Vec::new());
         };
-        let mut ids = Vec::new();
-        for file in
-            git.walk(&head, KEYS.as_bytes()).map_err(crate::timeline::TimelineError::from)?.take(MAX_SLOTS)
-        {
-            let (path, _) = file.map_err(crate::timeline::TimelineError::from)?;
-            let name = String::from_utf8(path).ok();
-            let id = name
-                .as_deref()
-                .and_then(|name| name.strip_prefix(KEYS)?.strip_prefix('/')?.strip_suffix(ENCRYPTED));
-            ids.extend(id.map(str::to_owned));
-        }
+        let node = git.find(&head, KEYS.as_bytes()).map_err(crate::timeline::TimelineError::from)?;
+        let Some(Node { mode: Mode::Directory, id }) = node else { return Ok(Vec::new()) };
+        let tree = git.read_tree(&id).map_err(crate::timeline::TimelineError::from)?;
+        let files = tree.entries().filter(|entry| entry.mode != Mode::Directory);
+        let names = files.filter_map(|entry| std::str::from_utf8(entry.name).ok()?.strip_suffix(ENCRYPTED));
+        let ids: Vec<String> = names.take(MAX_SLOTS).map(str::to_owned).collect();
         Ok(ids)
     }
 
@@ -159,11 +175,12 @@ impl Repository {
     pub fn keys(&self, credentials: &[Credential]) -> Result<Vec<KeySlot>, RepositoryError> {
         self.recipient().ok_or(RepositoryError::NotEncrypted)?;
         let _hold = self.hold()?;
+        let mut rounds = MAX_ROUNDS;
         let slot = |id: String| {
             let kind = self.slot(&id).and_then(|bytes| {
                 crypt::slot_kind(&bytes).map_err(|error| RepositoryError::damaged(&path(&id))(error.into()))
             });
-            let opens = matches!(self.open_slot(&id, credentials), Ok(Some(_)));
+            let opens = matches!(self.open_slot(&id, credentials, &mut rounds), Ok(Some(_)));
             KeySlot { id, kind, opens }
         };
         Ok(self.slots()?.into_iter().map(slot).collect())
@@ -198,8 +215,9 @@ impl Repository {
         if credentials.is_empty() {
             return Err(RepositoryError::Encrypted);
         }
-        let opens = |slot: &String| matches!(self.open_slot(slot, credentials), Ok(Some(_)));
-        if !others.iter().any(opens) {
+        let mut rounds = MAX_ROUNDS;
+        let mut opens = |slot: &String| matches!(self.open_slot(slot, credentials, &mut rounds), Ok(Some(_)));
+        if !others.iter().any(&mut opens) {
             let is_only = opens(&meant);
             return Err(match is_only {
                 true => RepositoryError::OnlyKey(meant),
@@ -235,5 +253,43 @@ impl Repository {
             None => person(user, host, time),
             Some(_) => person("treering", "localhost", time),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::Passphrase;
+    use crate::repository::InitOptions;
+
+    #[test]
+    fn keys_that_take_too_long_are_not_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let passphrase = Passphrase::new("open sesame".into()).unwrap();
+        let lock = |work_factor| Lock::Passphrase { passphrase: passphrase.clone(), work_factor };
+        let options = InitOptions { locks: vec![lock(3), lock(2)], ..InitOptions::new(Timestamp::now()) };
+        let mut repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
+        let right = [Credential::Passphrase(passphrase.clone())];
+        let wrong = [Credential::Passphrase(Passphrase::new("open barley".into()).unwrap())];
+        let [one, other] = &repository.slots().unwrap()[..] else { panic!("there are two") };
+        let mut rounds = 20;
+        for slot in [one, other] {
+            assert!(repository.open_slot(slot, &wrong, &mut rounds).unwrap().is_none());
+        }
+        assert_eq!(rounds, 20 - 8 - 4);
+        let opened = repository.open_slot(one, &right, &mut 3);
+        assert!(matches!(opened, Err(RepositoryError::KeyTooCostly(id)) if id == *one));
+        repository.unlock(&right).unwrap();
+        // Of 64 keys, with the right one among those that take the least.
+        let mut batch = repository.timeline.begin().unwrap();
+        for number in 0..62 {
+            let slot = crypt::lock(&Identity::generate(), &lock(1)).unwrap();
+            let at = slot.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0;
+            let costly = [&slot[..at - 1], b"20", &slot[at..]].concat();
+            batch.set(&path(&format!("{number:08x}")), &costly).unwrap();
+        }
+        batch.commit(&person("", "", Timestamp::now()), "Add keys").unwrap();
+        assert_eq!(repository.slots().unwrap().len(), MAX_SLOTS);
+        repository.unlock(&right).unwrap();
     }
 }

@@ -211,7 +211,7 @@ impl<'a> Maker<'a> {
         }) else {
             return Ok(None);
         };
-        let Some(bases) = layout.bases(&piece.holes, piece.offset, piece.bytes.len()) else {
+        let Some(bases) = layout.bases(&piece.data, piece.offset, piece.bytes.len()) else {
             return Ok(None);
         };
         let digests: Vec<Digest> =

@@ -31,7 +31,9 @@
 
 mod backup;
 mod blobs;
+mod budget;
 mod cache;
+mod chain;
 mod check;
 mod compare;
 mod config;

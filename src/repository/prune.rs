@@ -28,6 +28,7 @@ use crate::gitkv::{Alone, Commit, Git, GitError, LayerUse, Mode, Person, RemoteR
 use crate::layers::{LayerError, LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
+use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::spoken::parse_size;
 use crate::timeline::{Batch, TimeKey, TimelineError};
@@ -320,19 +321,50 @@ impl Repository {
                 if let Some(before) = git.read_commit(&git.root_of(&head)?)?.replaced() {
                     live.extend(git.remains(&before)?);
                 }
-                for file in git.walk(&head, b"")? {
-                    let (path, node) = file?;
-                    if node.mode != Mode::Module
-                        && !std::str::from_utf8(&path).is_ok_and(|path| dead.contains(path))
-                    {
-                        live.insert(node.id);
-                    }
-                }
+                live.extend(live_blobs(git, &head, dead)?);
             }
             Ok::<_, GitError>(live)
         };
         Ok(find().map_err(TimelineError::from)?)
     }
+}
+
+/// The blobs in the tree of the commit `head` but for those at the paths `dead`, which are all directly in directories of
+/// days.
+///
+/// Each tree is looked at once, however many paths lead to it: a small tree can have more paths than anybody could walk.
+/// What stands elsewhere than a blob of ours should is live, and so is all in a tree that stands in two places.
+fn live_blobs(git: &Git, head: &ObjectId, dead: &HashSet<&str>) -> Result<HashSet<ObjectId>, GitError> {
+    // Kind, year, month and day.
+    const LEVELS: usize = 4;
+    let mut live = HashSet::new();
+    let mut elsewhere = Vec::new();
+    let mut seen = HashSet::new();
+    let root = git.read_commit(head)?.tree;
+    let mut to_do = vec![(root, String::new(), 0)];
+    while let Some((id, above, level)) = to_do.pop() {
+        if !seen.insert(id) {
+            elsewhere.push((id, Mode::Directory));
+            continue;
+        }
+        for entry in git.read_tree(&id)?.entries().filter(|entry| entry.mode != Mode::Module) {
+            let path = std::str::from_utf8(entry.name).ok().map(|name| format!("{above}{name}"));
+            match (entry.mode, path) {
+                (Mode::Directory, Some(path)) if level < LEVELS => {
+                    let is_ours = level > 0 || kind::ALL.contains(&path.as_str());
+                    match is_ours {
+                        true => to_do.push((entry.id, format!("{path}/"), level + 1)),
+                        false => elsewhere.push((entry.id, Mode::Directory)),
+                    }
+                }
+                (Mode::Directory, _) => elsewhere.push((entry.id, Mode::Directory)),
+                (_, Some(path)) if dead.contains(path.as_str()) => {}
+                _ => drop(live.insert(entry.id)),
+            }
+        }
+    }
+    live.extend(git.reachable(elsewhere)?);
+    Ok(live)
 }
 
 /// Writes a trace of each remote, in which no blob is but those of `live`.

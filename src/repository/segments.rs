@@ -24,6 +24,8 @@ use crate::digest::Digest;
 use crate::layers::{Layer, LayerError};
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
+use crate::repository::budget::Budget;
+use crate::repository::chain::{ChainPlan, Step};
 use crate::repository::own::Own;
 use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
 use crate::repository::table::{Place, Table};
@@ -39,8 +41,27 @@ const MEMBER_CACHE: usize = 64 << 20;
 const INDEX_CACHE: usize = 32 << 20;
 /// Places that are tried at most to read one segment that is damaged in the first.
 const MAX_ATTEMPTS: u32 = 1000;
+/// No index of a volume has more bytes: a volume of a million files has fewer.
+const MAX_INDEX: u64 = 64 << 20;
+/// About what each byte of an index takes in memory: in the table, and while it is decoded.
+const INDEX_EXPANSION: u64 = 4;
 /// No signature of one segment is larger before compression.
 const MAX_SIGNATURE: usize = 16 << 20;
+
+/// Bytes of bases that are held at one time for that.
+const MAX_HELD: usize = 256 << 20;
+
+/// What reading a segment anywhere may still take.
+struct Attempts {
+    left: u32,
+    held: usize,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { left: MAX_ATTEMPTS, held: 0 }
+    }
+}
 
 /// Where all segments of a repository are.
 pub(super) struct Segments {
@@ -55,6 +76,8 @@ pub(super) struct Segments {
     verified: Mutex<HashSet<Digest>>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
+    /// Held by the one thread that reads what takes much memory.
+    large: Mutex<()>,
 }
 
 /// The blobs of one volume.
@@ -191,7 +214,7 @@ impl Repository {
 
     /// The index of a volume.
     pub(super) fn read_index(&self, volume: &Volume) -> Result<VolumeIndex, RepositoryError> {
-        let decoded = VolumeIndex::decode(&self.read_blob(&volume.index)?);
+        let decoded = VolumeIndex::decode(&self.read_blob_within(&volume.index, MAX_INDEX)?);
         decoded.map_err(|error| RepositoryError::damaged(&volume.archive.path)(error.into()))
     }
 }
@@ -205,11 +228,18 @@ impl Segments {
         let mut rows = Vec::new();
         let mut bases_of = HashMap::new();
         let mut unread = 0;
+        let budget = Mutex::new(Budget::of(repository)?);
+        let read = |volume: &Volume| {
+            let len = repository.blob_len(&volume.index)?;
+            let taken = lock(&budget).take(INDEX_EXPANSION * len);
+            taken.map_err(|error| RepositoryError::damaged(&volume.archive.path)(error.into()))?;
+            repository.read_index(volume)
+        };
         pipeline::ordered(
             2,
             8,
             |feed| (0..volumes.len()).try_for_each(|number| feed.send(number)).unwrap_or_default(),
-            |number| (number, repository.read_index(&volumes[number])),
+            |number| (number, read(&volumes[number])),
             |(volume, index)| {
                 let index = match index {
                     Ok(index) => index,
@@ -254,6 +284,7 @@ impl Segments {
             table: Table::new(rows),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
+            large: Mutex::default(),
         })
     }
 
@@ -325,7 +356,15 @@ impl Segments {
 
     /// That a segment is at `place`.
     fn verify(&self, repository: &Repository, digest: &Digest, place: Place) -> Result<(), RepositoryError> {
-        let read = self.read_place(repository, digest, place, |base| self.read_checked(repository, base))?;
+        let index = self.index(repository, place.volume)?;
+        let mut base = Vec::new();
+        if let Some(EntryKind::Delta { bases, .. }) = index.entry(place.entry as usize).map(|view| view.kind)
+        {
+            for digest in bases {
+                base.extend(self.read_checked(repository, digest)?);
+            }
+        }
+        let read = self.read_place(repository, digest, place, &base)?;
         checked(digest, read).map(drop)
     }
 
@@ -416,7 +455,7 @@ impl Segments {
         // Where any segment lies in several places, only checking each tells when to look at another.
         match self.table.has_others() {
             true => self.read_checked(repository, digest),
-            false => self.read_at_depth(repository, digest, 0),
+            false => self.read_chain(repository, digest),
         }
     }
 
@@ -436,44 +475,58 @@ impl Segments {
     /// As [`read`](Self::read), found to have its digest. What is damaged in one place is read from another, if
     /// there is one.
     pub fn read_checked(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {
-        let read = self.read_at_depth(repository, digest, 0).and_then(|bytes| checked(digest, bytes));
+        let read = self.read_chain(repository, digest).and_then(|bytes| checked(digest, bytes));
         match read {
             Err(_) if self.table.has_others() => {
-                self.read_anywhere(repository, digest, u8::MAX, &mut { MAX_ATTEMPTS }).or(read)
+                let _alone = lock(&self.large);
+                self.read_anywhere(repository, digest, u8::MAX, &mut Attempts::default()).or(read)
             }
             read => read,
         }
     }
 
-    fn read_at_depth(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        depth: u8,
-    ) -> Result<Vec<u8>, RepositoryError> {
-        if depth > MAX_DEPTH {
-            return Err(RepositoryError::Chain(*digest));
+    /// Reads what a segment hangs on, each once, and then itself; see [`ChainPlan`].
+    fn read_chain(&self, repository: &Repository, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {
+        let located = self.locate(repository, digest)?.ok_or(RepositoryError::NoSegment(*digest))?;
+        let view = located.index.entry(located.place.entry as usize);
+        if view.is_some_and(|view| view.kind == EntryKind::Whole) {
+            return self.read_place(repository, digest, located.place, &[]);
         }
-        let place = self.place(digest).ok_or(RepositoryError::NoSegment(*digest))?;
-        self.read_place(repository, digest, place, |base| self.read_at_depth(repository, base, depth + 1))
+        let ChainPlan { steps, is_large } = ChainPlan::of(self, repository, digest)?;
+        let _alone = is_large.then(|| lock(&self.large));
+        let mut uses: Vec<usize> = steps.iter().map(|step| step.uses).collect();
+        let mut read: Vec<Option<Vec<u8>>> = Vec::with_capacity(steps.len());
+        for Step { digest, place, bases, .. } in &steps {
+            let mut base = Vec::new();
+            for &number in bases {
+                let bytes = read[number].as_deref().ok_or(RepositoryError::Chain(*digest))?;
+                base.extend_from_slice(bytes);
+                uses[number] -= 1;
+                if uses[number] == 0 {
+                    read[number] = None;
+                }
+            }
+            read.push(Some(self.read_place(repository, digest, *place, &base)?));
+        }
+        read.pop().flatten().ok_or(RepositoryError::NoSegment(*digest))
     }
 
     /// The bytes of a segment, from any of its places that hang on fewer than `below` deltas, found to have its
-    /// digest. Makes as many attempts as `left` says, since a hostile index could ask for no end of them.
+    /// digest. A hostile index could ask for no end of attempts, and of memory.
     fn read_anywhere(
         &self,
         repository: &Repository,
         digest: &Digest,
         below: u8,
-        left: &mut u32,
+        attempts: &mut Attempts,
     ) -> Result<Vec<u8>, RepositoryError> {
         let mut fault = RepositoryError::NoSegment(*digest);
         let places = self.place(digest).into_iter().chain(self.table.others(digest).iter().copied());
         for place in places.filter(|place| place.depth < below) {
-            *left = left.checked_sub(1).ok_or(RepositoryError::Chain(*digest))?;
-            // Bases hang on fewer deltas, so this ends.
-            let base = |base: &Digest| self.read_anywhere(repository, base, place.depth, left);
-            let read = self.read_place(repository, digest, place, base);
+            attempts.left = attempts.left.checked_sub(1).ok_or(RepositoryError::Chain(*digest))?;
+            let held = attempts.held;
+            let read = self.read_attempt(repository, digest, place, attempts);
+            attempts.held = held;
             match read.and_then(|bytes| checked(digest, bytes)) {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => fault = error,
@@ -482,13 +535,38 @@ impl Segments {
         Err(fault)
     }
 
-    /// The bytes of a segment as it lies at `place`; `read_base` reads what it is a delta of.
+    /// The bytes of a segment as it lies at `place`, and its bases wherever they lie.
+    fn read_attempt(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        place: Place,
+        attempts: &mut Attempts,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let index = self.index(repository, place.volume)?;
+        let mut base = Vec::new();
+        if let Some(EntryKind::Delta { bases, .. }) = index.entry(place.entry as usize).map(|view| view.kind)
+        {
+            for digest in bases {
+                // Bases hang on fewer deltas, so this ends.
+                let bytes = self.read_anywhere(repository, digest, place.depth, attempts)?;
+                attempts.held += bytes.len();
+                if attempts.held > MAX_HELD {
+                    return Err(RepositoryError::Chain(*digest));
+                }
+                base.extend(bytes);
+            }
+        }
+        self.read_place(repository, digest, place, &base)
+    }
+
+    /// The bytes of a segment as it lies at `place`; `base` is what it is a delta of, if it is one.
     fn read_place(
         &self,
         repository: &Repository,
         digest: &Digest,
         place: Place,
-        mut read_base: impl FnMut(&Digest) -> Result<Vec<u8>, RepositoryError>,
+        base: &[u8],
     ) -> Result<Vec<u8>, RepositoryError> {
         // A reader of ranges would make of that damage to the volume.
         if !repository.is_readable() {
@@ -502,12 +580,10 @@ impl Segments {
         let reader = VolumeReader::new(place.volume.into(), &index, &blob, &self.members);
         let payload = reader.payload(entry).map_err(damaged)?;
         let view = index.entry(entry).ok_or(RepositoryError::NoSegment(*digest))?;
-        let EntryKind::Delta { bases, .. } = view.kind else { return Ok(payload) };
-        let mut base = Vec::new();
-        for digest in bases {
-            base.extend(read_base(digest)?);
+        match view.kind {
+            EntryKind::Whole => Ok(payload),
+            EntryKind::Delta { .. } => Ok(patch(base, &payload, view.segment_len as usize)?),
         }
-        Ok(patch(&base, &payload, view.segment_len as usize)?)
     }
 
     /// The signature of a segment; `None` where it has none, or none can be had.
@@ -516,7 +592,7 @@ impl Segments {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<BlockSignature>, RepositoryError> {
-        self.signature_at_depth(repository, digest, 0)
+        self.signature_at_depth(repository, digest, 0, &mut { MAX_ATTEMPTS })
     }
 
     fn signature_at_depth(
@@ -524,10 +600,12 @@ impl Segments {
         repository: &Repository,
         digest: &Digest,
         depth: u8,
+        left: &mut u32,
     ) -> Result<Option<BlockSignature>, RepositoryError> {
         if depth > MAX_DEPTH {
             return Err(RepositoryError::Chain(*digest));
         }
+        *left = left.checked_sub(1).ok_or(RepositoryError::Chain(*digest))?;
         let Some(located) = self.locate(repository, digest)? else { return Ok(None) };
         let Some(view) = located.index.entry(located.place.entry as usize) else { return Ok(None) };
         let Some(location) = view.signature else { return Ok(None) };
@@ -537,7 +615,7 @@ impl Segments {
             (SignatureRecord::Patch(patch), EntryKind::Delta { bases, .. }) => {
                 let mut signatures = Vec::new();
                 for base in bases {
-                    let Some(signature) = self.signature_at_depth(repository, base, depth + 1)? else {
+                    let Some(signature) = self.signature_at_depth(repository, base, depth + 1, left)? else {
                         return Ok(None);
                     };
                     signatures.push(signature);

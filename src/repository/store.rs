@@ -9,6 +9,7 @@ use crate::crypt::Identity;
 use crate::gitkv::{self, GitError, KeepLayers, Person};
 use crate::layers::{LayerError, ObjectId};
 use crate::repository::blobs::Blob;
+use crate::repository::budget::Budget;
 use crate::repository::config::{self, Config, Encryption, InitOptions};
 use crate::repository::keys;
 use crate::repository::snapshot::short;
@@ -32,11 +33,21 @@ pub(super) const INDEX_SUFFIX: &str = ".idx";
 /// What the name of the signatures of a volume ends with.
 pub(super) const SIGNATURES_SUFFIX: &str = ".cbor.gz";
 
+/// No record has more bytes: that of a snapshot of a million pages and of a million volumes has fewer.
+const MAX_RECORD: u64 = 128 << 20;
+
+/// No record holds more paths, tags and numbers.
+const MAX_RECORD_VALUES: usize = 1 << 21;
+
+/// About what a value of a record takes in memory beside its bytes.
+const VALUE: u64 = 48;
+
 /// What a repository says of itself; `None` where it is no repository of snapshots.
 fn read_config(timeline: &Timeline) -> Result<Option<Config>, RepositoryError> {
     let Some(id) = timeline.find(config::PATH)? else { return Ok(None) };
-    let config: Config = cbor::from_slice(&timeline.read(&id)?)
-        .map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
+    let bytes = timeline.git().read_blob_within(&id, config::MAX_LEN).map_err(TimelineError::from)?;
+    let config: Config =
+        cbor::from_slice(&bytes).map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
     match config.version > FORMAT_VERSION {
         true => Err(RepositoryError::Version(config.version)),
         false => Ok(Some(config)),
@@ -185,16 +196,28 @@ impl Repository {
     /// Every snapshot record there is, oldest first.
     pub(super) fn records(&self) -> Result<Vec<Record>, RepositoryError> {
         let mut records = Vec::new();
+        let mut budget = Budget::of(self)?;
         for found in self.timeline.list(kind::SNAPSHOTS, ..)? {
             let found = found?;
-            records.push(Record { key: found.key, id: found.id, snapshot: self.read_record(&found) });
+            let snapshot = self.read_record(&found, &mut budget);
+            records.push(Record { key: found.key, id: found.id, snapshot });
         }
         Ok(records)
     }
 
-    fn read_record(&self, found: &TimedBlob) -> Result<Snapshot, RepositoryError> {
+    fn read_record(&self, found: &TimedBlob, budget: &mut Budget) -> Result<Snapshot, RepositoryError> {
         let blob = Blob::listed(kind::SNAPSHOTS, found);
-        let decoded = cbor::from_slice(&self.read_blob(&blob)?);
+        let mut take = |bytes: u64| {
+            budget.take(bytes).map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))
+        };
+        take(self.blob_len(&blob)?)?;
+        let bytes = self.read_blob_within(&blob, MAX_RECORD)?;
+        let values = cbor::count_values(&bytes);
+        if values > MAX_RECORD_VALUES {
+            return Err(RepositoryError::damaged(&blob.path)(format!("it holds {values} values").into()));
+        }
+        take(VALUE * values as u64)?;
+        let decoded = cbor::from_slice(&bytes);
         let record = decoded.map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))?;
         Ok(Snapshot { key: found.key, id: found.id, record })
     }

@@ -1,6 +1,7 @@
 //! Going through the blobs of a range of time.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct Listing<'a> {
     is_descending: bool,
     /// The kind's directory, until the first blob is asked for.
     start: Option<(ObjectId, String)>,
+    /// The trees that were listed: no two days have the same blobs.
+    seen: HashSet<ObjectId>,
     /// The directories that are being listed, from the kind's own down to a day's.
     open: Vec<Directory>,
 }
@@ -66,7 +69,7 @@ impl<'a> Listing<'a> {
             Some(_) => return Err(stray(kind.to_owned(), "it should be a directory")),
             None => None,
         };
-        Ok(Self { git, times, is_descending: false, start, open: Vec::new() })
+        Ok(Self { git, times, is_descending: false, start, seen: HashSet::new(), open: Vec::new() })
     }
 
     /// The same blobs, the latest first. To be called before the first one is taken.
@@ -94,6 +97,9 @@ impl<'a> Listing<'a> {
             }
             let date = directory.inner_date(entry).map_err(|fault| stray(path.clone(), fault))?;
             let id = entry.id;
+            if !self.seen.insert(id) {
+                return Err(stray(path, "another directory of a date is the same"));
+            }
             self.open(&id, path, date)?;
         }
         Ok(None)
@@ -133,7 +139,12 @@ impl Directory {
         };
         let name = str::from_utf8(entry.name).unwrap_or_default();
         let is_number = name.len() == digits && name.bytes().all(|digit| digit.is_ascii_digit());
-        match is_number && entry.mode == Mode::Directory {
+        let is_date = match self.date.len() {
+            0 => true,
+            4 => ("01"..="12").contains(&name),
+            _ => ("01"..="31").contains(&name),
+        };
+        match is_number && is_date && entry.mode == Mode::Directory {
             true => Ok(format!("{}{name}", self.date)),
             false => Err("only directories of years, months and days belong there"),
         }

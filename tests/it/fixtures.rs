@@ -201,7 +201,7 @@ fn differences_of_every_format_are_applied() {
                 _ => unpacked.restore(&snapshots[0], "other-replica"),
             };
             let diff = DiffIndex::from_file(fixture.join("changes.diff")).unwrap();
-            let report = apply_diff(&replica, &diff, &DiffData::open(&archive).unwrap()).unwrap();
+            let report = apply_diff(&replica, &diff, &DiffData::open(&archive, &diff).unwrap()).unwrap();
             assert!(report.failures.is_empty(), "{:?}", report.failures);
             assert_same(&unpacked.restore(&snapshots[3], &format!("last-{index}")), &replica);
         }

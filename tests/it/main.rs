@@ -8,6 +8,7 @@ mod cold_removal;
 mod damage;
 mod deep;
 mod encryption;
+mod exhaustion;
 mod fixtures;
 mod gitkv;
 mod hostile;

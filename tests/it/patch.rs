@@ -49,7 +49,7 @@ impl Trees {
 
         let read = DiffIndex::from_file(self.path("changes.diff")).unwrap();
         assert_eq!(read.changes, diff.changes);
-        let data = DiffData::open(self.path("changes.tar.gz")).unwrap();
+        let data = DiffData::open(self.path("changes.tar.gz"), &diff).unwrap();
         let report = apply_diff(self.path("replica"), &read, &data).unwrap();
         assert!(report.failures.is_empty(), "{:?}", report.failures);
         assert_same(&self.tree(), &self.path("replica"));
@@ -168,7 +168,7 @@ fn a_damaged_archive_leaves_the_old_file_and_names_it() {
     let mut bytes = fs::read(&archive).unwrap();
     bytes[50_000] ^= 1;
     fs::write(&archive, bytes).unwrap();
-    let report = apply_diff(trees.path("replica"), &diff, &DiffData::open(&archive).unwrap()).unwrap();
+    let report = apply_diff(trees.path("replica"), &diff, &DiffData::open(&archive, &diff).unwrap()).unwrap();
     assert_eq!(report.failures.iter().map(|failure| failure.path.to_string()).collect::<Vec<_>>(), ["bad"]);
     assert_eq!(fs::read(trees.path("replica/bad")).unwrap(), noise(100_000, 1));
     assert_eq!(fs::read(trees.path("replica/good")).unwrap(), b"new");
@@ -189,7 +189,7 @@ fn an_archive_compressed_again_by_gzip_is_read() {
         "gzip -dc changes.tar.gz > plain && gzip -9c plain > changes.tar.gz && tar tzf changes.tar.gz";
     let done = Command::new("sh").args(["-c", script]).current_dir(trees.dir.path()).output().unwrap();
     assert!(done.status.success(), "{done:?}");
-    let report = apply_diff(trees.path("replica"), &diff, &DiffData::open(&archive).unwrap()).unwrap();
+    let report = apply_diff(trees.path("replica"), &diff, &DiffData::open(&archive, &diff).unwrap()).unwrap();
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert_same(&trees.tree(), &trees.path("replica"));
 }
@@ -248,7 +248,7 @@ fn applying_again_changes_nothing_and_leaves_nothing() {
         image[1_000_000] ^= 1;
         fs::write(tree.join("image"), image).unwrap();
     });
-    let data = DiffData::open(trees.path("changes.tar.gz")).unwrap();
+    let data = DiffData::open(trees.path("changes.tar.gz"), &diff).unwrap();
     let report = apply_diff(trees.path("replica"), &diff, &data).unwrap();
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert_same(&trees.tree(), &trees.path("replica"));
