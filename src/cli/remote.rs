@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
-use treering::repository::{FORMAT_VERSION, Repository, RepositoryError};
+use treering::repository::{FORMAT_VERSION, Repository, RepositoryError, RepositoryId};
 
 use crate::cli::Session;
 use crate::cli::cold;
@@ -202,7 +202,7 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
         if session.json {
             let cloned = Cloned {
                 repository: Name { key: "repository", bytes: path },
-                id: &repository.config().id,
+                id: repository.config().id,
                 snapshots,
                 total_duration: start.elapsed().as_secs_f64(),
             };
@@ -222,7 +222,7 @@ pub fn clone(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliE
 struct Cloned<'a> {
     #[serde(flatten)]
     repository: Name<'a>,
-    id: &'a str,
+    id: RepositoryId,
     snapshots: u64,
     total_duration: f64,
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
 use treering::gitkv::Access;
-use treering::repository::{InitOptions, Repository, Snapshot, SnapshotName};
+use treering::repository::{InitOptions, Repository, RepositoryId, Snapshot, SnapshotName};
 
 use crate::cli::args::{CompressionArguments, InitArguments};
 use crate::cli::error::{CliError, Exit};
@@ -34,7 +34,7 @@ pub fn init(session: &Session, arguments: &InitArguments) -> Result<Exit, CliErr
     let path = path.as_os_str().as_encoded_bytes();
     print(|out| {
         if session.json {
-            let id = &repository.config().id;
+            let id = repository.config().id;
             let name = Name { key: "repository", bytes: path };
             let recipient = repository.recipient().map(ToString::to_string);
             json::message(out, "initialized", &Initialized { id, repository: name, recipient })
@@ -59,7 +59,7 @@ const LOSS: &str = "Whoever loses all of its passphrases and identities loses th
 /// The line that `init --json` prints.
 #[derive(Serialize)]
 struct Initialized<'a> {
-    id: &'a str,
+    id: RepositoryId,
     #[serde(flatten)]
     repository: Name<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -93,9 +93,10 @@ impl PushedFrom {
 }
 
 impl GitRemote {
-    /// Whether a remote can be called `name`.
+    /// Whether a remote can be called `name`, which becomes part of references and of relative paths.
     pub fn is_name(name: &str) -> bool {
-        git2::Remote::is_valid_name(name) && !name.starts_with('-')
+        let is_part = |part: &str| !part.is_empty() && !part.starts_with('.');
+        git2::Remote::is_valid_name(name) && !name.starts_with('-') && name.split('/').all(is_part)
     }
 }
 
@@ -106,10 +107,10 @@ impl Git {
         let list = || {
             let mut remotes = Vec::new();
             for name in repository.remotes()?.iter() {
-                if let Some(name) = name? {
-                    let url = Url::from(repository.find_remote(name)?.url()?);
-                    remotes.push(GitRemote { name: name.to_owned(), url });
-                }
+                // It becomes part of references and of paths. Others git would not take either.
+                let Some(name) = name?.filter(|name| GitRemote::is_name(name)) else { continue };
+                let url = Url::from(repository.find_remote(name)?.url()?);
+                remotes.push(GitRemote { name: name.to_owned(), url });
             }
             Ok(remotes)
         };

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::config::ConfigError;
 use crate::gitkv::GitError;
 use crate::layers::{LayerError, ObjectId, OutOfReach};
 use crate::store::{self, NameError, UrlError};
@@ -120,6 +121,16 @@ pub enum RemoteError {
         found: u32,
         /// The newest format that is known here.
         newest: u32,
+    },
+    /// The configuration in a remote is not one.
+    #[error(
+        "the remote {remote} has a configuration that cannot be used, so nothing was taken from it: push a sound one to it from another clone"
+    )]
+    Configuration {
+        /// The remote's name.
+        remote: String,
+        /// What is wrong with it.
+        source: Box<ConfigError>,
     },
     /// Nothing is where a git repository should be by its name.
     #[error(

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::cbor;
+use crate::config::{Config, MAX_CONFIG};
 use crate::gitkv::{GitError, Onto, Person, PushedFrom, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
@@ -386,6 +387,10 @@ impl Remotes {
                 return Err(RemoteError::OtherRecipient(remote.to_owned()));
             }
         }
+        // What does not parse here as a whole would be in the way of every command.
+        Config::parse(&self.git.read_blob(&config.id)?, self.newest_format).map_err(|source| {
+            RemoteError::Configuration { remote: remote.to_owned(), source: Box::new(source) }
+        })?;
         Ok(Some(theirs))
     }
 
@@ -526,14 +531,13 @@ impl Remotes {
     }
 }
 
-/// Bytes that a configuration has at most.
-const MAX_CONFIG: u64 = 1 << 20;
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::RepositoryId;
+    use crate::delta::{ConfirmKey, SegmentParams};
     use crate::gitkv::Git;
     use crate::timeline::{Tier, Timeline};
 
@@ -549,14 +553,19 @@ mod tests {
     }
 
     fn configure(timeline: &Timeline, id: &str, version: u32) {
-        #[derive(serde::Serialize)]
-        struct Config<'a> {
-            version: u32,
-            id: &'a str,
-            setting: u8,
-        }
+        let mut name = [0; 16];
+        name[..id.len()].copy_from_slice(id.as_bytes());
+        let config = Config {
+            version,
+            id: RepositoryId::from_bytes(name),
+            segments: SegmentParams::default(),
+            compression: "gzip:6".to_owned(),
+            confirm_key: ConfirmKey([7; 32]),
+            append_only: false,
+            encryption: None,
+        };
         let mut batch = timeline.begin().unwrap();
-        batch.set(CONFIG, &cbor::to_vec(&Config { version, id, setting: 7 }).unwrap()).unwrap();
+        batch.set(CONFIG, &cbor::to_vec(&config).unwrap()).unwrap();
         batch.commit(&who(), "Configure").unwrap();
     }
 

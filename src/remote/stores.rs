@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::atomic;
+use crate::gitkv::GitRemote;
 use crate::layers::PackSource;
 use crate::progress::Progress;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
@@ -119,7 +120,8 @@ impl Stores {
         for entry in entries {
             let name = entry.map_err(RemoteError::io("list", &self.dir))?.file_name();
             let is_remote = self.dir.join(&name).join(URL_FILE).symlink_metadata().is_ok();
-            found.extend(name.into_string().ok().filter(|_| is_remote));
+            // A name is given to others as part of a reference and of a path.
+            found.extend(name.into_string().ok().filter(|name| is_remote && GitRemote::is_name(name)));
         }
         found.sort_unstable();
         Ok(found)

@@ -233,7 +233,7 @@ impl Repository {
     /// Lets a backup without the key remember what it wrote, below the directory `caches`. Fails where the
     /// configuration does not name the recipient that it named when this cache was begun.
     pub fn with_cache(mut self, caches: &std::path::Path) -> Result<Self, RepositoryError> {
-        let dir = caches.join(&self.config.id);
+        let dir = caches.join(self.config.id.to_string());
         let found = self.recipient().map(ToString::to_string);
         if let Some(expected) = cache::pinned(&dir)
             && found.as_deref() != Some(&expected)

@@ -61,7 +61,7 @@ mod volumes;
 pub use backup::{BackupOptions, BackupReport, Unread};
 pub use check::{CheckOptions, CheckReport, Fault};
 pub use compare::{CompareOptions, Comparison, Totals};
-pub use config::{Config, Encryption, InitOptions};
+pub use config::{Config, Encryption, InitOptions, RepositoryId};
 pub use error::RepositoryError;
 pub use keys::KeySlot;
 pub use plan::source_roots;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::cbor;
+use crate::config::{ConfigError, MAX_CONFIG};
 use crate::crypt::Identity;
 use crate::gitkv::{self, GitError, KeepLayers, Person};
 use crate::layers::{LayerError, ObjectId};
@@ -45,12 +46,11 @@ const VALUE: u64 = 48;
 /// What a repository says of itself; `None` where it is no repository of snapshots.
 fn read_config(timeline: &Timeline) -> Result<Option<Config>, RepositoryError> {
     let Some(id) = timeline.find(config::PATH)? else { return Ok(None) };
-    let bytes = timeline.git().read_blob_within(&id, config::MAX_LEN).map_err(TimelineError::from)?;
-    let config: Config =
-        cbor::from_slice(&bytes).map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
-    match config.version > FORMAT_VERSION {
-        true => Err(RepositoryError::Version(config.version)),
-        false => Ok(Some(config)),
+    let bytes = timeline.git().read_blob_within(&id, MAX_CONFIG).map_err(TimelineError::from)?;
+    match Config::parse(&bytes, FORMAT_VERSION) {
+        Err(ConfigError::Newer(version)) => Err(RepositoryError::Version(version)),
+        Err(error) => Err(RepositoryError::damaged(config::PATH)(error.into())),
+        Ok(config) => Ok(Some(config)),
     }
 }
 
@@ -90,7 +90,7 @@ impl Repository {
         };
         let recipient = identity.as_ref().map(Identity::recipient);
         let encryption = recipient.map(|recipient| Encryption { recipient: recipient.to_string() });
-        let config = Config::new(options, encryption)?;
+        let config = config::new_config(options, encryption)?;
         batch.set(config::PATH, &cbor::to_vec(&config)?)?;
         batch.commit(&person("treering", "localhost", options.time), "Make the repository")?;
         Ok(identity)

@@ -147,7 +147,11 @@ impl StoreUrl {
             Place::Sftp(place) => &place.path,
             Place::S3(place) => &place.path,
             Place::WebDav(place) => &place.path,
-            Place::Rclone(_) if self.url.holds_secret() => "",
+            // What may be part of a connection string is none.
+            Place::Rclone(remote) if self.url.holds_secret() => {
+                let path = remote.rsplit(':').next().unwrap_or_default();
+                if path.contains(['"', '\'', ',', '=']) { "" } else { path }
+            }
             Place::Rclone(remote) => remote.trim_end_matches(':').rsplit(':').next().unwrap_or_default(),
         };
         let last = |text| str::rsplit(text, '/').find(|part| !part.is_empty());
@@ -354,6 +358,8 @@ mod tests {
             ("webdav://me:pass@host/dav/x", "x"),
             ("rclone:remote:", "remote"),
             ("rclone:remote:some/path", "path"),
+            ("rclone::local,case=true:/srv/store", "store"),
+            ("rclone::webdav,pass=\"a:secret\":", "rclone:***"),
         ] {
             assert_eq!(url.parse::<StoreUrl>().unwrap().name(), name, "{url}");
         }

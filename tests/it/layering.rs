@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 6] = [
         "spoken", "url", "varint",
     ],
     &["archive", "crypt", "delta", "layers", "store", "trust"],
-    &["diff", "gitkv"],
+    &["config", "diff", "gitkv"],
     &["timeline"],
     &["remote", "repository", "schedule"],
     &["cli", "main"],

@@ -5,6 +5,7 @@ mod claims;
 mod cold;
 mod cold_damage;
 mod cold_removal;
+mod configuration;
 mod damage;
 mod deep;
 mod encryption;
