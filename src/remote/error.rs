@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::merge::MergeError;
 use crate::config::ConfigError;
 use crate::gitkv::GitError;
 use crate::layers::{LayerError, ObjectId, OutOfReach};
@@ -234,6 +235,17 @@ pub enum RemoteError {
         /// The file, in the tree.
         path: String,
     },
+    /// The remote has something where nothing like that can be.
+    #[error(
+        "the remote {remote} has {path:?}, which no treering repository has: somebody else has put that there, and nothing was \
+         taken over; take it out of the remote's branch"
+    )]
+    Stray {
+        /// Its name.
+        remote: String,
+        /// The path, in the tree.
+        path: String,
+    },
     /// A cold remote failed.
     #[error(
         "cannot exchange with the cold remote {remote}; nothing is lost, so try again when the cause is removed"
@@ -451,6 +463,17 @@ const RACES: [&str; 4] =
     ["cannot lock ref", "failed to update ref", "incorrect old value", "reference already exists"];
 
 impl RemoteError {
+    /// What it means that what was done in `remote` cannot be merged.
+    pub(super) fn of_merge(remote: &str) -> impl Fn(MergeError) -> Self {
+        let remote = remote.to_owned();
+        let shown = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
+        move |error| match error {
+            MergeError::Git(error) => error.into(),
+            MergeError::Conflict(path) => Self::Conflict { remote: remote.clone(), path: shown(path) },
+            MergeError::Stray(path) => Self::Stray { remote: remote.clone(), path: shown(path) },
+        }
+    }
+
     /// What it means that git failed at exchanging with `remote`.
     pub(super) fn of(remote: &str) -> impl Fn(GitError) -> Self {
         let remote = remote.to_owned();

@@ -10,7 +10,7 @@ use crate::progress::Progress;
 
 use super::cold::Bring;
 use super::error::is_race;
-use super::merge::{CONFIG, Changes, MergeError, SnapshotCount, changes, merge, restore_gone};
+use super::merge::{CONFIG, Change, Changes, SnapshotCount, changes, expect_sound, merge, restore_gone};
 use super::removal::Removed;
 use super::{RemoteError, Remotes, seen};
 
@@ -249,12 +249,57 @@ impl Remotes {
         }
         if !self.git.has_seen(&ours, &theirs)? {
             if self.git.descends(&theirs, &ours)? {
-                self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?;
+                self.advance(remote, who, ours, theirs)?;
             } else if known.is_none_or(|known| known.commit != theirs) {
                 self.merge(remote, who, known, ours, theirs)?;
             }
         }
         self.see(remote, seen_before.as_ref(), &theirs)
+    }
+
+    /// Brings the branch to what follows it in a remote. What a merge would not take is not taken here either: then there
+    /// is a merge.
+    fn advance(
+        &self,
+        remote: &str,
+        who: &Person,
+        ours: ObjectId,
+        theirs: ObjectId,
+    ) -> Result<(), RemoteError> {
+        let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
+        let mut wanted = changes(&self.git, Some(&tree(&ours)?), Some(&tree(&theirs)?))?;
+        let count = wanted.len();
+        expect_sound(&wanted).map_err(RemoteError::of_merge(remote))?;
+        self.keep_what_is_append_only(remote, &tree(&ours)?, &mut wanted)?;
+        match wanted.len() == count {
+            true => Ok(self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?),
+            false => {
+                let known = Known { commit: ours, base: ours, trace: None };
+                self.merge(remote, who, Some(known), ours, theirs)
+            }
+        }
+    }
+
+    /// Takes out of what was done in a remote what a repository that is append-only here does not take over: removals,
+    /// and that it be append-only no more.
+    fn keep_what_is_append_only(
+        &self,
+        remote: &str,
+        our_tree: &ObjectId,
+        theirs: &mut Changes,
+    ) -> Result<(), RemoteError> {
+        let config = self.git.find(our_tree, CONFIG.as_bytes())?;
+        let config = config.map(|node| self.identity(remote, &node.id)).transpose()?;
+        if !config.is_some_and(|config| config.append_only) {
+            return Ok(());
+        }
+        theirs.retain(|_, change| change.new.is_some());
+        if let Some(Change { new: Some(node), .. }) = theirs.get(CONFIG.as_bytes())
+            && !self.identity(remote, &node.id)?.append_only
+        {
+            theirs.remove(CONFIG.as_bytes());
+        }
+        Ok(())
     }
 
     /// Merges two commits of which neither follows the other.
@@ -343,9 +388,9 @@ impl Remotes {
         if known.is_some_and(|known| known.trace.is_some()) {
             restore_gone(&mut ours, &mut theirs);
         }
-        let config = self.git.find(our_tree, CONFIG.as_bytes())?;
-        let config = config.map(|node| self.identity(remote, &node.id)).transpose()?;
-        if is_set_back || config.is_some_and(|config| config.append_only) {
+        expect_sound(&theirs).map_err(RemoteError::of_merge(remote))?;
+        self.keep_what_is_append_only(remote, our_tree, &mut theirs)?;
+        if is_set_back {
             theirs.retain(|_, change| change.new.is_some());
         }
         // Who upgrades or sets up anew is followed, and of two who did it at one time the one who pushed first.
@@ -354,13 +399,7 @@ impl Remotes {
             node.map(|node| Ok(self.identity(remote, &node.id)?.version)).transpose()
         };
         let take_theirs = version(&theirs)? >= version(&ours)?;
-        merge(&ours, &theirs, take_theirs).map_err(|error| match error {
-            MergeError::Git(error) => error.into(),
-            MergeError::Conflict(path) => RemoteError::Conflict {
-                remote: remote.to_owned(),
-                path: String::from_utf8_lossy(&path).into_owned(),
-            },
-        })
+        merge(&ours, &theirs, take_theirs).map_err(RemoteError::of_merge(remote))
     }
 
     /// The commit that the remote's branch was at when it was fetched, if it has any; found to be of this

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::gitkv::{Git, GitError, Mode, Node, Trace, Tree, TreeEdit};
 use crate::layers::ObjectId;
+use crate::timeline::is_path_of;
 
 /// Where the configuration lies, the only file that is ever replaced.
 pub(super) const CONFIG: &str = "config.cbor";
@@ -23,6 +24,9 @@ pub(super) const CONFIG: &str = "config.cbor";
 /// Where snapshots lie, and what only tells about them.
 const SNAPSHOTS: &[u8] = b"snapshots/";
 const DIFFERENCES: &[u8] = b"diffs/";
+
+/// The directories of blobs by time.
+const KINDS: [&str; 5] = ["snapshots", "diffs", "index", "signatures", "archives"];
 
 /// Where the keys of an encrypted repository lie.
 const KEYS: &[u8] = b"keys/";
@@ -73,8 +77,10 @@ impl SnapshotCount {
 #[derive(Debug)]
 pub(super) enum MergeError {
     Git(GitError),
-    /// Both changed the file at this path, each in its own way.
+    /// Both changed the file at this path, each in its own way; or one did, and nobody may.
     Conflict(Vec<u8>),
+    /// What they added at this path belongs nowhere.
+    Stray(Vec<u8>),
 }
 
 impl From<GitError> for MergeError {
@@ -132,6 +138,32 @@ pub(super) fn changes(
         }
     }
     Ok(found)
+}
+
+/// Fails where they did what nobody may do: change a file that is there, or add something at a path that no blob of its
+/// kind can have, which would be in everybody's way.
+pub(super) fn expect_sound(theirs: &Changes) -> Result<(), MergeError> {
+    for (path, change) in theirs {
+        match (change.old, change.new) {
+            (Some(_), Some(_)) if path != CONFIG.as_bytes() => {
+                return Err(MergeError::Conflict(path.clone()));
+            }
+            (None, Some(node)) if !may_be_added(path, node) => return Err(MergeError::Stray(path.clone())),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether something may be at a path: a file of that name and kind. What is in none of the directories of this
+/// format is a later one's.
+fn may_be_added(path: &[u8], node: Node) -> bool {
+    let kind = path.split(|&byte| byte == b'/').next().and_then(|kind| str::from_utf8(kind).ok());
+    let is_file = matches!(node.mode, Mode::File | Mode::Executable);
+    match kind.filter(|kind| KINDS.contains(kind)) {
+        Some(kind) => is_file && is_path_of(kind, path),
+        None => is_file,
+    }
 }
 
 /// What is to be done to our tree, given what each side changed since the base.

@@ -207,6 +207,15 @@ pub fn path(kind: &str, key: &TimeKey, suffix: &str) -> String {
     format!("{kind}/{}/{key}{suffix}", key.day())
 }
 
+/// Whether a blob of `kind` may lie at `path`.
+pub(crate) fn is_path_of(kind: &str, path: &[u8]) -> bool {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let name = str::from_utf8(name).ok().and_then(|name| name.split_at_checked(TimeKey::LEN));
+    name.is_some_and(|(key, suffix)| {
+        key.parse().is_ok_and(|key| self::path(kind, &key, suffix).as_bytes() == path)
+    })
+}
+
 fn stray(path: String, fault: &'static str) -> TimelineError {
     TimelineError::Stray { path, fault }
 }

@@ -25,8 +25,7 @@ const WAYS: [(&str, &str); 6] = [
 fn shell(lab: &Lab, line: &str) {
     let own = lab.command::<&str>([]);
     let mut shell = Command::new("sh");
-    // Of what everybody can read the program warns.
-    shell.args(["-euc", &format!("umask 077; {line}")]).current_dir(lab.path(""));
+    shell.args(["-euc", line]).current_dir(lab.path(""));
     shell.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
     shell.env("TREERING", own.get_program()).env("HUB", lab.path("hub")).env("CLONE", lab.path("clone"));
     let output = shell.output().unwrap();

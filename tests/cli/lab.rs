@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -23,7 +24,9 @@ pub struct Outcome {
 impl Lab {
     /// With a small tree, and no repository.
     pub fn bare() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        // The program warns of repositories that everybody can read, as git makes them.
+        let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
+        let lab = Self { dir };
         lab.write("tree/letters/one", "first letter\n");
         lab.write("tree/letters/two", "second letter\n");
         lab.write("tree/notes", "notes\n");

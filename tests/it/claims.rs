@@ -196,3 +196,148 @@ fn what_others_hold_is_read_once_and_then_relied_on() {
     scene.prune();
     scene.assert_restores(&report.snapshot.unwrap(), &source);
 }
+
+impl Scene {
+    /// The liar commits `path` as `bytes`, or without it, and pushes that by git itself, which checks nothing.
+    fn put(&self, path: &str, bytes: Option<&[u8]>) {
+        self.lab.replace_in("liar", path, bytes);
+        self.push_by_git();
+    }
+
+    fn push_by_git(&self) {
+        self.git("liar", &["push", "--quiet", "--force", "origin", "HEAD:main"]);
+    }
+
+    fn snapshots(&self, repository: &str) -> Vec<String> {
+        let listed = self.git(repository, &["ls-tree", "-r", "--name-only", "HEAD", "snapshots/"]);
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    /// Whether a pull and a push fail here, and change nothing here; what they say.
+    #[track_caller]
+    fn assert_refused(&self) -> String {
+        let before = self.git("repo", &["rev-parse", "HEAD"]);
+        let remotes = self.remotes("repo");
+        let error = remotes.pull("origin", &who()).unwrap_err();
+        let pushed = remotes.push("origin", &who()).unwrap_err();
+        assert_eq!(error.to_string(), pushed.to_string());
+        assert_eq!(self.git("repo", &["rev-parse", "HEAD"]), before);
+        error.to_string()
+    }
+
+    fn set_append_only(&self, repository: &str, is_on: bool) {
+        let mut repository = Repository::open(&self.lab.path(repository)).unwrap();
+        repository.set_append_only(is_on, "ann", "here", Timestamp::now()).unwrap();
+    }
+}
+
+#[test]
+fn append_only_is_kept_whatever_a_remote_does() {
+    for is_merge in [false, true] {
+        let mut scene = Scene::new();
+        scene.set_append_only("repo", true);
+        scene.push("repo");
+        scene.remotes("liar").pull("origin", &who()).unwrap();
+        let before = scene.snapshots("repo");
+        // A commit that follows ours, in which everything is gone, the setting too.
+        scene.set_append_only("liar", false);
+        for path in &before {
+            scene.put(path, None);
+        }
+        if is_merge {
+            scene.lab.write("second", "what is new here\n");
+            scene.lab.backup();
+        }
+        let expected = scene.snapshots("repo");
+        scene.pull();
+        assert_eq!(scene.snapshots("repo"), expected);
+        scene.lab.reopen();
+        assert!(scene.lab.repository.config().append_only, "it stays so");
+        // And comes back there with the next push.
+        scene.push("repo");
+        scene.remotes("liar").pull("origin", &who()).unwrap();
+        assert_eq!(scene.snapshots("liar"), expected);
+        assert!(Repository::open(&scene.lab.path("liar")).unwrap().config().append_only);
+        scene.lab.check();
+    }
+}
+
+#[test]
+fn what_lies_in_a_repository_is_never_changed_by_a_remote() {
+    for is_merge in [false, true] {
+        for kind in ["archives/", "snapshots/", "index/"] {
+            let mut scene = Scene::new();
+            let listed = scene.git("liar", &["ls-tree", "-r", "--name-only", "HEAD", kind]);
+            scene.put(listed.lines().next().unwrap(), Some(b"something else"));
+            if is_merge {
+                scene.lab.write("second", "what is new here\n");
+                scene.lab.backup();
+            }
+            assert!(scene.assert_refused().contains("not the same here"));
+            scene.lab.check();
+        }
+    }
+}
+
+#[test]
+fn what_belongs_nowhere_is_not_taken_over() {
+    for (number, path) in [
+        "snapshots/2026/11/20/garbage",
+        "snapshots/garbage",
+        "snapshots",
+        "index/2026/11/20/x/y",
+        "archives/2026/11/21/20261120T195512.123456789Z-5f0c11ab92de7340-0.tar.gz",
+        "signatures/2026/13/45/x",
+        "diffs/20261120T195512.123456789Z-5f0c11ab92de7340.cbor.gz",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut scene = Scene::new();
+        if path == "snapshots" {
+            scene.snapshots("liar").iter().for_each(|path| scene.lab.replace_in("liar", path, None));
+        }
+        scene.put(path, Some(b"garbage"));
+        if number % 2 == 1 {
+            scene.lab.write("second", "what is new here\n");
+            scene.lab.backup();
+        }
+        assert!(scene.assert_refused().contains(path), "{path}");
+        scene.lab.check();
+    }
+}
+
+#[test]
+fn a_link_or_a_module_is_no_snapshot() {
+    let scene = Scene::new();
+    let id = scene.git("liar", &["rev-parse", "HEAD"]);
+    let path = "snapshots/2026/11/20/20261120T195512.123456789Z-5f0c11ab92de7340.cbor";
+    let blob = scene.git("liar", &["rev-parse", "HEAD:config.cbor"]);
+    for (mode, target) in [("120000", &blob), ("160000", &id)] {
+        let index = format!("{mode},{},{path}", target.trim());
+        let in_index = |arguments: &[&str]| {
+            run(Command::new("git")
+                .arg("-C")
+                .arg(scene.lab.path("liar"))
+                .env("GIT_INDEX_FILE", scene.lab.path("index"))
+                .args(arguments))
+        };
+        in_index(&["read-tree", "HEAD"]);
+        in_index(&["update-index", "--add", "--cacheinfo", &index]);
+        let tree = in_index(&["write-tree", "--missing-ok"]);
+        let commit = in_index(&[
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@x",
+            "commit-tree",
+            "-p",
+            id.trim(),
+            "-m",
+            "x",
+            tree.trim(),
+        ]);
+        scene.git("liar", &["push", "--quiet", "--force", "origin", &format!("{}:main", commit.trim())]);
+        assert!(scene.assert_refused().contains(path), "{mode}");
+    }
+}
