@@ -90,6 +90,8 @@ pub use refs::PRIVATE;
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
 pub use transport::{GitRemote, PushedFrom};
+#[doc(hidden)]
+pub use tree::fuzz_tree;
 pub use tree::{Mode, Node, Tree, TreeEntry};
 pub use writers::{KeepLayers, Swept};
 

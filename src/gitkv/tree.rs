@@ -239,6 +239,18 @@ fn is_dot_git(name: &[u8]) -> bool {
     matches!(name, ".git" | "git~1")
 }
 
+/// For the fuzz target `tree_names`: reads `bytes` as a tree, whose entries are found by their names and written as they
+/// were; returns the names.
+#[doc(hidden)]
+pub fn fuzz_tree(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let Ok(tree) = Tree::parse(bytes.to_vec()) else { return Vec::new() };
+    let entries: Vec<_> = tree.entries().collect();
+    assert!(entries.iter().all(|entry| tree.lookup(entry.name) == Some(*entry)));
+    let again = Tree::parse(encode(&entries));
+    assert!(again.is_ok_and(|again| again.entries().eq(entries.iter().copied())));
+    entries.iter().map(|entry| entry.name.to_vec()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

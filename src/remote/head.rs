@@ -190,6 +190,24 @@ fn unseal<'a>(bytes: &'a [u8], first: &str) -> Result<&'a str, HeadError> {
     Ok(sealed.get(line.len() + 1..).unwrap_or_default())
 }
 
+/// For the fuzz target `head`: reads `bytes` as a head and as a mark, also with a right first and last line; what is read
+/// is written and read again.
+#[doc(hidden)]
+pub fn fuzz_head(bytes: &[u8]) {
+    let body = String::from_utf8_lossy(bytes);
+    let sealed = |first: &str| seal(format!("{first} {LAYOUT}\n{body}\n"));
+    for bytes in [bytes, sealed(HEAD).as_bytes()] {
+        if let Ok(head) = Head::parse(bytes) {
+            assert_eq!(Head::parse(head.encode().as_bytes()).as_ref(), Ok(&head));
+        }
+    }
+    for bytes in [bytes, sealed(MARK).as_bytes()] {
+        if let Ok(repository) = parse_mark(bytes) {
+            assert_eq!(parse_mark(encode_mark(&repository).as_bytes()), Ok(repository));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

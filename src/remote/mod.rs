@@ -93,6 +93,8 @@ use stores::{BLOCKS, ColdPacks, Stores};
 pub use error::RemoteError;
 pub use exchange::Pushed;
 pub use head::LayerKind;
+#[doc(hidden)]
+pub use head::fuzz_head;
 pub use layers::{LayerStatus, Merged, Moved};
 pub use merge::SnapshotCount;
 pub use removal::Removed;

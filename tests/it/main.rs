@@ -6,6 +6,7 @@ mod cold;
 mod cold_damage;
 mod cold_removal;
 mod configuration;
+mod corpora;
 mod damage;
 mod deep;
 mod encryption;

@@ -197,5 +197,5 @@ fn a_writer_that_is_killed_loses_nothing_and_leaves_nothing() {
     assert!(fsck.expect("git runs").status.success());
     let files: Vec<_> =
         fs::read_dir(path.join("treering")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(files.len(), 2, "the lock files: {files:?}");
+    assert_eq!(files.len(), 3, "the lock files, and what the newest commit is: {files:?}");
 }
