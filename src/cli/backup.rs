@@ -226,6 +226,10 @@ fn write(
         true => writeln!(out, "  first    of these paths; what it shares with others is not stored again")?,
         false => writeln!(out, "  changes  {}", totals(changes))?,
     }
+    if report.unknown > 0 && !report.is_first {
+        let names = plural(report.unknown, "name");
+        writeln!(out, "  unknown  {names} that could not be read now, or for the snapshot before")?;
+    }
     write!(out, "  read     {}, {}", plural(statistics.files_read, "file"), size(statistics.bytes_read))?;
     if report.not_opened > 0 {
         write!(out, "; {} not opened", count(report.not_opened))?;
@@ -262,6 +266,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "parent": report.parent,
         "first_of_paths": report.is_first,
         "changes": json::totals(changes),
+        "unknown": report.unknown,
         "files_new": statistics.files_new,
         "files_changed": statistics.files_changed,
         "files_unmodified": statistics.files_unmodified,

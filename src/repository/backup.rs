@@ -28,11 +28,12 @@ use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::cache::Cache;
+use crate::repository::compare::retain_comparable;
 use crate::repository::maker::{Faults, Made, Maker};
 use crate::repository::pages::{IndexChange, Pages};
 use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::Segments;
-use crate::repository::snapshot::list_unreadable;
+use crate::repository::snapshot::{is_listed, list_unreadable};
 use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
 use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{
@@ -118,6 +119,9 @@ pub struct BackupReport {
     pub links: Vec<PathBuf>,
     /// Sources that had many files in the parent and have none now, and how many they had.
     pub emptied: Vec<(PathBuf, u64)>,
+    /// Names that only this snapshot or only its parent has, and that could not be read for the other: nobody knows
+    /// whether they changed, and they are not among the [changes](Self::changes).
+    pub unknown: u64,
     /// What was left out on purpose, where that was asked for, in path order.
     pub left_out: Vec<LeftOut>,
     /// What could not be read, or changed while it was read.
@@ -154,9 +158,20 @@ pub struct BackupReport {
 }
 
 impl BackupReport {
-    /// What differs from the parent, in path order; everything where there is none.
+    /// What differs from the parent, in path order; everything where there is none. What could not be read for one of
+    /// the two is [unknown](Self::unknown).
     pub fn changes(&self) -> Vec<ChangeRef<'_>> {
         diff::compare(&self.old, &self.new)
+    }
+
+    /// Takes out of what is compared the names that could not be read for `parent` or, as `unreadable` says, now.
+    fn leave_out_unknown(&mut self, parent: Option<&Snapshot>, unreadable: &[RelPath]) {
+        self.unknown = retain_comparable(
+            &mut self.old,
+            &mut self.new,
+            |path| parent.is_some_and(|parent| parent.record.is_unreadable(path)),
+            |path| is_listed(unreadable, path),
+        );
     }
 }
 
@@ -560,6 +575,7 @@ impl<'a> Session<'a> {
             emptied: if is_first { Vec::new() } else { plan.emptied(sources) },
             statistics,
             not_opened: planned.files,
+            unknown: 0,
             left_out: Vec::new(),
             problems: plan.problems,
             layers: Vec::new(),
@@ -577,17 +593,20 @@ impl<'a> Session<'a> {
             cache_error: None,
             swept: Swept::default(),
         };
-        let changes = diff::compare(&report.old, &report.new);
-        report.statistics.count_changes(&changes);
-        // Everything is new to the first.
-        let changes = if parent.is_some() { changes } else { Vec::new() };
+        report.statistics.count_changes(&diff::compare(&report.old, &report.new));
+        let unreadable = list_unreadable(sources.unreadable(&report.problems));
         let Some(mut batch) = self.batch.take() else {
             report.statistics.bytes_stored = statistics.bytes_volumes;
+            report.leave_out_unknown(parent, &unreadable);
             return Ok(report);
         };
         let change = IndexChange { old: &report.old, new: &report.new, pages: &plan.pages };
         let (list, pages_new) = change.write(self.key, pages, self.options.threads, &mut batch)?;
         report.statistics.pages_new = pages_new;
+        // The index has all that there is; only what is told of it leaves out what nobody knows.
+        report.leave_out_unknown(parent, &unreadable);
+        // Everything is new to the first.
+        let changes = if parent.is_some() { report.changes() } else { Vec::new() };
         if !changes.is_empty() {
             let summary = gzip(&cbor::to_vec(&Summary::of(&changes))?)?;
             let summary = self.repository.encode(summary, Tier::Metadata)?;
@@ -605,7 +624,7 @@ impl<'a> Session<'a> {
             volumes: self.volumes,
             owners,
             statistics: report.statistics,
-            unreadable: list_unreadable(sources.unreadable(&report.problems)),
+            unreadable,
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };
         let content = self.repository.encode(cbor::to_vec(&record)?, Tier::Metadata)?;

@@ -125,8 +125,12 @@ impl Repository {
         let _hold = self.hold()?;
         let (mut before, mut after) = (self.entries(old, None)?, self.entries(new, None)?);
         let is_unread = |snapshot: &Snapshot, path: &RelPath| snapshot.record.is_unreadable(path);
-        let unknown = retain_known(&mut after, &before, |path| is_unread(old, path));
-        let unknown = unknown + retain_known(&mut before, &after, |path| is_unread(new, path));
+        let unknown = retain_comparable(
+            &mut before,
+            &mut after,
+            |path| is_unread(old, path),
+            |path| is_unread(new, path),
+        );
         let changes = owned(&compare(&before, &after));
         Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
     }
@@ -148,13 +152,12 @@ impl Repository {
         let is_unread = |snapshot: &Snapshot, top: &RelPath, path: &RelPath| {
             top.join(path.as_bytes()).is_ok_and(|path| snapshot.record.is_unreadable(&path))
         };
-        let mut unknown = 0;
-        if old_there {
-            unknown += retain_known(&mut after, &before, |path| is_unread(old, &old_top, path));
-        }
-        if new_there {
-            unknown += retain_known(&mut before, &after, |path| is_unread(new, &new_top, path));
-        }
+        let unknown = retain_comparable(
+            &mut before,
+            &mut after,
+            |path| old_there && is_unread(old, &old_top, path),
+            |path| new_there && is_unread(new, &new_top, path),
+        );
         let changes = owned(&compare(&before, &after));
         Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
     }
@@ -280,6 +283,18 @@ impl Repository {
         let path = directory.display().to_string();
         Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() })
     }
+}
+
+/// Takes out of both sides the names that only one of them has, and that could not be read on the other: nobody knows
+/// whether they differ. Returns how many those are.
+pub(super) fn retain_comparable(
+    old: &mut Vec<Entry>,
+    new: &mut Vec<Entry>,
+    is_unread_in_old: impl Fn(&RelPath) -> bool,
+    is_unread_in_new: impl Fn(&RelPath) -> bool,
+) -> u64 {
+    let unknown = retain_known(new, old, is_unread_in_old);
+    unknown + retain_known(old, new, is_unread_in_new)
 }
 
 /// Takes out of `entries` what `others` do not have and `is_unread` says that they cannot; how many that are.

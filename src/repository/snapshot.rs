@@ -90,10 +90,15 @@ impl SnapshotRecord {
     /// Whether `path` of the index is, or lies below, something that could not be read: that the snapshot does
     /// not have it does not mean that the source did not.
     pub fn is_unreadable(&self, path: &RelPath) -> bool {
-        // What lies below a path follows it before anything else does.
-        let after = self.unreadable.partition_point(|unread| unread <= path);
-        after > 0 && path.is_within(&self.unreadable[after - 1])
+        is_listed(&self.unreadable, path)
     }
+}
+
+/// Whether `path` is one of `unreadable`, as a record lists them, or lies below one.
+pub(super) fn is_listed(unreadable: &[RelPath], path: &RelPath) -> bool {
+    // What lies below a path follows it before anything else does.
+    let after = unreadable.partition_point(|unread| unread <= path);
+    after > 0 && path.is_within(&unreadable[after - 1])
 }
 
 /// Makes of paths that could not be read, in any order, what a record lists.

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 use crate::lab::{Lab, contents};
 
@@ -633,6 +634,69 @@ fn the_files_of_a_snapshot_are_new_changed_or_unmodified() {
     fs::rename(lab.path("tree/new"), lab.path("tree/renamed")).unwrap();
     fs::remove_file(lab.path("tree/letters/one")).unwrap();
     run(&[], [1, 0, 2]);
+}
+
+/// What cannot be read is not gone, and is not new when it can be read again.
+#[test]
+fn a_backup_tells_no_change_of_what_it_or_the_one_before_could_not_read() {
+    if rustix::process::geteuid().is_root() && !crate::programs::are_here(&["setpriv"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("tree/secret", "secret");
+    lab.write("tree/closed/inside", "inside");
+    lab.write("tree/gone", "gone");
+    lab.ok(["backup", "tree"]);
+    let close = |modes: [u32; 2]| {
+        for (name, mode) in ["tree/secret", "tree/closed"].into_iter().zip(modes) {
+            fs::set_permissions(lab.path(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    let summary = |flags: &[&str], status| {
+        let outcome = lab.as_nobody(["backup", "tree", "--json"].iter().chain(flags));
+        assert_eq!(outcome.status, Some(status), "{}", outcome.err);
+        let summary: serde_json::Value = serde_json::from_str(outcome.out.lines().last().unwrap()).unwrap();
+        let changes = &summary["changes"];
+        let sum =
+            ["files_new", "files_changed", "files_unmodified"].map(|key| summary[key].as_u64().unwrap());
+        assert_eq!(sum.iter().sum::<u64>(), summary["total_files_processed"].as_u64().unwrap(), "{summary}");
+        ["created", "deleted"]
+            .map(|key| changes[key].as_u64().unwrap())
+            .into_iter()
+            .chain(summary["unknown"].as_u64())
+            .collect::<Vec<_>>()
+    };
+    fs::remove_file(lab.path("tree/gone")).unwrap();
+    close([0, 0]);
+    assert_eq!(summary(&["-n"], 3), [0, 1, 2]);
+    let outcome = lab.as_nobody(["backup", "tree", "-v"]);
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
+    assert!(outcome.out.contains("1 deleted") && outcome.out.contains("-  gone\n"), "{}", outcome.out);
+    assert!(!outcome.out.contains("-  secret") && !outcome.out.contains("inside"), "{}", outcome.out);
+    assert!(
+        outcome.out.contains("\n  unknown  2 names that could not be read now, or for"),
+        "{}",
+        outcome.out
+    );
+    // What is stored of it says the same.
+    let script =
+        "cd repo && git cat-file blob \"HEAD:$(git ls-tree -r --name-only HEAD diffs | tail -1)\" | gunzip";
+    let stored =
+        || Command::new("sh").args(["-c", script]).current_dir(lab.path("")).output().unwrap().stdout;
+    let has = |stored: &[u8], name: &str| stored.windows(name.len()).any(|window| window == name.as_bytes());
+    let of_diff = stored();
+    assert!(has(&of_diff, "gone"), "{of_diff:?}");
+    assert!(!has(&of_diff, "secret") && !has(&of_diff, "inside"), "{of_diff:?}");
+    close([0o600, 0o700]);
+    assert_eq!(summary(&["-n"], 0), [0, 0, 2]);
+    lab.write("tree/fresh", "fresh");
+    assert_eq!(summary(&[], 0), [1, 0, 2]);
+    let of_diff = stored();
+    assert!(has(&of_diff, "fresh") && !has(&of_diff, "secret") && !has(&of_diff, "inside"), "{of_diff:?}");
+    // The snapshot has them all the same.
+    lab.ok(["restore", "latest", "-t", "out", "-q"]);
+    assert_eq!(fs::read_to_string(lab.path("out/closed/inside")).unwrap(), "inside");
+    assert_eq!(summary(&[], 0), [0, 0, 0]);
 }
 
 #[test]
