@@ -225,8 +225,8 @@ impl Repository {
     fn cached_blobs(&self) -> Result<Vec<Blob>, RepositoryError> {
         let mut blobs = Vec::new();
         for kind in CACHED {
-            for found in self.timeline.list(kind, ..)? {
-                let blob = Blob::listed(kind, &found?);
+            for found in self.blobs_of(kind)? {
+                let blob = Blob::listed(kind, &found);
                 blobs.extend((blob.is_encrypted() && tier_of(&blob.path) == Tier::Metadata).then_some(blob));
             }
         }

@@ -136,6 +136,12 @@ impl Repository {
         let mut wanted = HashSet::new();
         let mut pages = CheckedPages::default();
         self.check_branch(&mut report)?;
+        for kind in kind::ALL {
+            let strays = self.strays(kind)?;
+            report
+                .faults
+                .extend(strays.iter().map(|error| Fault { what: chain(error), affects: Vec::new() }));
+        }
         let mut snapshots = Vec::new();
         for record in self.records()? {
             report.snapshots += 1;
@@ -198,9 +204,10 @@ impl Repository {
         self.check_branch(&mut report)?;
         let fault = |error: &dyn std::error::Error| Fault { what: chain(error), affects: Vec::new() };
         for kind in kind::ALL {
-            for found in self.timeline.list(kind, ..)? {
+            report.faults.extend(self.strays(kind)?.iter().map(|error| fault(error)));
+            for found in self.blobs_of(kind)? {
                 progress.check()?;
-                let blob = Blob::listed(kind, &found?);
+                let blob = Blob::listed(kind, &found);
                 report.unread += 1;
                 report.snapshots += u64::from(kind == kind::SNAPSHOTS);
                 report.faults.extend(self.blob_len(&blob).err().map(|error| fault(&error)));

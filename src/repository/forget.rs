@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{self, TimeKey, TimedBlob};
+use crate::timeline::{self, TimeKey, TimedBlob, TimelineError};
 
 impl Repository {
     /// Removes the snapshots of these keys. Those that are gone already do not matter.
@@ -25,7 +25,10 @@ impl Repository {
         for key in keys {
             for kind in [kind::SNAPSHOTS, kind::DIFFS] {
                 for blob in self.timeline.list(kind, key.time()..=key.time())? {
-                    let TimedBlob { key: found, suffix, .. } = blob?;
+                    let TimedBlob { key: found, suffix, .. } = match blob {
+                        Err(TimelineError::Stray { .. }) => continue,
+                        blob => blob?,
+                    };
                     if found == *key {
                         batch.remove(&timeline::path(kind, key, &suffix))?;
                     }

@@ -127,8 +127,7 @@ impl Needs {
             volumes.insert(stem, partial);
         }
         for kind in [kind::DIFFS, kind::INDEX, kind::ARCHIVES, kind::SIGNATURES] {
-            for blob in repository.timeline.list(kind, ..)? {
-                let TimedBlob { key, suffix, id } = blob?;
+            for TimedBlob { key, suffix, id } in repository.blobs_of(kind)? {
                 let path = path(kind, &key, &suffix);
                 let of_volume = || path.strip_prefix(kind).and_then(stem).and_then(|stem| volumes.get(stem));
                 let is_needed = match kind {

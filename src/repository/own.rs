@@ -93,8 +93,7 @@ impl Repository {
         let mut lines = String::new();
         // Whoever appends meanwhile is forgotten, which costs him a look.
         for kind in [kind::SNAPSHOTS, kind::ARCHIVES] {
-            for found in self.timeline.list(kind, ..)? {
-                let found = found?;
+            for found in self.blobs_of(kind)? {
                 let path = blob_path(kind, &found.key, &found.suffix);
                 if is_claim(&path) && own.wrote(&path, &found.id) {
                     lines += &format!("blob {} {path}\n", found.id);

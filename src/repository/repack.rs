@@ -23,8 +23,7 @@ impl Pruning<'_> {
         let Self { repository, options, needs, progress, .. } = self;
         let timeline = &repository.timeline;
         let mut volumes = HashSet::new();
-        for blob in timeline.list(kind::ARCHIVES, ..)? {
-            let blob = blob?;
+        for blob in repository.blobs_of(kind::ARCHIVES)? {
             if blob.suffix.contains(".tar") {
                 volumes.insert(blob.id);
             }

@@ -150,8 +150,8 @@ impl Repository {
     pub(super) fn volumes(&self) -> Result<(Vec<Volume>, Vec<RepositoryError>), RepositoryError> {
         let mut indexes = Vec::new();
         let mut archives = HashMap::new();
-        for found in self.timeline.list(kind::ARCHIVES, ..)? {
-            let blob = Blob::listed(kind::ARCHIVES, &found?);
+        for found in self.blobs_of(kind::ARCHIVES)? {
+            let blob = Blob::listed(kind::ARCHIVES, &found);
             match blob.path.strip_suffix(&self.suffix(INDEX_SUFFIX)) {
                 Some(stem) => indexes.push((stem.to_owned(), blob)),
                 None => drop(archives.insert(stem(&blob.path).to_owned(), blob)),

@@ -143,10 +143,11 @@ impl Repository {
         self.records()?.into_iter().map(|record| record.snapshot).collect()
     }
 
-    /// All snapshots whose records can be read, oldest first, and why the others cannot.
+    /// All snapshots whose records can be read, oldest first, and why the others cannot; what lies among them and is no
+    /// record is named as well.
     pub fn readable_snapshots(&self) -> Result<(Vec<Snapshot>, Vec<RepositoryError>), RepositoryError> {
         let _hold = self.hold()?;
-        let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
+        let (mut snapshots, mut unreadable) = (Vec::new(), self.strays(kind::SNAPSHOTS)?);
         for Record { id, snapshot, .. } in self.records()? {
             match snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
@@ -162,10 +163,7 @@ impl Repository {
     /// How many snapshots there are, whether they can be read or not.
     pub fn count_snapshots(&self) -> Result<u64, RepositoryError> {
         let _hold = self.hold()?;
-        self.timeline.list(kind::SNAPSHOTS, ..)?.try_fold(0, |count, found| {
-            found?;
-            Ok(count + 1)
-        })
+        Ok(self.blobs_of(kind::SNAPSHOTS)?.len() as u64)
     }
 
     /// Fails where the branch was set back to an older state, and lacks snapshots for that.
@@ -174,10 +172,14 @@ impl Repository {
         let Some(commit) = git.lost_tip()? else { return Ok(()) };
         let mut lost = HashSet::new();
         for found in self.timeline.list_at(&commit, kind::SNAPSHOTS)? {
-            lost.insert(found?.key);
+            match found {
+                Ok(found) => drop(lost.insert(found.key)),
+                Err(TimelineError::Stray { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        for found in self.timeline.list(kind::SNAPSHOTS, ..)? {
-            lost.remove(&found?.key);
+        for found in self.blobs_of(kind::SNAPSHOTS)? {
+            lost.remove(&found.key);
         }
         let head = git.head()?;
         match lost.len() {
@@ -193,12 +195,34 @@ impl Repository {
         }
     }
 
+    /// The blobs of a kind, in order of time. What lies among them that is none is passed over: it is in nobody's way,
+    /// and [`strays`](Self::strays) names it.
+    pub(super) fn blobs_of(&self, kind: &str) -> Result<Vec<TimedBlob>, RepositoryError> {
+        Ok(self.sorted_out(kind)?.0)
+    }
+
+    /// What lies among the blobs of a kind and is none.
+    pub(super) fn strays(&self, kind: &str) -> Result<Vec<RepositoryError>, RepositoryError> {
+        Ok(self.sorted_out(kind)?.1)
+    }
+
+    fn sorted_out(&self, kind: &str) -> Result<(Vec<TimedBlob>, Vec<RepositoryError>), RepositoryError> {
+        let (mut blobs, mut strays) = (Vec::new(), Vec::new());
+        for found in self.timeline.list(kind, ..)? {
+            match found {
+                Ok(blob) => blobs.push(blob),
+                Err(error @ TimelineError::Stray { .. }) => strays.push(error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((blobs, strays))
+    }
+
     /// Every snapshot record there is, oldest first.
     pub(super) fn records(&self) -> Result<Vec<Record>, RepositoryError> {
         let mut records = Vec::new();
         let mut budget = Budget::of(self)?;
-        for found in self.timeline.list(kind::SNAPSHOTS, ..)? {
-            let found = found?;
+        for found in self.blobs_of(kind::SNAPSHOTS)? {
             let snapshot = self.read_record(&found, &mut budget);
             records.push(Record { key: found.key, id: found.id, snapshot });
         }

@@ -72,6 +72,19 @@ fn lose_data(lab: &Lab) {
     data_packs(lab).iter().for_each(|pack| fs::remove_file(pack).unwrap());
 }
 
+/// Puts into each directory of the tree what does not belong there.
+fn litter(lab: &Lab) {
+    let script = "export GIT_INDEX_FILE=$PWD/litter GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x \
+         GIT_COMMITTER_EMAIL=x; cd repo; git read-tree main; blob=$(git rev-parse main:config.cbor); \
+         for kind in snapshots diffs index signatures archives; do \
+             git update-index --add --cacheinfo 100644,$blob,$kind/2026/11/20/garbage; \
+             git update-index --add --cacheinfo 100644,$blob,$kind/1999/12/x; \
+         done; \
+         git update-ref refs/heads/main $(git commit-tree -p main -m litter $(git write-tree))";
+    let littered = Command::new("sh").args(["-euc", script]).current_dir(lab.path("")).status().unwrap();
+    assert!(littered.success());
+}
+
 /// Takes the right to write away from everybody, or gives it back to the owner.
 fn set_writable(root: &Path, writable: bool) {
     for entry in walkdir::WalkDir::new(root).contents_first(!writable) {
@@ -82,7 +95,7 @@ fn set_writable(root: &Path, writable: bool) {
     }
 }
 
-const STATES: [&str; 12] = [
+const STATES: [&str; 13] = [
     "plain",
     "locked",
     "opened",
@@ -95,6 +108,7 @@ const STATES: [&str; 12] = [
     "damaged",
     "strayed-into",
     "unindexed",
+    "littered",
 ];
 
 /// `None` where only root, or a program that is not here, can make it.
@@ -155,6 +169,11 @@ fn state(name: &str) -> Option<State> {
         "strayed-into" => {
             let lab = plain();
             lab.write("repo/objects/pack/pack-stray.idx", "no index");
+            us(lab)
+        }
+        "littered" => {
+            let lab = plain();
+            litter(&lab);
             us(lab)
         }
         "unindexed" => {
