@@ -67,7 +67,7 @@ pub enum AddressError {
     /// A password where there can be none.
     #[error(
         "it seems to hold a password, which ssh takes from nobody and every user of this host could read while git runs: use a key or an \
-         agent; if it is the path of a file, write it as ssh://HOST/PATH"
+         agent; an @ in a path is written as %40 in https://, and as it is in ssh://HOST/PATH"
     )]
     Password,
     /// A query.
@@ -203,8 +203,8 @@ impl Url {
                 if rest[authority.len()..].contains(['?', '#']) {
                     return Err(AddressError::Query);
                 }
-                // A password with a slash in it: what was taken for a host is a user name.
-                if login.is_none() && authority.contains(':') && rest.contains('@') {
+                // A password with a slash in it: what was taken for a host is a user name, or part of it.
+                if rest[authority.len()..].contains('@') {
                     return Err(AddressError::Password);
                 }
                 let Some(hidden) = login else { return plain(false) };
@@ -348,7 +348,9 @@ fn shown_rest(rest: &str, is_ssh: bool) -> String {
         None => rest.to_owned(),
     };
     match rest.rsplit_once('@') {
-        Some((before, _)) if is_ssh && !before.contains([':', '?', '#']) => visible(rest),
+        // A query with an @ in it, or a password with a question mark: nobody knows.
+        Some((before, _)) if before.contains(['?', '#']) => HIDDEN.to_owned(),
+        Some((before, _)) if is_ssh && !before.contains(':') => visible(rest),
         Some((_, after)) => format!("{HIDDEN}@{}", visible(after)),
         // A port that is none is what stands before a password that was cut off.
         None => {
@@ -364,6 +366,7 @@ fn shown_rest(rest: &str, is_ssh: bool) -> String {
 /// What follows `s3:`.
 fn shown_s3(rest: &str) -> String {
     let (login, place) = match rest.rsplit_once('@') {
+        Some((before, _)) if before.contains('?') => return HIDDEN.to_owned(),
         Some((_, place)) => (true, place),
         None => (false, rest),
     };
@@ -394,6 +397,7 @@ fn shown_scp(text: &str) -> String {
         None => text.to_owned(),
     };
     match text.rfind('@') {
+        Some(at) if text[..at].contains('?') => HIDDEN.to_owned(),
         Some(at) if at > colon => format!("{HIDDEN}@{}", cut(&text[at + 1..])),
         _ => cut(text),
     }
@@ -480,6 +484,9 @@ mod tests {
             "https://me:a#HUSH@example.org",
             "https://example.org/x.git?token=HUSH",
             "https://example.org/x.git#HUSH",
+            "https://example.org/x.git?a=b@HUSH",
+            "s3:/bucket/path?a=b@HUSH",
+            "host:x?a@HUSH",
             "https://me:HUSH",
             "https:me:HUSH@example.org",
             "HTTPS://HUSH@example.org/x.git",

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 #[path = "../../fuzz/targets/config.rs"]
 mod config;
 #[path = "../../fuzz/targets/head.rs"]
@@ -11,6 +13,8 @@ mod head;
 mod record;
 #[path = "../../fuzz/targets/tree_names.rs"]
 mod tree_names;
+#[path = "../../fuzz/targets/url.rs"]
+mod url;
 
 /// Runs a target on each file of its corpus, and on that with a byte changed, left out or cut off.
 fn replay(name: &str, run: fn(&[u8])) {
@@ -39,4 +43,12 @@ fn the_corpora_of_the_fuzz_targets_are_read_or_refused() {
     replay("record", record::run);
     replay("head", head::run);
     replay("tree_names", tree_names::run);
+    replay("url", url::run);
+}
+
+proptest! {
+    #[test]
+    fn no_address_shows_its_secret(text in "([a-z0-9]{0,3}[@:/?#%&=,'\"\\[\\] .+-]{0,3}){0,5}|\\PC{0,12}") {
+        url::run(text.as_bytes());
+    }
 }
