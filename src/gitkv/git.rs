@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use git2::{ErrorClass, ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 
 use crate::atomic;
-use crate::layers::{INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind};
+use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind, SMALL};
 use crate::progress::Counter;
 
 use super::access::Access;
@@ -461,11 +461,24 @@ impl Git {
         let odb = repository.odb().map_err(GitError::git("open the object database"))?;
         let oid = to_git2(id)?;
         let (size, kind) = odb.read_header(oid).map_err(not_read(id))?;
-        if size as u64 > from_git2_kind(kind).max_len().min(INFLATE_LIMIT) {
+        let size_limit = from_git2_kind(kind).max_len().min(INFLATE_LIMIT).min(self.expansion_limit(id));
+        if size as u64 > size_limit {
             return Err(LayerError::TooLarge { id: *id, size: size as u64 }.into());
         }
         let object = odb.read(oid).map_err(not_read(id))?;
         Ok((from_git2_kind(object.kind()), object.data().to_owned()))
+    }
+
+    /// How many bytes a loose object, or one that is a delta, may have, by what lies on the disk: a delta may repeat the
+    /// same bytes without end.
+    fn expansion_limit(&self, id: &ObjectId) -> u64 {
+        let hex = id.to_string();
+        let (directory, name) = hex.split_at(2);
+        let loose = fs::metadata(self.path.join("objects").join(directory).join(name));
+        let packs: u64 = self.layers().layers().filter_map(|layer| layer.pack_bytes()).sum();
+        SMALL.saturating_add(
+            packs.saturating_add(loose.map_or(0, |file| file.len())).saturating_mul(EXPANSION),
+        )
     }
 
     pub(super) fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {

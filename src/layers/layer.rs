@@ -18,6 +18,12 @@ use super::{LayerError, ObjectId, ObjectKind, object_id, place};
 /// The largest object that is inflated in memory: 1 GiB, many times what this crate deflates.
 pub const INFLATE_LIMIT: u64 = 1 << 30;
 
+/// What is inflated in memory without asking how much of the disk it takes.
+pub const SMALL: u64 = 64 << 20;
+
+/// A larger object is inflated only if it has at most so many bytes for each that it takes on the disk.
+pub const EXPANSION: u64 = 64;
+
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
 
@@ -397,10 +403,18 @@ impl OpenEntry<'_> {
         Ok(content)
     }
 
+    /// How many bytes the entry takes in the pack, by where the next one begins.
+    fn entry_len(&self) -> u64 {
+        let index = &self.layer.index;
+        let offsets = (0..index.objects()).map(|position| index.offset(position));
+        let next = offsets.filter(|&next| next > self.offset).min();
+        next.map_or(self.available, |next| self.available.min(next - self.offset))
+    }
+
     /// The whole object, its Adler-32 checked.
     fn inflate(&self) -> Result<Vec<u8>, LayerError> {
         let (id, size) = (self.id, self.header.size);
-        if size > INFLATE_LIMIT {
+        if size > INFLATE_LIMIT || (size > SMALL && size > EXPANSION.saturating_mul(self.entry_len())) {
             return Err(LayerError::TooLarge { id, size });
         }
         let len = (self.header.len as u64 + entry::stream_bound(size)).min(self.available) as usize;

@@ -64,7 +64,7 @@ use sha1::{Digest as _, Sha1};
 use crate::digest;
 
 pub use cold::{Cold, OutOfReach, PackSource};
-pub use layer::{INFLATE_LIMIT, Layer};
+pub use layer::{EXPANSION, INFLATE_LIMIT, Layer, SMALL};
 pub use place::{
     doubled_indexes, has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index,
     remove_pack,

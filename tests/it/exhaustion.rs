@@ -15,11 +15,12 @@ use treering::cbor;
 use treering::delta::from_content;
 use treering::diff::{Content, DiffIndex, DirIndex, Kind, SegmentRef, page};
 use treering::digest::Digest;
-use treering::gitkv::{Git, Mode, Node, Person, TreeEdit};
-use treering::layers::{ObjectId, ObjectKind};
+use treering::gitkv::{Git, GitError, Mode, Node, Person, TreeEdit};
+use treering::layers::{LayerError, ObjectId, ObjectKind};
 use treering::repository::{PageRef, SnapshotRecord};
 
 use crate::hostile::{Crafted, like, pack};
+use crate::lab::Lab;
 use crate::programs;
 
 /// Seconds after which a command counts as one that does not end.
@@ -285,6 +286,56 @@ fn an_index_and_a_tree_larger_than_memory() {
     let crafted = Crafted::new();
     put_raw(&crafted, ObjectKind::Tree, &bomb, "signatures");
     survive(&crafted);
+}
+
+#[test]
+fn pages_and_volumes_in_blobs_of_zeros() {
+    let crafted = Crafted::new();
+    crafted.write(&[pack(&crafted.entries)], |places| {
+        vec![PageRef { entries: crafted.entries.len() as u32, ..places[0] }]
+    });
+    let bomb = Bomb::new(&[], &[0; 1 << 20], 1000);
+    let index = crafted.path.replace("snapshots/", "index/").replace(".cbor", "-99.cbor.gz");
+    put_raw(&crafted, ObjectKind::Blob, &bomb, &index);
+    survive(&crafted);
+    let crafted = Crafted::new();
+    let volume = crafted.path.replace("snapshots/", "archives/").replace(".cbor", "-0.tar.gz");
+    put_raw(&crafted, ObjectKind::Blob, &bomb, &volume);
+    survive(&crafted);
+}
+
+#[test]
+fn objects_that_git_made_small_are_read_in_proportion() {
+    let lab = Lab::new();
+    for (mib, is_read) in [(8usize, true), (96, false)] {
+        let mut ids = Vec::new();
+        for end in ["", "x"] {
+            let file = lab.path("large");
+            fs::write(&file, [vec![0; mib << 20], end.into()].concat()).unwrap();
+            ids.push(
+                lab.git(&["hash-object", "-w", file.to_str().unwrap()]).trim().parse::<ObjectId>().unwrap(),
+            );
+        }
+        let is_too_large = |error: &GitError| matches!(error, GitError::Layer(LayerError::TooLarge { .. }));
+        let read = |git: &Git| ids.iter().map(|id| git.read_blob(id).map(drop)).collect::<Vec<_>>();
+        let expected = |read: Vec<Result<(), GitError>>| {
+            read.iter().all(|read| match read {
+                Ok(()) => is_read,
+                Err(error) => !is_read && is_too_large(error),
+            })
+        };
+        // Loose, and then one as a delta of the other.
+        assert!(expected(read(&Git::open(&lab.path("repo")).unwrap())), "{mib} MiB, loose");
+        let list = lab.path("list");
+        fs::write(&list, ids.iter().map(|id| format!("{id}\n")).collect::<String>()).unwrap();
+        let pack = lab.path("repo/objects/pack/pack");
+        let mut git = Command::new("git");
+        git.arg("-C").arg(lab.path("repo")).args(["pack-objects", "-q", "--window=10"]).arg(pack);
+        let packed = git.stdin(fs::File::open(&list).unwrap()).output().unwrap();
+        assert!(packed.status.success());
+        lab.git(&["prune-packed", "-q"]);
+        assert!(expected(read(&Git::open(&lab.path("repo")).unwrap())), "{mib} MiB, packed");
+    }
 }
 
 /// Adds a volume of `segments`, and lets the file `a` of the snapshot be the last of them.

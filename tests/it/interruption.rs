@@ -51,9 +51,9 @@ fn leftovers(lab: &Lab) -> Vec<String> {
     };
     let mut left: Vec<_> = packs.iter().filter(|name| !is_whole(name)).cloned().collect();
     left.extend(
-        names("repo/treering")
-            .into_iter()
-            .filter(|name| !name.ends_with(".lock") && !["reserve", "newest"].contains(&name.as_str())),
+        names("repo/treering").into_iter().filter(|name| {
+            !name.ends_with(".lock") && !["reserve", "newest", "own"].contains(&name.as_str())
+        }),
     );
     left.extend(names("repo/refs/heads").into_iter().filter(|name| name != "main"));
     left
