@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use serde_json::json;
 use treering::repository::{
-    Repository, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName, SnapshotPath, is_future,
-    source_roots,
+    Repository, RepositoryError, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName, SnapshotPath,
+    is_future, source_roots,
 };
 use treering::schedule::Profile;
 use treering::timeline::TimeKey;
@@ -119,7 +119,7 @@ impl Session {
         if let Some((as_is, meant)) = printed
             && matches!(
                 repository.entries(&snapshot, Some(as_is)),
-                Err(treering::repository::RepositoryError::NoPath { .. })
+                Err(RepositoryError::NoPath { .. } | RepositoryError::Unread { .. })
             )
         {
             return Ok((snapshot, Some(meant)));

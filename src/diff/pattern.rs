@@ -185,6 +185,30 @@ impl Meaning {
     pub fn is_negated(&self) -> bool {
         self.is_negated
     }
+
+    /// Whether it may match more than one name, at any depth.
+    pub fn is_search(&self) -> bool {
+        self.origin == Origin::Name
+            && self.body.as_ref().is_some_and(|body| body.contains(['*', '?', '[', '{']))
+    }
+
+    /// Whether it is a name that may stand at any depth.
+    pub fn is_name(&self) -> bool {
+        self.origin == Origin::Name
+    }
+
+    /// Whether it is a path that leads through `path`, as it is below the root of a set of `spaces`, to something in there.
+    pub fn leads_through(&self, spaces: &[Space], path: &Path) -> bool {
+        let hosts =
+            spaces.iter().filter_map(|space| Some(space.host.join(path.strip_prefix(&space.to).ok()?)));
+        let is_through_host = |host: PathBuf| {
+            let is_above = |other: &PathBuf| other.starts_with(&host) && *other != host;
+            self.globs.iter().any(|glob| leads_through(&host, glob)) || self.paths.iter().any(is_above)
+        };
+        let is_anchored = matches!(self.origin, Origin::Root | Origin::Path);
+        let body = self.body.as_ref().filter(|_| is_anchored);
+        body.is_some_and(|body| leads_through(path, body)) || hosts.into_iter().any(is_through_host)
+    }
 }
 
 /// A directory of the host, and where what it holds lies below the root of a [`PatternSet`].
@@ -545,6 +569,25 @@ fn below(root: &Path, pattern: &str) -> Option<Part> {
     Some(if rest.is_empty() { Part::All } else { Part::Pattern(format!("/{rest}{end}")) })
 }
 
+/// Whether `pattern`, which begins where `path` does, may match something below that, but not only that itself.
+fn leads_through(path: &Path, pattern: &str) -> bool {
+    let mut parts = pattern.split('/').filter(|part| !matches!(*part, "" | "."));
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    for name in names {
+        match parts.next() {
+            // It may stand for any number of components.
+            Some("**") => return true,
+            Some(part) if part.as_bytes() == name.as_bytes() => {}
+            Some(part) if part.contains(['*', '?', '[', '{', '\\']) && is_match(part, name) => {}
+            _ => return false,
+        }
+    }
+    parts.next().is_some()
+}
+
 /// Whether the pattern of one component matches a name.
 fn is_match(part: &str, name: &OsStr) -> bool {
     let mut builder = GitignoreBuilder::new("/");
@@ -708,6 +751,38 @@ mod tests {
             assert_eq!(below(Path::new("/data/tree"), pattern), expected, "{pattern}");
         }
         assert_eq!(below(Path::new("/"), "/a/b"), part("/a/b"));
+    }
+
+    #[test]
+    fn a_path_may_lead_through_a_directory_that_cannot_be_looked_into() {
+        let spaces = [
+            Space { host: "/data/tree".into(), to: PathBuf::new() },
+            Space { host: "/more".into(), to: "m".into() },
+        ];
+        let through =
+            |pattern: &str, path: &str| read(pattern).unwrap().leads_through(&spaces, Path::new(path));
+        for pattern in [
+            "closed/x",
+            "/closed/x",
+            "/data/tree/closed/x",
+            "cl*/x",
+            "**/x",
+            "/data/*/closed/x*/y",
+            "closed/a\\x01b",
+        ] {
+            assert!(through(pattern, "closed"), "{pattern}");
+            assert!(
+                through(pattern, "closed/x") == (pattern.contains("**") || pattern.ends_with("/y")),
+                "{pattern}"
+            );
+        }
+        assert!(through("/more/x", "m") && through("/more/a/b", "m/a"));
+        for pattern in
+            ["closed", "/closed/", "other/closed/x", "/data/tree/closed", "x", "*", "/data/closed/x"]
+        {
+            assert!(!through(pattern, "closed"), "{pattern}");
+        }
+        assert!(read("*.o").unwrap().is_search() && !read("o").unwrap().is_search());
     }
 
     fn set(patterns: &[&str]) -> PatternSet {

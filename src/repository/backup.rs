@@ -33,7 +33,7 @@ use crate::repository::maker::{Faults, Made, Maker};
 use crate::repository::pages::{IndexChange, Pages};
 use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::Segments;
-use crate::repository::snapshot::{is_listed, list_unreadable};
+use crate::repository::snapshot::{list_unreadable, listed_above};
 use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
 use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{
@@ -170,7 +170,7 @@ impl BackupReport {
             &mut self.old,
             &mut self.new,
             |path| parent.is_some_and(|parent| parent.record.is_unreadable(path)),
-            |path| is_listed(unreadable, path),
+            |path| listed_above(unreadable, path).is_some(),
         );
     }
 }

@@ -69,6 +69,11 @@ impl Repository {
                 return Ok((candidate, entries));
             }
         }
+        let unread = |path: &RelPath| snapshot.record.unreadable_above(path).cloned();
+        if let Some(unread) = candidates(snapshot, path)?.iter().find_map(unread) {
+            let path = self.display_path(snapshot, &unread);
+            return Err(RepositoryError::Unread { path, snapshot: snapshot.short_id() });
+        }
         let path = String::from_utf8_lossy(path).into_owned();
         Err(RepositoryError::NoPath { path, snapshot: snapshot.short_id() })
     }

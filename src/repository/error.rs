@@ -219,6 +219,18 @@ pub enum RepositoryError {
         /// The snapshot.
         snapshot: String,
     },
+    /// What is asked for is, or would be in, something that the backup could not read.
+    #[error(
+        "snapshot {snapshot} is partial: the backup could not read {}, so what is asked for is not there; `treering snapshots` \
+         lists others",
+        .path.display()
+    )]
+    Unread {
+        /// What could not be read, as it was on the host.
+        path: PathBuf,
+        /// The snapshot.
+        snapshot: String,
+    },
     /// The patterns choose nothing of a snapshot.
     #[error(
         "nothing in snapshot {0} is chosen by --include and --exclude: `treering ls {0}` lists what there is"

@@ -210,12 +210,23 @@ impl Repository {
         });
         let is_there = |entries: &[Entry]| entries.iter().any(|entry| !entry.path.is_root());
         let had_some = is_there(&entries);
+        let places = destination.unread(snapshot, &top);
+        let is_dir = |path: &RelPath| {
+            let at = entries.binary_search_by(|entry| entry.path.cmp(path));
+            at.is_ok_and(|at| matches!(entries[at].kind, Kind::Directory))
+        };
+        let places: Vec<_> = places.into_iter().map(|path| (is_dir(&path), path)).collect();
         let mut on_the_way = choice.select(&mut entries);
         if exists && !is_source {
             on_the_way.insert(RelPath::root());
         }
         let is_chosen = !options.include.is_empty() || (!options.exclude.is_empty() && had_some);
         if is_chosen && !is_there(&entries) && !options.delete {
+            if let Some(path) = choice.asked_of(places).first() {
+                let path = destination.origin(path).unwrap_or_default();
+                let path = self.display_path(snapshot, &path);
+                return Err(RepositoryError::Unread { path, snapshot: snapshot.short_id() });
+            }
             return Err(RepositoryError::NothingChosen(snapshot.short_id()));
         }
         let numbers = Owners::default();
@@ -226,7 +237,7 @@ impl Repository {
         let present = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
         let (mut spared, failures) = extras.map(Extras::into_parts).unwrap_or_default();
         let unmet = choice.unmet();
-        let unread = destination.unread(snapshot, &top, &choice);
+        let unread = choice.asked_of(places);
         if options.delete {
             spare_unread(&mut spared, &unread, target, &wanted.entries);
         }
@@ -478,15 +489,15 @@ impl Destination {
         translate(path, self.moves.iter().map(|step| (&step.to, &step.from)))
     }
 
-    /// Where that would be which the backup could not read, of what `choice` asks for.
-    fn unread(&self, snapshot: &Snapshot, top: &RelPath, choice: &Choice) -> Vec<RelPath> {
+    /// Where that would be which the backup could not read.
+    fn unread(&self, snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
         let unread = snapshot.record.unreadable.iter().filter_map(|path| {
             // A directory above what is restored could not be read as a whole.
             let path = if top.is_within(path) { top } else { path };
             path.is_within(top)
                 .then(|| translate(path, self.moves.iter().map(|step| (&step.from, &step.to))))?
         });
-        unread.filter(|path| choice.asks_for(path)).collect()
+        unread.collect()
     }
 
     /// What is restored, and where it will be.

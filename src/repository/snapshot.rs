@@ -90,15 +90,20 @@ impl SnapshotRecord {
     /// Whether `path` of the index is, or lies below, something that could not be read: that the snapshot does
     /// not have it does not mean that the source did not.
     pub fn is_unreadable(&self, path: &RelPath) -> bool {
-        is_listed(&self.unreadable, path)
+        self.unreadable_above(path).is_some()
+    }
+
+    /// What could not be read and is `path`, or above it.
+    pub(super) fn unreadable_above(&self, path: &RelPath) -> Option<&RelPath> {
+        listed_above(&self.unreadable, path)
     }
 }
 
-/// Whether `path` is one of `unreadable`, as a record lists them, or lies below one.
-pub(super) fn is_listed(unreadable: &[RelPath], path: &RelPath) -> bool {
+/// The one of `unreadable`, as a record lists them, that is `path`, or above it.
+pub(super) fn listed_above<'a>(unreadable: &'a [RelPath], path: &RelPath) -> Option<&'a RelPath> {
     // What lies below a path follows it before anything else does.
     let after = unreadable.partition_point(|unread| unread <= path);
-    after > 0 && path.is_within(&unreadable[after - 1])
+    unreadable[..after].last().filter(|unread| path.is_within(unread))
 }
 
 /// Makes of paths that could not be read, in any order, what a record lists.

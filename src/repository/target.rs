@@ -239,12 +239,14 @@ pub(super) struct Choice {
     exclude: PatternSet,
     /// Patterns of `include`, each by itself, and whether it was the one that matched something.
     asked: Vec<Asked>,
+    spaces: Vec<Space>,
     /// The repository itself, which is neither written nor removed.
     own: Option<RelPath>,
 }
 
 struct Asked {
     given: String,
+    meaning: Meaning,
     alone: PatternSet,
     is_met: Cell<bool>,
 }
@@ -262,6 +264,7 @@ impl Choice {
             let given = pattern.given().to_owned();
             Ok::<_, RepositoryError>(Asked {
                 given,
+                meaning: pattern.clone(),
                 alone: set(from_ref(pattern))?,
                 is_met: Cell::new(false),
             })
@@ -270,6 +273,7 @@ impl Choice {
             asked: asked.collect::<Result<_, _>>()?,
             include: if include.is_empty() { None } else { Some(set(include)?) },
             exclude: set(exclude)?,
+            spaces: spaces.to_vec(),
             own,
         })
     }
@@ -291,9 +295,27 @@ impl Choice {
         path.is_root() || (!is_own && is_included() && find(&self.exclude).is_none())
     }
 
-    /// Whether they ask for `path`, whatever it is.
-    pub fn asks_for(&self, path: &RelPath) -> bool {
-        self.has(path, true) || self.has(path, false)
+    /// Of places that nobody could look at, each with whether it is known to be a directory, those that they ask for, or
+    /// for something below. To be asked when all that is known was looked at: a name that was found need not be there too.
+    pub fn asked_of(&self, places: Vec<(bool, RelPath)>) -> Vec<RelPath> {
+        let is_asked_for = |path: &RelPath| self.has(path, true) || self.has(path, false);
+        let asked: Vec<_> = places.iter().map(|(_, path)| is_asked_for(path)).collect();
+        let places = places.into_iter().zip(asked);
+        let wanted =
+            places.filter(|((is_dir, path), is_asked)| *is_asked || self.may_ask_below(path, *is_dir));
+        wanted.map(|((_, path), _)| path).collect()
+    }
+
+    fn may_ask_below(&self, path: &RelPath, is_dir: bool) -> bool {
+        let asks = |asked: &Asked| match asked.meaning.is_name() {
+            true => is_dir && (asked.meaning.is_search() || !asked.is_met.get()),
+            false => asked.meaning.leads_through(&self.spaces, path.as_path()),
+        };
+        let is_excluded = || {
+            let decision = self.exclude.matched_within(path.as_path(), true);
+            decision.is_some_and(|decision| decision.is_match)
+        };
+        self.asked.iter().any(asks) && !is_excluded()
     }
 
     /// The patterns of what is included that have matched nothing so far.

@@ -135,6 +135,32 @@ fn what_the_backup_could_not_read_is_spared() {
     assert_eq!((&summary["partial"], &summary["entries_unreadable"]), (&true.into(), &2.into()));
     told("restore latest -t new -n -i secret -i notes", "1 name");
     assert_eq!(lab.run("restore latest -t new -n -i notes".split(' ')).err, "");
+    // Names in a directory that could not be read count too, and so may names that were found nowhere.
+    let closed = lab.path("tree/closed/*");
+    for include in ["closed/inside", "/closed/in*", closed.to_str().unwrap(), "inside", "*side"] {
+        told(&format!("restore latest -t new -n -i notes -i {include}"), "1 name");
+        // With nothing else that is there to be restored.
+        let outcome = lab.run(["restore", "latest", "-t", "new", "-n", "-i", include]);
+        let is_told = outcome.err.contains("is partial: the backup could not read");
+        assert!(
+            outcome.status == Some(1) && is_told && outcome.err.contains("tree/closed"),
+            "{include}: {outcome:?}"
+        );
+    }
+    assert_eq!(lab.run("restore latest -t new -n -i *o*es -e closed".split(' ')).err, "");
+    // Other commands that are asked for something in there say so too.
+    for line in [
+        "ls latest:closed/inside",
+        "cat latest:closed/inside",
+        "cat latest:secret",
+        "diff latest:closed/inside latest",
+        "restore latest:closed/inside -t new -n",
+    ] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        assert!(outcome.err.contains("is partial: the backup could not read"), "{line}: {}", outcome.err);
+    }
+    assert!(lab.run(["cat", "latest:nowhere"]).err.contains("is not in snapshot"));
     // Nobody knows whether these differ.
     let outcome = lab.run(["diff", "latest", "tree"]);
     assert_eq!(outcome.status, Some(0), "{outcome:?}");
