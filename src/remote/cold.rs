@@ -48,6 +48,9 @@ const PIECES_AT_ONCE: usize = 4;
 /// Bytes of a head at most: it lists some hundred thousand layers.
 const MAX_HEAD: u64 = 64 << 20;
 
+/// Bytes of a mark at most.
+const MAX_MARK: u64 = 4096;
+
 /// What a cold remote is marked with: the repository that it holds.
 const MARK: &str = "repository";
 
@@ -360,7 +363,8 @@ impl Remotes {
         let names = LayerNames::new(layer, held)?;
         let bytes = held.index_bytes + if is_whole { held.pack_bytes } else { 0 };
         progress.total_bytes.add(bytes);
-        let index = store.load(&names.index).map_err(RemoteError::layer(remote, layer))?;
+        let index =
+            store.load_within(&names.index, held.index_bytes).map_err(RemoteError::layer(remote, layer))?;
         progress.bytes.add(index.len() as u64);
         if !is_whole {
             return Ok((index, None));
@@ -600,7 +604,7 @@ pub(super) fn read_watched(
 
 /// The id of the repository that a store is marked to hold; `None` where there is no mark.
 fn load_mark(store: &Store, remote: &str, names: &Namespaces) -> Result<Option<String>, RemoteError> {
-    let bytes = match store.load(&names.config.name(MARK)?) {
+    let bytes = match store.load_within(&names.config.name(MARK)?, MAX_MARK) {
         Err(error) if error.is_not_found() => return Ok(None),
         bytes => bytes.map_err(RemoteError::store(remote))?,
     };
@@ -617,7 +621,7 @@ pub(super) fn load_head(
     if item.size > MAX_HEAD {
         return Err(unreadable(remote, &name, HeadError::Damaged("it is too large")));
     }
-    let bytes = store.load(&item.name).map_err(RemoteError::layer(remote, &name))?;
+    let bytes = store.load_within(&item.name, MAX_HEAD).map_err(RemoteError::layer(remote, &name))?;
     let head = Head::parse(&bytes).map_err(|error| unreadable(remote, &name, error))?;
     match head.repository == repository {
         true => Ok(head),

@@ -169,7 +169,7 @@ impl Remotes {
         let found = Mutex::new(RemoteContents::new());
         at_once(LAYERS_AT_ONCE, layers, |(name, held)| {
             progress.check().map_err(GitError::from)?;
-            let ids = match store.load(&LayerNames::new(name, held)?.index) {
+            let ids = match store.load_within(&LayerNames::new(name, held)?.index, held.index_bytes) {
                 Err(error) if error.is_not_found() => None,
                 loaded => index_ids(name, &loaded.map_err(RemoteError::store(remote))?).ok(),
             };

@@ -189,6 +189,8 @@ impl Remotes {
     /// one.
     pub(super) fn adopt_tracked(&self, remote: &str) -> Result<bool, RemoteError> {
         let Some(theirs) = self.theirs(remote)? else { return Ok(false) };
+        let tree = self.git.read_commit(&theirs)?.tree;
+        expect_sound(&changes(&self.git, None, Some(&tree))?).map_err(RemoteError::of_merge(remote))?;
         self.git.compare_and_set(self.git.branch(), None, &theirs)?;
         self.see(remote, None, &theirs)?;
         Ok(true)

@@ -140,9 +140,18 @@ pub(super) fn parse_layer(line: &str) -> Option<(String, Held)> {
     let name = words.next().filter(|name| is_layer(name))?;
     let mut number = || words.next()?.parse::<u64>().ok();
     let (pack_bytes, index_bytes, objects) = (number()?, number()?, u32::try_from(number()?).ok()?);
+    if index_bytes > max_index(objects) {
+        return None;
+    }
     let tag = words.next().filter(|tag| tag.len() == 16)?;
     let tag = u64::from_str_radix(tag, 16).ok()?;
     Some((name.to_owned(), Held { kind, pack_bytes, index_bytes, objects, tag }))
+}
+
+/// Bytes that the index of a pack of so many objects has at most: for each an id, a checksum and a place, which may
+/// take twelve bytes.
+fn max_index(objects: u32) -> u64 {
+    8 + 256 * 4 + u64::from(objects) * (20 + 4 + 12) + 2 * 20
 }
 
 /// Whether `name` can be that of a layer: `pack-` and a SHA-1.
@@ -224,6 +233,21 @@ mod tests {
             layers: [(name("a"), held(LayerKind::Data, 16)), (name("b"), held(LayerKind::Metadata, 9))]
                 .into(),
             going: [(name("c"), held(LayerKind::Data, 3)), (name("a"), held(LayerKind::Data, 16))].into(),
+        }
+    }
+
+    #[test]
+    fn an_index_is_no_larger_than_its_objects_make_it() {
+        let name = format!("pack-{}", "0".repeat(40));
+        let line = |bytes: u64, objects: u32| format!("data {name} 100 {bytes} {objects} 0123456789abcdef");
+        for (bytes, objects, is_sound) in [
+            (1072, 0, true),
+            (1073, 0, false),
+            (1108, 1, true),
+            (1109, 1, false),
+            (u64::MAX, u32::MAX, false),
+        ] {
+            assert_eq!(parse_layer(&line(bytes, objects)).is_some(), is_sound, "{bytes} of {objects}");
         }
     }
 

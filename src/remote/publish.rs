@@ -81,7 +81,15 @@ pub(super) fn newest(store: &Store, heads: &Namespace) -> Result<Option<(u64, Ve
     Ok(by_number(store, heads)?.pop_last())
 }
 
-/// All heads, by their numbers.
+/// How much higher the number of a head may be than the one before. Each push adds one, and the oldest go first, so
+/// there are no gaps but by accident. A head beyond one is somebody's who wants to hide what is pushed after it: there
+/// is no number after the highest.
+const MAX_GAP: u64 = 1 << 16;
+
+/// From here on no head counts, so that there is always a number for the next one.
+const LAST: u64 = 10u64.pow(DIGITS as u32) - 2 * MAX_GAP;
+
+/// All heads that count, by their numbers. What lies beyond a gap does not.
 pub(super) fn by_number(store: &Store, heads: &Namespace) -> Result<BTreeMap<u64, Vec<Item>>, Error> {
     let mut found: BTreeMap<u64, Vec<Item>> = BTreeMap::new();
     for item in store.list(heads) {
@@ -89,6 +97,12 @@ pub(super) fn by_number(store: &Store, heads: &Namespace) -> Result<BTreeMap<u64
         if let Some(number) = number(&item.name) {
             found.entry(number).or_default().push(item);
         }
+    }
+    let mut numbers = found.keys().zip(found.keys().skip(1));
+    let beyond =
+        numbers.find(|(before, number)| *number - *before > MAX_GAP).map_or(LAST, |(_, number)| *number);
+    for number in found.split_off(&beyond.min(LAST)).into_keys() {
+        tracing::warn!(number, "a head of a cold remote lies far beyond the others, and does not count");
     }
     found.values_mut().for_each(|items| items.sort_by(|one, other| one.name.cmp(&other.name)));
     Ok(found)
@@ -267,6 +281,26 @@ mod tests {
             fixture.store.list(&fixture.heads).map(|item| item.unwrap().name.key().to_owned()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_head_far_beyond_the_others_hides_none() {
+        let f = fixture();
+        let publish = |number, id| publish(&f.store, &f.heads, &f.locks, number, &head(id), &who());
+        let highest = || newest(&f.store, &f.heads).unwrap().map(|(number, _)| number);
+        assert!(publish(1, 1).is_ok());
+        for far in ["9999999999", "9999900000", "0000900000"] {
+            f.store.store(&f.heads.name(far).unwrap(), b"far").unwrap();
+        }
+        for number in 2..40 {
+            assert!(publish(number, 1).is_ok());
+            assert_eq!(highest(), Some(number));
+        }
+        // Where there is nothing else, there is still a number for the next one.
+        for name in names(&f).iter().filter(|name| !name.starts_with("9999")) {
+            f.store.delete(&f.heads.name(name).unwrap()).unwrap();
+        }
+        assert_eq!(highest(), None);
     }
 
     #[test]

@@ -42,6 +42,12 @@ impl Store {
         self.read(name, None)
     }
 
+    /// The whole object, which has `limit` bytes at most: one that is larger is an error, and is not read. A cache does
+    /// not count.
+    pub fn load_within(&self, name: &Name, limit: u64) -> Result<Vec<u8>, Error> {
+        self.fetch_within(name, None, limit)
+    }
+
     /// The `size` bytes of the object from `offset` on, exactly.
     pub fn load_range(&self, name: &Name, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
         // No backend has larger objects, and some take such numbers for negative ones.
@@ -126,6 +132,10 @@ impl Store {
     }
 
     fn fetch(&self, name: &Name, range: Option<Range<u64>>) -> Result<Vec<u8>, Error> {
+        self.fetch_within(name, range, self.max_object)
+    }
+
+    fn fetch_within(&self, name: &Name, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Error> {
         self.at_levels(Operation::Load, name, |path, _| {
             if let Some(Range { start, end }) = range
                 && start == end
@@ -136,7 +146,7 @@ impl Store {
                     false => Ok((Vec::new(), 0)),
                 };
             }
-            let bytes = self.backend.load(path, range.clone(), self.max_object)?;
+            let bytes = self.backend.load(path, range.clone(), limit.min(self.max_object))?;
             let size = bytes.len() as u64;
             Ok((bytes, size))
         })

@@ -341,3 +341,75 @@ fn a_link_or_a_module_is_no_snapshot() {
         assert!(scene.assert_refused().contains(path), "{mode}");
     }
 }
+
+/// The store of a cold remote, as a directory that anybody writes to.
+struct ColdScene {
+    scene: Scene,
+}
+
+impl ColdScene {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let url = format!("file://{}", scene.lab.path("store").display());
+        scene.remotes("repo").add("cold", &url).unwrap();
+        scene.remotes("repo").push("cold", &who()).unwrap();
+        Self { scene }
+    }
+
+    fn objects(&self, namespace: &str) -> Vec<std::path::PathBuf> {
+        let files = walkdir::WalkDir::new(self.scene.lab.path("store").join(namespace));
+        let files = files.into_iter().map(|entry| entry.unwrap().into_path()).filter(|path| path.is_file());
+        let mut files: Vec<_> = files.collect();
+        files.sort();
+        files
+    }
+}
+
+#[test]
+fn a_cold_head_with_the_highest_number_hides_no_push() {
+    let mut cold = ColdScene::new();
+    let first = cold.objects("heads").pop().unwrap();
+    fs::copy(&first, first.with_file_name("9999999999")).unwrap();
+    cold.scene.lab.write("second", "what came after\n");
+    cold.scene.lab.backup();
+    cold.scene.remotes("repo").push("cold", &who()).unwrap();
+    let url = format!("file://{}", cold.scene.lab.path("store").display());
+    let clone = cold.scene.lab.path("clone");
+    Remotes::clone_cold_watched(&url, &clone, FORMAT_VERSION, &Default::default(), &Progress::new()).unwrap();
+    assert_eq!(Repository::open(&clone).unwrap().snapshots().unwrap().len(), 2);
+}
+
+#[test]
+fn an_object_of_a_cold_remote_is_read_only_as_far_as_its_head_says() {
+    let cold = ColdScene::new();
+    let index =
+        cold.objects("metadata").into_iter().find(|path| path.extension().is_some_and(|is| is == "idx"));
+    let index = index.unwrap();
+    // Sparse, so that only who reads it notices: 1 TiB would not fit.
+    fs::File::options().write(true).open(&index).unwrap().set_len(1 << 40).unwrap();
+    let url = format!("file://{}", cold.scene.lab.path("store").display());
+    let clone = cold.scene.lab.path("clone");
+    let cloned =
+        Remotes::clone_cold_watched(&url, &clone, FORMAT_VERSION, &Default::default(), &Progress::new());
+    assert!(cloned.is_err());
+    assert!(!clone.exists());
+    fs::File::options()
+        .write(true)
+        .open(cold.objects("config").pop().unwrap())
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    assert!(cold.scene.remotes("repo").pull("cold", &who()).is_err());
+}
+
+#[test]
+fn a_tree_that_a_pull_refuses_is_not_taken_by_the_next_push() {
+    let scene = Scene::new();
+    let deep = format!("elsewhere/{}x", "d/".repeat(40));
+    scene.put(&deep, Some(b"x"));
+    let said = scene.assert_refused();
+    assert!(said.contains("too deep"), "{said}");
+    // And a clone takes it no more than a pull.
+    let hub = scene.lab.path("hub.git");
+    assert!(Remotes::clone_from(hub.to_str().unwrap(), &scene.lab.path("clone"), FORMAT_VERSION).is_err());
+}
