@@ -78,17 +78,8 @@ const NAMES: [&[u8]; 27] = [
 ];
 
 /// Settings of a remote that only say what is fetched and pushed.
-const OF_REMOTES: [&[u8]; 9] = [
-    b"fetch",
-    b"mirror",
-    b"partialclonefilter",
-    b"promisor",
-    b"prune",
-    b"push",
-    b"skipdefaultupdate",
-    b"skipfetchall",
-    b"tagopt",
-];
+const OF_REMOTES: [&[u8]; 7] =
+    [b"fetch", b"mirror", b"prune", b"push", b"skipdefaultupdate", b"skipfetchall", b"tagopt"];
 
 /// Hooks that git runs here when it fetches and pushes.
 const HOOKS: [&str; 2] = ["pre-push", "reference-transaction"];
@@ -202,6 +193,10 @@ fn is_harmless(name: &[u8], value: Option<&[u8]>) -> bool {
     if SECTIONS.iter().any(|section| name.starts_with(section)) || NAMES.contains(&name) {
         return true;
     }
+    // Of others git would fetch by itself what is missing.
+    if name == b"remote.treering.promisor" {
+        return true;
+    }
     let Some(rest) = name.strip_prefix(b"remote.") else { return false };
     let key = rest.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
     match key {
@@ -269,6 +264,8 @@ mod tests {
             "remote.origin.receivepack",
             "remote.origin.proxy",
             "remote.origin.vcs",
+            "remote.origin.promisor",
+            "remote.treering.vcs",
             "uploadpack.packobjectshook",
             "url.ext::x.insteadof",
             "ssh.variant",

@@ -163,7 +163,6 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
     if given.login.is_some() {
         // Git was not told all of it.
         let git = Git::open(&unfinished)?;
-        git.hide_config()?;
         git.configure(|config| config.set_str(&format!("remote.{ORIGIN}.url"), url.reveal()))?;
     }
     sync_below(&unfinished).map_err(GitError::io("sync", &unfinished))?;

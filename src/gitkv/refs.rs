@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::atomic;
 use crate::layers::ObjectId;
+use crate::url::Url;
 
 use super::lockfile::Turn;
 use super::{Git, GitError};
@@ -133,9 +134,13 @@ impl Git {
         let copy = scratch.path().join("config");
         turn.replace("config", |before| {
             fs::write(&copy, before).map_err(GitError::io("write", &copy))?;
-            git2::Config::open(&copy)
-                .and_then(|mut config| change(&mut config))
+            let holds_secret = git2::Config::open(&copy)
+                .and_then(|mut config| change(&mut config).and_then(|()| holds_secret(&config)))
                 .map_err(GitError::git(ACTION))?;
+            // Also where an earlier version, or git, left it for others to read.
+            if holds_secret {
+                self.hide_config()?;
+            }
             let after = fs::read(&copy).map_err(GitError::io("read", &copy))?;
             Ok((after != before).then_some(after))
         })
@@ -143,7 +148,7 @@ impl Git {
 
     /// Lets nobody else read git's configuration of this repository, which is about to hold a secret. Whatever replaces
     /// the file keeps its mode.
-    pub(super) fn hide_config(&self) -> Result<(), GitError> {
+    fn hide_config(&self) -> Result<(), GitError> {
         let path = self.path().join("config");
         let hide = || {
             let mode = fs::metadata(&path)?.permissions().mode();
@@ -183,6 +188,15 @@ impl Git {
         }
         Ok(private)
     }
+}
+
+/// Whether an address in a file of configuration holds a secret.
+fn holds_secret(config: &git2::Config) -> Result<bool, git2::Error> {
+    let mut found = false;
+    config.entries(Some(r"^remote\..*\.(push)?url$"))?.for_each(|entry| {
+        found |= entry.value().is_ok_and(|url| Url::from(url).holds_secret());
+    })?;
+    Ok(found)
 }
 
 /// The packed references `packed` without the one called `name`; `None` where it is not there.

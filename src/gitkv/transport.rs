@@ -121,9 +121,6 @@ impl Git {
     /// else to read from now on.
     pub fn add_remote(&self, name: &str, url: impl Into<Url>) -> Result<(), GitError> {
         let url = url.into();
-        if url.holds_secret() {
-            self.hide_config()?;
-        }
         self.configure(|config| {
             let section = format!("remote.{name}.");
             if !git2::Remote::is_valid_name(name) || !keys(config, &section)?.is_empty() {

@@ -223,3 +223,17 @@ fn a_login_reaches_the_server_and_no_argument() {
         assert!(!fs::read_to_string(lab.path(log)).unwrap().contains(WORD), "{log}");
     }
 }
+
+/// What git or an earlier version wrote is put right with the next change.
+#[test]
+fn a_configuration_with_a_login_is_hidden_with_the_next_change() {
+    let lab = Lab::new();
+    let config = lab.path("repo/config");
+    let mode = || fs::metadata(&config).unwrap().permissions().mode() & 0o777;
+    lab.ok(["remote", "add", "plain", "/nowhere"]);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}[remote \"old\"]\n\turl = https://me:{WORD}@localhost/x\n")).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    lab.ok(["remote", "remove", "plain"]);
+    assert_eq!(mode(), 0o600);
+}
