@@ -19,12 +19,12 @@ use crate::cli::blob_args::{
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, plural, print, size};
-use crate::cli::{Session, prepare, read_input, refuse_encrypted};
+use crate::cli::{Session, prepare, read_input, refuse_snapshots};
 
 /// Does one of the `blob` commands.
 pub fn run(session: &Session, command: &BlobCommand) -> Result<Exit, CliError> {
     if let BlobCommand::Add(_) | BlobCommand::Push(_) | BlobCommand::Pull(_) = command {
-        refuse_encrypted(session.repository_path()?)?;
+        refuse_snapshots(session.repository_path()?)?;
     }
     match command {
         BlobCommand::Init => init(session),

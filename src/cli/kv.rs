@@ -19,7 +19,7 @@ use crate::cli::kv_args::{
     RmArguments, ShowArguments,
 };
 use crate::cli::report::{self, Align, print};
-use crate::cli::{Session, cache_directory, prepare, read_input, refuse_encrypted};
+use crate::cli::{Session, cache_directory, prepare, read_input, refuse_snapshots};
 
 /// The editor of somebody who named none.
 const EDITOR: &str = "vi";
@@ -36,7 +36,7 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Exit, CliError> {
         _ => None,
     };
     if let Some(repository) = changed {
-        refuse_encrypted(&repository.url)?;
+        refuse_snapshots(&repository.url)?;
     }
     match command {
         KvCommand::Get(arguments) => get(arguments),

@@ -439,10 +439,11 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Refuses a repository at `path` in which nothing plain may lie.
-fn refuse_encrypted(path: &Path) -> Result<(), CliError> {
-    match Repository::is_encrypted_at(path)? {
-        true => Err(CliError::EncryptedThere(path.to_owned())),
+/// Refuses a repository at `path` in which snapshots lie: what is written there without a look at them could remove
+/// some, also where nothing may be removed, and would not be encrypted.
+fn refuse_snapshots(path: &Path) -> Result<(), CliError> {
+    match Repository::is_at(path)? {
+        true => Err(CliError::SnapshotsThere(path.to_owned())),
         false => Ok(()),
     }
 }

@@ -123,11 +123,11 @@ impl Repository {
         Self::new(timeline, config)
     }
 
-    /// Whether what lies at `path`, bare or an ordinary clone, is an encrypted repository.
-    pub fn is_encrypted_at(path: &Path) -> Result<bool, RepositoryError> {
+    /// Whether what lies at `path`, bare or an ordinary clone, is a repository of snapshots.
+    pub fn is_at(path: &Path) -> Result<bool, RepositoryError> {
         match Timeline::open_with_work_tree(path) {
             Err(TimelineError::Git(GitError::NotRepository(_))) => Ok(false),
-            timeline => Ok(read_config(&timeline?)?.is_some_and(|config| config.encryption.is_some())),
+            timeline => Ok(read_config(&timeline?)?.is_some()),
         }
     }
 

@@ -210,22 +210,31 @@ fn an_ordinary_clone_will_do() {
 }
 
 #[test]
-fn nothing_plain_gets_into_a_clone_of_an_encrypted_repository() {
-    let lab = Lab::bare();
-    lab.ok(["init", "--encrypt", "--recipient", crate::encryption::RECIPIENT]);
-    git(&["clone", "-q", lab.path("repo").to_str().unwrap()], &lab.path("clone"));
-    for line in [
-        "-r clone blob add tree/notes",
-        "kv put clone notes tree/notes",
-        "kv put clone/.git notes tree/notes",
+fn a_repository_of_snapshots_is_only_read() {
+    for options in [
+        &["init"][..],
+        &["init", "--append-only"],
+        &["init", "--encrypt", "--recipient", crate::encryption::RECIPIENT],
     ] {
-        let outcome = lab.run(line.split(' '));
-        assert_eq!(outcome.status, Some(1), "{line}");
-        assert!(
-            outcome.err.contains("is encrypted, and what `blob` and `kv` write would not be"),
-            "{}",
-            outcome.err
-        );
+        let lab = Lab::bare();
+        lab.ok(options);
+        lab.ok(["backup", "tree", "-q"]);
+        git(&["clone", "-q", lab.path("repo").to_str().unwrap()], &lab.path("clone"));
+        let snapshot = lab.ok(["kv", "list", "repo", "snapshots/"]);
+        let snapshot = snapshot.trim();
+        for line in [
+            "-r clone blob add tree/notes".to_owned(),
+            "-r repo blob add tree/notes".to_owned(),
+            "kv put clone notes tree/notes".to_owned(),
+            "kv put clone/.git notes tree/notes".to_owned(),
+            format!("kv rm repo {snapshot}"),
+            format!("kv put repo {snapshot} tree/notes"),
+        ] {
+            let outcome = lab.run(line.split(' '));
+            assert_eq!(outcome.status, Some(1), "{line}");
+            assert!(outcome.err.contains("which `blob` and `kv` only read"), "{}", outcome.err);
+        }
+        assert_eq!(lab.ok(["kv", "list", "repo", "snapshots/"]).trim(), snapshot);
     }
 }
 
