@@ -3,7 +3,7 @@
 //! A thread looks at the counters while the operation runs. On a terminal it draws a bar on standard error
 //! once the operation has taken a second; as JSON it prints a line each second, and one at the end. The first
 //! Ctrl-C asks the operation to stop; the second ends the program at once, which loses nothing that was
-//! durable.
+//! durable. So it is with commands that show no progress: they stop while they run git, and end at once else.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -147,12 +147,27 @@ fn running_operation() -> MutexGuard<'static, Option<Arc<Progress>>> {
 
 fn stop_on_signal(progress: &Arc<Progress>) {
     running_operation().replace(progress.clone());
+    heed_signals();
+}
+
+/// From now on, a signal asks the operation that runs, and the programs that it runs, to stop; where nothing runs that can
+/// be asked, and the second time, it ends this program at once.
+pub fn heed_signals() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
+        let end = || std::process::exit(Exit::Interrupted as i32);
         // Where they cannot be watched, a signal ends the program at once.
-        let _ = signals::on_stop(|| match &*running_operation() {
-            Some(progress) if progress.check().is_ok() => progress.stop(),
-            _ => std::process::exit(Exit::Interrupted as i32),
+        let _ = signals::on_stop(move || {
+            if signals::is_stopping() {
+                end();
+            }
+            // Held, so that none begins meanwhile.
+            let operation = running_operation();
+            signals::stop(|| match &*operation {
+                Some(progress) => progress.stop(),
+                None => end(),
+            });
+            operation.iter().for_each(|progress| progress.stop());
         });
     });
 }

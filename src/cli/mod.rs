@@ -54,6 +54,7 @@ use treering::progress::Progress;
 use treering::relpath::RelPath;
 use treering::repository::{Hold, Repository, RepositoryError};
 use treering::schedule::Profile;
+use treering::signals;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
 use treering::url::redact;
@@ -97,6 +98,10 @@ pub fn run() -> ExitCode {
     treering::trust::install(profile::trust_files());
     if arguments.global.json {
         report::use_json();
+    }
+    // What runs profiles has runs of its own to stop.
+    if !matches!(arguments.command, Command::Schedule(_)) {
+        bar::heed_signals();
     }
     let is_check = matches!(arguments.command, Command::Check(_));
     let session = match Session::new(arguments.global, arguments.command.writes()) {
@@ -145,7 +150,8 @@ fn complain_of_layers(layers: &LayerSet) {
 
 /// Tells of a failure of `command`, once it is known which that is.
 fn failed(error: &CliError, command: Option<&Command>) -> Exit {
-    let exit = error.exit();
+    // Whatever failed because this was to stop was interrupted.
+    let exit = if signals::is_stopping() { Exit::Interrupted } else { error.exit() };
     if exit != Exit::Pipe {
         let mut text = chain(error);
         if has_kind(error, &[ErrorKind::ReadOnlyFilesystem]) {

@@ -37,6 +37,7 @@
 //! ```
 
 mod access;
+mod child;
 mod cold;
 mod collect;
 mod combine;

@@ -12,17 +12,22 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::progress::Progress;
 use crate::url::Login;
 
 use super::GitError;
+use super::child::{self, Running, wait_to_read};
 use super::isolate::Shadow;
+
+/// How many bytes are kept of what git complains of.
+const MAX_SAID: u64 = 1 << 16;
 
 /// What the names of the settings begin with that git gets, in lower case.
 const LET_THROUGH: [&[u8]; 9] = [
@@ -127,16 +132,51 @@ pub(super) fn list_settings(git_dir: Option<&Path>) -> Result<Option<Vec<u8>>, G
     git.arg("--git-dir").arg(git_dir.unwrap_or_else(|| Path::new("/dev/null")));
     git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
     git.env_remove("GIT_CONFIG").stdin(Stdio::null());
-    let output = match git.output() {
-        Ok(output) => output,
+    let failed = || GitError::io("run", Path::new("git"));
+    // What it says is little, and none of it is read before it has ended.
+    let complaints = File::from(
+        memfd_create("git-complaints", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?,
+    );
+    git.stdout(Stdio::piped()).stderr(complaints.try_clone().map_err(failed())?);
+    let mut running = match Running::start(&mut git) {
+        Ok(started) => started?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(GitError::io("run", Path::new("git"))(error)),
+        Err(error) => return Err(failed()(error)),
     };
-    match output.status.success() {
-        true => Ok(Some(output.stdout)),
+    let settings = match read_to_end(&mut running) {
+        Ok(settings) => settings,
+        Err(error) => {
+            running.end().map_err(failed())?;
+            child::check(&Progress::new())?;
+            return Err(failed()(error));
+        }
+    };
+    match running.child.wait().map_err(failed())?.success() {
+        true => Ok(Some(settings)),
         false => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            child::check(&Progress::new())?;
+            let mut said = Vec::new();
+            let read = (&complaints)
+                .seek(SeekFrom::Start(0))
+                .and_then(|_| complaints.take(MAX_SAID).read_to_end(&mut said));
+            read.map_err(failed())?;
+            let said = String::from_utf8_lossy(&said).trim().to_owned();
             Err(GitError::Remote { action: "read the settings of git", said })
+        }
+    }
+}
+
+/// What a program prints, to its end.
+fn read_to_end(running: &mut Running) -> io::Result<Vec<u8>> {
+    let mut printed = Vec::new();
+    let Some(stdout) = &mut running.child.stdout else { return Ok(printed) };
+    let mut buffer = [0; 4096];
+    loop {
+        // Short, and part of many an operation.
+        wait_to_read(stdout, &Progress::new())?;
+        match stdout.read(&mut buffer)? {
+            0 => return Ok(printed),
+            len => printed.extend_from_slice(&buffer[..len]),
         }
     }
 }

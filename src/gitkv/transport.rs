@@ -7,17 +7,12 @@
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
 use tempfile::NamedTempFile;
 
 use crate::atomic;
@@ -26,6 +21,7 @@ use crate::progress::{Interrupted, Progress};
 use crate::trust::{self, Claim};
 use crate::url::{Url, redact};
 
+use super::child::{LOOK, Running, check, wait_to_read};
 use super::leftovers::GitRun;
 use super::lockfile::{Turn, open_lock};
 use super::program::{self, Settings};
@@ -42,12 +38,6 @@ const LOCAL: &str = "git -c receive.unpackLimit=1 -c core.fsync=all -c receive.a
 /// What is attempted, as it is told when it fails.
 pub(super) const FETCH: &str = "fetch from the remote";
 pub(super) const PUSH: &str = "push to the remote";
-
-/// How long git may take to end when it is asked to.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often it is looked whether it has, and whether it is to be asked.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// How many bytes are read of what git answers.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -499,21 +489,21 @@ fn run_to_end(
 ) -> Result<String, GitError> {
     let failed = || GitError::io("run", Path::new("git"));
     command.stdout(stdout).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
+    let mut running = match Running::start(command) {
+        Ok(started) => started?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
         Err(error) => return Err(failed()(error)),
     };
-    let listened = listen(&mut child, progress);
+    let listened = listen(&mut running.child, progress);
     let status = match listened {
-        Ok(_) => child.wait(),
-        Err(_) => end(&mut child),
+        Ok(_) => running.child.wait(),
+        Err(_) => running.end(),
     };
     // One that ended by itself was perhaps told to by what it ran, which Ctrl-C reaches as well.
-    *is_killed = progress.check().is_err() || status.as_ref().map_or(true, |status| status.code().is_none());
+    *is_killed = check(progress).is_err() || status.as_ref().map_or(true, |status| status.code().is_none());
     let status = status.map_err(failed())?;
     if !status.success() {
-        progress.check()?;
+        check(progress)?;
     }
     // Ctrl-C reaches git at the same time.
     if status.signal() == Some(SIGINT) {
@@ -531,34 +521,6 @@ fn without_advice(said: &str) -> String {
     let is_advice = |line: &&str| line.trim_start_matches("remote: ").starts_with("hint:");
     let lines: Vec<_> = said.lines().filter(|line| !is_advice(line)).collect();
     lines.join("\n").replace(" (you should pull first)", "")
-}
-
-/// Asks a child to end, so that it removes its locks and temporary files, and kills it when it does not.
-fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    let _ = rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
-    // It may have more to say, and waits until that is read.
-    drop(child.stderr.take());
-    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        thread::sleep(LOOK);
-    }
-    child.kill()?;
-    child.wait()
-}
-
-/// Waits until there is something to read, looking now and then whether it is time to stop.
-fn wait_to_read(from: &impl AsFd, progress: &Progress) -> io::Result<()> {
-    let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
-    loop {
-        progress.check().map_err(|_| io::Error::from(io::ErrorKind::Interrupted))?;
-        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Follows what git says to its end, and returns it without its progress. An error when it is to stop.

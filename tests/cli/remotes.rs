@@ -595,6 +595,65 @@ fn an_interrupted_push_leaves_nothing_that_the_next_one_has_to_wait_for() {
     assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
 }
 
+/// Whatever the command, git does not run on when only the program is asked to stop.
+#[test]
+fn a_signal_to_the_program_alone_ends_the_git_that_it_runs() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    lab.ok(words("backup tree -q"));
+    let hub = format!("file://{}", lab.path("hub.git").display());
+    let path = std::env::var_os("PATH").unwrap();
+    let git = std::env::split_paths(&path).map(|path| path.join("git")).find(|git| git.is_file()).unwrap();
+    lab.ok(words("-r blobs.git blob init"));
+    lab.ok(words("-r blobs.git remote add origin hub.git"));
+    let commands = [
+        "push",
+        "pull",
+        "backup tree --push",
+        "kv get URL k",
+        "kv put URL k tree/notes",
+        "-r blobs.git blob pull",
+    ];
+    // Settings are listed before anything else is run, and that can take as long.
+    for kind in ["config", "none"] {
+        let wrapper = format!(
+            "#!/bin/sh\ncase $* in *config*) test {kind} = config || exec {} \"$@\";; esac\n\
+             echo $$ > {dir}/pid; mv {dir}/pid {dir}/begun; exec sleep 60\n",
+            git.display(),
+            dir = lab.path("").display(),
+        );
+        lab.write("bin/git", &wrapper);
+        fs::set_permissions(lab.path("bin/git"), fs::Permissions::from_mode(0o755)).unwrap();
+        for command in commands {
+            fs::create_dir_all(lab.path("tmp")).unwrap();
+            let path = std::iter::once(lab.path("bin")).chain(std::env::split_paths(&path));
+            let line = command.replace("URL", &hub);
+            let mut program = lab.command(words(&line));
+            program.env("PATH", std::env::join_paths(path).unwrap()).env("TMPDIR", lab.path("tmp"));
+            // A group of its own, as under a service manager: nobody else sends git a signal.
+            let child =
+                program.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            while !lab.path("begun").exists() {
+                thread::sleep(Duration::from_millis(10));
+            }
+            rustix::process::kill_process(Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+            let group = Pid::from_child(&child);
+            let output = child.wait_with_output().unwrap();
+            let pid = fs::read_to_string(lab.path("begun")).unwrap().trim().parse().unwrap();
+            let is_alive = rustix::process::test_kill_process(Pid::from_raw(pid).unwrap()).is_ok();
+            // Not for a minute, whatever the outcome.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert!(!is_alive, "{command} leaves git running ({kind}): {err}");
+            assert_eq!(output.status.code(), Some(130), "{command} ({kind}): {err}");
+            assert_eq!(fs::read_dir(lab.path("tmp")).unwrap().count(), 0, "{command} ({kind})");
+            fs::remove_file(lab.path("begun")).unwrap();
+        }
+    }
+    // And nothing has to be waited for or cleaned up.
+    lab.ok(["push"]);
+}
+
 #[test]
 fn a_push_counts_from_what_the_remote_had() {
     let lab = with_hub();
