@@ -123,6 +123,12 @@ fn make_dir(directory: &Path, mode: u32) -> io::Result<()> {
 pub struct NewDirs(Vec<PathBuf>);
 
 impl NewDirs {
+    /// What has to be made for `directory` to be there, before that is done.
+    pub fn missing(directory: &Path) -> Self {
+        let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        Self(missing.map(Path::to_owned).collect())
+    }
+
     /// Makes `directory` and those above it, durably, as [`make_dirs`] does.
     pub fn make(directory: &Path) -> io::Result<Self> {
         Self::make_with(directory, 0o777)
@@ -130,8 +136,7 @@ impl NewDirs {
 
     /// As [`make`](Self::make), `directory` itself with this mode before the umask takes its bits away.
     pub fn make_with(directory: &Path, mode: u32) -> io::Result<Self> {
-        let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
-        let new = Self(missing.map(Path::to_owned).collect());
+        let new = Self::missing(directory);
         make_dirs(parent(directory))?;
         make_dir(directory, mode)?;
         Ok(new)

@@ -25,7 +25,7 @@ use super::backend::{
 };
 use super::error::Reason;
 use super::name::{MARKER, MAX_LEVEL, Namespace};
-use crate::atomic;
+use crate::atomic::{self, NewDirs};
 
 const PIECE: usize = 1 << 20;
 /// How many directories are remembered as durable.
@@ -81,11 +81,19 @@ pub(super) struct Local {
     used: Mutex<Option<u64>>,
     /// Directories whose names this process has synced, with those above them up to the root.
     durable: Mutex<HashSet<PathBuf>>,
+    /// Directories that were made for a store that has no marker yet: without one, they go again.
+    made: Mutex<Option<NewDirs>>,
 }
 
 impl Local {
     pub fn new(root: &Path, options: LocalOptions) -> Self {
-        Self { root: root.to_owned(), options, used: Mutex::new(None), durable: Mutex::default() }
+        Self {
+            root: root.to_owned(),
+            options,
+            used: Mutex::new(None),
+            durable: Mutex::default(),
+            made: Mutex::default(),
+        }
     }
 
     fn permit(
@@ -311,6 +319,8 @@ impl Local {
 
 impl Backend for Local {
     fn create(&self) -> Result<(), Reason> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        *made = Some(NewDirs::missing(&self.root));
         make_ancestors(&self.root)?;
         if self.has_only_leftovers()? { Ok(()) } else { Err(Reason::NotEmpty) }
     }
@@ -409,7 +419,10 @@ impl Backend for Local {
             self.expect_free(&target, new)?;
             self.charge(path, Some(content.size()))?;
             self.recount_unless(self.write(&target, content, new))
-        })
+        })?;
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        made.into_iter().for_each(NewDirs::keep);
+        Ok(())
     }
 
     fn sync(&self, directory: &str) -> Result<(), Reason> {

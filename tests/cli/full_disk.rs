@@ -10,7 +10,7 @@ const DISK: &str = "
 ";
 
 /// A command, and what its complaint says beside that there is no room.
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 15] = [
     ("$T -r disk/repo backup tree", "`treering prune` may still work"),
     ("$T -r disk/repo push cold", "`treering prune` may still work"),
     ("$T -r disk/repo pull hub", "`treering prune` may still work"),
@@ -23,6 +23,8 @@ const COMMANDS: [(&str, &str); 13] = [
     ("$T -r disk/blobs blob add noise", ""),
     ("$T store --url file://$PWD/disk/store store data/0123 noise", ""),
     ("$T store --url file://$PWD/disk/other create", ""),
+    ("$T store --url file://$PWD/disk/deep/er create", ""),
+    ("$T -r disk/deep/blobs blob init", ""),
     ("$T dir index tree -o disk/index", ""),
 ];
 
@@ -48,6 +50,9 @@ fn each_command_says_that_the_disk_is_full_and_what_to_do() {
     for (command, _) in COMMANDS {
         script += &format!("{command} > out 2>&1 && echo done || echo $? $(cat out)\n");
     }
+    // What could not be made is not there at all.
+    script +=
+        "for new in new clone cold-clone other cold deep; do test ! -e disk/$new || echo left $new; done\n";
     // Nothing was lost by any of them, and with some room all is well.
     script += "$T -q -r disk/repo check; rm disk/fill-*; $T -q -r disk/repo pull hub; $T -q -r disk/repo backup tree\n";
     let Some(outcome) = lab.with_mounts(&script) else { return };
