@@ -140,6 +140,9 @@ pub enum Command {
 An encrypted repository is opened by each passphrase, identity and recipient that is given here; where none is, a passphrase is \
 asked for. To back up into it nothing of that is needed.
 
+Where a repository is already, nothing is changed, and the exit status is 1. So it is after an `init` that was killed when it had just \
+finished: use that repository. What a killed `init` had not finished is made anew.
+
 Examples:
   treering init
   treering init --encrypt

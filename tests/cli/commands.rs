@@ -636,6 +636,25 @@ fn the_files_of_a_snapshot_are_new_changed_or_unmodified() {
     run(&[], [1, 0, 2]);
 }
 
+#[test]
+fn a_repository_that_is_there_already_stays_as_it_is() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree", "-q"]);
+    let before = lab.ok(["snapshots"]);
+    for line in ["init", "init --compression none"] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        assert!(outcome.err.contains("repo is a treering repository already: use it"), "{}", outcome.err);
+    }
+    assert_eq!(lab.ok(["snapshots"]), before);
+    // The help says so.
+    let help = lab.ok(["init", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        help.contains("Where a repository is already, nothing is changed, and the exit status is 1."),
+        "{help}"
+    );
+}
+
 /// What cannot be read is not gone, and is not new when it can be read again.
 #[test]
 fn a_backup_tells_no_change_of_what_it_or_the_one_before_could_not_read() {
