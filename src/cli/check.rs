@@ -1,7 +1,7 @@
 //! `check`: whether the repository is sound.
 
 use serde_json::json;
-use treering::repository::{CheckOptions, CheckReport};
+use treering::repository::{CheckOptions, CheckReport, Fault};
 
 use crate::cli::Session;
 use crate::cli::args::CheckArguments;
@@ -10,7 +10,7 @@ use crate::cli::json;
 use crate::cli::report::{complain, plural, print, size};
 use crate::cli::secrets;
 
-/// Checks the repository; a fault is a failure.
+/// Checks the repository; a fault is a failure, and so is what cannot be looked at.
 pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliError> {
     let options = CheckOptions { read_data: arguments.read_data, ..CheckOptions::default() };
     // Much can be checked without a key; but who has one shall not forget it.
@@ -26,9 +26,13 @@ pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliErr
         for fault in &report.faults {
             complain(&fault.to_string());
         }
+        for unseen in &report.out_of_reach {
+            complain(&format!("out of reach, so not checked: {unseen}"));
+        }
         if session.quiet { Ok(()) } else { writeln!(out, "{}", sentence(&report, options.read_data)) }
     })?;
-    Ok(if report.faults.is_empty() { Exit::Done } else { Exit::Failed })
+    let is_all_well = report.faults.is_empty() && report.out_of_reach.is_empty();
+    Ok(if is_all_well { Exit::Done } else { Exit::Failed })
 }
 
 fn sentence(report: &CheckReport, read_data: bool) -> String {
@@ -39,6 +43,10 @@ fn sentence(report: &CheckReport, read_data: bool) -> String {
     let verdict = match report.faults.len() as u64 {
         0 => "no faults".into(),
         faults => plural(faults, "fault"),
+    };
+    let verdict = match report.out_of_reach.len() as u64 {
+        0 => verdict,
+        unseen => format!("{verdict}, {} out of reach", plural(unseen, "thing")),
     };
     if report.unread > 0 {
         return format!(
@@ -58,11 +66,10 @@ fn sentence(report: &CheckReport, read_data: bool) -> String {
 }
 
 fn document(report: &CheckReport) -> serde_json::Value {
-    let faults: Vec<_> = report
-        .faults
-        .iter()
-        .map(|fault| json!({ "message": fault.what, "affects": fault.affects }))
-        .collect();
+    let list = |faults: &[Fault]| {
+        let faults = faults.iter();
+        faults.map(|fault| json!({ "message": fault.what, "affects": fault.affects })).collect::<Vec<_>>()
+    };
     json!({
         "snapshots": report.snapshots,
         "pages": report.pages,
@@ -71,7 +78,8 @@ fn document(report: &CheckReport) -> serde_json::Value {
         "layers": report.layers,
         "bytes_read": report.bytes_read,
         "unread": report.unread,
-        "faults": faults,
+        "faults": list(&report.faults),
+        "out_of_reach": list(&report.out_of_reach),
     })
 }
 

@@ -22,6 +22,7 @@ use crate::archive::{EntryKind, VolumeIndex};
 use crate::causes::chain;
 use crate::diff::{Entry, Kind, SegmentRef};
 use crate::digest::Digest;
+use crate::layers::OutOfReach;
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
@@ -66,6 +67,44 @@ pub struct CheckReport {
     pub unread: u64,
     /// What is wrong.
     pub faults: Vec<Fault>,
+    /// What could not be looked at, since it is in a remote that cannot be reached: nobody knows whether it is sound.
+    pub out_of_reach: Vec<Fault>,
+}
+
+impl CheckReport {
+    fn add(&mut self, Finding { what, is_out_of_reach }: Finding, affects: Vec<String>) {
+        let list = if is_out_of_reach { &mut self.out_of_reach } else { &mut self.faults };
+        list.push(Fault { what, affects });
+    }
+
+    fn add_all<'a, E: std::error::Error + 'static>(&mut self, errors: impl IntoIterator<Item = &'a E>) {
+        errors.into_iter().for_each(|error| self.add(Finding::of(error), Vec::new()));
+    }
+}
+
+/// What is wrong, in words; or why that cannot be known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Finding {
+    what: String,
+    is_out_of_reach: bool,
+}
+
+impl Finding {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { what: chain(error), is_out_of_reach: OutOfReach::find(error).is_some() }
+    }
+
+    /// The same, told of `subject`.
+    fn about(subject: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
+        let found = Self::of(error);
+        Self { what: format!("{subject}: {}", found.what), ..found }
+    }
+}
+
+impl From<String> for Finding {
+    fn from(what: String) -> Self {
+        Self { what, is_out_of_reach: false }
+    }
 }
 
 /// Something that is wrong, and whom it affects.
@@ -98,9 +137,9 @@ type PagePlace = (String, u64, u32, u32);
 struct CheckedPages {
     sound: HashMap<PagePlace, SoundPage>,
     /// With what is wrong with them.
-    bad: HashMap<PagePlace, String>,
+    bad: HashMap<PagePlace, Finding>,
     /// What is wrong, and the ids of the snapshots that need it.
-    faults: BTreeMap<String, BTreeSet<String>>,
+    faults: BTreeMap<Finding, BTreeSet<String>>,
     /// What is wrong with single entries, and some of those.
     entries: BTreeMap<&'static str, Vec<String>>,
 }
@@ -119,7 +158,7 @@ struct SoundPage {
 type Bad = (Digest, u32);
 
 /// What is wrong with segments.
-type BadSegments = BTreeMap<Bad, String>;
+type BadSegments = BTreeMap<Bad, Finding>;
 
 /// How many files a fault names at most.
 const AFFECTED: usize = 5;
@@ -147,21 +186,20 @@ impl Repository {
             report.snapshots += 1;
             match record.snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
-                Err(error) => report.faults.push(Fault { what: chain(&error), affects: Vec::new() }),
+                Err(error) => report.add(Finding::of(&error), Vec::new()),
             }
         }
         for snapshot in &snapshots {
             progress.check()?;
             if let Err(error) = self.check_pages(snapshot, &mut pages, &mut wanted) {
                 let affects = vec![snapshot.short_id()];
-                report.faults.push(Fault { what: chain(&error), affects });
+                report.add(Finding::of(&error), affects);
             }
         }
         report.pages = (pages.sound.len() + pages.bad.len()) as u64;
-        let bad = pages.faults.into_iter();
-        report
-            .faults
-            .extend(bad.map(|(what, affects)| Fault { what, affects: affects.into_iter().collect() }));
+        for (found, affects) in pages.faults {
+            report.add(found, affects.into_iter().collect());
+        }
         let entries = pages.entries.into_iter();
         report.faults.extend(entries.map(|(what, affects)| Fault {
             what: format!("something cannot be restored, since {what}"),
@@ -176,9 +214,9 @@ impl Repository {
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
         }
         let mut affected = self.affected(&snapshots, &bad);
-        for (segment, what) in bad {
+        for (segment, found) in bad {
             let affects = affected.remove(&segment).unwrap_or_default();
-            report.faults.push(Fault { what, affects });
+            report.add(found, affects);
         }
         Ok(report)
     }
@@ -202,24 +240,21 @@ impl Repository {
     ) -> Result<CheckReport, RepositoryError> {
         let mut report = CheckReport::default();
         self.check_branch(&mut report)?;
-        let fault = |error: &dyn std::error::Error| Fault { what: chain(error), affects: Vec::new() };
         for kind in kind::ALL {
-            report.faults.extend(self.strays(kind)?.iter().map(|error| fault(error)));
+            report.add_all(&self.strays(kind)?);
             for found in self.blobs_of(kind)? {
                 progress.check()?;
                 let blob = Blob::listed(kind, &found);
                 report.unread += 1;
                 report.snapshots += u64::from(kind == kind::SNAPSHOTS);
-                report.faults.extend(self.blob_len(&blob).err().map(|error| fault(&error)));
+                report.add_all(&self.blob_len(&blob).err());
             }
         }
         let (volumes, faults) = self.volumes()?;
         report.volumes = volumes.len() as u64;
-        report.faults.extend(faults.iter().map(|error| fault(error)));
+        report.add_all(&faults);
         let keys = self.keys(&[])?;
-        report
-            .faults
-            .extend(keys.iter().filter_map(|slot| slot.kind.as_ref().err()).map(|error| fault(error)));
+        report.add_all(keys.iter().filter_map(|slot| slot.kind.as_ref().err()));
         if !keys.iter().any(|slot| slot.kind.is_ok()) {
             let what = "no key is left that could be opened: fetch one from a remote or a copy".to_owned();
             report.faults.push(Fault { what, affects: Vec::new() });
@@ -252,7 +287,7 @@ impl Repository {
                             SoundPage::of(&entries, pages.taken(number)).map(|sound| (page.clone(), sound)),
                         );
                     }
-                    Err(error) => drop(checked.bad.insert(page.clone(), chain(&error))),
+                    Err(error) => drop(checked.bad.insert(page.clone(), Finding::of(&error))),
                 }
             }
             // A page that several snapshots share needs one look; a bad one affects them all.
@@ -267,10 +302,11 @@ impl Repository {
                         .and_then(|()| pages.follow_ends(&mut order, number, &sound.first, &sound.last));
                     match followed {
                         Ok(()) => continue,
-                        Err(error) => chain(&error),
+                        Err(error) => Finding::of(&error),
                     }
                 }
-                (None, what) => what.cloned().unwrap_or_default(),
+                (None, Some(found)) => found.clone(),
+                (None, None) => continue,
             };
             checked.faults.entry(what).or_default().insert(snapshot.short_id());
         }
@@ -302,12 +338,11 @@ impl Repository {
         report: &mut CheckReport,
     ) {
         report.volumes = segments.volumes().len() as u64;
-        let fault = |error: &RepositoryError| Fault { what: chain(error), affects: Vec::new() };
-        report.faults.extend(segments.faults().iter().map(fault));
+        report.add_all(segments.faults());
         for (number, volume) in (0..).zip(segments.volumes()) {
             // Where that fails, it is among the faults already.
             let Ok(index) = self.read_index(volume) else { continue };
-            report.faults.extend(self.check_archive(volume, &index).err().as_ref().map(fault));
+            report.add_all(&self.check_archive(volume, &index).err());
             let signatures: Vec<_> = index.entries().filter_map(|entry| entry.signature).collect();
             // Were they not apart, reading each would take more than reading the blob.
             let bytes: u64 = signatures.iter().map(|at| u64::from(at.len)).sum();
@@ -318,11 +353,12 @@ impl Repository {
                 false => signatures.first().and_then(|_| self.blob(&self.signatures_path(volume)).err()),
             };
             if let Some(error) = missing {
-                let what = format!("{}; this only makes later deltas larger", chain(&error));
-                report.faults.push(Fault { what, affects: Vec::new() });
+                let found = Finding::of(&error);
+                let what = format!("{}; this only makes later deltas larger", found.what);
+                report.add(Finding { what, ..found }, Vec::new());
             } else if !are_apart {
                 let path = self.signatures_path(volume);
-                report.faults.push(fault(&RepositoryError::damaged(&path)("its parts overlap".into())));
+                report.add_all([&RepositoryError::damaged(&path)("its parts overlap".into())]);
             }
         }
         let mut bases: HashSet<Digest> = HashSet::new();
@@ -340,13 +376,13 @@ impl Repository {
                     }
                     match len {
                         Some(len) if len != view.segment_len => {
-                            chain(&RepositoryError::SegmentLen { digest, expected: len })
+                            Finding::of(&RepositoryError::SegmentLen { digest, expected: len })
                         }
                         _ => continue,
                     }
                 }
-                Ok(None) => format!("segment {digest} is in no volume"),
-                Err(error) => format!("segment {digest}: {}", chain(error)),
+                Ok(None) => format!("segment {digest} is in no volume").into(),
+                Err(error) => Finding::about(format_args!("segment {digest}"), error),
             };
             bad.insert((digest, len.unwrap_or(0)), what);
         }
@@ -369,8 +405,7 @@ impl Repository {
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
         let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
-        let indexes = layers.faults().iter();
-        report.faults.extend(indexes.map(|error| Fault { what: chain(error), affects: Vec::new() }));
+        report.add_all(layers.faults());
         for layer in layers.layers() {
             progress.check()?;
             // Of those that are elsewhere, what snapshots need is read segment by segment.
@@ -381,8 +416,7 @@ impl Repository {
                 Some(Err(error)) => vec![error],
                 None => layer.expect_whole().err().into_iter().collect(),
             };
-            let faults = damage.iter().map(|error| Fault { what: chain(error), affects: Vec::new() });
-            report.faults.extend(faults);
+            report.add_all(&damage);
         }
         Ok(())
     }
@@ -421,7 +455,7 @@ impl Repository {
                             found.1 += bytes.len() as u64;
                         }
                         Err(error) => {
-                            let what = format!("segment {}: {}", segment.digest, chain(&error));
+                            let what = Finding::about(format_args!("segment {}", segment.digest), &error);
                             found.0.insert((segment.digest, segment.len), what);
                         }
                     }

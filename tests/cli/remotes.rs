@@ -746,6 +746,21 @@ fn what_cannot_be_reached_is_never_called_damaged() {
             assert!(!outcome.err.contains(wrong), "{line} says {wrong}: {}", outcome.err);
         }
     }
+    // A check counts it by itself, and not as a fault.
+    let outcome = lab.run(words("check --read-data"));
+    assert!(outcome.out.contains(": no faults, ") && outcome.out.contains(" out of reach\n"), "{outcome:?}");
+    assert!(
+        outcome.err.lines().all(|line| line.starts_with("treering: out of reach, so not checked: ")),
+        "{outcome:?}"
+    );
+    let outcome = lab.run(words("check --read-data --json"));
+    let document: Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!(
+        (outcome.status, document["faults"].as_array().map(Vec::len)),
+        (Some(1), Some(0)),
+        "{document}"
+    );
+    assert!(!document["out_of_reach"].as_array().unwrap().is_empty(), "{document}");
     fs::rename(lab.path("away"), lab.path("store")).unwrap();
     lab.ok(words("check --read-data"));
 }
