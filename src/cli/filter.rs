@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use serde_json::json;
 use treering::repository::{
-    Repository, RepositoryError, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName, SnapshotPath,
-    is_future, source_roots,
+    Gap, Repository, RepositoryError, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName,
+    SnapshotPath, is_future, source_roots,
 };
 use treering::schedule::Profile;
 use treering::timeline::TimeKey;
@@ -199,6 +199,18 @@ impl Session {
         );
         let keys: Vec<String> = future.iter().map(|name| name.key.to_string()).collect();
         complain_with(&text, json!({ "future": keys }));
+    }
+
+    /// Warns of a gap that rules with a length of time leave out.
+    pub fn warn_of_gap(&self, gap: Gap) {
+        let [before, after] = [gap.before, gap.after].map(|key| self.local(key.time()));
+        let text = format!(
+            "no snapshot is dated between {before} and {after}: the clock may have been wrong, so --keep-within and the like \
+             leave that time out and keep older snapshots. If the clock is right, they go as newer ones fill the time, or \
+             with `treering forget ID`"
+        );
+        let document = json!({ "before": gap.before.to_string(), "after": gap.after.to_string() });
+        complain_with(&text, json!({ "gap": document }));
     }
 
     /// A time as this person's clock shows it.

@@ -35,6 +35,7 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
         snapshots.retain(|snapshot| filter.matches(snapshot));
         session.warn_of_future_in(&snapshots);
         groups = apply(snapshots, &arguments.rules.policy(), arguments.group_by, &session.now)?;
+        groups.iter().filter_map(|group| group.gap).for_each(|gap| session.warn_of_gap(gap));
         let emptied = groups.iter().find(|group| group.is_emptied());
         if let Some(group) = emptied.filter(|_| !arguments.unsafe_allow_remove_all) {
             return Err(CliError::RemovesAll { group: name_of(group), snapshots: group.remove.len() });
@@ -162,6 +163,7 @@ fn document(group: &Group) -> Value {
         "keep": group.keep.iter().map(|(snapshot, _)| SnapshotObject::new(snapshot)).collect::<Vec<_>>(),
         "remove": group.remove.iter().map(SnapshotObject::new).collect::<Vec<_>>(),
         "reasons": reasons,
+        "rules_keep_none": group.is_emptied(),
     })
 }
 
@@ -352,6 +354,7 @@ mod tests {
             tags,
             keep: Vec::new(),
             remove: Vec::new(),
+            gap: None,
         };
         assert_eq!(name_of(&group(None, None, None)), "all snapshots");
         let paths = Some(vec![b"/a".to_vec(), b"/b".to_vec()]);

@@ -67,7 +67,7 @@ pub use keys::KeySlot;
 pub use plan::source_roots;
 pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
 pub use restore::{Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget};
-pub use retention::{Count, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
+pub use retention::{Count, Gap, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
 pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath, is_future};
 pub use snapshot::{Layout, PageList, PageListError, PageRef, Snapshot, SnapshotRecord, Statistics};
 pub use store::Hold;

@@ -14,6 +14,12 @@
 //! no rule. If it did, a single snapshot made with a wrong clock would push all others out of
 //! [`Policy::within`]. A clock that is set back makes all real snapshots look like that, so they stay.
 //!
+//! While the clock is years ahead, nothing looks like the future. Then there is a [`Gap`] between the snapshots
+//! of before and those of now, and durations do not count it: what is kept spans the length that the rule names,
+//! whatever the clock says. The same holds where nothing was backed up for that long. A gap is only left out where
+//! it is longer than half a year and than the length of the rule; a clock that is ahead by less than that is not
+//! noticed.
+//!
 //! ```
 //! use treering::repository::{Count, GroupBy, Policy, Within};
 //!
@@ -29,10 +35,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::{Span, Timestamp, Zoned};
+use jiff::{SignedDuration, Span, Timestamp, Zoned};
 
 use crate::repository::{Snapshot, is_future};
 use crate::spoken;
+use crate::timeline::TimeKey;
 
 /// How many a rule keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,6 +99,18 @@ impl FromStr for Within {
 
 /// The units of a [`Within`], the longest first.
 const UNITS: [char; 5] = ['y', 'm', 'w', 'd', 'h'];
+
+impl Within {
+    /// No shorter than it is anywhere in the calendar.
+    fn longest(&self) -> SignedDuration {
+        let span = self.0;
+        let days = i64::from(span.get_years()) * 366
+            + i64::from(span.get_months()) * 31
+            + i64::from(span.get_weeks()) * 7
+            + i64::from(span.get_days());
+        SignedDuration::from_hours(days * 24 + i64::from(span.get_hours()) + 1)
+    }
+}
 
 impl fmt::Display for Within {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,6 +274,8 @@ pub enum Reason {
     Oldest(Period),
     /// It is the newest of its period, or any for [`Period::Last`], in a length of time.
     Within(Period, Within),
+    /// The same, if a [`Gap`] is left out of that time.
+    WithinButGap(Period, Within),
     /// It has these tags.
     Tags(Vec<String>),
     /// It is dated in the future, so no rule can say anything of it.
@@ -268,6 +289,10 @@ impl fmt::Display for Reason {
             Self::Oldest(period) => write!(f, "oldest {} snapshot", period.word()),
             Self::Within(Period::Last, within) => write!(f, "within {within}"),
             Self::Within(period, within) => write!(f, "{} within {within}", period.word()),
+            Self::WithinButGap(Period::Last, within) => write!(f, "within {within}, but for a gap"),
+            Self::WithinButGap(period, within) => {
+                write!(f, "{} within {within}, but for a gap", period.word())
+            }
             Self::Tags(tags) => write!(f, "has tags {}", tags.join(",")),
             Self::Future => f.write_str("dated in the future"),
         }
@@ -287,7 +312,21 @@ pub struct Group {
     pub keep: Vec<(Snapshot, Vec<Reason>)>,
     /// What no rule keeps.
     pub remove: Vec<Snapshot>,
+    /// The newest gap without which less would be kept.
+    pub gap: Option<Gap>,
 }
+
+/// A time without snapshots, so long that the clock may have jumped in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The last snapshot before it.
+    pub before: TimeKey,
+    /// The first one after it.
+    pub after: TimeKey,
+}
+
+/// The shortest gap.
+const SHORTEST_GAP: SignedDuration = SignedDuration::from_hours(180 * 24);
 
 /// Why nothing could be decided.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -369,15 +408,57 @@ impl Key {
 struct Rule {
     period: Period,
     left: u32,
-    /// Only those after this time.
-    since: Option<(Timestamp, Within)>,
+    /// Only those in this time.
+    time: Option<RuleTime>,
     last: Option<[i64; 5]>,
+}
+
+/// A length of time on its way back through the snapshots.
+struct RuleTime {
+    within: Within,
+    /// What it counts back from: the newest snapshot, earlier by the gaps that were met.
+    from: Zoned,
+    /// Where it ends.
+    since: Timestamp,
+    /// The newest gap that was met.
+    gap: Option<Gap>,
+    /// Where it would end without gaps.
+    since_plain: Timestamp,
+}
+
+impl RuleTime {
+    fn new(within: Within, from: Zoned) -> Result<Self, RetentionError> {
+        let since = from.checked_sub(within.0).map_err(|_| RetentionError::Calendar {
+            within: within.to_string(),
+            time: spoken::local(from.timestamp(), from.time_zone()),
+        })?;
+        let since = since.timestamp();
+        Ok(Self { within, from, since, gap: None, since_plain: since })
+    }
+
+    /// Goes on from one snapshot to the next, which is older.
+    fn pass(&mut self, after: TimeKey, before: TimeKey) {
+        let length = after.time().duration_since(before.time());
+        if length <= SHORTEST_GAP.max(self.within.longest()) {
+            return;
+        }
+        // Of one that leads out of the calendar, all that is older is within it.
+        let from = self.from.checked_sub(length);
+        self.since = match from.and_then(|from| Ok((from.checked_sub(self.within.0)?, from))) {
+            Ok((since, from)) => {
+                self.from = from;
+                since.timestamp()
+            }
+            Err(_) => Timestamp::MIN,
+        };
+        self.gap.get_or_insert(Gap { before, after });
+    }
 }
 
 impl Rule {
     /// Why the rule keeps the next snapshot, if it does.
     fn next(&mut self, time: &Zoned, number: usize, is_oldest: bool) -> Option<Reason> {
-        let is_outside = self.since.as_ref().is_some_and(|(since, _)| time.timestamp() <= *since);
+        let is_outside = self.time.as_ref().is_some_and(|rule| time.timestamp() <= rule.since);
         if self.left == 0 || is_outside {
             return None;
         }
@@ -389,8 +470,11 @@ impl Rule {
         if self.left != Count::UNLIMITED.0 {
             self.left -= 1;
         }
-        Some(match &self.since {
-            Some((_, within)) => Reason::Within(self.period, *within),
+        Some(match &self.time {
+            Some(rule) if time.timestamp() <= rule.since_plain => {
+                Reason::WithinButGap(self.period, rule.within)
+            }
+            Some(rule) => Reason::Within(self.period, rule.within),
             None if is_new => Reason::Newest(self.period),
             None => Reason::Oldest(self.period),
         })
@@ -409,32 +493,38 @@ fn decide(
     let future: Vec<Snapshot> = snapshots.drain(..present).collect();
     let mut rules = Vec::new();
     for (period, count) in policy.counts() {
-        rules.push(Rule { period, left: count.0, since: None, last: None });
+        rules.push(Rule { period, left: count.0, time: None, last: None });
     }
     for (period, within) in policy.withins() {
         let (Some(within), Some(newest)) = (within, snapshots.first()) else { continue };
-        let newest = newest.time().to_zoned(zone.clone());
-        let since = newest.checked_sub(within.0).map_err(|_| RetentionError::Calendar {
-            within: within.to_string(),
-            time: spoken::local(newest.timestamp(), zone),
-        })?;
-        let (left, since) = (Count::UNLIMITED.0, Some((since.timestamp(), within)));
-        rules.push(Rule { period, left, since, last: None });
+        let time = Some(RuleTime::new(within, newest.time().to_zoned(zone.clone()))?);
+        rules.push(Rule { period, left: Count::UNLIMITED.0, time, last: None });
     }
     let Key { host, paths, tags } = key;
     let keep = future.into_iter().map(|snapshot| (snapshot, vec![Reason::Future])).collect();
-    let mut group = Group { host, paths, tags, keep, remove: Vec::new() };
+    let mut group = Group { host, paths, tags, keep, remove: Vec::new(), gap: None };
     let count = snapshots.len();
+    let mut after = None;
     for (number, snapshot) in snapshots.into_iter().enumerate() {
+        if let Some(after) = after.replace(snapshot.key) {
+            rules
+                .iter_mut()
+                .filter_map(|rule| rule.time.as_mut())
+                .for_each(|time| time.pass(after, snapshot.key));
+        }
         let time = snapshot.time().to_zoned(zone.clone());
         let tagged = policy.tags.iter().filter(|tags| snapshot.has_tags(tags));
         let mut reasons: Vec<Reason> = tagged.map(|tags| Reason::Tags(tags.clone())).collect();
         reasons.extend(rules.iter_mut().filter_map(|rule| rule.next(&time, number, number + 1 == count)));
         if reasons.is_empty() {
             group.remove.push(snapshot);
-        } else {
-            group.keep.push((snapshot, reasons));
+            continue;
         }
+        if reasons.iter().all(|reason| matches!(reason, Reason::WithinButGap(..))) {
+            let gaps = rules.iter().filter_map(|rule| rule.time.as_ref()?.gap);
+            group.gap = group.gap.or(gaps.max_by_key(|gap| gap.after));
+        }
+        group.keep.push((snapshot, reasons));
     }
     Ok(group)
 }
@@ -448,7 +538,6 @@ mod tests {
     use crate::diff::Owners;
     use crate::layers::ObjectId;
     use crate::repository::{Layout, PageList, SnapshotFilter, SnapshotRecord, Statistics};
-    use crate::timeline::TimeKey;
 
     fn snapshot(time: &str, host: &str, root: &str, tags: &[&str]) -> Snapshot {
         at(time.parse().unwrap(), host, root, tags)
@@ -552,6 +641,40 @@ mod tests {
         assert_eq!(kept(of(&back), &within("24h"), "Europe/Berlin").len(), 1);
         let month = ["2026-02-27T12:00:00Z", "2026-02-28T13:00:00Z", "2026-03-31T12:00:00Z"];
         assert_eq!(kept(of(&month), &within("1m"), "UTC").len(), 2, "a month before the 31st is the 28th");
+    }
+
+    #[test]
+    fn a_length_of_time_does_not_count_a_gap_in_which_the_clock_may_have_jumped() {
+        let within = |text: &str| Policy { within: Some(text.parse().unwrap()), ..Policy::default() };
+        let real =
+            ["2026-10-01T12:00:00Z", "2026-11-18T12:00:00Z", "2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z"];
+        let jumped = |times: &[&'static str]| of(&[real.as_slice(), times].concat());
+        let decided = |snapshots, text: &str| {
+            apply(snapshots, &within(text), GroupBy::default(), &late(&TimeZone::UTC)).unwrap().remove(0)
+        };
+        for times in [["2040-01-01T12:00:00Z"].as_slice(), &["2040-01-01T12:00:00Z", "2040-01-10T12:00:00Z"]]
+        {
+            let group = decided(jumped(times), "30d");
+            assert_eq!((group.keep.len(), group.remove.len()), (3 + times.len(), 1), "{times:?}");
+            assert_eq!(group.keep.last().unwrap().1[0].to_string(), "within 30d, but for a gap");
+            let gap = group.gap.unwrap();
+            assert_eq!(
+                [gap.before.time(), gap.after.time()].map(|time| time.to_string()),
+                [real[3], times[0]]
+            );
+        }
+        // By then the rule has its length without what came before.
+        let group = decided(jumped(&["2040-01-01T12:00:00Z", "2040-01-31T12:00:00Z"]), "30d");
+        assert_eq!((group.keep.len(), group.gap), (1, None));
+        let group = decided(jumped(&["2027-03-01T12:00:00Z"]), "30d");
+        assert_eq!((group.keep.len(), group.gap), (1, None), "too short to be a jump");
+        let group = decided(jumped(&["2028-03-01T12:00:00Z"]), "3y");
+        assert_eq!((group.keep.len(), group.gap), (5, None), "no longer than the rule");
+        let hourly =
+            Policy { last: Count(5), within_hourly: Some("2d".parse().unwrap()), ..Policy::default() };
+        let groups =
+            apply(jumped(&["2040-01-01T12:00:00Z"]), &hourly, GroupBy::default(), &late(&TimeZone::UTC));
+        assert_eq!(groups.unwrap()[0].gap, None, "another rule keeps them");
     }
 
     #[test]
@@ -662,9 +785,12 @@ mod tests {
         #[test]
         fn of_a_part_of_the_snapshots_no_more_is_removed_than_of_all(
             hours in prop::collection::btree_map(0i64..3000, any::<bool>(), 1..60),
-            counts: [u8; 6], length in 0u32..400, periods: [bool; 6],
+            counts: [u8; 6], length in 0u32..400, periods: [bool; 6], jump in 1i64..3000, jump_by in 0i64..30000,
         ) {
-            let snapshot = |hour: i64, tags: &[&str]| at(Timestamp::from_second(1_790_000_000 + hour * 1800).unwrap(), "h", "/r", tags);
+            let snapshot = |hour: i64, tags: &[&str]| {
+                let hour = hour + (hour / jump) * jump_by;
+                at(Timestamp::from_second(1_790_000_000 + hour * 1800).unwrap(), "h", "/r", tags)
+            };
             let all = || hours.keys().map(|hour| snapshot(*hour, if hour % 50 == 0 { &["t"] } else { &[] }));
             let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|count| Count(u32::from(count % 8)));
             let [within, within_hourly, within_daily, within_weekly, within_monthly, within_yearly] =

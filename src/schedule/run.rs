@@ -256,6 +256,8 @@ struct Found {
     figures: Figures,
     /// Whether a step could not read all that it should.
     is_partial: bool,
+    /// Whether all snapshots stay because the rules keep none.
+    is_kept: bool,
     /// The snapshots dated in the future of which a step has warned.
     warned_of: Option<Value>,
 }
@@ -264,6 +266,7 @@ impl Found {
     /// What made the run partial, in words.
     fn unread(&self) -> String {
         match self.figures.problems {
+            0 if self.is_kept => "the rules of the profile keep no snapshot, so none is removed".to_owned(),
             0 => "not everything could be read: see the log".to_owned(),
             1 => "1 file could not be read".to_owned(),
             problems => format!("{problems} files could not be read"),
@@ -354,17 +357,30 @@ impl Running<'_> {
     /// Removes what the profile does not keep of snapshots like the one that was `saved`. Snapshots of other
     /// directories or hosts are the business of other profiles.
     fn forget(&mut self, keep: &[String], saved: &Value) -> Result<(), StepError> {
-        let mut arguments = vec!["forget", "--dry-run", "--group-by=host,paths"];
+        // Whether anything would be left is asked below, since what this run has saved stays.
+        let mut arguments = vec!["forget", "--dry-run", "--group-by=host,paths", "--unsafe-allow-remove-all"];
         arguments.extend(keep.iter().map(String::as_str));
         let alike = |group: &&Value| group["host"] == saved["hostname"] && group["paths"] == saved["paths"];
         let documents = self.step("forget", &arguments)?;
         let groups = documents.iter().filter_map(|document| document["groups"].as_array()).flatten();
-        let removed = groups.filter(alike).filter_map(|group| group["remove"].as_array()).flatten();
+        let groups: Vec<_> = groups.filter(alike).collect();
+        let removed = groups.iter().filter_map(|group| group["remove"].as_array()).flatten();
         // By their keys, since records of equal content have one id. Whatever the rules and the clock say, what this
         // run has saved stays.
         let keys = removed.filter_map(|snapshot| snapshot["key"].as_str());
         let keys: Vec<_> = keys.filter(|key| saved["key"] != **key).collect();
         if keys.is_empty() {
+            return Ok(());
+        }
+        if groups.iter().any(|group| group["rules_keep_none"] == true) {
+            tracing::warn!(
+                "{}: the rules of the profile keep none of {} earlier snapshots, so nothing is removed: add a rule to it that \
+                 keeps some, such as keep-last = 1",
+                self.profile.name,
+                keys.len()
+            );
+            self.found.is_partial = true;
+            self.found.is_kept = true;
             return Ok(());
         }
         let flags = if self.profile.prune { ["forget", "--prune"].as_slice() } else { &["forget"] };

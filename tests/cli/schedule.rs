@@ -379,6 +379,22 @@ fn a_run_keeps_what_it_has_saved_whatever_the_rules_say() {
 }
 
 #[test]
+fn a_run_whose_rules_keep_nothing_removes_nothing_and_says_what_to_write() {
+    let home = Home::new("[profile.p]\nkeep-tag = 'k'\nrun-partial = 'echo $TREERING_ERROR > trace'\n");
+    home.ok("-P p backup");
+    home.ok("-P p backup --host other");
+    for before in 1..3 {
+        let outcome = home.run("-P p schedule run --force --json");
+        assert_eq!(outcome.status, Some(3), "{outcome:?}");
+        assert!(outcome.err.contains(&format!("keep none of {} earlier", before)), "{outcome:?}");
+        assert!(outcome.err.contains("keep-last = 1"), "{outcome:?}");
+        assert_eq!(serde_json::from_str::<Value>(&outcome.out).unwrap()["snapshots_removed"], 0);
+        assert_eq!(home.snapshots().len(), before + 2);
+        assert!(home.trace().contains("keep no snapshot, so none is removed"), "{}", home.trace());
+    }
+}
+
+#[test]
 fn a_hook_finds_the_profile_that_it_runs_for() {
     let home = Home::new("[profile.p]\n");
     fs::rename(home.0.path("config/treering/treering.toml"), home.0.path("other.toml")).unwrap();

@@ -110,6 +110,49 @@ fn what_follows_from_a_snapshot_of_the_future_is_told_as_it_is() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_removes_nothing_by_a_length_of_time() {
+    if !crate::programs::are_here(&["faketime"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write(
+        "profiles.toml",
+        "[profile.p]\nrepo = 'repo'\nsources = 'tree'\nschedule = 'daily'\nkeep-within = '30d'\nprune = true\n",
+    );
+    for day in ["2019-11-01", "2020-01-01", "2020-01-02", "2020-01-03"] {
+        lab.write("tree/day", day);
+        lab.ok(["backup", "tree", "-q", "--time", day]);
+    }
+    let at = |clock: &str, line: &str| {
+        let own = lab.command(line.split(' '));
+        let mut command = std::process::Command::new("faketime");
+        command.arg(clock).arg(own.get_program()).args(own.get_args()).current_dir(lab.path(""));
+        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = command.env("XDG_STATE_HOME", lab.path("state")).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let run = "--config profiles.toml -P p schedule run --force --json";
+    for (clock, removed) in [("2015-06-01", 0), ("2040-01-01", 2), ("2040-01-20", 0)] {
+        let (status, out, err) = at(clock, run);
+        assert_eq!(status, Some(0), "{clock}: {err}");
+        // The first run of 2040 removes what is more than 30 days older than what was the newest.
+        assert_eq!(parse(&out)["snapshots_removed"], removed, "{clock}: {out} {err}");
+        let is_told = err.contains("no snapshot is dated between 2020-01-03 00:00:00+00:00 and 2040-");
+        assert_eq!(is_told, clock.starts_with("2040"), "{clock}: {err}");
+    }
+    assert_eq!(lab.ok(["cat", "2020-01-03:day"]), "2020-01-03");
+    let (_, out, err) = at("2040-01-25", "forget --keep-within 30d --group-by= -n --json");
+    let (out, err) = (parse(&out), parse(&err));
+    assert!(err["gap"]["before"].as_str().unwrap().starts_with("2020"), "{err}");
+    assert!(out["groups"][0]["reasons"].to_string().contains("within 30d, but for a gap"), "{out}");
+    // What is new has the length of the rule by then.
+    let (status, out, err) = at("2040-02-01", run);
+    assert_eq!((status, &parse(&out)["snapshots_removed"]), (Some(0), &4.into()), "{out} {err}");
+    assert!(!err.contains("no snapshot is dated"), "{err}");
+}
+
+#[test]
 fn a_clock_beyond_the_calendar_is_no_panic() {
     if !crate::programs::are_here(&["faketime"]) {
         return;
