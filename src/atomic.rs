@@ -35,6 +35,14 @@ pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
     }
 }
 
+/// Whether a living process owns the temporary file at `path`: nobody knows of one that may not be opened.
+pub fn is_owned(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(file) => file.try_lock().is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Removes the temporary files in `directory` that no living process owns. How many, and the bytes they had.
 pub fn sweep(directory: &Path) -> io::Result<(u64, u64)> {
     let entries = match fs::read_dir(directory) {

@@ -11,10 +11,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::diff::attributes::PATH_FLAGS;
-use crate::diff::scan::Stat;
+use crate::diff::scan::{Stat, is_mount_root};
 use crate::diff::source::{Links, SourceDir, hold};
 use crate::relpath::RelPath;
 
@@ -134,16 +134,11 @@ impl Beneath {
         {
             return Ok(true);
         }
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let looked = match name {
-            b"" => rustix::fs::statx(&self.root, name, flags | AtFlags::EMPTY_PATH, StatxFlags::empty()),
-            name => rustix::fs::statx(&directory, name, flags, StatxFlags::empty()),
-        };
-        match looked {
-            Ok(statx) => Ok(statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
-            // Kernels before 5.8 do not tell, and before 4.11 cannot be asked.
-            Err(rustix::io::Errno::NOSYS) => Ok(false),
-            Err(error) => Err(error.into()),
+        // Kernels before 5.8 do not tell.
+        Ok(match name {
+            b"" => is_mount_root(&self.root, name),
+            name => is_mount_root(&directory, name),
         }
+        .unwrap_or(false))
     }
 }

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, StatxAttributes, StatxFlags};
 
 use crate::diff::entry::FileTime;
 use crate::diff::exclude::{Excludes, LeftOut, LeftOutRule, Rules};
@@ -49,6 +49,8 @@ pub struct Found {
     pub path: RelPath,
     /// What `lstat` says of it.
     pub stat: Stat,
+    /// Whether it is a directory at which something is mounted, and that the walk enters.
+    pub is_mount: bool,
 }
 
 /// The part of `lstat` that is used.
@@ -204,8 +206,11 @@ pub fn scan<E: From<ScanError>>(
     };
     let stat = Stat::from(stat.map_err(|error| refused(io::Error::from(error).into()))?);
     let rules = Rules::new(root, &options.excludes).map_err(|error| refused(error.into()))?;
-    let top = Found { path: RelPath::root(), stat };
-    let Some(opened) = opened else { return visit(Ok(top)) };
+    let Some(opened) = opened else {
+        return visit(Ok(Found { path: RelPath::root(), stat, is_mount: false }));
+    };
+    let is_mount = is_mount_root(opened, c"").unwrap_or(false);
+    let top = Found { path: RelPath::root(), stat, is_mount };
     let walk = Walk { root, opened, device: stat.device, options, shared: Shared::default() };
     let node = walk.node(RelPath::root(), rules);
     visit(Ok(top))?;
@@ -419,8 +424,20 @@ impl Walk<'_> {
             self.note_left_out(shown, LeftOutRule::FileSystem);
         }
         let child = enter.then(|| self.node(path.clone(), rules.clone()));
-        Ok(Some((Found { path, stat }, child)))
+        // Kernels before 5.8 do not tell; there another device does.
+        let is_mount = enter && is_mount_root(opened, name).unwrap_or(stat.device != self.device);
+        Ok(Some((Found { path, stat, is_mount }, child)))
     }
+}
+
+/// Whether a mount begins at `name` in an open directory, or at that itself where it is empty; `None` where the kernel
+/// does not tell.
+pub(super) fn is_mount_root(directory: impl AsFd, name: impl rustix::path::Arg) -> Option<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    let statx = rustix::fs::statx(directory, name, flags, StatxFlags::empty()).ok()?;
+    let told = StatxAttributes::from_bits_retain(statx.stx_attributes_mask.bits());
+    told.contains(StatxAttributes::MOUNT_ROOT)
+        .then(|| statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(test)]

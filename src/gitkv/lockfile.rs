@@ -125,8 +125,15 @@ impl Turn {
         let mut left = Vec::new();
         for entry in fs::read_dir(&self.private)? {
             let entry = entry?;
-            if entry.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) {
-                left.push((entry.path(), entry.metadata()?));
+            if !entry.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes()) {
+                continue;
+            }
+            match entry.metadata() {
+                // Other small files are made here too, by who does not need the turn.
+                Ok(metadata) if metadata.is_file() && atomic::is_owned(&entry.path()) => {}
+                Ok(metadata) => left.push((entry.path(), metadata)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         // Its other name may also be that of the file itself, by now.
@@ -141,9 +148,13 @@ impl Turn {
             }
         }
         for (path, metadata) in &left {
-            match metadata.is_dir() {
-                true => fs::remove_dir_all(path)?,
-                false => fs::remove_file(path)?,
+            let removed = match metadata.is_dir() {
+                true => fs::remove_dir_all(path),
+                false => fs::remove_file(path),
+            };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
         Ok(())
@@ -300,7 +311,10 @@ mod tests {
     fn die_holding(fixture: &Fixture, name: &str) {
         let git = fixture.open();
         let turn = git.turn().unwrap();
-        std::mem::forget(turn.lock(name).unwrap());
+        let lock = turn.lock(name).unwrap();
+        // As the end of a process does.
+        lock.temporary.as_file().unlock().unwrap();
+        std::mem::forget(lock);
         assert!(fixture.path().join(format!("{name}.lock")).exists());
     }
 

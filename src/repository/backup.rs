@@ -256,8 +256,11 @@ impl Repository {
         };
         let (pages, mut plan) = planned?;
         plan.problems.append(&mut sources.missing);
-        let key = self.timeline.key(options.time)?;
+        // Of two snapshots of one time, as a clock that stands makes them, the later one is the newer one.
+        let head = self.timeline.git().head().map_err(TimelineError::from)?;
+        let key = self.timeline.key_after_those(head, kind::SNAPSHOTS, options.time)?;
         let mut session = Session::new(self, key, options)?;
+        session.mounts = std::mem::take(&mut plan.mounts);
         (unread.volumes, unread.segments) = session.store_contents(&sources, &mut plan, began, progress)?;
         let mut report = session.finish(&sources, parent.as_ref(), &pages, plan)?;
         if report.snapshot.is_some() && report.statistics.bytes_volumes > 0 {
@@ -365,6 +368,8 @@ struct Session<'a> {
     codec: Codec,
     /// `None` for a dry run.
     batch: Option<Batch<'a>>,
+    /// Where other file systems were entered.
+    mounts: Vec<RelPath>,
     /// Volumes written, and how many of them are committed.
     volumes: Vec<String>,
     committed: usize,
@@ -389,6 +394,7 @@ impl<'a> Session<'a> {
             options,
             codec: repository.config.codec()?,
             batch,
+            mounts: Vec::new(),
             volumes: Vec::new(),
             committed: 0,
             layers: Vec::new(),
@@ -625,6 +631,7 @@ impl<'a> Session<'a> {
             owners,
             statistics: report.statistics,
             unreadable,
+            mounts: Some(std::mem::take(&mut self.mounts)),
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };
         let content = self.repository.encode(cbor::to_vec(&record)?, Tier::Metadata)?;

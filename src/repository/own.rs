@@ -7,9 +7,9 @@
 //! reads what others claim to hold before that stands for storing it.
 //!
 //! The file has a line a thing: `blob`, the id of a record or an index, and its path, since somebody else may give the
-//! same index to another volume; or `segment` and the digest of a segment of another's volume. Lines are appended and not synced, and what cannot be read of them is passed over: what is
-//! forgotten is read once more. Where there is no file everything counts as own, and the first backup writes one: a
-//! copy or a clone begins with what it has.
+//! same index to another volume; or `segment` and the digest of a segment of another's volume. Lines are appended, and
+//! what cannot be read of them is passed over: what is forgotten is read once more. Where there is no file everything
+//! counts as own, and the first backup writes one: a copy or a clone begins with what it has.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -124,7 +124,8 @@ impl Repository {
     /// Appends lines, if there is a file: without one everything is own. What cannot be noted is read once more.
     fn append_own(&self, lines: &str) {
         let appended = File::options().append(true).open(self.own_path());
-        if let Err(error) = appended.and_then(|mut file| file.write_all(lines.as_bytes()))
+        if let Err(error) =
+            appended.and_then(|mut file| file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::debug!(%error, "what this repository writes is not noted as its own");

@@ -20,12 +20,13 @@ use crate::diff::{
     Entry, FileTime, Found, Kind, Links, ScanError, ScanErrorKind, ScanOptions, SourceDir, Stat, describe_in,
     hold, scan,
 };
+use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::RepositoryError;
 use crate::repository::pages::Pages;
 use crate::repository::segments::Segments;
-use crate::repository::snapshot::{Layout, Statistics};
+use crate::repository::snapshot::{Layout, MAX_MOUNTS, Statistics};
 
 /// The sources of a backup, and how their paths become those of the index.
 pub(super) struct Sources {
@@ -274,6 +275,8 @@ pub(super) struct Plan {
     pub statistics: Statistics,
     /// How many files each root had in the parent, and has now.
     pub files: Vec<(u64, u64)>,
+    /// The directories at which something is mounted that was entered, in path order.
+    pub mounts: Vec<RelPath>,
 }
 
 impl Plan {
@@ -313,14 +316,15 @@ pub(super) fn plan(
     progress: &Progress,
 ) -> Result<Plan, RepositoryError> {
     let problems = Mutex::new(Vec::new());
+    let mounts = Mutex::new(Vec::new());
     let mut plan = Plan { files: vec![(0, 0); sources.roots.len()], ..Plan::default() };
     let mut pages = Vec::new();
     std::thread::scope(|scope| {
         let mut found = Vec::new();
         for (prefix, _) in sources.prefixes.iter().zip(&sources.walked).filter(|(_, walked)| **walked) {
             let (sender, receiver) = sync_channel(WAITING);
-            let problems = &problems;
-            scope.spawn(move || walk(&sources.directory, prefix, options.scan, &sender, problems));
+            let (problems, mounts) = (&problems, &mounts);
+            scope.spawn(move || walk(&sources.directory, prefix, options.scan, &sender, problems, mounts));
             found.push(receiver.into_iter().flatten());
         }
         let (sender, old) = sync_channel(WAITING);
@@ -343,6 +347,10 @@ pub(super) fn plan(
     })?;
     plan.pages = pages;
     plan.problems = problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    plan.mounts = mounts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    plan.mounts.sort();
+    plan.mounts.dedup();
+    plan.mounts.truncate(MAX_MOUNTS);
     if let Some(problem) = nothing_seen(sources, &plan) {
         // A snapshot of that would only look like one.
         return Err(plan.problems.swap_remove(problem).into());
@@ -376,13 +384,19 @@ fn walk(
     options: &ScanOptions,
     sender: &SyncSender<Vec<Found>>,
     problems: &Mutex<Vec<ScanError>>,
+    mounts: &Mutex<Vec<RelPath>>,
 ) {
     let note = |error| problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);
     let mut batch = Vec::with_capacity(BATCH);
     let walked = scan(source, prefix, options, |found| {
         match found {
             Ok(found) => match prefix.join(found.path.as_bytes()) {
-                Ok(path) => batch.push(Found { path, stat: found.stat }),
+                Ok(path) => {
+                    if found.is_mount {
+                        lock(mounts).push(path.clone());
+                    }
+                    batch.push(Found { path, ..found });
+                }
                 Err(error) => {
                     let path = source.locate(prefix).join(found.path.as_path());
                     note(ScanError { path, source: ScanErrorKind::Path(error) });

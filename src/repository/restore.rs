@@ -206,7 +206,18 @@ impl Repository {
             let is_unreadable = |path: &RelPath| {
                 destination.origin(path).is_some_and(|path| snapshot.record.is_unreadable(&path))
             };
-            Extras::new(&choice, &entries, is_unreadable)
+            // What lies in a directory follows it.
+            let parents = entries.windows(2).filter(|pair| pair[1].path.is_within(&pair[0].path));
+            let parents: HashSet<RelPath> = parents.map(|pair| pair[0].path.clone()).collect();
+            // Where a record does not say which mounts were entered, what the snapshot has there does. A target that is
+            // named is meant, whatever is mounted there.
+            let destination = &destination;
+            let entered = move |path: &RelPath| match &snapshot.record.mounts {
+                Some(_) if path.is_root() && !is_source => parents.contains(path),
+                Some(mounts) => destination.origin(path).is_some_and(|path| mounts.contains(&path)),
+                None => parents.contains(path),
+            };
+            Extras::new(&choice, entered, is_unreadable)
         });
         let is_there = |entries: &[Entry]| entries.iter().any(|entry| !entry.path.is_root());
         let had_some = is_there(&entries);

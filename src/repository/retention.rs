@@ -556,6 +556,7 @@ mod tests {
             owners: Owners::default(),
             statistics: Statistics::default(),
             unreadable: Vec::new(),
+            mounts: None,
             program: String::new(),
         };
         Snapshot { key: TimeKey::new(time, 0).unwrap(), id: ObjectId::from_bytes([0; 20]), record }

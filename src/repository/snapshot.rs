@@ -73,9 +73,17 @@ pub struct SnapshotRecord {
     /// anything below it need be in the snapshot, whatever the source held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<RelPath>,
+    /// The directories at which something was mounted, and below which the backup went on, in path order; sources too.
+    /// `None` in the records of earlier versions, which do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounts: Option<Vec<RelPath>>,
     /// The version of the program that made it.
     pub program: String,
 }
+
+/// A record lists no more mounts than this. Of those beyond nobody knows that they were entered, so nothing is deleted
+/// there.
+pub(super) const MAX_MOUNTS: usize = 4096;
 
 /// A record lists no more paths than this that could not be read. Beyond it, the directories above stand for
 /// them, since every command reads every record.

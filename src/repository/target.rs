@@ -31,8 +31,8 @@ pub enum Spared {
 /// What is in the target beside what is wanted.
 pub(super) struct Extras<'a> {
     choice: &'a Choice,
-    /// Directories below which the snapshot has something.
-    entered: HashSet<RelPath>,
+    /// The directories that the backup entered, where something is mounted.
+    entered: Box<dyn Fn(&RelPath) -> bool + 'a>,
     /// Whether the backup could not read what stood at a path.
     is_unreadable: Box<dyn Fn(&RelPath) -> bool + 'a>,
     spared: Vec<(RelPath, Spared)>,
@@ -52,13 +52,15 @@ enum Verdict {
 }
 
 impl<'a> Extras<'a> {
-    /// Of a snapshot that has all of `entries`, whatever of them is chosen.
-    pub fn new(choice: &'a Choice, entries: &[Entry], is_unreadable: impl Fn(&RelPath) -> bool + 'a) -> Self {
-        // What lies in a directory follows it.
-        let parents = entries.windows(2).filter(|pair| pair[1].path.is_within(&pair[0].path));
+    /// Of a snapshot whose backup went on below the mounts that `entered` says.
+    pub fn new(
+        choice: &'a Choice,
+        entered: impl Fn(&RelPath) -> bool + 'a,
+        is_unreadable: impl Fn(&RelPath) -> bool + 'a,
+    ) -> Self {
         Self {
             choice,
-            entered: parents.map(|pair| pair[0].path.clone()).collect(),
+            entered: Box::new(entered),
             is_unreadable: Box::new(is_unreadable),
             spared: Vec::new(),
             failures: Vec::new(),
@@ -86,7 +88,7 @@ impl<'a> Extras<'a> {
         progress: &Progress,
     ) -> Result<(), RepositoryError> {
         match below.is_mount(directory, stat) {
-            Ok(true) if !self.entered.contains(directory) => {
+            Ok(true) if !(self.entered)(directory) => {
                 self.spared.push((directory.clone(), Spared::Mount));
                 return Ok(());
             }
@@ -184,7 +186,7 @@ pub(super) fn look_at(
         {
             extras.list(&below, &entry.path, &stat, wanted, &mut entries, progress)?;
         }
-        let found = Found { path: entry.path.clone(), stat };
+        let found = Found { path: entry.path.clone(), stat, is_mount: false };
         let located = target.join(entry.path.as_path());
         let place = Place::new((*directory).as_fd(), entry.path.name(), &located);
         // What cannot be read is as good as not there: it is made anew.

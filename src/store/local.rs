@@ -166,6 +166,9 @@ impl Local {
         for directory in unsettled.into_iter().rev() {
             atomic::sync_dir(atomic::parent(directory))?;
             sweep(directory);
+            if atomic::parent(directory) == self.root {
+                sweep(&self.root);
+            }
             let mut durable = self.durable();
             if durable.len() >= MAX_DURABLE {
                 durable.clear();
@@ -322,6 +325,8 @@ impl Backend for Local {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         *made = Some(NewDirs::missing(&self.root));
         make_ancestors(&self.root)?;
+        // The marker of one who was killed.
+        sweep(&self.root);
         if self.has_only_leftovers()? { Ok(()) } else { Err(Reason::NotEmpty) }
     }
 

@@ -148,12 +148,7 @@ impl Blobs {
 
     /// A key for `time` that sorts after those that are there, whoever added them.
     fn key(&self, tree: Option<ObjectId>, time: Timestamp) -> Result<TimeKey, TimelineError> {
-        let mut there = Listing::new(&self.timeline.git, tree, KIND, time..=time)?.descending();
-        let keys = &self.timeline.keys;
-        match there.next() {
-            None => Ok(keys.key(time)?),
-            Some(last) => Ok(keys.key_after(&last?.key, getrandom::u32().map_err(GitError::from)?)?),
-        }
+        self.timeline.key_after_those(tree, KIND, time)
     }
 
     /// The names of the blobs from `from` to `to`, both included; the latest first when `from` is later than

@@ -154,6 +154,20 @@ impl Timeline {
         Ok(self.keys.key(time)?)
     }
 
+    /// A key for `time` that sorts after those of `kind` that the commit or tree `at` has, whoever gave them.
+    pub(crate) fn key_after_those(
+        &self,
+        at: Option<ObjectId>,
+        kind: &str,
+        time: Timestamp,
+    ) -> Result<TimeKey, TimelineError> {
+        let mut there = Listing::new(&self.git, at, kind, time..=time)?.descending();
+        match there.find_map(Result::ok) {
+            None => self.key(time),
+            Some(last) => Ok(self.keys.key_after(&last.key, getrandom::u32().map_err(GitError::from)?)?),
+        }
+    }
+
     /// Begins a batch of additions and removals.
     pub fn begin(&self) -> Result<Batch<'_>, TimelineError> {
         Batch::begin(self)

@@ -80,9 +80,12 @@ fn lost_data_is_told_and_stored_again() {
 fn a_damaged_record_is_told_by_the_next_backup() {
     let lab = Lab::new();
     lab.ok(["backup", "tree", "--time", "2026-11-01 10:00"]);
-    let listed = lab.ok(["kv", "list", "repo", "snapshots"]);
-    lab.write("garbage", "no record");
-    lab.ok(["kv", "put", "repo", listed.lines().next().unwrap(), "garbage"]);
+    let script = "export GIT_INDEX_FILE=$PWD/index GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x \
+         GIT_COMMITTER_EMAIL=x; cd repo; git read-tree main; blob=$(echo no record | git hash-object -w --stdin); \
+         git update-index --cacheinfo 100644,$blob,$(git ls-files snapshots); \
+         git update-ref refs/heads/main $(git commit-tree -p main -m x $(git write-tree))";
+    let damaged = Command::new("sh").args(["-euc", script]).current_dir(lab.path("")).status().unwrap();
+    assert!(damaged.success());
     for _ in 0..2 {
         let outcome = lab.run(["backup", "tree", "-q"]);
         assert_eq!(outcome.status, Some(3), "{}", outcome.err);

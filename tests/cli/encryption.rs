@@ -97,8 +97,6 @@ fn wrong_keys_and_unusable_ones_are_told_apart() {
     fails("init --encrypt -r other", 1, "nobody to ask");
     assert!(!lab.path("other").exists());
     fails("init --recipient age1x -r other", 1, "no age recipient");
-    fails("blob add key.txt", 1, "what `blob` and `kv` write would not be");
-    fails("kv put repo key key.txt", 1, "what `blob` and `kv` write would not be");
 }
 
 #[test]

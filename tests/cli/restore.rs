@@ -82,6 +82,34 @@ fn a_file_system_mounted_at_the_target_itself_is_spared_where_the_snapshot_has_n
 }
 
 #[test]
+fn a_file_system_that_was_not_mounted_when_its_place_was_saved_is_spared() {
+    let lab = Lab::new();
+    let script = "
+        mkdir tree/disk; echo 'nothing is mounted' > tree/disk/marker
+        $T backup -q tree; $T backup -q tree/disk; $T backup -q tree/disk tree/letters
+        mount -t tmpfs none tree/disk; mkdir tree/disk/d; echo data > tree/disk/d/precious
+        for snapshot in latest~2 latest~1 latest; do
+            $T restore $snapshot --in-place --delete --yes | grep mounted
+            cat tree/disk/d/precious
+        done
+        $T restore latest~2 --target tree --delete --yes | grep mounted
+        cat tree/disk/d/precious
+        # A target that is named is meant.
+        $T restore latest~2:disk --target tree/disk --delete --yes -q; ls tree/disk
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    assert_eq!(
+        outcome.out.matches("mounted there, and the backup did not enter it").count(),
+        4,
+        "{}",
+        outcome.out
+    );
+    assert_eq!(outcome.out.matches("data\n").count(), 4, "{}", outcome.out);
+    assert!(outcome.out.ends_with("\nmarker\n"), "{}", outcome.out);
+}
+
+#[test]
 fn a_mounted_file_system_that_the_backup_entered_is_restored_as_the_rest() {
     let lab = Lab::new();
     let script = "
