@@ -56,7 +56,7 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
         })?;
     }
     let keys: Vec<TimeKey> = removed.iter().map(|name| name.key).collect();
-    if !arguments.dry_run && !keys.is_empty() {
+    if !arguments.dry_run {
         repository.forget(&keys, &user_name(), &host_name(), session.now.timestamp())?;
     }
     let mut forgotten = forgotten(arguments, &groups, &removed);

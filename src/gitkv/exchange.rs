@@ -56,6 +56,10 @@ impl Git {
         for attempt in 1..=TRIES {
             match self.join(remote, who) {
                 Err(GitError::Moved { .. }) => pause(attempt)?,
+                Ok(false) => {
+                    self.sync_branch()?;
+                    return Ok(false);
+                }
                 joined => return joined,
             }
         }

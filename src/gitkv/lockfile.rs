@@ -97,7 +97,8 @@ impl Turn {
         };
         match change(&before)? {
             Some(after) => lock.commit(&after),
-            None => Ok(()),
+            // Somebody may have failed at making it durable.
+            None => atomic::sync_dir(self.directory()).map_err(GitError::io("sync", self.directory())),
         }
     }
 
@@ -233,7 +234,8 @@ impl LockFile<'_> {
         write().map_err(GitError::io("write", &self.path))?;
         fs::rename(&self.path, &self.target).map_err(GitError::io("move", &self.target))?;
         self.is_held = false;
-        atomic::sync_dir(directory).map_err(GitError::io("sync", directory))
+        let unsynced = |source| GitError::Unsynced { path: self.target.clone(), source };
+        atomic::sync_dir(directory).map_err(unsynced)
     }
 }
 

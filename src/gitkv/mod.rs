@@ -348,6 +348,17 @@ pub enum GitError {
         /// What git said about it.
         said: String,
     },
+    /// A file of the repository, such as the branch, has its new content, and nobody knows whether it keeps that.
+    #[error(
+        "cannot sync {}: what was to be done is done, and a power failure may undo it; look whether it is still so before you \
+         do it again", path.display()
+    )]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+        /// Why its name is not durable.
+        source: io::Error,
+    },
     /// The branch is not where it was expected.
     #[error("{reference} was moved by somebody else; read it again")]
     Moved {

@@ -82,7 +82,10 @@ impl Origin {
             self.fetch(git)?;
             let tip = self.tip(git)?;
             let mut transaction = git.begin()?;
-            let Some(tree) = transaction.edited(tip.as_ref(), edit)? else { return Ok(None) };
+            let Some(tree) = transaction.edited(tip.as_ref(), edit)? else {
+                git.sync_remote(ORIGIN)?;
+                return Ok(None);
+            };
             let commit = transaction.seal(who, message, tip.into_iter().collect(), tree)?;
             match git.push_commit(ORIGIN, &commit) {
                 Ok(_) => {

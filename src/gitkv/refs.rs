@@ -23,8 +23,8 @@ impl Git {
     /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to
     /// `new`, durably.
     ///
-    /// [`GitError::Moved`] when it is not at `expected`. What `new` names must be durable already. After another
-    /// error it may have moved and not be durable: `sync_reference` tells.
+    /// [`GitError::Moved`] when it is not at `expected`, and [`GitError::Unsynced`] when it has moved and may not
+    /// be durable. What `new` names must be durable already.
     pub fn compare_and_set(
         &self,
         reference: &str,
@@ -71,14 +71,25 @@ impl Git {
         Ok(())
     }
 
+    /// Makes durable where the branch is. Whoever finds that nothing is left to be done calls it before he says so.
+    pub fn sync_branch(&self) -> Result<(), GitError> {
+        self.sync_reference(self.branch())
+    }
+
     /// Removes the reference of that full name, if there is one, durably.
     pub fn remove_reference(&self, name: &str) -> Result<(), GitError> {
         let path = self.reference_path(name)?;
+        let directory = atomic::parent(&path);
         if !self.has_reference(name)? {
-            return Ok(());
+            // Somebody may have failed at making that durable.
+            return match atomic::sync_dir(directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(GitError::io("sync", directory)(error))
+                }
+                _ => Ok(()),
+            };
         }
         let turn = self.turn()?;
-        let directory = atomic::parent(&path);
         atomic::make_dirs(directory).map_err(GitError::io("make", directory))?;
         let lock = turn.lock(name)?;
         // The packed value first: it would count again if only the other were gone.

@@ -105,7 +105,10 @@ impl<'a> Transaction<'a> {
     ) -> Result<Option<Committed>, E> {
         for attempt in 1..=TRIES {
             let head = self.git.head()?;
-            let Some(tree) = self.edited(head.as_ref(), &mut edit)? else { return Ok(None) };
+            let Some(tree) = self.edited(head.as_ref(), &mut edit)? else {
+                self.git.sync_branch()?;
+                return Ok(None);
+            };
             match self.publish(who, message, head, head.into_iter().collect(), tree) {
                 Ok(committed) => return Ok(Some(committed)),
                 Err(GitError::Moved { .. }) => {

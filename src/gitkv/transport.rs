@@ -308,6 +308,14 @@ impl Git {
         Ok(from)
     }
 
+    /// Makes durable where the branch is in a remote, if that is on this machine.
+    pub(super) fn sync_remote(&self, remote: &str) -> Result<(), GitError> {
+        match self.path_of_remote(remote)? {
+            Some(there) => sync_names(&there, atomic::parent(Path::new(self.branch()))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the remote is on this machine, so that git serves it with the settings it is started with.
     fn is_local(&self, remote: &str) -> Result<bool, GitError> {
         let url = self.url_of(remote)?;

@@ -88,7 +88,12 @@ impl Remotes {
             true => drop(self.pull_cold(remote, who, Bring::Indexes, progress)?),
             false => self.fetch_and_join(remote, who, progress)?,
         }
-        let count = self.count(before.as_ref(), self.git.head()?.as_ref())?;
+        let after = self.git.head()?;
+        if after == before {
+            // An earlier pull may have failed at making that durable.
+            self.git.sync_branch()?;
+        }
+        let count = self.count(before.as_ref(), after.as_ref())?;
         drop(keep);
         if is_cold {
             self.forget_gone()?;
@@ -121,7 +126,7 @@ impl Remotes {
             self.fetch_and_join(remote, who, progress)?;
         }
         let mut there_before = self.whereabouts(remote)?;
-        let mut lock = None;
+        let mut unmoved = None;
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
             let known = self.whereabouts(remote)?;
@@ -174,13 +179,15 @@ impl Remotes {
                         return Err(refused);
                     }
                     there_before = now;
-                    lock = matches!(error, GitError::Locked { .. }).then_some(error);
+                    let is_unmoved = !is_new || matches!(error, GitError::Locked { .. });
+                    unmoved = is_unmoved.then_some(error);
                 }
             }
             pause(attempt)?;
         }
-        if let Some(lock) = lock {
-            return Err(lock.into());
+        // Nobody else has pushed there in the end: it is for this that it fails.
+        if let Some(error) = unmoved {
+            return Err(RemoteError::of(remote)(error));
         }
         Err(RemoteError::Contended { remote: remote.to_owned(), tries: TRIES })
     }

@@ -19,6 +19,10 @@ impl Repository {
         host: &str,
         now: Timestamp,
     ) -> Result<(), RepositoryError> {
+        if keys.is_empty() {
+            // What is gone already may be so only until the power fails.
+            return Ok(self.timeline.git().sync_branch().map_err(TimelineError::from)?);
+        }
         self.expect_removable()?;
         let _reserve = self.give_up_reserve();
         let mut batch = self.timeline.begin()?;

@@ -223,6 +223,7 @@ impl Repository {
         let plan = self.plan_with(&needs, options)?;
         let report = PruneReport { plan, bytes: plan.bytes, swept, ..PruneReport::default() };
         if plan.is_empty() {
+            git.sync_branch().map_err(TimelineError::from)?;
             return Ok(report);
         }
         progress.total_bytes.add(plan.bytes_copied);

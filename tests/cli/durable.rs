@@ -26,6 +26,7 @@ fn may_be_lost(path: &str) -> bool {
         || path.contains("/treering/blocks/")
         || path.ends_with("/treering/reserve")
         || path.ends_with("/treering/newest")
+        || path.ends_with("/treering/own")
         || path.contains("/logs/")
 }
 
@@ -296,6 +297,11 @@ fn whatever_a_command_has_done_is_synced_when_it_ends() {
 
 /// The program with a failing fsync of the directory at `path`; git is hidden from it.
 fn without_fsync(lab: &Lab, path: &Path, line: &str) -> Outcome {
+    failing_fsync(lab, path, line, "")
+}
+
+/// The program with a failing fsync of what is at `path`, and with this `PATH`.
+fn failing_fsync(lab: &Lab, path: &Path, line: &str, programs: &str) -> Outcome {
     let program = lab.command(line.split(' '));
     let path_of = |name: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -307,7 +313,7 @@ fn without_fsync(lab: &Lab, path: &Path, line: &str) -> Outcome {
     let mut strace = Command::new(path_of("strace"));
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO", "-P"]);
     strace.arg(path).arg(program.get_program()).args(program.get_args()).current_dir(lab.path(""));
-    strace.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("PATH", "");
+    strace.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("PATH", programs);
     let output = strace.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Outcome { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -349,6 +355,67 @@ fn a_push_whose_sync_fails_is_not_done_however_often_it_is_made() {
         assert!(outcome.err.contains("cannot sync"), "{attempt}: {outcome:?}");
     }
     assert!(lab.ok(["push"]).starts_with("Pushed to origin"));
+}
+
+#[test]
+fn who_finds_that_a_thing_is_done_makes_it_durable() {
+    if !is_traceable() {
+        return;
+    }
+    let lab = Lab::bare();
+    lab.write("tree/notes", "notes\n");
+    let programs = std::env::var("PATH").unwrap();
+    lab.ok(["init"]);
+    lab.ok(["backup", "tree", "-q"]);
+    lab.ok(["clone", "repo", "clone"]);
+    lab.ok(["backup", "tree", "-q"]);
+    lab.ok(["-r", "blobs", "blob", "init"]);
+    let key = lab.path("tree/notes");
+    for (repository, line) in [
+        ("clone", "-r clone pull"),
+        ("clone", "-r clone append-only on"),
+        ("repo", "forget --keep-last 1"),
+        ("repo", "prune"),
+        ("blobs", &format!("kv put blobs key {}", key.display())),
+    ] {
+        let branches = lab.path(repository).join("refs/heads").canonicalize().unwrap();
+        for attempt in 1..=2 {
+            let outcome = failing_fsync(&lab, &branches, line, &programs);
+            assert_eq!(outcome.status, Some(1), "{line}, {attempt}: {outcome:?}");
+            assert!(outcome.err.contains("cannot sync"), "{line}, {attempt}: {outcome:?}");
+            let is_told = outcome.err.contains("what was to be done is done");
+            // There is nothing to prune, and never was.
+            assert_eq!(is_told, attempt == 1 && line != "prune", "{line}, {attempt}: {outcome:?}");
+        }
+        lab.ok(line.split(' '));
+    }
+    // The natural second try would remove another one.
+    lab.ok(["backup", "tree", "-q"]);
+    let branches = lab.path("repo/refs/heads").canonicalize().unwrap();
+    let outcome = failing_fsync(&lab, &branches, "forget latest", &programs);
+    assert!(outcome.status == Some(1) && outcome.err.contains("done is done"), "{outcome:?}");
+}
+
+#[test]
+fn a_remote_that_cannot_sync_is_not_called_busy() {
+    if !is_traceable() {
+        return;
+    }
+    let lab = Lab::bare();
+    lab.write("tree/notes", "notes\n");
+    let made =
+        Command::new("git").args(["init", "-q", "--bare", "hub.git"]).current_dir(lab.path("")).status();
+    assert!(made.unwrap().success());
+    lab.ok(["init"]);
+    lab.ok(["backup", "tree", "-q"]);
+    lab.ok(["remote", "add", "origin", "hub.git"]);
+    lab.ok(["push"]);
+    lab.ok(["backup", "tree", "-q"]);
+    let lock = lab.path("hub.git").canonicalize().unwrap().join("refs/heads/main.lock");
+    let outcome = failing_fsync(&lab, &lock, "push", &std::env::var("PATH").unwrap());
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    assert!(!outcome.err.contains("others pushed"), "{outcome:?}");
+    assert!(outcome.err.contains("refused the push") && outcome.err.contains("main.lock"), "{outcome:?}");
 }
 
 #[test]
