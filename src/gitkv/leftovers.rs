@@ -5,8 +5,9 @@
 //! a run whose processes are no more. What git left then is removed here and, where the remote is on this machine,
 //! there: locks and temporary files that are no older than the mark, that no process has open, and that have
 //! not been touched for [`SETTLED`]. Those of a git that somebody else runs beside are open, or touched now. A git that
-//! ended by itself, well or not, has removed its own, so its mark goes. One that this process stopped may not have: its
-//! temporary files go as soon as no git uses them any more.
+//! ended well has removed its own, so its mark goes. One that this process stopped may not have: its temporary files go
+//! as soon as no git uses them any more. Nor has one that failed because something killed a program that it ran, such as
+//! `index-pack`, which it does not say; so after a failure the temporary files go once they are not touched any more.
 //!
 //! Temporary files of a git that this program did not run are removed by the sweep when they are older than
 //! [`FORGOTTEN`] and no process has them open. Locks of such a git stay, and are named when they are in the way.
@@ -64,17 +65,29 @@ impl GitRun {
         self.file.try_clone().map(Stdio::from).map_err(GitError::io("use", &self.mark))
     }
 
-    /// Git has ended by itself, and left nothing.
+    /// Git has ended well, and left nothing; or it never began.
     pub fn finish(mut self) {
         self.has_finished = true;
     }
 
     /// Git was stopped. Removes the temporary files of what it ran when that has ended too. Where it does not end soon, or
     /// a lock is left, that is for the next run.
-    pub fn clean_up(mut self) {
+    pub fn clean_up_stopped(self) {
+        self.clean_up(Duration::ZERO, None);
+    }
+
+    /// Git has failed, and what it ran may have been killed. Removes the temporary files that nobody touches any more, and
+    /// waits for that unless `progress` says to stop.
+    pub fn clean_up_failed(self, progress: &Progress) {
+        self.clean_up(SETTLED, Some(progress));
+    }
+
+    fn clean_up(mut self, settled: Duration, progress: Option<&Progress>) {
         let made = self.file.metadata().and_then(|metadata| metadata.modified());
         let made = made.unwrap_or_else(|_| SystemTime::now());
-        self.has_finished = self.places.iter().all(|place| remove_stopped(place, made).unwrap_or(false));
+        let clean = |place: &PathBuf| remove_temporaries(place, made, settled, progress).unwrap_or(false);
+        // What is left in one place does not keep the other from being cleaned up.
+        self.has_finished = self.places.iter().filter(|place| !clean(place)).count() == 0;
     }
 }
 
@@ -209,24 +222,38 @@ fn is_since(path: &Path, since: SystemTime) -> bool {
     made.is_ok_and(|made| made + SLACK >= since)
 }
 
-/// Removes the temporary files of a git that began at `since`, and that this process has stopped, from the repository
-/// at `directory`, once no git is at work there. Whether nothing of it is left.
-fn remove_stopped(directory: &Path, since: SystemTime) -> io::Result<bool> {
+/// Removes the temporary files of a git that began at `since`, and that has ended, from the repository at `directory`,
+/// once no git is at work there and nobody has touched them for `settled`. Whether nothing of it is left.
+fn remove_temporaries(
+    directory: &Path,
+    since: SystemTime,
+    settled: Duration,
+    progress: Option<&Progress>,
+) -> io::Result<bool> {
     let mut waited = Duration::ZERO;
     loop {
         let mut left = temporaries(directory)?;
         left.retain(|path| is_since(path, since));
         let paths: Vec<&Path> = left.iter().map(PathBuf::as_path).collect();
-        if !are_used(&paths, directory) {
+        let is_settled = |path: &PathBuf| last_touched(path).is_none_or(|age| age >= settled);
+        if left.iter().all(is_settled) && !are_used(&paths, directory) {
             left.iter().try_for_each(|path| remove(path, &mut Swept::default()))?;
-            return Ok(!lock_files(directory)?.iter().any(|path| is_since(path, since)));
+            return Ok(!locks_of_transfers(directory)?.iter().any(|path| is_since(path, since)));
         }
-        if waited >= ENDING {
+        if waited >= ENDING + settled || progress.is_some_and(|progress| progress.check().is_err()) {
             return Ok(false);
         }
         thread::sleep(LOOK);
         waited += LOOK;
     }
+}
+
+/// The lock files that a git which fetches or pushes may have left in the repository at `directory`. That of the index is
+/// of somebody who commits, perhaps for as long as an editor is open.
+fn locks_of_transfers(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut locks = lock_files(directory)?;
+    locks.retain(|path| path.file_name().is_none_or(|name| name != "index.lock"));
+    Ok(locks)
 }
 
 /// Removes what a git that began at `since` and is dead may have left in the repository at `directory`. Whether
@@ -238,7 +265,7 @@ fn remove_leftovers(
     swept: &mut Swept,
 ) -> io::Result<bool> {
     let mut left = temporaries(directory)?;
-    left.extend(lock_files(directory)?);
+    left.extend(locks_of_transfers(directory)?);
     left.retain(|path| is_since(path, since));
     let deadline = SETTLED + 2 * LOOK;
     let mut waited = Duration::ZERO;
@@ -465,7 +492,7 @@ mod tests {
             fs::create_dir_all(atomic::parent(&left)).unwrap();
             let file = File::create(&left).unwrap();
             let _open = is_used.then_some(file);
-            run.clean_up();
+            run.clean_up_stopped();
             assert_eq!(left.exists(), is_used);
             assert_eq!(
                 marks(&git.private_dir().unwrap()).unwrap().len(),
@@ -473,6 +500,43 @@ mod tests {
                 "for the next run"
             );
         }
+    }
+
+    #[test]
+    fn what_a_failed_git_left_goes_when_nobody_touches_it_and_locks_are_for_the_next_run() {
+        let (here, there) = (Fixture::new(), Fixture::new());
+        let git = here.open();
+        let run = old_run(&git, Some(&there.path()));
+        let left = ["objects/pack/tmp_idx_x", "objects/pack/tmp_pack_x", "objects/tmp_objdir-incoming-x/y"];
+        for directory in [here.path(), there.path()] {
+            left.iter().for_each(|name| leave(&directory.join(name), OLD));
+        }
+        leave(&there.path().join("refs/heads/main.lock"), OLD);
+        leave(&here.path().join("index.lock"), OLD);
+        leave(&here.path().join("objects/pack/tmp_pack_z"), 4 * OLD);
+        run.clean_up_failed(&Progress::new());
+        for directory in [here.path(), there.path()] {
+            assert!(!left.iter().any(|name| directory.join(name).exists()));
+        }
+        assert!(here.path().join("objects/pack/tmp_pack_z").exists(), "it is older");
+        assert_eq!(marks(&git.private_dir().unwrap()).unwrap().len(), 1, "a lock is left");
+        git.remove_leftovers_of_git(Some(&Progress::new())).unwrap();
+        assert!(!there.path().join("refs/heads/main.lock").exists());
+        assert!(here.path().join("index.lock").exists(), "no transfer makes it");
+    }
+
+    #[test]
+    fn after_a_failure_what_is_touched_now_stays_for_the_next_run() {
+        let here = Fixture::new();
+        let git = here.open();
+        let run = git.run_of_git(None, &Progress::new()).unwrap();
+        let path = here.path().join("objects/pack/tmp_pack_x");
+        leave(&path, Duration::ZERO);
+        let progress = Progress::new();
+        progress.stop();
+        run.clean_up_failed(&progress);
+        assert!(path.exists());
+        assert_eq!(marks(&git.private_dir().unwrap()).unwrap().len(), 1);
     }
 
     #[test]

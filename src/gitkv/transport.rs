@@ -471,7 +471,7 @@ pub(super) fn run(
     run_to_end(action, command, Stdio::null(), progress, &mut false)
 }
 
-/// The same with the mark that git runs, which stays when git did not end by itself: then it may have left something.
+/// The same with the mark that git runs. When it did not end well, what it may have left is removed.
 fn run_marked(
     running: GitRun,
     action: &'static str,
@@ -481,9 +481,10 @@ fn run_marked(
     command.stdin(running.stdin()?);
     let mut is_killed = false;
     let done = run_to_end(action, command, Stdio::null(), progress, &mut is_killed);
-    match is_killed {
-        true => running.clean_up(),
-        false => running.finish(),
+    match &done {
+        _ if is_killed => running.clean_up_stopped(),
+        Ok(_) | Err(GitError::NoProgram) => running.finish(),
+        Err(_) => running.clean_up_failed(progress),
     }
     done
 }

@@ -27,6 +27,28 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(' ')
 }
 
+/// Makes the hub kill whoever receives a push, while what came lies in a directory of its own.
+fn kill_receivers(lab: &Lab) {
+    let hook = lab.path("hub.git/hooks/pre-receive");
+    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\nkill -9 $PPID\n");
+    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_a_killed_program_of_git_leaves_in_a_remote_goes_at_once() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    kill_receivers(&lab);
+    assert_eq!(lab.run(["push"]).status, Some(1));
+    let left = fs::read_dir(lab.path("hub.git/objects")).unwrap();
+    let mut left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!left.any(|name| name.starts_with("tmp_")));
+    let hub = fs::read_dir(lab.path("hub.git/objects/pack")).unwrap();
+    assert_eq!(hub.count(), 0);
+    fs::remove_file(lab.path("hub.git/hooks/pre-receive")).unwrap();
+    assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
+}
+
 #[test]
 fn snapshots_go_to_a_hub_and_to_a_clone_and_back() {
     let lab = with_hub();
