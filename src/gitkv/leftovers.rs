@@ -30,10 +30,10 @@ use super::{Git, GitError};
 const MARK_PREFIX: &str = "git-";
 
 /// What a git that was killed has left is not touched for this long before it is removed.
-const SETTLED: Duration = Duration::from_secs(3);
+pub(super) const SETTLED: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether that time is over.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// How old temporary files are of which nobody knows who made them.
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
@@ -73,21 +73,27 @@ impl GitRun {
     /// Git was stopped. Removes the temporary files of what it ran when that has ended too. Where it does not end soon, or
     /// a lock is left, that is for the next run.
     pub fn clean_up_stopped(self) {
-        self.clean_up(Duration::ZERO, None);
+        self.clean_up(Duration::ZERO, true, None);
     }
 
     /// Git has failed, and what it ran may have been killed. Removes the temporary files that nobody touches any more, and
-    /// waits for that unless `progress` says to stop.
-    pub fn clean_up_failed(self, progress: &Progress) {
-        self.clean_up(SETTLED, Some(progress));
+    /// waits for that unless `progress` says to stop. Locks are for the next run if git was `cut_off` from what it ran: mostly
+    /// it has failed because of a lock that somebody else has.
+    pub fn clean_up_failed(self, cut_off: bool, progress: &Progress) {
+        self.clean_up(SETTLED, cut_off, Some(progress));
     }
 
-    fn clean_up(mut self, settled: Duration, progress: Option<&Progress>) {
+    fn clean_up(mut self, settled: Duration, with_locks: bool, progress: Option<&Progress>) {
         let made = self.file.metadata().and_then(|metadata| metadata.modified());
         let made = made.unwrap_or_else(|_| SystemTime::now());
-        let clean = |place: &PathBuf| remove_temporaries(place, made, settled, progress).unwrap_or(false);
+        let clean = |place: &PathBuf| {
+            let is_clean = remove_temporaries(place, made, settled, progress)?;
+            let mut locks = if with_locks { locks_of_transfers(place)? } else { Vec::new() };
+            locks.retain(|path| is_since(path, made));
+            Ok::<_, io::Error>(is_clean && locks.is_empty())
+        };
         // What is left in one place does not keep the other from being cleaned up.
-        self.has_finished = self.places.iter().filter(|place| !clean(place)).count() == 0;
+        self.has_finished = self.places.iter().filter(|place| !clean(place).unwrap_or(false)).count() == 0;
     }
 }
 
@@ -223,7 +229,7 @@ fn is_since(path: &Path, since: SystemTime) -> bool {
 }
 
 /// Removes the temporary files of a git that began at `since`, and that has ended, from the repository at `directory`,
-/// once no git is at work there and nobody has touched them for `settled`. Whether nothing of it is left.
+/// once no git is at work there and nobody has touched them for `settled`. Whether none is left.
 fn remove_temporaries(
     directory: &Path,
     since: SystemTime,
@@ -238,7 +244,7 @@ fn remove_temporaries(
         let is_settled = |path: &PathBuf| last_touched(path).is_none_or(|age| age >= settled);
         if left.iter().all(is_settled) && !are_used(&paths, directory) {
             left.iter().try_for_each(|path| remove(path, &mut Swept::default()))?;
-            return Ok(!locks_of_transfers(directory)?.iter().any(|path| is_since(path, since)));
+            return Ok(true);
         }
         if waited >= ENDING + settled || progress.is_some_and(|progress| progress.check().is_err()) {
             return Ok(false);
@@ -375,7 +381,7 @@ fn last_touched(path: &Path) -> Option<Duration> {
 
 /// Whether a process on this machine uses one of `paths`: has it, or something in it, open, or is a git at work in the
 /// repository at `directory`. Of a git that may not be looked at that is not known, so it counts.
-fn are_used(paths: &[&Path], directory: &Path) -> bool {
+pub(super) fn are_used(paths: &[&Path], directory: &Path) -> bool {
     // Without it nobody knows.
     let Ok(processes) = fs::read_dir("/proc") else { return true };
     let resolved = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -514,7 +520,7 @@ mod tests {
         leave(&there.path().join("refs/heads/main.lock"), OLD);
         leave(&here.path().join("index.lock"), OLD);
         leave(&here.path().join("objects/pack/tmp_pack_z"), 4 * OLD);
-        run.clean_up_failed(&Progress::new());
+        run.clean_up_failed(true, &Progress::new());
         for directory in [here.path(), there.path()] {
             assert!(!left.iter().any(|name| directory.join(name).exists()));
         }
@@ -523,6 +529,11 @@ mod tests {
         git.remove_leftovers_of_git(Some(&Progress::new())).unwrap();
         assert!(!there.path().join("refs/heads/main.lock").exists());
         assert!(here.path().join("index.lock").exists(), "no transfer makes it");
+
+        let run = old_run(&git, None);
+        leave(&here.path().join("refs/heads/main.lock"), OLD);
+        run.clean_up_failed(false, &Progress::new());
+        assert!(marks(&git.private_dir().unwrap()).unwrap().is_empty(), "the lock is somebody else's");
     }
 
     #[test]
@@ -534,7 +545,7 @@ mod tests {
         leave(&path, Duration::ZERO);
         let progress = Progress::new();
         progress.stop();
-        run.clean_up_failed(&progress);
+        run.clean_up_failed(false, &progress);
         assert!(path.exists());
         assert_eq!(marks(&git.private_dir().unwrap()).unwrap().len(), 1);
     }

@@ -60,6 +60,24 @@ impl Turn {
         Ok(turn)
     }
 
+    /// Removes the locks of dead processes if there are any and nobody has the turn. Costs one listing otherwise.
+    pub fn remove_dead_locks_of(directory: &Path, private: &Path) -> Result<(), GitError> {
+        let is_lock = |entry: &fs::DirEntry| {
+            entry.file_name().as_encoded_bytes().starts_with(atomic::TEMP_PREFIX.as_bytes())
+                && entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() > 1)
+        };
+        let entries = fs::read_dir(private).map_err(GitError::io("list", private))?;
+        if !entries.filter_map(Result::ok).any(|entry| is_lock(&entry)) {
+            return Ok(());
+        }
+        let file = open_lock(&private.join(TURN))?;
+        if file.try_lock().is_err() {
+            return Ok(());
+        }
+        let turn = Self { directory: directory.to_owned(), private: private.to_owned(), file };
+        turn.remove_dead_locks().map_err(GitError::io("clean up", private))
+    }
+
     /// Locks the file `name` of the repository as git does, waiting for a while for whoever has locked it.
     pub fn lock(&self, name: &str) -> Result<LockFile<'_>, GitError> {
         let path = self.directory.join(format!("{name}.lock"));

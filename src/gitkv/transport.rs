@@ -484,7 +484,10 @@ fn run_marked(
     match &done {
         _ if is_killed => running.clean_up_stopped(),
         Ok(_) | Err(GitError::NoProgram) => running.finish(),
-        Err(_) => running.clean_up_failed(progress),
+        Err(error) => {
+            let said = if let GitError::Remote { said, .. } = error { said } else { "" };
+            running.clean_up_failed(CUT_OFF.iter().any(|text| said.contains(text)), progress);
+        }
     }
     done
 }
@@ -572,6 +575,9 @@ fn listen(child: &mut Child, progress: &Progress) -> io::Result<String> {
 
 /// The signal of Ctrl-C.
 const SIGINT: i32 = 2;
+
+/// How git says that what it ran, or what that ran on the other side, has ended too early.
+const CUT_OFF: [&str; 2] = ["died of signal", "hung up unexpectedly"];
 
 /// What the lines begin with in which git tells how far it is, on either side.
 const PROGRESS: [&str; 10] = [

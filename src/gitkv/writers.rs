@@ -10,16 +10,18 @@ use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Add;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic;
 use crate::layers::{self, LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
 
 use super::create;
 use super::git::{parse_commit, parse_tree};
-use super::leftovers::{self, FORGOTTEN};
-use super::lockfile::{age, open_lock, wait_for, wait_for_opened};
+use super::leftovers::{self, FORGOTTEN, LOOK, SETTLED};
+use super::lockfile::{Turn, age, open_lock, wait_for, wait_for_opened};
 use super::transport::TURN as GIT_TURN;
 use super::tree::Mode;
 use super::{Git, GitError};
@@ -125,6 +127,8 @@ impl Git {
                 (GitError::Io { .. }, Ok(file)) => wait_for_opened(&path, file, File::try_lock_shared),
                 _ => Err(error),
             })?;
+        // Git itself is stopped by them. Who may only read leaves them to others.
+        let _ = Turn::remove_dead_locks_of(self.path(), &self.private_dir()?);
         Ok(KeepLayers { _lock: lock })
     }
 
@@ -151,7 +155,7 @@ impl Git {
 
     /// The sweep, by one who holds the lock of the writers exclusively.
     pub(super) fn sweep_alone(&self) -> Result<Swept, GitError> {
-        Ok(self.sweep_beside()? + self.sweep_layers()?)
+        Ok(self.sweep_beside()? + self.sweep_layers()? + self.remove_lone_packs()?)
     }
 
     /// Removes what needs no lock to be known as nobody's.
@@ -252,6 +256,60 @@ impl Git {
         }
         if !gone.is_empty() {
             atomic::sync_dir(&pack_dir).map_err(GitError::io("sync", &pack_dir))?;
+        }
+        Ok(swept)
+    }
+
+    /// Packs without an index that this crate did not make, and that nobody has marked to be kept. Git looks at none.
+    pub fn lone_packs(&self) -> Result<Vec<PathBuf>, GitError> {
+        let pack_dir = self.pack_dir();
+        let files = fs::read_dir(&pack_dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let mut found = Vec::new();
+        for file in files.map_err(GitError::io("list", &pack_dir))? {
+            let path = file.path();
+            let is_there = |extension: &str| path.with_extension(extension).exists();
+            let is_lone = path.extension().is_some_and(|extension| extension == "pack")
+                && !file.file_type().is_ok_and(|kind| kind.is_dir())
+                && !["idx", "keep"].into_iter().any(is_there)
+                && !layers::has_cold_index(&pack_dir, &path);
+            if is_lone {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes [`lone_packs`](Self::lone_packs), by one who holds the lock of the writers exclusively, if nothing is
+    /// missing without them. A git that somebody runs gives a pack its name before the index, so this waits some seconds.
+    fn remove_lone_packs(&self) -> Result<Swept, GitError> {
+        let mut swept = Swept::default();
+        let mut waited = Duration::ZERO;
+        let packs = loop {
+            let packs = self.lone_packs()?;
+            if packs.is_empty() {
+                return Ok(swept);
+            }
+            let is_settled = |path: &PathBuf| renamed_ago(path).is_some_and(|ago| ago >= SETTLED);
+            if packs.iter().all(is_settled) {
+                break packs;
+            }
+            if waited > SETTLED {
+                return Ok(swept);
+            }
+            thread::sleep(LOOK);
+            waited += LOOK;
+        };
+        let paths: Vec<&Path> = packs.iter().map(PathBuf::as_path).collect();
+        if leftovers::are_used(&paths, self.path()) || !self.is_complete() {
+            return Ok(swept);
+        }
+        for path in &packs {
+            for extension in ["pack", "rev", "bitmap", "mtimes", "promisor"] {
+                let path = path.with_extension(extension);
+                if fs::symlink_metadata(&path).is_ok() {
+                    leftovers::remove(&path, &mut swept).map_err(GitError::io("remove", &path))?;
+                }
+            }
         }
         Ok(swept)
     }
@@ -442,6 +500,13 @@ fn markers(private: &Path) -> io::Result<Vec<(PathBuf, SystemTime)>> {
     Ok(markers)
 }
 
+/// How long ago the file at `path` was last changed, or got its name; `None` where that is not known, or to come.
+fn renamed_ago(path: &Path) -> Option<Duration> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    let changed = Duration::new(metadata.ctime().try_into().ok()?, metadata.ctime_nsec().try_into().ok()?);
+    SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(changed)
+}
+
 /// Whether this crate made the pack: the `.keep` beside it is empty, where git says why it is there.
 fn is_ours(pack: &Path) -> bool {
     fs::metadata(pack.with_extension("keep")).is_ok_and(|keep| keep.len() == 0)
@@ -578,6 +643,55 @@ mod tests {
         fs::remove_file(live.with_extension("idx")).unwrap();
         assert_eq!(sweep(&fixture.open()), Swept::default());
         assert!(live.exists(), "it is the only copy, and an index can be made of it");
+    }
+
+    #[test]
+    fn a_pack_of_somebody_else_without_an_index_goes_with_a_prune_if_nothing_is_missing_without_it() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("a", "1")]);
+        let packs = git.pack_dir();
+        let pack = |number: u8| packs.join(format!("pack-{number:040}.pack"));
+        let live = git.lone_packs().unwrap();
+        assert_eq!(live, [] as [PathBuf; 0]);
+        let live = fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path());
+        let live = live.into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+        fs::copy(&live, pack(1)).unwrap();
+        fs::write(pack(2), "garbage").unwrap();
+        fs::write(pack(2).with_extension("rev"), "garbage").unwrap();
+        fs::write(pack(3), "to be kept").unwrap();
+        fs::write(pack(3).with_extension("keep"), "by hand").unwrap();
+        assert_eq!(sweep(&git), Swept::default(), "a backup leaves it to those who are alone");
+        let open = File::open(pack(2)).unwrap();
+        assert_eq!(git.sweep_alone().unwrap(), Swept::default(), "somebody has it open");
+        drop(open);
+        let bytes = fs::metadata(&live).unwrap().len() + 2 * "garbage".len() as u64;
+        let swept = git.sweep_alone().unwrap();
+        assert_eq!((swept.files, swept.bytes), (3, bytes));
+        assert!(pack(3).exists());
+
+        fs::rename(&live, pack(1)).unwrap();
+        fs::remove_file(live.with_extension("idx")).unwrap();
+        assert_eq!(git.lone_packs().unwrap(), [pack(1)]);
+        fixture.open().sweep_alone().unwrap();
+        assert!(pack(1).exists(), "it is the only copy");
+    }
+
+    #[test]
+    fn whoever_keeps_layers_removes_locks_of_the_dead_and_nothing_of_the_living() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("a", "1")]);
+        let lock = fixture.path().join("config.lock");
+        let turn = git.turn().unwrap();
+        let held = turn.lock("config").unwrap();
+        drop(fixture.open().keep_layers().unwrap());
+        assert!(lock.exists(), "its maker lives");
+        std::mem::forget(held);
+        drop(turn);
+        drop(git.keep_layers().unwrap());
+        assert!(!lock.exists());
+        fixture.run(&["config", "a.b", "c"]);
     }
 
     #[test]

@@ -404,7 +404,17 @@ impl Repository {
         progress: &Progress,
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
-        let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
+        let git = self.timeline.git();
+        let layers = git.refresh().map_err(TimelineError::from)?;
+        let lone = git.lone_packs().map_err(TimelineError::from)?;
+        report.faults.extend(lone.iter().map(|path| Fault {
+            what: format!(
+                "the pack {} has no index, so nothing reads what it holds: `treering prune` removes it unless something is \
+                 missing without it, and `git index-pack` makes the index",
+                path.display()
+            ),
+            affects: Vec::new(),
+        }));
         report.add_all(layers.faults());
         for layer in layers.layers() {
             progress.check()?;
