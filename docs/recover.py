@@ -43,6 +43,7 @@ FORMAT_VERSION = 1
 MAX_DEPTH = 16
 MAX_PAYLOAD = 16 << 20
 MAX_UNPACKED = 4 << 30
+ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 ENTRY_NAME = re.compile(r"(created|updated)/([0-9a-f]{64})")
 
 
@@ -507,8 +508,19 @@ class Restore:
             os.chmod(path, entry.mode)
         for name, value in entry.xattrs:
             if os.geteuid() == 0 or not name.startswith((b"security.", b"trusted.")):
+                if name in ACLS:
+                    value = self.renumbered(value)
                 os.setxattr(path, name, value, follow_symlinks=False)
         os.utime(path, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
+
+    def renumbered(self, acl):
+        """An ACL whose users and groups have the numbers that they have here."""
+        result = acl[:4]
+        for at in range(4, len(acl), 8):
+            number = int.from_bytes(acl[at + 4 : at + 8], "little")
+            local = {2: self.users, 8: self.groups}.get(acl[at], {}).get(number, number)
+            result += acl[at : at + 4] + local.to_bytes(4, "little")
+        return result
 
 
 def local_ids(names, lookup):

@@ -344,7 +344,7 @@ pub struct RestoreArguments {
     /// Put the content of a directory directly into /, if --target says so
     #[arg(long)]
     pub force: bool,
-    /// Set owners by number, even where a user of the same name is known here
+    /// Set owners, and whom ACLs name, by number, even where a user of the same name is known here
     #[arg(long)]
     pub numeric_ids: bool,
     /// Change nothing; tell what would be done
@@ -464,7 +464,7 @@ pub struct DirApplyArguments {
     /// The archive that was written with it
     #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub archive: PathBuf,
-    /// Set owners by number, even where a user of the same name is known here
+    /// Set owners, and whom ACLs name, by number, even where a user of the same name is known here
     #[arg(long)]
     pub numeric_ids: bool,
 }
@@ -528,7 +528,8 @@ the directories that are there already, unless a pattern matches them.
 --delete shows what it would delete and asks; where there is no terminal to ask at, it needs --yes. It never deletes on a \
 mounted file system that the backup did not enter (-x), nor what the backup could not read.
 
-Root restores owners: by name where this system has a user or group of that name, otherwise by number. On a rescue system, \
+Root restores owners: by name where this system has a user or group of that name, otherwise by number. So are the users and \
+groups that ACLs name. On a rescue system, \
 whose names may have other numbers, use --numeric-ids. Other users keep what they restore, and the report says how many \
 names lack something.
 

@@ -8,6 +8,7 @@
 //! Linux only: it needs `O_PATH` descriptors. `/proc` is needed for what cannot be opened: attributes of links,
 //! pipes and devices, and modes of files that their owner may not read. Without it, these alone fail.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use xattr::FileExt;
 
+use crate::diff::acl;
 use crate::diff::entry::{Entry, FileTime, Kind, Metadata};
 use crate::diff::index::Owners;
 use crate::relpath::RelPath;
@@ -28,7 +30,7 @@ pub(super) struct Attributes {
     ids: Ids,
 }
 
-/// Which local numbers the owners have, and to whom this process may give files.
+/// Which local numbers the owners have, and those whom ACLs name, and to whom this process may give files.
 struct Ids {
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
@@ -51,7 +53,8 @@ const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 
 impl Attributes {
-    /// For entries with these owners: by name where the name is known here, else by number. Who is not root
+    /// For entries with these owners: by name where the name is known here, else by number. So are those whom ACLs
+    /// name. Who is not root
     /// keeps what is made, and gives it to the groups that it is in.
     pub fn new(owners: &Owners) -> Self {
         Self { ids: Ids::new(owners) }
@@ -154,6 +157,10 @@ impl Attributes {
         open_up: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<bool> {
         let may = |name: &OsStr| self.is_root() || !is_privileged(name.as_bytes());
+        let mut meta = Cow::Borrowed(meta);
+        if meta.xattrs.is_some() && self.ids.renumbers() {
+            self.ids.renumber(meta.to_mut());
+        }
         let wanted = meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
         let wanted: BTreeMap<&OsStr, &[u8]> = wanted
             .map(|(name, value)| (OsStr::from_bytes(name), value.as_slice()))
@@ -234,6 +241,7 @@ pub fn settable(entries: &mut [Entry], owners: &Owners) -> Vec<RelPath> {
         let (before, mode) = ((ids.named(&entry.meta), entry.meta.mode), ids.mode(entry));
         (entry.meta.uid, entry.meta.gid) = ids.numbers(&entry.meta);
         entry.meta.mode = mode;
+        ids.renumber(&mut entry.meta);
         let dropped = !ids.is_root() && drop_privileged(&mut entry.meta);
         if dropped || before != ((entry.meta.uid, entry.meta.gid), mode) {
             lacking.push(entry.path.clone());
@@ -355,6 +363,18 @@ impl Ids {
 
     fn is_root(&self) -> bool {
         self.member_of.is_none()
+    }
+
+    /// Whether anybody has another number here.
+    fn renumbers(&self) -> bool {
+        self.users.iter().chain(&self.groups).any(|(there, here)| there != here)
+    }
+
+    /// Gives those whom the ACLs of something name the numbers that they have here.
+    fn renumber(&self, meta: &mut Metadata) {
+        for (name, value) in meta.xattrs.iter_mut().flat_map(|xattrs| xattrs.iter_mut()) {
+            acl::renumber(name, value, &self.users, &self.groups);
+        }
     }
 
     /// The numbers that the owners have here.

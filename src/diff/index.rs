@@ -12,6 +12,7 @@ use serde_bytes::ByteBuf;
 use crate::archive::gzip;
 use crate::cbor;
 use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, SignatureOptions};
+use crate::diff::acl::{self, Named};
 use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
 use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
 use crate::diff::page;
@@ -23,7 +24,7 @@ use crate::digest::Digest;
 use crate::progress::{Interrupted, Progress};
 use crate::{atomic, relpath::RelPath};
 
-/// Names of the users and groups that own something, by number.
+/// Names of the users and groups that own something, or that an ACL names, by number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owners {
     /// Users.
@@ -33,14 +34,26 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Learns the names of the owners of `entry` from the system.
+    /// Learns the names of the owners of `entry`, and of those whom its ACLs name, from the system.
     pub fn note(&mut self, entry: &Entry) {
+        self.note_one(Named::User(entry.meta.uid));
+        self.note_one(Named::Group(entry.meta.gid));
+        let xattrs = entry.meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
+        xattrs.flat_map(|(name, value)| acl::names(name, value)).for_each(|named| self.note_one(named));
+    }
+
+    fn note_one(&mut self, named: Named) {
         let name = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
-        self.users.entry(entry.meta.uid).or_insert_with(|| {
-            uzers::get_user_by_uid(entry.meta.uid).map(|user| name(user.name())).unwrap_or_default()
-        });
-        self.groups.entry(entry.meta.gid).or_insert_with(|| {
-            uzers::get_group_by_gid(entry.meta.gid).map(|group| name(group.name())).unwrap_or_default()
+        let (names, number) = match named {
+            Named::User(number) => (&mut self.users, number),
+            Named::Group(number) => (&mut self.groups, number),
+        };
+        names.entry(number).or_insert_with(|| {
+            let found = match named {
+                Named::User(number) => uzers::get_user_by_uid(number).map(|user| name(user.name())),
+                Named::Group(number) => uzers::get_group_by_gid(number).map(|group| name(group.name())),
+            };
+            found.unwrap_or_default()
         });
     }
 }

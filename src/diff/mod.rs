@@ -38,6 +38,7 @@ use crate::cbor::{self, CborError};
 use crate::delta::SignatureError;
 use crate::progress::Interrupted;
 
+mod acl;
 mod apply;
 mod attributes;
 mod bases;

@@ -548,6 +548,53 @@ fn owners_are_set_by_name_or_by_number() {
 }
 
 #[test]
+fn whom_acls_name_is_found_by_name_or_by_number() {
+    if !rustix::process::geteuid().is_root() || !crate::programs::are_here(&["setfacl", "getfacl", "python3"])
+    {
+        return;
+    }
+    let lab = Lab::new();
+    // Nothing belongs to them: their numbers are in ACLs alone. Numbers go the other way round on the other host.
+    let recover = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/recover.py");
+    let script = format!(
+        "
+        cp /etc/passwd passwd; cp /etc/group group
+        echo 'ringmaster:x:54321:54321::/:/bin/sh' >> passwd; echo 'rings:x:54322:' >> group
+        echo 'clown:x:54331:54331::/:/bin/sh' >> passwd
+        sed 's/54321/54441/; s/54331/54321/' passwd > passwd.rescue; sed s/54322/54422/ group > group.rescue
+        mount --bind passwd /etc/passwd; mount --bind group /etc/group
+        setfacl -m u:ringmaster:r,u:clown:rw,g:rings:x,u:54399:w tree/notes || exit 9
+        setfacl -d -m u:ringmaster:rx tree/letters
+        $T backup -q tree
+        $T dir index tree -o full -q; mkdir empty; $T dir index empty -o none -q
+        $T dir diff none tree -o changes --data data.tar.gz -q
+        mount --bind passwd.rescue /etc/passwd; mount --bind group.rescue /etc/group
+        $T restore latest -t named -q --verify
+        $T restore latest -t named
+        $T restore latest -t numbered -q --numeric-ids --verify
+        mkdir patched patched-by-number
+        $T dir apply patched changes data.tar.gz -q
+        $T dir apply patched-by-number changes data.tar.gz -q --numeric-ids
+        python3 '{recover}' repo latest recovered > recovering 2>&1 || cat recovering >&2
+        for out in named patched recovered numbered patched-by-number; do
+            getfacl -cnE $out/notes $out/letters | grep ':[0-9]' | tr '\\n' ' '
+            echo
+        done
+    "
+    );
+    let Some(outcome) = lab.with_mounts(&script) else { return };
+    if outcome.status == Some(9) {
+        return;
+    }
+    assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    let lines: Vec<_> = outcome.out.lines().rev().take(5).map(str::trim).collect();
+    let named = "user:54321:rw- user:54399:-w- user:54441:r-- group:54422:--x default:user:54441:r-x";
+    let numbered = "user:54321:r-- user:54331:rw- user:54399:-w- group:54322:--x default:user:54321:r-x";
+    assert_eq!(lines, [numbered, numbered, named, named, named], "{}", outcome.out);
+    assert!(outcome.out.contains("unchanged"), "{}", outcome.out);
+}
+
+#[test]
 fn what_failed_is_not_counted_as_done() {
     let lab = Lab::new();
     lab.ok(["backup", "tree"]);
