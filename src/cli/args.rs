@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use treering::archive::Codec;
 use treering::crypt::Recipient;
@@ -319,15 +319,16 @@ pub struct CatArguments {
 /// Bring a directory to the state of a snapshot
 #[derive(Debug, Args)]
 #[command(after_help = RESTORE_HELP)]
+#[command(group = ArgGroup::new("where").args(["target", "in_place"]).required(true))]
 pub struct RestoreArguments {
     /// The snapshot, and a path in it
     #[arg(value_name = "SNAP[:PATH]")]
     pub snapshot: OsString,
     /// Where to; it may hold something already
-    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "in_place", value_parser = local_path())]
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
     pub target: Option<PathBuf>,
     /// Restore each source to where it was when it was backed up
-    #[arg(long, conflicts_with = "target")]
+    #[arg(long)]
     pub in_place: bool,
     /// Restore only what matches, a pattern as in .gitignore, or a path as `ls` prints it; can be given again
     #[arg(short, long, value_name = "GLOB")]

@@ -54,6 +54,13 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             };
             complain(&format!("{} is a symbolic link, and is saved as one: {advice}", link.display()));
         }
+        for link in &report.followed {
+            complain(&format!(
+                "{} is a symbolic link, and is named with a slash too: the directory that it leads to is saved by this name, and \
+                 the link is not",
+                link.display()
+            ));
+        }
         for (source, files) in &report.emptied {
             complain(&format!(
                 "{} holds no file, and had {} in the snapshot before: is its file system mounted?",
@@ -281,6 +288,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "error_count": report.problems.len(),
         "snapshots_unread": report.unread.snapshots,
         "volumes_unread": report.unread.volumes,
+        "links_followed": report.followed.iter().map(|link| link.to_string_lossy()).collect::<Vec<_>>(),
         "links": report.links.iter().map(|link| link.to_string_lossy()).collect::<Vec<_>>(),
         "emptied": report.emptied.iter().map(|(source, _)| source.to_string_lossy()).collect::<Vec<_>>(),
         "base_fault": report.base_fault.as_ref().map(|fault| chain(fault)),

@@ -117,6 +117,8 @@ pub struct BackupReport {
     pub not_opened: u64,
     /// Sources that are symbolic links, and are saved as such.
     pub links: Vec<PathBuf>,
+    /// Sources that are symbolic links, and are followed since they are named with a slash too: the links are not saved.
+    pub followed: Vec<PathBuf>,
     /// Sources that had many files in the parent and have none now, and how many they had.
     pub emptied: Vec<(PathBuf, u64)>,
     /// Names that only this snapshot or only its parent has, and that could not be read for the other: nobody knows
@@ -578,6 +580,7 @@ impl<'a> Session<'a> {
             parent: parent_key.clone(),
             is_first,
             links: sources.links.clone(),
+            followed: sources.followed.clone(),
             emptied: if is_first { Vec::new() } else { plan.emptied(sources) },
             statistics,
             not_opened: planned.files,

@@ -37,6 +37,8 @@ pub(super) struct Sources {
     pub directory: SourceDir,
     /// Those that are symbolic links, and are saved as such.
     pub links: Vec<PathBuf>,
+    /// Those that are symbolic links, and are followed since they are named with a slash too.
+    pub followed: Vec<PathBuf>,
     /// Those that cannot be looked at, while others can.
     pub missing: Vec<ScanError>,
     /// Where each root is in the index, and whether it can be looked at.
@@ -75,7 +77,7 @@ impl Sources {
     /// Links are followed where a shell follows them: above the last name, and at the last name where a slash or a
     /// dot comes behind it. A link that is named without is saved as a link.
     pub fn new(paths: &[PathBuf]) -> Result<Self, RepositoryError> {
-        let (sources, missing) = locate_sources(paths);
+        let Located { sources, missing, followed } = locate_sources(paths);
         if sources.iter().all(|source| source.found.is_none()) {
             let mut missing = paths.iter().zip(missing);
             let Some((path, ScanError { source: ScanErrorKind::Io(source), .. })) = missing.next() else {
@@ -118,6 +120,7 @@ impl Sources {
             directory: SourceDir::with_held(base, held),
             roots,
             links,
+            followed,
             layout,
             missing,
             prefixes,
@@ -162,11 +165,20 @@ impl Sources {
 /// The paths by which snapshots know these sources: absolute, sorted, each once. It looks at the file system for
 /// links and `..`, but what is not there now has its name too.
 pub fn source_roots(paths: &[PathBuf]) -> Vec<PathBuf> {
-    locate_sources(paths).0.into_iter().map(|source| source.root).collect()
+    locate_sources(paths).sources.into_iter().map(|source| source.root).collect()
 }
 
-/// Where these sources are, and what, each once and sorted; and why some cannot be looked at.
-fn locate_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<ScanError>) {
+/// What was found of sources.
+struct Located {
+    /// Where they are, and what, each once and sorted.
+    sources: Vec<Source>,
+    /// Why some cannot be looked at.
+    missing: Vec<ScanError>,
+    /// The links that are not among them, since they are named with a slash too, which follows them.
+    followed: Vec<PathBuf>,
+}
+
+fn locate_sources(paths: &[PathBuf]) -> Located {
     let mut missing = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
@@ -183,14 +195,19 @@ fn locate_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<ScanError>) {
     resolve_links_into_others(&mut sources);
     sources.sort_by(|a, b| a.root.cmp(&b.root));
     // Of one name with and without a slash, what is followed.
+    let mut followed = Vec::new();
     sources.dedup_by(|next, first| {
         let is_same = next.root == first.root;
+        if is_same && next.is_link() != first.is_link() {
+            followed.push(first.root.clone());
+        }
         if is_same && next.is_directory() {
             first.found = next.found.take();
         }
         is_same
     });
-    (sources, missing)
+    followed.dedup();
+    Located { sources, missing, followed }
 }
 
 /// Where a source is, and what.

@@ -12,6 +12,7 @@ use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::diff::DiffIndex;
@@ -419,7 +420,7 @@ impl Destination {
                     },
                 };
                 let source = host(&directory(top));
-                if !options.into_root && source != Path::new("/") && resolve(target)? == Path::new("/") {
+                if !options.into_root && source != Path::new("/") && is_top(&resolve(target)?) {
                     return Err(RepositoryError::IntoRoot(source));
                 }
                 Ok(destination)
@@ -581,6 +582,12 @@ fn link_above(snapshot: &Snapshot, path: &Path) -> Option<PathBuf> {
     let root = roots.filter(|root| path.starts_with(root)).max_by_key(|root| root.as_os_str().len())?;
     let between = path.ancestors().skip(1).take_while(|above| above.starts_with(root));
     between.filter(|above| above.is_symlink()).last().map(Path::to_owned)
+}
+
+/// Whether `path`, without links, is `/`, by whatever name it is mounted.
+fn is_top(path: &Path) -> bool {
+    let place = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    path == Path::new("/") || place(path).is_some_and(|found| place(Path::new("/")) == Some(found))
 }
 
 /// `path` without links, as far as there is something: what is missing of it is no link.

@@ -403,6 +403,20 @@ fn compression_can_be_changed_and_old_volumes_stay() {
 }
 
 #[test]
+fn a_link_that_is_named_with_and_without_a_slash_is_told_of() {
+    let lab = Lab::new();
+    let link = lab.path("link");
+    symlink("tree", &link).unwrap();
+    for sources in [["link/", "link"], ["link", "link/"]] {
+        let outcome = lab.run(["backup"].into_iter().chain(sources));
+        assert!(outcome.status == Some(0) && outcome.out.contains("3 files"), "{outcome:?}");
+        let expected = format!("{} is a symbolic link, and is named with a slash too", link.display());
+        assert_eq!(outcome.err.matches(&expected).count(), 1, "{}", outcome.err);
+    }
+    assert_eq!(lab.run(["backup", "link/", "link/.", "tree", "tree/"]).err, "");
+}
+
+#[test]
 fn a_backup_says_what_it_did_not_save_as_one_might_think() {
     let lab = Lab::new();
     symlink("tree", lab.path("link")).unwrap();

@@ -243,6 +243,34 @@ fn at_a_terminal_the_names_are_shown_and_the_person_is_asked() {
 }
 
 #[test]
+fn the_root_is_known_where_it_is_mounted_by_another_name() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    let script = "
+        mkdir -p top other/tree; mount --bind / top; mount --bind other other
+        for target in top top/ ./top/.; do $T restore latest -n -t $target && echo $target is taken; done
+        $T restore latest -n -q -t other
+    ";
+    let Some(outcome) = lab.with_mounts(script) else { return };
+    assert_eq!((outcome.status, outcome.out.as_str()), (Some(0), ""), "{}", outcome.err);
+    assert_eq!(outcome.err.matches("--in-place").count(), 3, "{}", outcome.err);
+}
+
+#[test]
+fn who_names_no_target_reads_of_both_ways() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    for line in ["restore latest", "restore latest -t out --in-place"] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        assert!(
+            outcome.err.contains("--in-place") && outcome.err.contains("--target"),
+            "{line}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
 fn the_content_of_a_directory_goes_into_the_root_only_by_force() {
     let lab = Lab::new();
     lab.ok(["backup", "tree"]);
