@@ -15,13 +15,24 @@ pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let text = error.to_string();
+        let text = without_path(error);
         if !line.ends_with(&text) {
             line = format!("{line}: {text}");
         }
         cause = error.source();
     }
     line
+}
+
+/// What a cause says. Temporary files put their path behind what the system said, of which the error above tells in words
+/// of its own.
+fn without_path(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let is_wrapped = error.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_some());
+    match text.rfind(" at path \"").filter(|_| is_wrapped && text.ends_with('"')) {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
 }
 
 /// How the system says that a disk is full, where a library or a program of others passes on only what it said.
@@ -49,4 +60,32 @@ pub fn has_kind(error: &(dyn Error + 'static), kinds: &[ErrorKind]) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_named_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot write to {path}")]
+        struct Outer {
+            path: &'static str,
+            source: io::Error,
+        }
+
+        let path = "/nowhere/of mine";
+        let source = tempfile::tempfile_in(path).unwrap_err();
+        let made = tempfile::Builder::new().tempdir_in(path).unwrap_err();
+        for source in [source, made, io::Error::from_raw_os_error(2)] {
+            let line = chain(&Outer { path, source });
+            assert_eq!(line, "cannot write to /nowhere/of mine: No such file or directory (os error 2)");
+        }
+        let other = io::Error::other("nothing is at path \"x\" any more");
+        assert_eq!(
+            chain(&Outer { path: "y", source: other }),
+            "cannot write to y: nothing is at path \"x\" any more"
+        );
+    }
 }

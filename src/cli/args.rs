@@ -255,7 +255,8 @@ pub struct ScanArguments {
 
 impl ScanArguments {
     pub fn excludes(&self) -> Excludes {
-        let pattern = |text: &String| Pattern { text: text.clone(), directory: self.directory.clone() };
+        let pattern =
+            |text: &String| Pattern { text: text.clone(), directory: self.directory.clone(), is_line: false };
         Excludes {
             patterns: self.exclude.iter().map(pattern).collect(),
             files: self.exclude_file.clone(),
@@ -520,7 +521,7 @@ const RESTORE_HELP: &str = concat!(
 Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
 content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
 at that path. The report names each source and where it was put. --in-place puts each source back to where it was.
-It follows links above a source, never a source that is a link: a link that stands in the place of a source is replaced
+It follows links above a source, never a source that is a link: a link that stands in the place of a source is replaced \
 as any other name, and what it points to is left as it is.
 
 A target that exists keeps its owner, mode and time, unless it is the directory that was backed up. With --include, so do \

@@ -106,8 +106,9 @@ fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::R
     }
     if *unknown > 0 {
         complain(&format!(
-            "a snapshot is partial: {} that its backup could not read, and that only the other side has, are not compared",
-            plural(*unknown, "name")
+            "a snapshot is partial: {} that its backup could not read, and that only the other side has, {} not compared",
+            plural(*unknown, "name"),
+            if *unknown == 1 { "is" } else { "are" }
         ));
     }
     if session.quiet { Ok(()) } else { writeln!(out, "{}", report::totals(&totals)) }

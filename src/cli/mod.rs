@@ -384,7 +384,7 @@ impl Session {
     ) -> io::Result<()> {
         let failed: HashSet<&RelPath> = failures.iter().map(|failure| &failure.path).collect();
         let mut told = HashSet::new();
-        let mut more = 0;
+        let (mut reasons, mut more) = (0, 0);
         for failure in failures {
             let is_told = match failure.common_cause() {
                 Some(CommonCause::Missing(above)) => failed.contains(&above),
@@ -393,12 +393,20 @@ impl Session {
             };
             match is_told {
                 true => more += 1,
-                false => self.tell(out, during, &target.join(failure.path.as_path()), failure)?,
+                false => {
+                    reasons += 1;
+                    self.tell(out, during, &target.join(failure.path.as_path()), failure)?;
+                }
             }
         }
         match more {
             0 => Ok(()),
-            more => self.tell(out, during, target, &SameReasons(report::plural(more, "more name"))),
+            more => self.tell(
+                out,
+                during,
+                target,
+                &SameReasons { reasons, names: report::plural(more, "more name") },
+            ),
         }
     }
 
@@ -433,8 +441,13 @@ impl Session {
 
 /// Names that were not brought to their new state, like one before them.
 #[derive(Debug, thiserror::Error)]
-#[error("for the same reasons, {0} could not be restored")]
-struct SameReasons(String);
+#[error("for the same {}, {names} could not be restored", if *reasons == 1 { "reason" } else { "reasons" })]
+struct SameReasons {
+    /// How many were told.
+    reasons: usize,
+    /// How many more there are, as it is said.
+    names: String,
+}
 
 fn user_name() -> String {
     let name = uzers::get_current_username().map(|name| name.to_string_lossy().into_owned());

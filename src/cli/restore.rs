@@ -86,9 +86,10 @@ fn partial(snapshot: &Snapshot, report: &RestoreReport) -> String {
     let mut names: Vec<_> = report.unread.iter().take(SHOWN_UNREAD).map(|path| shown(path)).collect();
     names.extend((unread > SHOWN_UNREAD).then(|| format!("{} more", count((unread - SHOWN_UNREAD) as u64))));
     format!(
-        "snapshot {} is partial: the backup could not read {}, so they are not restored: {}",
+        "snapshot {} is partial: the backup could not read {}, so {} not restored: {}",
         snapshot.short_id(),
         plural(unread as u64, "name"),
+        if unread == 1 { "it is" } else { "they are" },
         names.join(", ")
     )
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::diff::pattern::{Fault, Meaning, Pattern, PatternError, PatternSet, Space};
+use crate::diff::pattern::{Fault, Meaning, Pattern, PatternError, PatternSet, Space, check_signs};
 use crate::relpath::RelPath;
 
 /// What a scan leaves out, beside what [`ScanOptions`](super::ScanOptions) says otherwise.
@@ -41,12 +41,13 @@ impl Excludes {
             self.read(pattern)?;
             loaded.patterns.push(pattern.clone());
         }
+        check_signs(&self.patterns)?;
         for path in &self.files {
             let unusable = |error| PatternError::new(Fault::File(error), Some(path));
             let text = std::fs::read_to_string(path).map_err(unusable)?;
             for line in lines(&text) {
                 let directory = path.parent().map(Path::to_owned);
-                let pattern = Pattern { text: line.to_owned(), directory };
+                let pattern = Pattern { text: line.to_owned(), directory, is_line: true };
                 self.read(&pattern).map_err(|error| error.in_file(path))?;
                 loaded.patterns.push(pattern);
             }
@@ -207,7 +208,8 @@ impl Rules {
         let mut meanings = Vec::new();
         let spaces = Space::of_root(directory);
         for line in lines(&text) {
-            let pattern = Pattern { text: line.to_owned(), directory: Some(directory.to_owned()) };
+            let pattern =
+                Pattern { text: line.to_owned(), directory: Some(directory.to_owned()), is_line: true };
             match pattern.read_in_tree(self.home.as_deref(), &spaces) {
                 Ok(meaning) => meanings.push(meaning),
                 Err(source) => drop(error.get_or_insert(source)),
@@ -305,7 +307,7 @@ mod tests {
                 false => dir.path().to_owned(),
             };
             std::fs::create_dir_all(&root).unwrap();
-            let pattern = Pattern { text: text.into(), directory: Some(directory) };
+            let pattern = Pattern { text: text.into(), directory: Some(directory), is_line: false };
             let excludes = Excludes { patterns: vec![pattern], ..Excludes::default() };
             let rules = Rules::new(&root, &excludes).unwrap();
             assert_eq!(rules.exclude(&root.join("cache"), true), Some(LeftOutRule::Pattern(text.into())));

@@ -31,11 +31,13 @@ pub struct Pattern {
     pub text: String,
     /// The directory that `.` means in it: the current one where none is given.
     pub directory: Option<PathBuf>,
+    /// Whether it stands in a file of patterns.
+    pub is_line: bool,
 }
 
 impl<T: Into<String>> From<T> for Pattern {
     fn from(text: T) -> Self {
-        Self { text: text.into(), directory: None }
+        Self { text: text.into(), directory: None, is_line: false }
     }
 }
 
@@ -141,6 +143,17 @@ impl Pattern {
             name: None,
             paths: Vec::new(),
         })
+    }
+}
+
+/// Refuses patterns of a command line that take back what patterns before them match, where there are none.
+///
+/// In files they are left alone: the lines of one may have been taken away, or be used with those of another.
+pub(crate) fn check_signs(patterns: &[Pattern]) -> Result<(), PatternError> {
+    let first = patterns.iter().take_while(|pattern| split_sign(&pattern.text).1);
+    match { first }.find(|pattern| !pattern.is_line) {
+        Some(pattern) => Err(PatternError::new(Fault::NothingBefore(pattern.text.clone()), None)),
+        None => Ok(()),
     }
 }
 
@@ -623,6 +636,10 @@ pub(super) enum Fault {
     File(std::io::Error),
     #[error("{0:?} matches nothing: leave it out, or give the pattern that was meant")]
     Empty(String),
+    #[error(
+        "{0:?} takes back what a pattern before it matches, and there is none: leave it out, or write \\! for a name that begins so"
+    )]
+    NothingBefore(String),
     #[error("{0:?} has a [ that is not closed: close it, or write \\[ for the character itself")]
     OpenClass(String),
     #[error(
@@ -830,6 +847,25 @@ mod tests {
                 assert!(anywhere.matched_within(&at(&[&path[..], b"/below"].concat()), false).is_some());
             }
         }
+    }
+
+    #[test]
+    fn what_takes_back_nothing_is_refused_unless_it_stands_in_a_file() {
+        let line = |text: &str| Pattern { is_line: true, ..Pattern::from(text) };
+        let check = |patterns: &[Pattern]| check_signs(patterns);
+        check(&["a".into(), "!b".into(), "!c".into()]).unwrap();
+        check(&["\\!a".into()]).unwrap();
+        check(&[line("!a"), line("b")]).unwrap();
+        check(&[]).unwrap();
+        for patterns in [&["!a"][..], &["!a", "b"]] {
+            let patterns: Vec<_> = patterns.iter().map(|&text| Pattern::from(text)).collect();
+            let error = crate::causes::chain(&check(&patterns).unwrap_err());
+            assert!(error.contains("\"!a\" takes back") && error.contains(r"write \! for"), "{error}");
+        }
+        check(&[line("!a"), "!b".into()]).unwrap_err();
+        let set = set(&["\\!a"]);
+        assert!(set.matched(Path::new("sub/!a"), false).unwrap().is_match);
+        assert!(set.matched(Path::new("sub/a"), false).is_none());
     }
 
     #[test]

@@ -190,7 +190,7 @@ pub enum LayerError {
         fault: &'static str,
     },
     /// A `.pack` as a whole is not what its format or its index says.
-    #[error("layer {layer} is damaged: {fault}; fetch it again from a remote")]
+    #[error("layer {layer} is damaged: {fault}; {}", bring_again(layer))]
     Pack {
         /// The layer's name.
         layer: String,
@@ -198,9 +198,7 @@ pub enum LayerError {
         fault: &'static str,
     },
     /// One object's bytes in a layer are not what they must be.
-    #[error(
-        "object {id} in layer {layer} at byte {offset} is damaged: {fault}; fetch the layer again from a remote"
-    )]
+    #[error("object {id} in layer {layer} at byte {offset} is damaged: {fault}; {}", bring_again(layer))]
     Object {
         /// The object asked for.
         id: ObjectId,
@@ -212,7 +210,7 @@ pub enum LayerError {
         fault: &'static str,
     },
     /// The layer's `.idx` is here, its `.pack` is not: it was evicted, or never fetched.
-    #[error("layer {layer} is not in this repository, only its index; fetch the layer from a remote")]
+    #[error("layer {layer} is not in this repository, only its index; {}", bring_again(layer))]
     Missing {
         /// The layer's name.
         layer: String,
@@ -241,6 +239,13 @@ pub enum LayerError {
         /// Its size in bytes.
         size: u64,
     },
+}
+
+/// What a person can do about a layer that is damaged here, or missing.
+fn bring_again(layer: &str) -> String {
+    format!(
+        "`treering layers fetch {layer}` brings it from a cold remote that has it; else put back its pack from a copy"
+    )
 }
 
 impl LayerError {

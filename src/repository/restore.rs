@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::diff::DiffIndex;
-use crate::diff::pattern::{Meaning, Pattern, Space};
+use crate::diff::pattern::{Meaning, Pattern, Space, check_signs};
 use crate::diff::{
     ApplyOptions, ApplyReport, Beneath, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with,
     settable,
@@ -199,7 +199,9 @@ impl Repository {
         let meanings = |patterns: &[Pattern]| {
             let meanings =
                 patterns.iter().map(|pattern| destination.meaning(&spaces, &entries, pattern, home));
-            meanings.collect::<Result<Vec<_>, _>>()
+            let meanings = meanings.collect::<Result<Vec<_>, RepositoryError>>()?;
+            check_signs(patterns)?;
+            Ok::<_, RepositoryError>(meanings)
         };
         let (include, exclude) = (meanings(&options.include)?, meanings(&options.exclude)?);
         let choice = Choice::new(&spaces, &include, &exclude, self.place_below(target)?)?;
@@ -222,6 +224,7 @@ impl Repository {
         });
         let is_there = |entries: &[Entry]| entries.iter().any(|entry| !entry.path.is_root());
         let had_some = is_there(&entries);
+        let sources = destination.sources(&entries, snapshot);
         let places = destination.unread(snapshot, &top);
         let is_dir = |path: &RelPath| {
             let at = entries.binary_search_by(|entry| entry.path.cmp(path));
@@ -264,7 +267,7 @@ impl Repository {
         let unread_places = unread.iter().map(|path| join(target, path)).collect();
         let report = RestoreReport {
             unchanged: unchanged(total, &diff.changes),
-            sources: destination.sources(),
+            sources,
             target: destination.target,
             changes: Vec::new(),
             applied: ApplyReport { failures, ..ApplyReport::default() },
@@ -506,28 +509,41 @@ impl Destination {
         let unread = snapshot.record.unreadable.iter().filter_map(|path| {
             // A directory above what is restored could not be read as a whole.
             let path = if top.is_within(path) { top } else { path };
-            path.is_within(top)
-                .then(|| translate(path, self.moves.iter().map(|step| (&step.from, &step.to))))?
+            path.is_within(top).then(|| self.below(path))?
         });
         unread.collect()
     }
 
-    /// What is restored, and where it will be.
-    fn sources(&self) -> Vec<(PathBuf, PathBuf)> {
-        let place = |path: &RelPath| {
-            let below = translate(path, self.moves.iter().map(|step| (&step.from, &step.to)));
-            below.map_or_else(|| self.target.clone(), |below| join(&self.target, &below))
+    /// What is restored, and where it will be: all sources but those of which the backup could read nothing, when
+    /// `entries` are what is to be below the target.
+    fn sources(&self, entries: &[Entry], snapshot: &Snapshot) -> Vec<(PathBuf, PathBuf)> {
+        let has_some = |path: &RelPath| {
+            let Some(below) = self.below(path) else { return true };
+            let first = entries.partition_point(|entry| entry.path < below);
+            entries.get(first).is_some_and(|entry| entry.path.is_within(&below))
         };
-        self.sources.iter().map(|(path, source)| (source.clone(), place(path))).collect()
+        let sources = self.sources.iter();
+        let found = sources.filter(|(path, _)| !snapshot.record.is_unreadable(path) || has_some(path));
+        found.map(|(path, source)| (source.clone(), self.place(path))).collect()
+    }
+
+    /// Where what is at `path` in the index will be, below the target.
+    fn below(&self, path: &RelPath) -> Option<RelPath> {
+        translate(path, self.moves.iter().map(|step| (&step.from, &step.to)))
+    }
+
+    /// Where a source will be.
+    fn place(&self, path: &RelPath) -> PathBuf {
+        self.below(path).map_or_else(|| self.target.clone(), |below| join(&self.target, &below))
     }
 
     /// Whether everything goes where it was.
     fn is_source(&self) -> bool {
-        let is_there = |(from, to): &(PathBuf, PathBuf)| {
-            let (from, to) = (resolve(from), resolve(to));
+        let is_there = |(path, from): &(RelPath, PathBuf)| {
+            let (from, to) = (resolve(from), resolve(&self.place(path)));
             from.is_ok_and(|from| to.is_ok_and(|to| from == to))
         };
-        self.sources().iter().all(is_there)
+        self.sources.iter().all(is_there)
     }
 }
 

@@ -511,6 +511,9 @@ fn a_pattern_that_can_match_nothing_is_refused_by_every_command_that_takes_one()
             let shown = format!("{:?}", pattern.trim_start_matches('!'));
             assert!(outcome.err.contains(&shown), "{command} {pattern}: {}", outcome.err);
         }
+        let outcome = lab.run(command.split(' ').chain(["!notes"]));
+        assert_eq!((outcome.status, outcome.out.as_str()), (Some(1), ""), "{command}: {outcome:?}");
+        assert!(outcome.err.contains(r#""!notes" takes back"#), "{command}: {}", outcome.err);
         if command.ends_with("-i") {
             continue;
         }

@@ -491,7 +491,21 @@ fn what_many_names_fail_for_is_told_once() {
     assert!(told[0].ends_with("mount it to be written to, or choose another place"), "{}", told[0]);
     assert!(told[1].starts_with("treering: cannot restore letters/deep: Read-only"), "{}", told[1]);
     // The two letters, those in the directory that could not be made, and the metadata of the mounted directory.
-    assert!(told[2].ends_with("for the same reasons, 23 more names could not be restored"), "{}", told[2]);
+    assert!(told[2].ends_with("for the same reason, 23 more names could not be restored"), "{}", told[2]);
+}
+
+#[test]
+fn a_source_that_was_missing_at_the_backup_is_not_said_to_be_restored() {
+    let lab = Lab::new();
+    lab.write("other/file", "other");
+    assert_eq!(lab.run(["backup", "tree", "other", "gone"]).status, Some(3));
+    for target in [&["-t", "out"][..], &["--in-place"]] {
+        let outcome = lab.run(["restore", "latest"].iter().chain(target));
+        let sources: Vec<_> = outcome.out.lines().filter(|line| line.starts_with("  source ")).collect();
+        assert_eq!(sources.len(), 2, "{outcome:?}");
+        assert!(!sources.iter().any(|line| line.contains("gone")), "{}", outcome.out);
+        assert!(outcome.err.contains("could not read 1 name, so it is not restored: "), "{}", outcome.err);
+    }
 }
 
 #[test]
@@ -510,7 +524,7 @@ fn a_target_in_which_nothing_may_be_made_is_told_once() {
     let told: Vec<_> = outcome.err.lines().collect();
     assert_eq!(told.len(), 2, "{}", outcome.err);
     assert!(told[0].starts_with("treering: cannot restore letters: Permission denied"), "{}", outcome.err);
-    assert!(told[1].ends_with("for the same reasons, 5 more names could not be restored"), "{}", outcome.err);
+    assert!(told[1].ends_with("for the same reason, 5 more names could not be restored"), "{}", outcome.err);
 }
 
 #[test]
