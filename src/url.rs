@@ -18,6 +18,22 @@ use percent_encoding::percent_decode_str;
 /// What stands for something that is not shown.
 const HIDDEN: &str = "***";
 
+/// How the URL of a store over SFTP is written.
+pub const SFTP_FORM: &str = "sftp://[USER@]HOST[:PORT]/PATH";
+
+/// How the URL of a store in S3 is written.
+pub const S3_FORM: &str =
+    "s3:[PROFILE@|KEY:SECRET@][http(s)://HOST[:PORT]]/BUCKET/PATH[?region=R&style=path|virtual]";
+
+/// How the URL of a store over WebDAV is written.
+pub const WEBDAV_FORM: &str = "webdav(s)://[USER:PASSWORD@]HOST[:PORT]/PATH";
+
+/// How the URL of a store over rclone is written.
+pub const RCLONE_FORM: &str = "rclone:REMOTE:PATH";
+
+/// How messages write addresses: they look as if they held a secret.
+const FORMS: [&str; 5] = [SFTP_FORM, S3_FORM, WEBDAV_FORM, RCLONE_FORM, "https://USER:TOKEN@HOST/PATH"];
+
 /// The schemes that stores have and git does not.
 const STORES: [&str; 6] = ["sftp", "s3", "b2", "webdav", "webdavs", "rclone"];
 
@@ -403,20 +419,41 @@ fn shown_scp(text: &str) -> String {
     }
 }
 
+/// What can follow a URL and is not part of it, since a sentence goes on with it.
+const PUNCTUATION: [char; 4] = [':', ';', ',', '.'];
+
+/// What quotes a URL, before it and after it.
+const QUOTES: [(char, char); 7] =
+    [('\'', '\''), ('"', '"'), ('`', '`'), ('<', '>'), ('(', ')'), ('“', '”'), ('‘', '’')];
+
 /// `text` without what is secret in the URLs that it quotes.
 ///
 /// A URL ends at white space or at a quote. Known by their beginnings are all with `://`, those of stores, and
-/// `user:password@host`.
+/// `user:password@host`. How an address is written, as messages tell it, stays as it is, and so does an address that is
+/// shown already.
 pub fn redact(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
-        let Range { start, mut end } = word(rest);
+        let Range { start, end } = word(rest);
         safe.push_str(&rest[..start]);
-        let word = redact_word(&rest[start..end]);
+        if let Some(form) = form(&rest[start..]) {
+            safe.push_str(form);
+            rest = &rest[start + form.len()..];
+            continue;
+        }
+        // What ends a part of a sentence is not part of a URL.
+        let plain = rest[start..end].trim_end_matches(PUNCTUATION);
+        if plain.is_empty() {
+            safe.push_str(&rest[start..end]);
+            rest = &rest[end..];
+            continue;
+        }
+        let mut end = start + plain.len();
+        let word = redact_word(plain);
         // A connection string may hold quotes.
-        if word.ends_with(&format!(":{HIDDEN}")) {
-            end = rest[start..].find(char::is_whitespace).map_or(rest.len(), |at| start + at);
+        if word != plain && word.ends_with(&format!(":{HIDDEN}")) {
+            end = start + connection_string(rest, start).trim_end_matches(PUNCTUATION).len();
         }
         safe.push_str(&word);
         rest = &rest[end..];
@@ -424,18 +461,36 @@ pub fn redact(text: &str) -> String {
     safe
 }
 
+/// The way to write an address that `text` begins with.
+fn form(text: &str) -> Option<&'static str> {
+    FORMS.into_iter().find(|form| {
+        let after = text.strip_prefix(form).map(|after| after.trim_start_matches(PUNCTUATION));
+        after.is_some_and(|after| after.chars().next().is_none_or(ends_word))
+    })
+}
+
+/// The connection string that begins at `start`: up to white space, or to the quote that ends it.
+fn connection_string(text: &str, start: usize) -> &str {
+    let rest = &text[start..];
+    let rest = &rest[..rest.find(char::is_whitespace).unwrap_or(rest.len())];
+    let before = text[..start].chars().next_back();
+    let closing = QUOTES.iter().find(|(opening, _)| Some(*opening) == before).map(|(_, closing)| *closing);
+    let end = closing.and_then(|closing| rest.trim_end_matches(PUNCTUATION).strip_suffix(closing));
+    end.unwrap_or(rest)
+}
+
+fn ends_word(c: char) -> bool {
+    c.is_whitespace() || QUOTES.iter().any(|&(opening, closing)| c == opening || c == closing)
+}
+
 /// Where the next word is.
 fn word(text: &str) -> Range<usize> {
-    let ends = |c: char| c.is_whitespace() || "'\"`<>()“”‘’".contains(c);
-    let start = text.find(|c: char| !ends(c)).unwrap_or(text.len());
-    let end = text[start..].find(ends).map_or(text.len(), |at| start + at);
+    let start = text.find(|c: char| !ends_word(c)).unwrap_or(text.len());
+    let end = text[start..].find(ends_word).map_or(text.len(), |at| start + at);
     start..end
 }
 
-fn redact_word(word: &str) -> String {
-    // What ends a part of a sentence is not part of a URL.
-    let plain = word.trim_end_matches([':', ';', ',', '.']);
-    let (plain, end) = word.split_at(plain.len());
+fn redact_word(plain: &str) -> String {
     // What stands before a URL, as in `url=https://…`.
     let starts = |scheme: &str| {
         let is_start = |at: usize| !plain[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
@@ -458,8 +513,8 @@ fn redact_word(word: &str) -> String {
             && rest.contains(['@', '?', '=', ','])
     });
     match [store, scheme_start, (scp || helper).then_some(0)].into_iter().flatten().min() {
-        Some(start) => format!("{}{}{end}", &plain[..start], shown(&plain[start..])),
-        None => word.to_owned(),
+        Some(start) => format!("{}{}", &plain[..start], shown(&plain[start..])),
+        None => plain.to_owned(),
     }
 }
 
@@ -558,6 +613,27 @@ mod tests {
             redact("to 'ssh://ann@a:22/y' and http://:p@b?q."),
             "to 'ssh://ann@a:22/y' and http://***@b?***."
         );
+    }
+
+    #[test]
+    fn what_a_message_says_around_an_address_stays() {
+        for (text, safe) in [
+            ("'s3:host/bucket' for '--repo <DIR>': it is", "'s3:***' for '--repo <DIR>': it is"),
+            ("(rclone:a,pass=HUSH). More", "(rclone:***). More"),
+            ("to rclone:a,pass='HUSH'; more", "to rclone:***; more"),
+            ("'rclone:a,pass=;\"HUSH\"' more", "'rclone:***' more"),
+            ("s3:KEY:HUSH, and", "s3:***, and"),
+            ("rclone:*** is", "rclone:*** is"),
+        ] {
+            assert_eq!(redact(text), safe);
+            assert_eq!(redact(safe), safe);
+        }
+        for form in FORMS {
+            let text = format!("'x': expected {form}; or ({form}), else {form}.");
+            assert_eq!(redact(&text), text);
+            let longer = format!("{form}:p/HUSH@x?HUSH");
+            assert!(!redact(&longer).contains("HUSH"), "{}", redact(&longer));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::json;
-use treering::causes::chain;
+use treering::causes::{chain, is_disk_full};
 use treering::diff::LeftOut;
 use treering::layers::LayerInfo;
 use treering::repository::{BackupOptions, BackupReport, Totals, Unread, is_future};
@@ -87,7 +87,12 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         }
         if let Some(error) = &report.cache_error {
             complain(&format!(
-                "the cache cannot be written, so the next backup may store more than it must: {error}"
+                "the cache cannot be written, so the next backup may store more than it must: {}; {}",
+                chain(error),
+                match is_disk_full(error) {
+                    true => "make room there",
+                    false => "set XDG_CACHE_HOME to a directory that you may write to",
+                }
             ));
         }
         match (session.json, session.quiet) {

@@ -48,7 +48,7 @@ use jiff::{Timestamp, Zoned};
 use rustix::fs::Mode;
 use treering::causes::{chain, has_kind, is_disk_full};
 use treering::diff::{ChangeRef, CommonCause, Failure};
-use treering::gitkv::{Git, Person, is_open_to_all};
+use treering::gitkv::{Git, Person, is_open_to_all, may_change_access};
 use treering::layers::LayerSet;
 use treering::progress::Progress;
 use treering::relpath::RelPath;
@@ -290,7 +290,11 @@ impl Session {
         if repository.is_shared() && self.writes {
             write_for_group();
         }
-        if repository.config().encryption.is_none() && is_open_to_all(repository.path()) {
+        // Nobody else can do what is advised.
+        if repository.config().encryption.is_none()
+            && may_change_access(repository.path())
+            && is_open_to_all(repository.path())
+        {
             let path = report::name(repository.path().as_os_str().as_encoded_bytes());
             report::complain(&format!(
                 "everybody on this host can read the repository {path}, and so every file in it: `chmod o= {path}` keeps them out"

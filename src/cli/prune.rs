@@ -8,7 +8,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use treering::repository::{
-    Group, PruneOptions, PrunePlan, PruneReport, Reason, Repository, Snapshot, SnapshotName, apply,
+    Group, PruneOptions, PrunePlan, PruneReport, Reason, Repository, Snapshot, SnapshotFilter, SnapshotName,
+    apply,
 };
 use treering::timeline::TimeKey;
 
@@ -59,7 +60,7 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     if !arguments.dry_run {
         repository.forget(&keys, &user_name(), &host_name(), session.now.timestamp())?;
     }
-    let mut forgotten = forgotten(arguments, &groups, &removed);
+    let mut forgotten = forgotten(arguments, &session.filter(&arguments.filters), &groups, &removed);
     if !arguments.prune {
         forgotten.say(session)?;
         return Ok(exit);
@@ -167,13 +168,25 @@ fn document(group: &Group) -> Value {
     })
 }
 
-fn forgotten(arguments: &ForgetArguments, groups: &[Group], removed: &[SnapshotName]) -> Said {
+fn forgotten(
+    arguments: &ForgetArguments,
+    filter: &SnapshotFilter,
+    groups: &[Group],
+    removed: &[SnapshotName],
+) -> Said {
     let snapshots = plural(removed.len() as u64, "snapshot");
     let text = match (arguments.dry_run, removed.is_empty()) {
+        _ if arguments.ids.is_empty() && groups.is_empty() => match filter.is_empty() {
+            true => "There are no snapshots yet: nothing to remove".to_owned(),
+            false => format!("There is no snapshot{}: nothing to remove", report::text(&filter.to_string())),
+        },
         (true, _) => format!("Would remove {snapshots}"),
         (false, true) => "Removed no snapshot".to_owned(),
         (false, false) if arguments.prune => format!("Removed {snapshots}"),
-        (false, false) => format!("Removed {snapshots}: `treering prune` frees the space they took"),
+        (false, false) => {
+            let they = if removed.len() == 1 { "it" } else { "they" };
+            format!("Removed {snapshots}: `treering prune` frees the space {they} took")
+        }
     };
     let document = json!({
         "dry_run": arguments.dry_run,

@@ -29,7 +29,11 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError>
             };
             session.say("trusted", &json!({ "trusted": trusted }), &text)?;
         }
-        RemoteCommand::List => list(session, &remotes.list()?)?,
+        RemoteCommand::List => {
+            let (remotes, unread) = remotes.list_readable()?;
+            list(session, &remotes)?;
+            unread.iter().for_each(|error| report::complain_of_loss(&treering::causes::chain(error)));
+        }
     }
     Ok(Exit::Done)
 }

@@ -21,11 +21,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::FileType;
 
+use crate::causes::chain;
 use crate::diff::compute::{Change, DiffIndex};
 use crate::diff::entry::{Content, DataMap, Entry, Kind, SegmentRef};
 use crate::diff::order::{PIECE, ToWrite, by_window, pieces, runs};
 use crate::diff::place::{Target, Temp};
 use crate::digest::Digest;
+use crate::layers::OutOfReach;
 use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
@@ -111,6 +113,8 @@ pub enum CommonCause {
     ReadOnly,
     /// Nothing may be changed in this directory.
     Denied(RelPath),
+    /// What their content is in cannot be reached, for this reason.
+    OutOfReach(String),
     /// This could not be made, which is told of it.
     Missing(RelPath),
 }
@@ -137,6 +141,9 @@ impl Failure {
             }
             ApplyError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some(CommonCause::Denied(self.path.parent().unwrap_or_default()))
+            }
+            ApplyError::Source { source, .. } => {
+                OutOfReach::find(source.as_ref()).map(|error| CommonCause::OutOfReach(chain(&error)))
             }
             ApplyError::Missing(path) if *path != self.path => Some(CommonCause::Missing(path.clone())),
             _ => None,

@@ -7,7 +7,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -78,7 +78,15 @@ impl Git {
 
 /// Whether everybody on this host gets to the files of the repository at `path`: into it, and into all directories
 /// above it.
+///
+/// Whether this process may change that is [`may_change_access`].
 pub fn is_open_to_all(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
     path.ancestors().all(|path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
+}
+
+/// Whether this process may say who gets into the directory at `path`: its owner's may, and root's.
+pub fn may_change_access(path: &Path) -> bool {
+    let user = rustix::process::geteuid();
+    user.is_root() || fs::metadata(path).is_ok_and(|found| found.uid() == user.as_raw())
 }

@@ -111,7 +111,7 @@ impl Git {
             }
             ErrorCode::Owner => {
                 let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-                GitError::Owner { path, source: error }
+                GitError::Owner { path, source: error.into() }
             }
             _ => parts::fault(path).unwrap_or_else(|| unread_format(path, error)),
         })?;
@@ -583,6 +583,19 @@ pub(super) fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind
     }
 }
 
+/// That a repository at `path`, if there is one, is in a format that can be read.
+pub(super) fn expect_known_format(path: &Path) -> Result<(), GitError> {
+    let no_ceilings: [&Path; 0] = [];
+    match git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings) {
+        Err(error) if error.code() != ErrorCode::NotFound => match unread_format(path, error) {
+            format @ GitError::Format { .. } => Err(format),
+            // Whoever opens it says what else is the matter.
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
 /// Why libgit2 does not open the repository at `path`, of which it says `error`.
 fn unread_format(path: &Path, error: git2::Error) -> GitError {
     const KNOWN: [&str; 5] =
@@ -603,7 +616,7 @@ fn unread_format(path: &Path, error: git2::Error) -> GitError {
     };
     match extension() {
         Some((extension, value)) => {
-            GitError::Format { path: path.to_owned(), extension, value, source: error.into() }
+            GitError::Format { path: path.to_owned(), extension, value, source: Box::new(error.into()) }
         }
         None => GitError::git("open the git repository")(error),
     }

@@ -103,7 +103,8 @@ impl LockedIndex {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(GitError::io("read", &index)(error)),
         }
-        self.entries = Index::open(&draft).map_err(|source| GitError::Index { path: index, source })?;
+        self.entries =
+            Index::open(&draft).map_err(|source| GitError::Index { path: index, source: source.into() })?;
         self.doubt_recent()
     }
 

@@ -77,7 +77,7 @@ use crate::layers::{LayerError, ObjectId};
 use crate::progress::Interrupted;
 use crate::url::{AddressError, Url};
 
-pub use access::{Access, is_open_to_all};
+pub use access::{Access, is_open_to_all, may_change_access};
 pub use collect::{Alone, Collected, LayerUse};
 pub use combine::groups_to_combine;
 pub use commit::{Commit, Person};
@@ -111,7 +111,7 @@ pub enum GitError {
         /// Where it is, as git wants it.
         path: PathBuf,
         /// What libgit2 says.
-        source: git2::Error,
+        source: Libgit2,
     },
     /// There is one, but with a working tree, which would not follow the branch.
     #[error("the git repository {} has a working tree; give a bare one, such as `git clone --bare` makes", .0.display())]
@@ -134,7 +134,7 @@ pub enum GitError {
         /// Its value.
         value: String,
         /// What libgit2 says.
-        source: Box<git2::Error>,
+        source: Box<Libgit2>,
     },
     /// One was begun there, and whoever made it was killed.
     #[error("the repository at {} was never finished: make it again", .0.display())]
@@ -210,7 +210,7 @@ pub enum GitError {
         /// The file.
         path: PathBuf,
         /// What libgit2 says.
-        source: git2::Error,
+        source: Libgit2,
     },
     /// There is one of which a part is lost or damaged.
     #[error(
@@ -410,10 +410,16 @@ impl std::fmt::Display for Libgit2 {
 
 impl std::error::Error for Libgit2 {}
 
+impl From<git2::Error> for Libgit2 {
+    fn from(error: git2::Error) -> Self {
+        Self(error)
+    }
+}
+
 impl GitError {
     /// For `map_err`: libgit2 refused to `action`.
     fn git(action: &'static str) -> impl FnOnce(git2::Error) -> Self {
-        move |source| Self::Git { action, source: Libgit2(source) }
+        move |source| Self::Git { action, source: source.into() }
     }
 
     /// For `map_err`: the operating system refused to `action` on `path`.

@@ -22,6 +22,7 @@ use crate::trust::{self, Claim};
 use crate::url::{Url, redact};
 
 use super::child::{LOOK, Running, check, wait_to_read};
+use super::git::expect_known_format;
 use super::leftovers::GitRun;
 use super::lockfile::{Turn, open_lock};
 use super::program::{self, Settings};
@@ -342,6 +343,11 @@ impl Git {
         Ok(self.remotes()?.into_iter().find(|each| each.name == remote).map(|each| each.url))
     }
 
+    /// That a repository at `url`, where that is a path, is in a format that can be read.
+    pub fn expect_known_format(url: &Url) -> Result<(), GitError> {
+        library::path_of(url).map_or(Ok(()), |path| expect_known_format(&path))
+    }
+
     /// Git, about to run, and what it is to call the remote.
     fn program_for(&self, remote: &str) -> Result<(Command, Address), GitError> {
         let mut command = self.program()?;
@@ -350,6 +356,8 @@ impl Git {
         if given.starts_program && !trust::is_trusted(self.path(), Claim::Address(&url)) {
             return Err(GitError::Untrusted { url, remote: remote.to_owned(), path: self.path().to_owned() });
         }
+        // Git tells of a failure to connect, and of one that is empty nothing.
+        Self::expect_known_format(&url)?;
         let argument = match &given.login {
             Some(login) => {
                 program::log_in(&mut command, &given.address, login);

@@ -22,16 +22,28 @@ pub enum RemoteError {
     /// A name that git does not take.
     #[error("{:?} cannot be the name of a remote: use letters, digits and dashes", Url::from(.0))]
     Name(String),
+    /// No remote was named, and there is none.
+    #[error("there is no remote: add one with `treering remote add NAME URL`")]
+    NoRemote,
     /// No remote was named, and none goes without saying.
-    #[error(
-        "no remote is called origin: name one, as `treering remote list` shows them, or add one with `treering remote add`"
-    )]
+    #[error("no remote is called origin: name one, as `treering remote list` shows them")]
     NotNamed,
     /// The remote cannot be reached.
     #[error(
         "cannot reach the remote {remote}: check its address and the network, and try again; nothing is lost"
     )]
     Unreachable {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
+    /// The remote names its objects by other hashes.
+    #[error(
+        "the repository of the remote {remote} does not use SHA-1, which treering needs: use one that was made with \
+         `git init --object-format=sha1`"
+    )]
+    ObjectFormat {
         /// Its name.
         remote: String,
         /// What git says.
@@ -159,7 +171,8 @@ pub enum RemoteError {
     },
     /// The disk is not mounted on which the store of a new remote is to be made.
     #[error(
-        "nothing is mounted at {}, where the store of the remote {remote} is to be made: mount it and push again, or remove the remote          and add it again if the store is to be on the file system that is there now", .mount.display()
+        "nothing is mounted at {}, where the store of the remote {remote} is to be made: mount it and push again, or remove the remote \
+         and add it again if the store is to be on the file system that is there now", .mount.display()
     )]
     NotMounted {
         /// The remote's name.
@@ -169,7 +182,8 @@ pub enum RemoteError {
     },
     /// The directory is missing in which the store of a new remote is to be made.
     #[error(
-        "there is no directory {}, where the store of the remote {remote} is to be made: mount the disk that it is on, or make the          directory, and push again", .path.display()
+        "there is no directory {}, where the store of the remote {remote} is to be made: mount the disk that it is on, or make the \
+         directory, and push again", .path.display()
     )]
     NoDirectory {
         /// The remote's name.
@@ -452,6 +466,9 @@ const NOT_REACHED: [&str; 12] = [
     "could not read from remote repository",
 ];
 
+/// What git says where the other side has another object format.
+const HASH: &str = "hash algorithm";
+
 /// What git says when it needs an object that lies in a cold remote.
 const PROMISED: &str = "promisor remote";
 
@@ -481,7 +498,9 @@ impl RemoteError {
             let GitError::Remote { said, .. } = &source else { return Self::Git(source) };
             let said = said.to_lowercase();
             let remote = remote.clone();
-            if said.contains(PROMISED) {
+            if said.contains(HASH) {
+                Self::ObjectFormat { remote, source }
+            } else if said.contains(PROMISED) {
                 Self::ColdData { remote, source }
             } else if says(&said, &REFUSED) {
                 Self::Refused { remote, source }

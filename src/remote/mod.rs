@@ -350,16 +350,37 @@ impl Remotes {
 
     /// The remotes, in the order of their names.
     pub fn list(&self) -> Result<Vec<Remote>, RemoteError> {
+        let (remotes, unread) = self.list_readable()?;
+        unread.into_iter().next().map_or(Ok(remotes), Err)
+    }
+
+    /// The remotes whose addresses this process may read, in order of their names, and why it cannot read others.
+    pub fn list_readable(&self) -> Result<(Vec<Remote>, Vec<RemoteError>), RemoteError> {
         let git = self.git.remotes()?.into_iter();
         let git = git.map(|GitRemote { name, url }| Remote { name, url, kind: RemoteKind::Git });
-        let cold = self.stores.list()?.into_iter();
         let mut remotes: Vec<_> = git.collect();
-        for (name, url) in cold {
+        let mut unread = Vec::new();
+        for name in self.stores.names()? {
+            let url = match self.stores.url(&name) {
+                Ok(Some(url)) => url,
+                Ok(None) => continue,
+                Err(error) => {
+                    unread.push(error);
+                    continue;
+                }
+            };
             let kind = if self.was_misjudged(&name)?.is_some() { RemoteKind::Git } else { RemoteKind::Cold };
             remotes.push(Remote { name, url: url.url().clone(), kind });
         }
         remotes.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(remotes)
+        Ok((remotes, unread))
+    }
+
+    /// The names of all remotes.
+    fn names(&self) -> Result<Vec<String>, RemoteError> {
+        let mut names: Vec<_> = self.git.remotes()?.into_iter().map(|remote| remote.name).collect();
+        names.extend(self.stores.names()?);
+        Ok(names)
     }
 
     /// Adds a remote under a new name, a cold one where [`is_cold_url`] says so. A path is remembered as an
@@ -407,7 +428,7 @@ impl Remotes {
         if !GitRemote::is_name(name) {
             return Err(RemoteError::Name(name.to_owned()));
         }
-        if self.list()?.iter().any(|remote| remote.name == name) {
+        if self.names()?.iter().any(|known| known == name) {
             return Err(RemoteError::Exists(name.to_owned()));
         }
         let path = file_path(url).unwrap_or_else(|| Path::new(url.reveal())).canonicalize();
@@ -422,6 +443,9 @@ impl Remotes {
             return Err(RemoteError::NothingThere(url.clone()));
         }
         let is_cold = expect_cold_or_git(url)?;
+        if !is_cold {
+            Git::expect_known_format(url)?;
+        }
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
         self.git.remove_trace(name)?;
@@ -453,17 +477,18 @@ impl Remotes {
 
     /// The remote that is meant where none is named: [`ORIGIN`], or the only one.
     pub fn default_name(&self) -> Result<String, RemoteError> {
-        let mut remotes = self.list()?;
-        match remotes.iter().position(|remote| remote.name == ORIGIN) {
-            Some(at) => Ok(remotes.swap_remove(at).name),
-            None if remotes.len() == 1 => Ok(remotes.remove(0).name),
+        let mut names = self.names()?;
+        match names.iter().position(|name| name == ORIGIN) {
+            Some(at) => Ok(names.swap_remove(at)),
+            None if names.len() == 1 => Ok(names.remove(0)),
+            None if names.is_empty() => Err(RemoteError::NoRemote),
             None => Err(RemoteError::NotNamed),
         }
     }
 
     /// That there is a remote of that name.
     fn expect(&self, name: &str) -> Result<(), RemoteError> {
-        match self.list()?.iter().any(|remote| remote.name == name) {
+        match self.names()?.iter().any(|known| known == name) {
             true => Ok(()),
             false => Err(RemoteError::Unknown(name.to_owned())),
         }
@@ -589,7 +614,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Git::init(&dir.path().join("repo"), &[]).unwrap();
         let remotes = Remotes::open(&dir.path().join("repo"), 1).unwrap();
-        assert!(matches!(remotes.default_name(), Err(RemoteError::NotNamed)));
+        assert!(matches!(remotes.default_name(), Err(RemoteError::NoRemote)));
         remotes.add("disk", "/mnt/disk").unwrap();
         assert_eq!(remotes.default_name().unwrap(), "disk");
         remotes.add("cloud", "git@example.org:rings.git").unwrap();

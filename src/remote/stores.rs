@@ -101,15 +101,6 @@ impl Stores {
         Self { dir: private.join(REMOTES), options: options.clone(), opened: Mutex::default() }
     }
 
-    /// The names and URLs of all of them, in the order of their names.
-    pub fn list(&self) -> Result<Vec<(String, StoreUrl)>, RemoteError> {
-        let mut found = Vec::new();
-        for name in self.names()? {
-            found.extend(self.url(&name)?.map(|url| (name, url)));
-        }
-        Ok(found)
-    }
-
     /// The names of all of them, in order. Whoever may not read their URLs can still read what is here.
     pub fn names(&self) -> Result<Vec<String>, RemoteError> {
         let entries = match fs::read_dir(&self.dir) {

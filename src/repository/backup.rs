@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -27,7 +26,7 @@ use crate::layers::LayerInfo;
 use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
-use crate::repository::cache::Cache;
+use crate::repository::cache::{Cache, CacheError};
 use crate::repository::compare::retain_comparable;
 use crate::repository::maker::{Faults, Made, Maker};
 use crate::repository::pages::{IndexChange, Pages};
@@ -152,7 +151,7 @@ pub struct BackupReport {
     /// are no others.
     pub future: Vec<SnapshotName>,
     /// Why the cache could not be written, if so; the next backup may then store more than it must.
-    pub cache_error: Option<io::Error>,
+    pub cache_error: Option<CacheError>,
     /// What dead processes had left in the repository, and was removed first.
     pub swept: Swept,
     old: Vec<Entry>,

@@ -36,7 +36,15 @@ pub(super) struct Cache {
     /// Entries whose checksum was found to match.
     checked: Mutex<HashSet<ObjectId>>,
     /// Why the last entry that was not written was not.
-    failure: Mutex<Option<io::Error>>,
+    failure: Mutex<Option<CacheError>>,
+}
+
+/// The cache could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {}", dir.display())]
+pub struct CacheError {
+    dir: PathBuf,
+    source: io::Error,
 }
 
 impl Cache {
@@ -109,7 +117,7 @@ impl Cache {
     }
 
     /// Why something was not kept, if so.
-    pub fn failure(&self) -> Option<io::Error> {
+    pub fn failure(&self) -> Option<CacheError> {
         lock(&self.failure).take()
     }
 
@@ -124,8 +132,8 @@ impl Cache {
     }
 
     fn note(&self, written: io::Result<()>) {
-        if let Err(error) = written {
-            *lock(&self.failure) = Some(error);
+        if let Err(source) = written {
+            *lock(&self.failure) = Some(CacheError { dir: self.dir.clone(), source });
         }
     }
 
@@ -149,6 +157,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::causes::chain;
     use crate::crypt::Identity;
 
     fn id(number: u8) -> ObjectId {
@@ -207,6 +216,7 @@ mod tests {
         let cache = cache(dir.path());
         cache.store(&id(1), b"content");
         assert_eq!(cache.read(&id(1)), None);
-        assert!(cache.failure().is_some());
+        let failure = chain(&cache.failure().unwrap());
+        assert!(failure.starts_with(&format!("cannot write to {}: ", cache.dir.display())), "{failure}");
     }
 }

@@ -59,6 +59,7 @@ mod target;
 mod volumes;
 
 pub use backup::{BackupOptions, BackupReport, Unread};
+pub use cache::CacheError;
 pub use check::{CheckOptions, CheckReport, Fault};
 pub use compare::{CompareOptions, Comparison, Totals};
 pub use config::{Config, Encryption, InitOptions, RepositoryId};

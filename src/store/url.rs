@@ -22,7 +22,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-use crate::url::{self, Url};
+use crate::url::{self, RCLONE_FORM, S3_FORM, SFTP_FORM, Url, WEBDAV_FORM};
 
 /// The URL of a store.
 #[derive(Clone, PartialEq, Eq)]
@@ -97,11 +97,6 @@ pub enum UrlError {
     #[error("ssh takes no password from a URL: use a key or an agent, and write sftp://USER@HOST/PATH")]
     Password,
 }
-
-const SFTP_FORM: &str = "sftp://[USER@]HOST[:PORT]/PATH";
-const S3_FORM: &str =
-    "s3:[PROFILE@|KEY:SECRET@][http(s)://HOST[:PORT]]/BUCKET/PATH[?region=R&style=path|virtual]";
-const WEBDAV_FORM: &str = "webdav(s)://[USER:PASSWORD@]HOST[:PORT]/PATH";
 
 impl StoreUrl {
     /// The URL of local files below `path`, which must be absolute.
@@ -184,7 +179,7 @@ impl FromStr for StoreUrl {
             "rclone" if rest.contains(':') && !rest.contains(|c: char| c.is_control()) => {
                 Place::Rclone(rest.into())
             }
-            "rclone" => return Err(UrlError::Form("rclone:REMOTE:PATH")),
+            "rclone" => return Err(UrlError::Form(RCLONE_FORM)),
             _ => return Err(UrlError::Scheme),
         };
         Ok(Self { url: Url::from(text), place })

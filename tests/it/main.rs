@@ -28,5 +28,6 @@ mod restore;
 mod schedule;
 mod store;
 mod stored;
+mod texts;
 mod timeline;
 mod tree;
