@@ -26,7 +26,6 @@ fn may_be_lost(path: &str) -> bool {
         || path.contains("/treering/blocks/")
         || path.ends_with("/treering/reserve")
         || path.ends_with("/treering/newest")
-        || path.ends_with("/treering/own")
         || path.contains("/logs/")
 }
 
