@@ -239,6 +239,13 @@ pub(super) struct LockFile<'a> {
 }
 
 impl LockFile<'_> {
+    /// Leaves everything as the end of a process does.
+    #[cfg(test)]
+    pub(super) fn die(self) {
+        self.temporary.as_file().unlock().unwrap();
+        std::mem::forget(self);
+    }
+
     /// Makes `content` that of the file that is locked, durably, and gives the lock back.
     pub fn commit(mut self, content: &[u8]) -> Result<(), GitError> {
         let directory = atomic::parent(&self.target);
@@ -331,10 +338,7 @@ mod tests {
     fn die_holding(fixture: &Fixture, name: &str) {
         let git = fixture.open();
         let turn = git.turn().unwrap();
-        let lock = turn.lock(name).unwrap();
-        // As the end of a process does.
-        lock.temporary.as_file().unlock().unwrap();
-        std::mem::forget(lock);
+        turn.lock(name).unwrap().die();
         assert!(fixture.path().join(format!("{name}.lock")).exists());
     }
 

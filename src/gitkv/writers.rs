@@ -687,7 +687,7 @@ mod tests {
         let held = turn.lock("config").unwrap();
         drop(fixture.open().keep_layers().unwrap());
         assert!(lock.exists(), "its maker lives");
-        std::mem::forget(held);
+        held.die();
         drop(turn);
         drop(git.keep_layers().unwrap());
         assert!(!lock.exists());
