@@ -29,15 +29,6 @@ const SHORT_ID: usize = 10;
 
 /// Does one of the `kv` commands.
 pub fn run(session: &Session, command: &KvCommand) -> Result<Exit, CliError> {
-    let changed = match command {
-        KvCommand::Put(arguments) => Some(&arguments.key.repository),
-        KvCommand::Edit(arguments) => Some(&arguments.key.repository),
-        KvCommand::Rm(arguments) => Some(&arguments.repository),
-        _ => None,
-    };
-    if let Some(repository) = changed {
-        refuse_snapshots(&repository.url)?;
-    }
     match command {
         KvCommand::Get(arguments) => get(arguments),
         KvCommand::Put(arguments) => put(session, arguments),
@@ -56,7 +47,7 @@ fn get(arguments: &KvKeyArguments) -> Result<Exit, CliError> {
 }
 
 fn put(session: &Session, arguments: &PutArguments) -> Result<Exit, CliError> {
-    let kv = open(&arguments.key.repository)?;
+    let kv = open_to_write(&arguments.key.repository)?;
     let mut file = kv.file(arguments.key.key.as_bytes(), OpenMode::Write)?;
     let value = read_input(&arguments.file)?;
     file.write_all(&value).map_err(CliError::file("keep", &arguments.file))?;
@@ -66,7 +57,7 @@ fn put(session: &Session, arguments: &PutArguments) -> Result<Exit, CliError> {
 
 fn edit(session: &Session, arguments: &EditArguments) -> Result<Exit, CliError> {
     let KvKeyArguments { repository, key } = &arguments.key;
-    let kv = open(repository)?;
+    let kv = open_to_write(repository)?;
     // In this order: what somebody writes between the two is merged, where it would be overwritten in the
     // other.
     let mut file = kv.file(key.as_bytes(), OpenMode::Write)?;
@@ -107,7 +98,7 @@ fn run_editor(file: &Path) -> Result<(), CliError> {
 
 fn remove(session: &Session, arguments: &RmArguments) -> Result<Exit, CliError> {
     let keys = &arguments.keys;
-    let kv = open(&arguments.repository)?;
+    let kv = open_to_write(&arguments.repository)?;
     let shown = || keys.iter().map(|key| key.to_string_lossy()).collect::<Vec<_>>().join(", ");
     let message = arguments.message.message.clone().unwrap_or_else(|| format!("Remove {}", shown()));
     let commit = kv.transaction(&session.who(), &message, |values| {
@@ -191,6 +182,13 @@ fn show(arguments: &ShowArguments) -> Result<Exit, CliError> {
     };
     let value = kv.at(id).get(key.as_bytes())?;
     write_value(value, key)
+}
+
+/// As [`open`], to write.
+fn open_to_write(repository: &KvRepository) -> Result<GitKv, CliError> {
+    let kv = open(repository)?;
+    refuse_snapshots(kv.git().path())?;
+    Ok(kv)
 }
 
 /// Opens a repository that is here as it is, and any other by a clone.

@@ -87,6 +87,12 @@ impl<'a> Extras<'a> {
         entries: &mut Vec<Entry>,
         progress: &Progress,
     ) -> Result<(), RepositoryError> {
+        // What lies on a mount that the backup did not enter is no more its than the mount itself.
+        let is_spared =
+            |(path, why): &(RelPath, Spared)| matches!(why, Spared::Mount) && directory.is_within(path);
+        if self.spared.iter().any(is_spared) {
+            return Ok(());
+        }
         match below.is_mount(directory, stat) {
             Ok(true) if !(self.entered)(directory) => {
                 self.spared.push((directory.clone(), Spared::Mount));

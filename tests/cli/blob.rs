@@ -228,6 +228,8 @@ fn a_repository_of_snapshots_is_only_read() {
             "kv put clone notes tree/notes".to_owned(),
             "kv put clone/.git notes tree/notes".to_owned(),
             format!("kv rm repo {snapshot}"),
+            format!("kv rm file://{}/repo {snapshot}", lab.path("").display()),
+            format!("kv put file://{}/repo config.cbor tree/notes", lab.path("").display()),
             format!("kv put repo {snapshot} tree/notes"),
         ] {
             let outcome = lab.run(line.split(' '));

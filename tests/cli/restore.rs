@@ -85,7 +85,7 @@ fn a_file_system_mounted_at_the_target_itself_is_spared_where_the_snapshot_has_n
 fn a_file_system_that_was_not_mounted_when_its_place_was_saved_is_spared() {
     let lab = Lab::new();
     let script = "
-        mkdir tree/disk; echo 'nothing is mounted' > tree/disk/marker
+        mkdir -p tree/disk/d; echo 'nothing is mounted' > tree/disk/marker; touch tree/disk/d/marker
         $T backup -q tree; $T backup -q tree/disk; $T backup -q tree/disk tree/letters
         mount -t tmpfs none tree/disk; mkdir tree/disk/d; echo data > tree/disk/d/precious
         for snapshot in latest~2 latest~1 latest; do
@@ -95,7 +95,8 @@ fn a_file_system_that_was_not_mounted_when_its_place_was_saved_is_spared() {
         $T restore latest~2 --target tree --delete --yes | grep mounted
         cat tree/disk/d/precious
         # A target that is named is meant.
-        $T restore latest~2:disk --target tree/disk --delete --yes -q; ls tree/disk
+        mkdir elsewhere; mount -t tmpfs none elsewhere; mkdir elsewhere/d; touch elsewhere/d/extra
+        $T restore latest~2:disk --target elsewhere --delete --yes -q; ls elsewhere/d
     ";
     let Some(outcome) = lab.with_mounts(script) else { return };
     assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
