@@ -89,7 +89,7 @@ pub fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(target, bytes, MODE)
 }
 
-/// As [`write`], in a file with this mode before the umask takes its bits away.
+/// As [`write()`], in a file with this mode before the umask takes its bits away.
 pub fn write_with(target: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = parent(target);
     let mut file = temporary(directory, mode)?;

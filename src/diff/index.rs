@@ -236,7 +236,8 @@ pub(crate) fn describe(
     Ok((Entry { path: found.path, kind, meta }, problem))
 }
 
-/// As [`describe`], of something below a directory.
+/// The entry of something found below a directory, of a regular file all but its content and extended attributes, which
+/// [`fill`] reads; and why not all of its attributes are there.
 pub fn describe_in(
     directory: &SourceDir,
     found: Found,
@@ -251,7 +252,7 @@ pub fn describe_in(
     described.unwrap_or_else(|error| Err(ScanError { path: directory.locate(&path), source: error.into() }))
 }
 
-/// Reads the content of all regular files among `entries`, which [`describe`] made, and completes them;
+/// Reads the content of all regular files among `entries`, which [`describe_in`] made, and completes them;
 /// returns what went wrong.
 ///
 /// Entries whose file cannot be read are removed. Names of one file are read once, by another name where the
