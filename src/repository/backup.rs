@@ -261,7 +261,6 @@ impl Repository {
         let head = self.timeline.git().head().map_err(TimelineError::from)?;
         let key = self.timeline.key_after_those(head, kind::SNAPSHOTS, options.time)?;
         let mut session = Session::new(self, key, options)?;
-        session.mounts = std::mem::take(&mut plan.mounts);
         (unread.volumes, unread.segments) = session.store_contents(&sources, &mut plan, began, progress)?;
         let mut report = session.finish(&sources, parent.as_ref(), &pages, plan)?;
         if report.snapshot.is_some() && report.statistics.bytes_volumes > 0 {
@@ -369,8 +368,6 @@ struct Session<'a> {
     codec: Codec,
     /// `None` for a dry run.
     batch: Option<Batch<'a>>,
-    /// Where other file systems were entered.
-    mounts: Vec<RelPath>,
     /// Volumes written, and how many of them are committed.
     volumes: Vec<String>,
     committed: usize,
@@ -395,7 +392,6 @@ impl<'a> Session<'a> {
             options,
             codec: repository.config.codec()?,
             batch,
-            mounts: Vec::new(),
             volumes: Vec::new(),
             committed: 0,
             layers: Vec::new(),
@@ -633,7 +629,7 @@ impl<'a> Session<'a> {
             owners,
             statistics: report.statistics,
             unreadable,
-            mounts: Some(std::mem::take(&mut self.mounts)),
+            mounts: Some(plan.mounts),
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };
         let content = self.repository.encode(cbor::to_vec(&record)?, Tier::Metadata)?;

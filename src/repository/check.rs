@@ -176,10 +176,7 @@ impl Repository {
         let mut pages = CheckedPages::default();
         self.check_branch(&mut report)?;
         for kind in kind::ALL {
-            let strays = self.strays(kind)?;
-            report
-                .faults
-                .extend(strays.iter().map(|error| Fault { what: chain(error), affects: Vec::new() }));
+            report.add_all(&self.blobs_and_strays(kind)?.1);
         }
         let mut snapshots = Vec::new();
         for record in self.records()? {
@@ -241,8 +238,9 @@ impl Repository {
         let mut report = CheckReport::default();
         self.check_branch(&mut report)?;
         for kind in kind::ALL {
-            report.add_all(&self.strays(kind)?);
-            for found in self.blobs_of(kind)? {
+            let (blobs, strays) = self.blobs_and_strays(kind)?;
+            report.add_all(&strays);
+            for found in blobs {
                 progress.check()?;
                 let blob = Blob::listed(kind, &found);
                 report.unread += 1;

@@ -147,8 +147,9 @@ impl Repository {
     /// record is named as well.
     pub fn readable_snapshots(&self) -> Result<(Vec<Snapshot>, Vec<RepositoryError>), RepositoryError> {
         let _hold = self.hold()?;
-        let (mut snapshots, mut unreadable) = (Vec::new(), self.strays(kind::SNAPSHOTS)?);
-        for Record { id, snapshot, .. } in self.records()? {
+        let (blobs, mut unreadable) = self.blobs_and_strays(kind::SNAPSHOTS)?;
+        let mut snapshots = Vec::new();
+        for Record { id, snapshot, .. } in self.records_of(&blobs)? {
             match snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
                 // This one is not of the record.
@@ -196,17 +197,16 @@ impl Repository {
     }
 
     /// The blobs of a kind, in order of time. What lies among them that is none is passed over: it is in nobody's way,
-    /// and [`strays`](Self::strays) names it.
+    /// and [`blobs_and_strays`](Self::blobs_and_strays) names it.
     pub(super) fn blobs_of(&self, kind: &str) -> Result<Vec<TimedBlob>, RepositoryError> {
-        Ok(self.sorted_out(kind)?.0)
+        Ok(self.blobs_and_strays(kind)?.0)
     }
 
-    /// What lies among the blobs of a kind and is none.
-    pub(super) fn strays(&self, kind: &str) -> Result<Vec<RepositoryError>, RepositoryError> {
-        Ok(self.sorted_out(kind)?.1)
-    }
-
-    fn sorted_out(&self, kind: &str) -> Result<(Vec<TimedBlob>, Vec<RepositoryError>), RepositoryError> {
+    /// The blobs of a kind, in order of time, and what lies among them that is none.
+    pub(super) fn blobs_and_strays(
+        &self,
+        kind: &str,
+    ) -> Result<(Vec<TimedBlob>, Vec<RepositoryError>), RepositoryError> {
         let (mut blobs, mut strays) = (Vec::new(), Vec::new());
         for found in self.timeline.list(kind, ..)? {
             match found {
@@ -220,13 +220,16 @@ impl Repository {
 
     /// Every snapshot record there is, oldest first.
     pub(super) fn records(&self) -> Result<Vec<Record>, RepositoryError> {
-        let mut records = Vec::new();
+        self.records_of(&self.blobs_of(kind::SNAPSHOTS)?)
+    }
+
+    fn records_of(&self, blobs: &[TimedBlob]) -> Result<Vec<Record>, RepositoryError> {
         let mut budget = Budget::of(self)?;
-        for found in self.blobs_of(kind::SNAPSHOTS)? {
-            let snapshot = self.read_record(&found, &mut budget);
-            records.push(Record { key: found.key, id: found.id, snapshot });
-        }
-        Ok(records)
+        let record = |found: &TimedBlob| {
+            let snapshot = self.read_record(found, &mut budget);
+            Record { key: found.key, id: found.id, snapshot }
+        };
+        Ok(blobs.iter().map(record).collect())
     }
 
     fn read_record(&self, found: &TimedBlob, budget: &mut Budget) -> Result<Snapshot, RepositoryError> {
