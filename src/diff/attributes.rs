@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use xattr::FileExt;
@@ -23,6 +24,7 @@ use xattr::FileExt;
 use crate::diff::acl;
 use crate::diff::entry::{Entry, FileTime, Kind, Metadata};
 use crate::diff::index::Owners;
+use crate::diff::read::FILE_FLAGS;
 use crate::relpath::RelPath;
 
 /// What of the metadata of entries is set here, and how.
@@ -35,6 +37,8 @@ struct Ids {
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
     own: (u32, u32),
+    /// Whether anybody has another number here.
+    renumbers: bool,
     /// The groups that this process is in; `None` for root, who may give files to anybody.
     member_of: Option<Vec<u32>>,
 }
@@ -54,8 +58,7 @@ const SET_GROUP_ID: u32 = 0o2000;
 
 impl Attributes {
     /// For entries with these owners: by name where the name is known here, else by number. So are those whom ACLs
-    /// name. Who is not root
-    /// keeps what is made, and gives it to the groups that it is in.
+    /// name. Who is not root keeps what is made, and gives it to the groups that it is in.
     pub fn new(owners: &Owners) -> Self {
         Self { ids: Ids::new(owners) }
     }
@@ -158,7 +161,7 @@ impl Attributes {
     ) -> io::Result<bool> {
         let may = |name: &OsStr| self.is_root() || !is_privileged(name.as_bytes());
         let mut meta = Cow::Borrowed(meta);
-        if meta.xattrs.is_some() && self.ids.renumbers() {
+        if meta.xattrs.is_some() && self.ids.renumbers {
             self.ids.renumber(meta.to_mut());
         }
         let wanted = meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
@@ -232,8 +235,8 @@ impl Handle<'_> {
 }
 
 /// Makes of `entries`, which have these owners, what can be set here, so that they compare with what is there once
-/// they are restored. Returns how many of them will lack something, their owner, group, mode or attributes,
-/// which is none for root.
+/// they are restored. Returns the paths of those that will lack something: their owner, group, mode or attributes. For
+/// root there are none.
 pub fn settable(entries: &mut [Entry], owners: &Owners) -> Vec<RelPath> {
     let ids = Ids::new(owners);
     let mut lacking = Vec::new();
@@ -288,9 +291,7 @@ fn open_for_reading(
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => open_directory(opened).map(File::from),
         FileType::RegularFile => {
-            let flags =
-                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?);
+            let file = File::from(rustix::fs::openat(directory, name, FILE_FLAGS, Mode::empty()).ok()?);
             let now = rustix::fs::fstat(&file).ok()?;
             ((now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino)).then_some(file)
         }
@@ -316,7 +317,7 @@ pub(super) fn chmod(opened: &OwnedFd, mode: u32) -> io::Result<()> {
 
 /// Whether something was not reached because there is no `/proc`.
 fn is_without_proc(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self/fd").is_dir()
+    error.kind() == io::ErrorKind::NotFound && !has_proc()
 }
 
 fn named_without_proc(error: io::Error) -> io::Error {
@@ -326,8 +327,15 @@ fn named_without_proc(error: io::Error) -> io::Error {
     }
 }
 
-fn proc_path(opened: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+/// Whether there is a `/proc`.
+pub(super) fn has_proc() -> bool {
+    static HAS_PROC: OnceLock<bool> = OnceLock::new();
+    *HAS_PROC.get_or_init(|| Path::new("/proc/self/fd").is_dir())
+}
+
+/// What is open, by way of `/proc`.
+pub(super) fn proc_path(opened: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd()))
 }
 
 /// Sets the time of what a name stands for.
@@ -344,18 +352,21 @@ impl Ids {
     fn new(owners: &Owners) -> Self {
         let users =
             owners.users.iter().filter_map(|(uid, name)| Some((*uid, uzers::get_user_by_name(name)?.uid())));
+        let users: HashMap<_, _> = users.collect();
         let groups = owners
             .groups
             .iter()
             .filter_map(|(gid, name)| Some((*gid, uzers::get_group_by_name(name)?.gid())));
+        let groups: HashMap<_, _> = groups.collect();
         let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
         let member_of = || {
             let groups = rustix::process::getgroups().unwrap_or_default();
             groups.iter().map(|group| group.as_raw()).chain([group.as_raw()]).collect()
         };
         Self {
-            users: users.collect(),
-            groups: groups.collect(),
+            renumbers: users.iter().chain(&groups).any(|(there, here)| there != here),
+            users,
+            groups,
             own: (user.as_raw(), group.as_raw()),
             member_of: (!user.is_root()).then(member_of),
         }
@@ -365,13 +376,12 @@ impl Ids {
         self.member_of.is_none()
     }
 
-    /// Whether anybody has another number here.
-    fn renumbers(&self) -> bool {
-        self.users.iter().chain(&self.groups).any(|(there, here)| there != here)
-    }
-
-    /// Gives those whom the ACLs of something name the numbers that they have here.
+    /// Gives those whom the ACLs of something name the numbers that they have here. Where all numbers are the same, ACLs
+    /// keep their order, since that is how they are set.
     fn renumber(&self, meta: &mut Metadata) {
+        if !self.renumbers {
+            return;
+        }
         for (name, value) in meta.xattrs.iter_mut().flat_map(|xattrs| xattrs.iter_mut()) {
             acl::renumber(name, value, &self.users, &self.groups);
         }
@@ -427,7 +437,7 @@ mod tests {
     }
 
     fn ids(own: (u32, u32), member_of: Option<Vec<u32>>) -> Ids {
-        Ids { users: HashMap::new(), groups: HashMap::new(), own, member_of }
+        Ids { users: HashMap::new(), groups: HashMap::new(), own, renumbers: false, member_of }
     }
 
     #[test]
@@ -463,6 +473,23 @@ mod tests {
         assert_eq!(entries[0].meta.uid, user.as_raw());
         assert_eq!(entries[0].meta.xattrs.is_some(), user.is_root());
         assert_eq!(lacking.is_empty(), user.is_root());
+    }
+
+    #[test]
+    fn acls_are_sorted_only_where_somebody_has_another_number() {
+        let acl = |numbers: [u32; 2]| {
+            let named = numbers.map(|number| [&b"\x02\0\x07\0"[..], &number.to_le_bytes()].concat());
+            [&2u32.to_le_bytes()[..], &named.concat()].concat()
+        };
+        let settled = |root: u32, numbers| {
+            let mut entries = [entry("file", Kind::File(Default::default()))];
+            entries[0].meta.xattrs =
+                Some(Box::new(vec![(b"system.posix_acl_access".to_vec(), acl(numbers))]));
+            settable(&mut entries, &Owners { users: [(root, "root".into())].into(), ..Owners::default() });
+            entries[0].meta.xattrs.take().unwrap().remove(0).1
+        };
+        assert_eq!(settled(0, [7, 0]), acl([7, 0]));
+        assert_eq!(settled(54_321, [7, 54_321]), acl([0, 7]));
     }
 
     #[test]

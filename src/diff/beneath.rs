@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::diff::attributes::PATH_FLAGS;
+use crate::diff::read::FILE_FLAGS;
 use crate::diff::scan::{Stat, is_mount_root};
 use crate::diff::source::{Links, SourceDir, hold};
 use crate::relpath::RelPath;
@@ -100,8 +101,7 @@ impl Beneath {
     /// Opens the regular file at `path` for reading.
     pub fn open_file(&self, path: &RelPath) -> io::Result<File> {
         let directory = self.directory(&path.parent().unwrap_or_default())?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        Ok(rustix::fs::openat(directory, path.name(), flags, Mode::empty())?.into())
+        Ok(rustix::fs::openat(directory, path.name(), FILE_FLAGS, Mode::empty())?.into())
     }
 
     /// The paths of all that stands in the directory at `path`.
@@ -120,25 +120,25 @@ impl Beneath {
     /// Whether something is mounted at `path`, where `stat` was found: it is a directory of another file system than
     /// the directory above it, or it is where a mount begins, as a bind mount of the same file system does too.
     pub fn is_mount(&self, path: &RelPath, stat: &Stat) -> io::Result<bool> {
-        let (directory, name) = match path.parent() {
-            Some(parent) => (self.directory(&parent)?, path.name()),
+        let (above, held, name) = match path.parent() {
+            Some(parent) => {
+                let directory = self.directory(&parent)?;
+                (directory.clone(), directory, path.name())
+            }
             // Of the root only the directory is known in which it lies now, and that need not be readable.
             None => {
                 let flags = PATH_FLAGS | OFlags::DIRECTORY;
-                (Arc::new(rustix::fs::openat(&self.root, "..", flags, Mode::empty())?), &b""[..])
+                let above = rustix::fs::openat(&self.root, "..", flags, Mode::empty())?;
+                (Arc::new(above), self.root.clone(), &b""[..])
             }
         };
         // Files of one overlay may have several devices.
         if stat.file_type() == FileType::Directory
-            && Stat::from(rustix::fs::fstat(&directory)?).device != stat.device
+            && Stat::from(rustix::fs::fstat(&above)?).device != stat.device
         {
             return Ok(true);
         }
         // Kernels before 5.8 do not tell.
-        Ok(match name {
-            b"" => is_mount_root(&self.root, name),
-            name => is_mount_root(&directory, name),
-        }
-        .unwrap_or(false))
+        Ok(is_mount_root(&held, name).unwrap_or(false))
     }
 }

@@ -243,11 +243,11 @@ pub fn describe_in(
     found: Found,
     began: SystemTime,
 ) -> Result<(Entry, Option<ScanError>), ScanError> {
-    let path = found.path.clone();
     // Of a regular file nothing is read by its place.
     if found.stat.file_type() == FileType::RegularFile {
         return describe(&Place::of(Path::new("")), found, began);
     }
+    let path = found.path.clone();
     let described = directory.with_place(&path, |place| describe(place, found, began));
     described.unwrap_or_else(|error| Err(ScanError { path: directory.locate(&path), source: error.into() }))
 }

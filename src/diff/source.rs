@@ -19,6 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::diff::attributes::{has_proc, proc_path};
 use crate::diff::read::{DataReader, FILE_FLAGS};
 use crate::diff::scan::Stat;
 use crate::relpath::RelPath;
@@ -207,9 +208,8 @@ impl<'a> Place<'a> {
         if self.directory.as_raw_fd() == CWD.as_raw_fd() {
             return Cow::Borrowed(self.located);
         }
-        let directory = PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
-        match directory.exists() {
-            true => Cow::Owned(directory.join(OsStr::from_bytes(self.name))),
+        match has_proc() {
+            true => Cow::Owned(proc_path(self.directory).join(OsStr::from_bytes(self.name))),
             false => Cow::Borrowed(self.located),
         }
     }

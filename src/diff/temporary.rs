@@ -25,8 +25,8 @@ pub(super) fn named(directory: u64, process: Pid, number: u64) -> String {
 /// The process that gave something in the directory with this inode its name, if that is a temporary one. `directory`
 /// is asked only if the name looks like one.
 pub(super) fn owner_of(name: &[u8], directory: impl FnOnce() -> Option<u64>) -> Option<Pid> {
-    let rest = str::from_utf8(name).ok()?.strip_prefix(TEMP_PREFIX)?;
-    let mut parts = rest.split('-');
+    let rest = name.strip_prefix(TEMP_PREFIX.as_bytes())?;
+    let mut parts = str::from_utf8(rest).ok()?.split('-');
     let process = Pid::from_raw(parts.next()?.parse().ok()?)?;
     let number = parts.next()?.parse().ok()?;
     (named(directory()?, process, number).as_bytes() == name).then_some(process)
