@@ -11,12 +11,12 @@
 //! - A status that every service should treat alike (401, 429, 5xx, a range answered with the whole)
 //!   becomes an error at the transport.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use http::header::RANGE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use opendal::{
@@ -298,12 +298,9 @@ impl Objects {
         Keys { objects: self, directory: self.directory(directory), lister: None, last: None }
     }
 
-    /// Up to three things at the root of the store. On WebDAV the first is the directory itself, and one may be the marker.
-    fn top(&self) -> Result<Vec<Listed>, Reason> {
-        self.wait(async {
-            let lister = self.operator.lister_with(&self.directory("")).limit(3).await?;
-            lister.take(3).try_collect().await
-        })
+    /// What is at the root of the store, a few things at a time. On WebDAV the first is the directory itself.
+    async fn top(&self) -> Result<Lister, Error> {
+        self.operator.lister_with(&self.directory("")).limit(3).await
     }
 
     fn read_directory(&self, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
@@ -334,23 +331,29 @@ impl Objects {
 
 impl Backend for Objects {
     fn create(&self) -> Result<(), Reason> {
-        let (root, top) = (self.directory(""), self.top()?);
+        let root = self.directory("");
         let is_nothing = |listed: &Listed| {
             listed.path() == root
                 || listed.path().strip_prefix(root.trim_start_matches('/')).is_some_and(is_marker)
         };
-        if !top.iter().all(is_nothing) {
+        let mut is_listed = false;
+        let something = self.wait(async {
+            let top = self.top().await?.inspect_ok(|_| is_listed = true);
+            top.try_filter(|listed| ready(!is_nothing(listed))).try_next().await
+        })?;
+        if something.is_some() {
             return Err(Reason::NotEmpty);
         }
         match self.protocol {
-            Protocol::WebDav if top.is_empty() => self.wait(self.operator.create_dir(&root)),
+            Protocol::WebDav if !is_listed => self.wait(self.operator.create_dir(&root)),
             _ => Ok(()),
         }
     }
 
     fn check(&self) -> Result<(), Reason> {
         // An object store has no directories: a store without objects is there when the bucket is.
-        match self.top()?.is_empty() && self.protocol == Protocol::WebDav {
+        let first = self.wait(async { self.top().await?.try_next().await })?;
+        match first.is_none() && self.protocol == Protocol::WebDav {
             true => Err(Reason::NoStore),
             false => Ok(()),
         }

@@ -53,6 +53,20 @@ fn a_store_whose_maker_was_killed_at_the_first_object_can_be_made_again() {
 }
 
 #[test]
+fn a_store_is_found_behind_what_killed_makers_left() {
+    let Some(place) = WebDavServer::place() else { return };
+    let make = || Store::create(&place.url, place.options.clone());
+    let store = make().unwrap();
+    for number in 0..4 {
+        fs::write(place.server.files().join(format!("treering-store.hid.{number}.tmp")), b"Thi").unwrap();
+    }
+    make().unwrap();
+    store.store(&name("zones/0123"), b"content").unwrap();
+    let error = make().map(drop).unwrap_err();
+    assert!(matches!(error.reason(), Reason::NotEmpty), "{error}");
+}
+
+#[test]
 fn a_root_that_is_gone_is_an_error_not_an_empty_store() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
