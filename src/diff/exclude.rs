@@ -36,10 +36,15 @@ impl Excludes {
     /// # Errors
     /// A pattern or a file that cannot be used, named.
     pub fn load(&self) -> Result<Self, PatternError> {
-        let mut loaded = Self { files: Vec::new(), patterns: Vec::new(), ..self.clone() };
+        let patterns = self.read_all()?.into_iter().map(|(pattern, _)| pattern).collect();
+        Ok(Self { files: Vec::new(), patterns, ..self.clone() })
+    }
+
+    /// All patterns, those in files included, and what they mean.
+    fn read_all(&self) -> Result<Vec<(Pattern, Meaning)>, PatternError> {
+        let mut all = Vec::new();
         for pattern in &self.patterns {
-            self.read(pattern)?;
-            loaded.patterns.push(pattern.clone());
+            all.push((pattern.clone(), self.read(pattern)?));
         }
         check_signs(&self.patterns)?;
         for path in &self.files {
@@ -48,11 +53,11 @@ impl Excludes {
             for line in lines(&text) {
                 let directory = path.parent().map(Path::to_owned);
                 let pattern = Pattern { text: line.to_owned(), directory, is_line: true };
-                self.read(&pattern).map_err(|error| error.in_file(path))?;
-                loaded.patterns.push(pattern);
+                let meaning = self.read(&pattern).map_err(|error| error.in_file(path))?;
+                all.push((pattern, meaning));
             }
         }
-        Ok(loaded)
+        Ok(all)
     }
 
     fn read(&self, pattern: &Pattern) -> Result<Meaning, PatternError> {
@@ -171,9 +176,7 @@ struct FileRules {
 
 impl Rules {
     pub(super) fn new(root: &Path, excludes: &Excludes) -> Result<Self, PatternError> {
-        let loaded = excludes.load()?;
-        let meanings = loaded.patterns.iter().map(|pattern| loaded.read(pattern));
-        let meanings = meanings.collect::<Result<Vec<_>, _>>()?;
+        let meanings: Vec<_> = excludes.read_all()?.into_iter().map(|(_, meaning)| meaning).collect();
         // Without a slash at its end.
         let root: PathBuf = root.components().collect();
         let patterns = PatternSet::new(&root, &Space::of_root(&root), &meanings)?;

@@ -47,19 +47,34 @@ const VALUE: u64 = 32;
 /// than an allowance for all of them. So a small index that expands without bound is refused before it is decoded.
 #[derive(Debug, Default)]
 pub struct Allowance {
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
     /// What each page that has taken of it took.
-    taken: Mutex<HashMap<usize, u64>>,
+    pages: HashMap<usize, u64>,
+    /// All that was taken.
+    sum: u64,
+}
+
+impl Taken {
+    fn of(&self, number: usize) -> u64 {
+        self.pages.get(&number).copied().unwrap_or(0)
+    }
+
+    /// What all pages but that one took.
+    fn beside(&self, number: usize) -> u64 {
+        self.sum.saturating_sub(self.of(number))
+    }
 }
 
 impl Allowance {
     /// Decodes page `number` of an index, which is compressed.
     pub fn unpack(&self, number: usize, packed: &[u8]) -> Result<Vec<Entry>, UnpackError> {
         let free = (packed.len() as u64).saturating_mul(EXPANSION);
-        let others = || {
-            let taken = lock(&self.taken);
-            taken.iter().filter(|(page, _)| **page != number).map(|(_, taken)| taken).sum::<u64>()
-        };
-        let limit = free.saturating_add(ALLOWANCE.saturating_sub(others()));
+        let others = lock(&self.taken).beside(number);
+        let limit = free.saturating_add(ALLOWANCE.saturating_sub(others));
         let bytes = gunzip(packed, usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE))?;
         let values = (cbor::count_values(&bytes) as u64).saturating_mul(VALUE);
         let before = values.saturating_add(bytes.len() as u64);
@@ -72,7 +87,7 @@ impl Allowance {
 
     /// What page `number` has taken of the allowance.
     pub fn taken(&self, number: usize) -> u64 {
-        lock(&self.taken).get(&number).copied().unwrap_or(0)
+        lock(&self.taken).of(number)
     }
 
     /// Takes for page `number`, once, what it has [taken](Self::taken) of another allowance.
@@ -81,9 +96,9 @@ impl Allowance {
             return Ok(());
         }
         let mut taken = lock(&self.taken);
-        taken.insert(number, bytes);
-        let sum = taken.values().fold(0u64, |sum, &bytes| sum.saturating_add(bytes));
-        if sum > ALLOWANCE { Err(PageError::Expands) } else { Ok(()) }
+        taken.sum = taken.beside(number).saturating_add(bytes);
+        taken.pages.insert(number, bytes);
+        if taken.sum > ALLOWANCE { Err(PageError::Expands) } else { Ok(()) }
     }
 }
 
@@ -161,82 +176,34 @@ pub fn ends_after(path: &RelPath, count: usize) -> bool {
     count >= MAX_ENTRIES || crc32fast::hash(path.as_bytes()) & CUT_MASK == 0
 }
 
-#[derive(Serialize, Default)]
-struct Columns {
-    shared: ByteBuf,
-    suffix_len: ByteBuf,
-    suffix: ByteBuf,
-    kind: ByteBuf,
-    mode: ByteBuf,
-    uid: ByteBuf,
-    gid: ByteBuf,
-    mtime: ByteBuf,
-    mtime_ns: ByteBuf,
-    ctime: ByteBuf,
-    ctime_ns: ByteBuf,
-    inode: ByteBuf,
-    size: ByteBuf,
-    segments: ByteBuf,
-    lens: ByteBuf,
-    digests: ByteBuf,
-    device: ByteBuf,
-    target_len: ByteBuf,
-    target: ByteBuf,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    holes: Vec<(u32, ByteBuf)>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+/// Of owned bytes to be written, of borrowed ones when they are read.
+#[derive(Serialize, Deserialize, Default)]
+struct Columns<B> {
+    shared: B,
+    suffix_len: B,
+    suffix: B,
+    kind: B,
+    mode: B,
+    uid: B,
+    gid: B,
+    mtime: B,
+    mtime_ns: B,
+    ctime: B,
+    ctime_ns: B,
+    inode: B,
+    size: B,
+    segments: B,
+    lens: B,
+    digests: B,
+    device: B,
+    target_len: B,
+    target: B,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    holes: Vec<(u32, B)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     links: Vec<(u32, u64, u64)>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    xattrs: Vec<(u32, Vec<(ByteBuf, ByteBuf)>)>,
-}
-
-/// The same, borrowed from what is decoded.
-#[derive(Deserialize)]
-struct Encoded<'a> {
-    #[serde(borrow)]
-    shared: &'a Bytes,
-    #[serde(borrow)]
-    suffix_len: &'a Bytes,
-    #[serde(borrow)]
-    suffix: &'a Bytes,
-    #[serde(borrow)]
-    kind: &'a Bytes,
-    #[serde(borrow)]
-    mode: &'a Bytes,
-    #[serde(borrow)]
-    uid: &'a Bytes,
-    #[serde(borrow)]
-    gid: &'a Bytes,
-    #[serde(borrow)]
-    mtime: &'a Bytes,
-    #[serde(borrow)]
-    mtime_ns: &'a Bytes,
-    #[serde(borrow)]
-    ctime: &'a Bytes,
-    #[serde(borrow)]
-    ctime_ns: &'a Bytes,
-    #[serde(borrow)]
-    inode: &'a Bytes,
-    #[serde(borrow)]
-    size: &'a Bytes,
-    #[serde(borrow)]
-    segments: &'a Bytes,
-    #[serde(borrow)]
-    lens: &'a Bytes,
-    #[serde(borrow)]
-    digests: &'a Bytes,
-    #[serde(borrow)]
-    device: &'a Bytes,
-    #[serde(borrow)]
-    target_len: &'a Bytes,
-    #[serde(borrow)]
-    target: &'a Bytes,
-    #[serde(borrow, default)]
-    holes: Vec<(u32, &'a Bytes)>,
-    #[serde(default)]
-    links: Vec<(u32, u64, u64)>,
-    #[serde(borrow, default)]
-    xattrs: Vec<(u32, Vec<(&'a Bytes, &'a Bytes)>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    xattrs: Vec<(u32, Vec<(B, B)>)>,
 }
 
 const FILE: u8 = 0;
@@ -270,7 +237,7 @@ fn next_difference(column: &mut Reader<'_>, previous: &mut i64) -> Result<i64, V
 
 /// Encodes `entries`, which must ascend by path.
 pub fn encode(entries: &[Entry]) -> Result<Vec<u8>, CborError> {
-    let mut columns = Columns::default();
+    let mut columns = Columns::<ByteBuf>::default();
     let mut previous = Previous::default();
     let mut last: &[u8] = &[];
     for (number, entry) in (0..).zip(entries) {
@@ -286,7 +253,7 @@ pub fn encode(entries: &[Entry]) -> Result<Vec<u8>, CborError> {
     cbor::to_vec(&columns)
 }
 
-impl Columns {
+impl Columns<ByteBuf> {
     fn put_metadata(&mut self, number: u32, meta: &Metadata, previous: &mut Previous) {
         put_difference(&mut self.mode, &mut previous.mode, meta.mode.into());
         put_difference(&mut self.uid, &mut previous.uid, meta.uid.into());
@@ -360,7 +327,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Entry>, PageError> {
 
 /// Decodes the entries of a page, which may take about `limit` bytes of memory.
 fn decode_within(bytes: &[u8], limit: u64) -> Result<Vec<Entry>, PageError> {
-    let columns: Encoded<'_> = cbor::borrow_from_slice(bytes)?;
+    let columns: Columns<&Bytes> = cbor::borrow_from_slice(bytes)?;
     if columns.kind.len() > MAX_ENTRIES {
         return Err(PageError::TooMany);
     }
@@ -428,7 +395,7 @@ fn next_for<'a, T>(
 }
 
 impl<'a> Cursor<'a> {
-    fn new(columns: &'a Encoded<'a>) -> Self {
+    fn new(columns: &'a Columns<&'a Bytes>) -> Self {
         Self {
             shared: Reader::new(columns.shared),
             suffix_len: Reader::new(columns.suffix_len),
