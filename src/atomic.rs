@@ -35,7 +35,7 @@ pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Whether a living process owns the temporary file at `path`: nobody knows of one that may not be opened.
+/// Whether a living process owns the temporary file at `path`. One that may not be opened counts as owned.
 pub fn is_owned(path: &Path) -> bool {
     match File::open(path) {
         Ok(file) => file.try_lock().is_err(),

@@ -35,6 +35,9 @@ fn without_path(error: &(dyn Error + 'static)) -> String {
     }
 }
 
+/// What the system calls it that a disk has no room left, or a user no more of it.
+pub(crate) const FULL_KINDS: [ErrorKind; 2] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+
 /// How the system says that a disk is full, where a library or a program of others passes on only what it said.
 const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
@@ -45,8 +48,7 @@ const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 /// assert!(treering::causes::is_disk_full(&error));
 /// ```
 pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
-    has_kind(error, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded])
-        || FULL.iter().any(|text| chain(error).contains(text))
+    has_kind(error, &FULL_KINDS) || FULL.iter().any(|text| chain(error).contains(text))
 }
 
 /// Whether an error or one of its causes is one of the system, of one of `kinds`.

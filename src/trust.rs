@@ -72,10 +72,7 @@ pub fn is_trusted(repository: &Path, claim: Claim<'_>) -> bool {
     }
     drop(said);
     let (Some(files), Ok(line)) = (FILES.get(), line(repository, claim)) else { return false };
-    files.read.iter().any(|path| {
-        read(path, files.also_owned_by)
-            .is_ok_and(|text| text.split(|&byte| byte == b'\n').any(|known| known == line))
-    })
+    files.read.iter().any(|path| read(path, files.also_owned_by).is_ok_and(|text| holds(&text, &line)))
 }
 
 /// Remembers that the person trusts `claim` of the repository at `repository`.
@@ -83,11 +80,11 @@ pub fn remember(repository: &Path, claim: Claim<'_>) -> io::Result<()> {
     if let Claim::Address(url) = claim {
         say(url);
     }
-    if is_written(repository, claim)? {
+    let line = line(repository, claim)?;
+    let Some(path) = FILES.get().and_then(|files| files.written.as_ref()) else { return Ok(()) };
+    if read(path, None).is_ok_and(|text| holds(&text, &line)) {
         return Ok(());
     }
-    let Some(path) = FILES.get().and_then(|files| files.written.as_ref()) else { return Ok(()) };
-    let line = line(repository, claim)?;
     let directory = atomic::parent(path);
     atomic::make_dirs_with(directory, 0o700)?;
     // Whoever has the directory locked has the turn.
@@ -105,11 +102,9 @@ pub fn remember(repository: &Path, claim: Claim<'_>) -> io::Result<()> {
     atomic::write_with(path, &text, atomic::PRIVATE)
 }
 
-fn is_written(repository: &Path, claim: Claim<'_>) -> io::Result<bool> {
-    let (Some(files), line) = (FILES.get(), line(repository, claim)?) else { return Ok(false) };
-    let Some(path) = &files.written else { return Ok(false) };
-    let text = read(path, None).unwrap_or_default();
-    Ok(text.split(|&byte| byte == b'\n').any(|known| known == line))
+/// Whether `line` is one of the lines of `text`.
+fn holds(text: &[u8], line: &[u8]) -> bool {
+    text.split(|&byte| byte == b'\n').any(|known| known == line)
 }
 
 impl Claim<'_> {

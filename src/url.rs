@@ -67,6 +67,17 @@ pub struct Login {
     pub password: Option<String>,
 }
 
+impl Login {
+    /// `user[:password]`, as a URL has it.
+    fn parse(text: &str) -> Self {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        match text.split_once(':') {
+            Some((user, password)) => Self { user: decode(user), password: Some(decode(password)) },
+            None => Self { user: decode(text), password: None },
+        }
+    }
+}
+
 /// Shows nothing.
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,8 +103,8 @@ pub enum AddressError {
          credential helper"
     )]
     Query,
-    /// A host or a user name that is none.
-    #[error("its host or user name is not one")]
+    /// A host or a user name that is not valid.
+    #[error("its host or user name is not valid")]
     Host,
     /// Nothing, or a character that no address has.
     #[error("it is empty, or holds a character that no address has")]
@@ -154,8 +165,7 @@ impl Url {
 
     /// The path that it is: as git has it, whatever has no colon before the first slash.
     pub fn path(&self) -> Option<&str> {
-        let before = self.0.split('/').next().unwrap_or_default();
-        (!before.contains(':')).then_some(self.0.as_str())
+        is_path(&self.0).then_some(self.0.as_str())
     }
 
     /// `text` without what is secret in this address, however it is quoted there, and in other ones.
@@ -175,13 +185,8 @@ impl Url {
     /// The login in an address that git hands to curl.
     fn login(&self) -> Option<Login> {
         let (_, rest) = self.0.split_once("://").filter(|(scheme, _)| is_one_of(scheme, &CURL))?;
-        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-        let (login, _) = authority.rsplit_once('@')?;
-        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        Some(match login.split_once(':') {
-            Some((user, password)) => Login { user: decode(user), password: Some(decode(password)) },
-            None => Login { user: decode(login), password: None },
-        })
+        let (login, _) = authority(rest).rsplit_once('@')?;
+        Some(Login::parse(login))
     }
 
     /// The address as git can be given it.
@@ -207,7 +212,7 @@ impl Url {
             return if is_plain { plain(true) } else { Err(AddressError::Password) };
         }
         let Some(rest) = rest.strip_prefix("//") else { return scp(text).and_then(|()| plain(false)) };
-        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        let authority = authority(rest);
         match scheme.to_ascii_lowercase().as_str() {
             "file" => plain(false),
             curl if CURL.contains(&curl) => {
@@ -224,16 +229,14 @@ impl Url {
                     return Err(AddressError::Password);
                 }
                 let Some(hidden) = login else { return plain(false) };
-                let login = self.login();
+                let login = Login::parse(hidden);
                 // It goes on a line of its own.
                 let has_control = |text: &str| text.chars().any(char::is_control);
-                if login.as_ref().is_some_and(|Login { user, password }| {
-                    has_control(user) || password.as_deref().is_some_and(has_control)
-                }) {
+                if has_control(&login.user) || login.password.as_deref().is_some_and(has_control) {
                     return Err(AddressError::Character);
                 }
                 let address = format!("{scheme}://{}", &rest[hidden.len() + 1..]);
-                Ok(GitAddress { address, login, starts_program: false })
+                Ok(GitAddress { address, login: Some(login), starts_program: false })
             }
             ssh if SSH.contains(&ssh) => {
                 expect_ssh(authority)?;
@@ -299,8 +302,7 @@ pub(crate) fn expect_user(user: &str) -> Result<(), AddressError> {
 pub(crate) fn expect_host(host: &str) -> Result<(), AddressError> {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {
-            let is_address =
-                |c: char| c.is_ascii_hexdigit() || ":.%".contains(c) || c.is_ascii_alphanumeric();
+            let is_address = |c: char| c.is_ascii_alphanumeric() || ":.%".contains(c);
             if address.is_empty() || !address.chars().all(is_address) {
                 return Err(AddressError::Host);
             }
@@ -317,6 +319,16 @@ pub(crate) fn expect_host(host: &str) -> Result<(), AddressError> {
     if is_host && is_port { Ok(()) } else { Err(AddressError::Host) }
 }
 
+/// Whether `text` is a path, as git has it: it has no colon before the first slash.
+fn is_path(text: &str) -> bool {
+    !text.split('/').next().unwrap_or_default().contains(':')
+}
+
+/// Of what follows `scheme://`, the login and the host.
+fn authority(rest: &str) -> &str {
+    &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())]
+}
+
 /// The scheme before the first colon, and what follows that.
 fn scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once(':')?;
@@ -331,8 +343,7 @@ fn is_one_of(scheme: &str, known: &[&str]) -> bool {
 
 /// An address as it may be shown.
 fn shown(text: &str) -> String {
-    let before = text.split('/').next().unwrap_or_default();
-    if !before.contains(':') {
+    if is_path(text) {
         return text.to_owned();
     }
     let Some((scheme, rest)) = scheme(text) else { return shown_scp(text) };
@@ -370,7 +381,7 @@ fn shown_rest(rest: &str, is_ssh: bool) -> String {
         Some((_, after)) => format!("{HIDDEN}@{}", visible(after)),
         // A port that is none is what stands before a password that was cut off.
         None => {
-            let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+            let authority = authority(rest);
             match expect_host(authority) {
                 Err(_) if authority.contains(':') => HIDDEN.to_owned(),
                 _ => visible(rest),

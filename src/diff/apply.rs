@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::FileType;
 
-use crate::causes::chain;
+use crate::causes::{FULL_KINDS, chain};
 use crate::diff::compute::{Change, DiffIndex};
 use crate::diff::entry::{Content, DataMap, Entry, Kind, SegmentRef};
 use crate::diff::order::{PIECE, ToWrite, by_window, pieces, runs};
@@ -152,7 +152,7 @@ impl Failure {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    FULL_KINDS.contains(&error.kind())
 }
 
 /// Why something could not be brought to its new state.

@@ -178,7 +178,7 @@ impl Entry {
         let is_text = |bytes: &[u8]| !bytes.is_empty() && !bytes.contains(&0);
         match &self.kind {
             Kind::Symlink(target) if !is_text(target) || target.len() > MAX_TARGET => {
-                return Some("it is a link to what can be no path");
+                return Some("it is a link whose target cannot be a path");
             }
             Kind::File(content) if i64::try_from(content.size).is_err() => {
                 return Some("it is longer than any file can be");
@@ -188,7 +188,7 @@ impl Entry {
         let mut names = self.meta.xattrs.iter().flat_map(|xattrs| xattrs.iter().map(|(name, _)| name));
         match names.all(|name| is_text(name) && name.len() <= MAX_NAME) {
             true => None,
-            false => Some("it has an extended attribute whose name can be none"),
+            false => Some("it has an extended attribute whose name cannot be one"),
         }
     }
 

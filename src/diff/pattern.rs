@@ -355,29 +355,22 @@ impl Builder<'_> {
             is_placed = true;
         }
         for Space { host, to } in self.spaces {
+            let slash = if to.as_os_str().is_empty() { "" } else { "/" };
+            let prefix = to.to_str().map(|to| format!("{slash}{}", escape(to)));
             for glob in &meaning.globs {
-                let to = to.to_str();
-                let (Some(to), Some(part)) = (to, below(host, glob)) else { continue };
+                let (Some(prefix), Some(part)) = (&prefix, below(host, glob)) else { continue };
                 is_placed = true;
-                let slash = if to.is_empty() { "" } else { "/" };
-                let to = escape(to);
                 match part {
-                    Part::All if to.is_empty() => {
-                        self.line(meaning, "/*")?;
-                        self.set.covering = Some(meaning.given.clone());
-                    }
-                    Part::All => self.line(meaning, &format!("/{to}"))?,
-                    Part::Pattern(rest) => self.line(meaning, &format!("{slash}{to}{rest}"))?,
+                    Part::All if prefix.is_empty() => self.cover(meaning)?,
+                    Part::All => self.line(meaning, prefix)?,
+                    Part::Pattern(rest) => self.line(meaning, &format!("{prefix}{rest}"))?,
                 }
             }
             for path in &meaning.paths {
                 let Ok(rest) = path.strip_prefix(host) else { continue };
                 is_placed = true;
                 match rest.as_os_str().is_empty() && to.as_os_str().is_empty() {
-                    true => {
-                        self.line(meaning, "/*")?;
-                        self.set.covering = Some(meaning.given.clone());
-                    }
+                    true => self.cover(meaning)?,
                     false => self.name(meaning, &to.join(rest), false)?,
                 }
             }
@@ -390,6 +383,13 @@ impl Builder<'_> {
                 self.name(meaning, Path::new(OsStr::from_bytes(name)), false)?;
             }
         }
+        Ok(())
+    }
+
+    /// Adds a pattern that matches all there is.
+    fn cover(&mut self, meaning: &Meaning) -> Result<(), PatternError> {
+        self.line(meaning, "/*")?;
+        self.set.covering = Some(meaning.given.clone());
         Ok(())
     }
 
@@ -561,11 +561,7 @@ fn below(root: &Path, pattern: &str) -> Option<Part> {
     let pattern = pattern.strip_prefix('/')?;
     let end = if pattern.ends_with('/') { "/" } else { "" };
     let mut parts = pattern.trim_end_matches('/').split('/');
-    let names = root.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    });
-    for (number, name) in names.enumerate() {
+    for (number, name) in names(root).enumerate() {
         match parts.next() {
             None => return Some(Part::All),
             // It may stand for any number of components.
@@ -585,11 +581,7 @@ fn below(root: &Path, pattern: &str) -> Option<Part> {
 /// Whether `pattern`, which begins where `path` does, may match something below that, but not only that itself.
 fn leads_through(path: &Path, pattern: &str) -> bool {
     let mut parts = pattern.split('/').filter(|part| !matches!(*part, "" | "."));
-    let names = path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    });
-    for name in names {
+    for name in names(path) {
         match parts.next() {
             // It may stand for any number of components.
             Some("**") => return true,
@@ -599,6 +591,14 @@ fn leads_through(path: &Path, pattern: &str) -> bool {
         }
     }
     parts.next().is_some()
+}
+
+/// The names that `path` consists of.
+fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    })
 }
 
 /// Whether the pattern of one component matches a name.
@@ -654,7 +654,7 @@ pub(super) enum Fault {
     OtherHome(String),
     #[error("{0:?} leads out of the directory of the file that it stands in, where it cannot match anything")]
     Outside(String),
-    #[error("{pattern:?} leaves out everything in {}: leave one of both out", .root.display())]
+    #[error("{pattern:?} leaves out everything in {}: leave out one of the two", .root.display())]
     Everything { pattern: String, root: PathBuf },
     #[error("{} is not UTF-8, and patterns are: go elsewhere, or write it with * and ?", .0.display())]
     NotText(PathBuf),

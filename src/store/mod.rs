@@ -33,8 +33,9 @@
 //! - **Not found is said.** [`load`](Store::load), [`info`](Store::info), [`delete`](Store::delete) and
 //!   the moves fail with [`Reason::NotFound`] when there is no such object.
 //! - **Moving** is one step on files; S3 copies and then deletes, so that an interrupted move leaves both
-//!   names. Moves fail when the new name is taken. Where `store_new` is one step on files, so is that. On WebDAV
-//!   two clients lose nothing if the server looks and moves in one step. S3 and rclone look first, so that two clients that move to one name at one time may lose one object.
+//!   names. Moves fail when the new name is taken. Where `store_new` is one step on files, so is that. On
+//!   WebDAV two clients lose nothing if the server looks and moves in one step. S3 and rclone look first, so
+//!   that two clients that move to one name at one time may lose one object.
 //! - **Retries.** What failed for a reason that may pass (no answer in time, a broken connection, the
 //!   codes 429 and 500 to 504) is tried again after growing pauses, [`Retry`] says how often. Whether an
 //!   attempt whose answer was lost had worked is found out: a repeated delete or move does not fail for
@@ -246,11 +247,7 @@ impl Store {
     /// Makes durable which objects `namespace` has at its uppermost level. An object that this store finds, and did not
     /// store itself, may be one whose writer was killed before that, or was told that it failed.
     pub fn sync(&self, namespace: &Namespace) -> Result<(), Error> {
-        let synced =
-            self.calls.run(Operation::Store, |_| Ok((self.backend.sync(&namespace.to_string())?, 0)));
-        synced.map_err(|(reason, attempts)| {
-            Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason).after(attempts)
-        })
+        self.call(Operation::Store, Some(namespace), |_| Ok((self.backend.sync(&namespace.to_string())?, 0)))
     }
 
     /// Whether [`store_new`](Self::store_new) is one atomic step, also between processes.
@@ -258,15 +255,11 @@ impl Store {
     /// Where that depends on the server, this tries it with an object of its own in `namespace`: there are S3
     /// servers that ignore the condition and replace, and SFTP servers that only pretend to make links.
     pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
-        self.calls
-            .run(Operation::Store, |_| {
-                let name = namespace.name(&format!("{}.probe", net::random()?)).map_err(Reason::permanent)?;
-                let path = name.path(self.level(&name)).map_err(Reason::permanent)?;
-                Ok((self.backend.is_exclusive(&path)?, 0))
-            })
-            .map_err(|(reason, attempts)| {
-                Error::new(&self.url, Operation::Store, Some(namespace.to_string()), reason).after(attempts)
-            })
+        self.call(Operation::Store, Some(namespace), |_| {
+            let name = namespace.name(&format!("{}.probe", net::random()?)).map_err(Reason::permanent)?;
+            let path = name.path(self.level(&name)).map_err(Reason::permanent)?;
+            Ok((self.backend.is_exclusive(&path)?, 0))
+        })
     }
 
     /// What `operation` has cost so far.
@@ -491,14 +484,15 @@ impl Store {
         Error::new(&self.url, operation, Some(name.to_string()), reason)
     }
 
+    /// Makes the call, for `subject` where it is for one object or namespace.
     fn call<T>(
         &self,
         operation: Operation,
-        name: Option<&Name>,
+        subject: Option<&dyn fmt::Display>,
         attempt: impl FnMut(u32) -> Result<(T, u64), Reason>,
     ) -> Result<T, Error> {
         self.calls.run(operation, attempt).map_err(|(reason, attempts)| {
-            Error::new(&self.url, operation, name.map(Name::to_string), reason).after(attempts)
+            Error::new(&self.url, operation, subject.map(ToString::to_string), reason).after(attempts)
         })
     }
 
