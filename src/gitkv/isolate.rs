@@ -19,7 +19,7 @@ use crate::digest::Digest;
 use crate::trust::{self, Claim};
 use crate::url::Url;
 
-use super::program::write_setting;
+use super::program::{listed_settings, write_setting};
 use super::{Git, GitError};
 
 /// What the names of harmless settings begin with, in lower case.
@@ -124,7 +124,7 @@ impl Shadow {
             fs::set_permissions(shadow.path().join("config"), fs::Permissions::from_mode(0o600))?;
             fs::copy(git_dir.join("HEAD"), shadow.path().join("HEAD"))?;
             let git_dir = fs::canonicalize(git_dir)?;
-            // The directory of logs git makes where it is missing; files it makes behind the link.
+            // Git would make a missing directory of logs here; in one that is linked it makes its files there.
             let logs = git_dir.join("logs").is_dir().then_some("logs");
             LINKED
                 .into_iter()
@@ -147,15 +147,12 @@ impl Suspicious {
             found.add(&String::from_utf8_lossy(name), value.unwrap_or(b"\0"));
         }
         for (name, path) in HOOKS.map(|name| (name, git_dir.join("hooks").join(name))) {
-            let metadata = match fs::metadata(&path) {
-                Ok(metadata) if metadata.permissions().mode() & 0o111 != 0 => metadata,
-                _ => continue,
-            };
-            // Git runs whatever it is; what cannot be read cannot be trusted for long.
-            let content = match metadata.is_file() {
-                true => fs::read(&path).map_err(GitError::io("read", &path))?,
-                false => continue,
-            };
+            let is_run = |found: fs::Metadata| found.is_file() && found.permissions().mode() & 0o111 != 0;
+            if !fs::metadata(&path).is_ok_and(is_run) {
+                continue;
+            }
+            // What cannot be read cannot be trusted for long.
+            let content = fs::read(&path).map_err(GitError::io("read", &path))?;
             found.add(&format!("the hook {name}"), Digest::of(&content).as_bytes());
         }
         Ok(found)
@@ -174,13 +171,9 @@ impl Suspicious {
 
 /// The settings of the repository itself, of all that are listed.
 fn own(listed: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    let mut fields = listed.split(|&byte| byte == 0);
-    std::iter::from_fn(move || Some((fields.next()?, fields.next()?)))
-        .filter(|(scope, _)| matches!(*scope, b"local" | b"worktree"))
-        .map(|(_, setting)| match setting.iter().position(|&byte| byte == b'\n') {
-            Some(end) => (&setting[..end], Some(&setting[end + 1..])),
-            None => (setting, None),
-        })
+    listed_settings(listed)
+        .filter(|(scope, ..)| matches!(*scope, b"local" | b"worktree"))
+        .map(|(_, name, value)| (name, value))
 }
 
 /// Whether a setting can neither start a program nor lead elsewhere than where it says. Names are in lower case but

@@ -12,7 +12,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,11 +23,8 @@ use crate::progress::Progress;
 use crate::url::Login;
 
 use super::GitError;
-use super::child::{self, Running, wait_to_read};
 use super::isolate::Shadow;
-
-/// How many bytes are kept of what git complains of.
-const MAX_SAID: u64 = 1 << 16;
+use super::transport::{MAX_ANSWER, answer};
 
 /// What the names of the settings begin with that git gets, in lower case.
 const LET_THROUGH: [&[u8]; 9] = [
@@ -132,52 +129,14 @@ pub(super) fn list_settings(git_dir: Option<&Path>) -> Result<Option<Vec<u8>>, G
     git.arg("--git-dir").arg(git_dir.unwrap_or_else(|| Path::new("/dev/null")));
     git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
     git.env_remove("GIT_CONFIG").stdin(Stdio::null());
-    let failed = || GitError::io("run", Path::new("git"));
-    // What it says is little, and none of it is read before it has ended.
-    let complaints = File::from(
-        memfd_create("git-complaints", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(failed())?,
-    );
-    git.stdout(Stdio::piped()).stderr(complaints.try_clone().map_err(failed())?);
-    let mut running = match Running::start(&mut git) {
-        Ok(started) => started?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed()(error)),
-    };
-    let settings = match read_to_end(&mut running) {
-        Ok(settings) => settings,
-        Err(error) => {
-            running.end().map_err(failed())?;
-            child::check(&Progress::new())?;
-            return Err(failed()(error));
+    const LIST: &str = "read the settings of git";
+    match answer(LIST, &mut git, &Progress::new()) {
+        Err(GitError::NoProgram) => Ok(None),
+        Ok(listed) if listed.len() as u64 >= MAX_ANSWER => {
+            // What is cut off could be anything.
+            Err(GitError::Remote { action: LIST, said: "they are too many".into() })
         }
-    };
-    match running.child.wait().map_err(failed())?.success() {
-        true => Ok(Some(settings)),
-        false => {
-            child::check(&Progress::new())?;
-            let mut said = Vec::new();
-            let read = (&complaints)
-                .seek(SeekFrom::Start(0))
-                .and_then(|_| complaints.take(MAX_SAID).read_to_end(&mut said));
-            read.map_err(failed())?;
-            let said = String::from_utf8_lossy(&said).trim().to_owned();
-            Err(GitError::Remote { action: "read the settings of git", said })
-        }
-    }
-}
-
-/// What a program prints, to its end.
-fn read_to_end(running: &mut Running) -> io::Result<Vec<u8>> {
-    let mut printed = Vec::new();
-    let Some(stdout) = &mut running.child.stdout else { return Ok(printed) };
-    let mut buffer = [0; 4096];
-    loop {
-        // Short, and part of many an operation.
-        wait_to_read(stdout, &Progress::new())?;
-        match stdout.read(&mut buffer)? {
-            0 => return Ok(printed),
-            len => printed.extend_from_slice(&buffer[..len]),
-        }
+        listed => listed.map(Some),
     }
 }
 
@@ -204,19 +163,25 @@ pub(super) fn log_in(command: &mut Command, address: &str, login: &Login) {
     }
 }
 
-/// Of what `git config --list --show-scope --null` prints, the settings that git gets, as a file of settings.
+/// What `git config --list --show-scope --null` prints: the scope, name and value of each setting. One without a value
+/// means yes.
+pub(super) fn listed_settings(listed: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], Option<&[u8]>)> {
+    let mut fields = listed.split(|&byte| byte == 0);
+    std::iter::from_fn(move || Some((fields.next()?, fields.next()?))).map(|(scope, setting)| {
+        match setting.iter().position(|&byte| byte == b'\n') {
+            Some(end) => (scope, &setting[..end], Some(&setting[end + 1..])),
+            None => (scope, setting, None),
+        }
+    })
+}
+
+/// Of the settings that are listed, those that git gets, as a file of settings.
 fn sift(listed: &[u8]) -> Vec<u8> {
     let mut sifted = Vec::new();
-    let mut fields = listed.split(|&byte| byte == 0);
-    while let (Some(scope), Some(setting)) = (fields.next(), fields.next()) {
-        // Those of the repository git reads by itself.
-        if !matches!(scope, b"system" | b"global" | b"command") {
-            continue;
-        }
-        let (name, value) = match setting.iter().position(|&byte| byte == b'\n') {
-            Some(end) => (&setting[..end], Some(&setting[end + 1..])),
-            None => (setting, None),
-        };
+    // Those of the repository git reads by itself.
+    let others =
+        listed_settings(listed).filter(|(scope, ..)| matches!(*scope, b"system" | b"global" | b"command"));
+    for (_, name, value) in others {
         if LET_THROUGH.iter().any(|prefix| name.starts_with(prefix)) {
             write_setting(&mut sifted, name, value);
         }

@@ -41,7 +41,7 @@ pub(super) const FETCH: &str = "fetch from the remote";
 pub(super) const PUSH: &str = "push to the remote";
 
 /// How many bytes are read of what git answers.
-const MAX_ANSWER: u64 = 1 << 20;
+pub(super) const MAX_ANSWER: u64 = 1 << 20;
 
 /// How many bytes are kept of what git says.
 pub(super) const MAX_SAID: usize = 1 << 16;
@@ -174,7 +174,7 @@ impl Git {
         command.arg("--refmap=");
         // Of a shallow repository git would fetch nothing.
         command.arg("--update-shallow");
-        if self.is_local(remote)? {
+        if is_local(&there.url) {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
         match run_marked(running, FETCH, command.args(["--", &there.argument, &refspec]), progress) {
@@ -259,7 +259,7 @@ impl Git {
         let refspec = format!("{commit}:{}", self.branch());
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
-        let there = self.path_of_remote(remote)?;
+        let there = path_of_remote(&address.url);
         if let Some(private) =
             there.as_ref().map(|there| there.join(PRIVATE)).filter(|private| private.is_dir())
         {
@@ -268,15 +268,18 @@ impl Git {
             let _ = Turn::take(atomic::parent(&private), &private);
         }
         let running = self.run_of_git(there.as_deref(), progress)?;
-        // A mirror would push every reference, and takes nothing that is named.
-        command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_VALUE_0", "false");
-        command.env("GIT_CONFIG_KEY_0", format!("remote.{remote}.mirror"));
+        // A mirror would push every reference, and takes nothing that is named. Where git gets an address instead, to which
+        // it is to log in, none of the remote's settings counts.
+        if address.argument == remote {
+            command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_VALUE_0", "false");
+            command.env("GIT_CONFIG_KEY_0", format!("remote.{remote}.mirror"));
+        }
         // Not abbreviated, it says where the remote was.
         command.args(["-c", "core.abbrev=40", "push", "--progress", "--no-recurse-submodules"]);
         if let Some(replaced) = replaced {
             command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));
         }
-        if self.is_local(remote)? {
+        if is_local(&address.url) {
             command.arg(format!("--receive-pack={LOCAL} receive-pack"));
         }
         let tracking = self.tracking(remote);
@@ -311,29 +314,14 @@ impl Git {
 
     /// Makes durable where the branch is in a remote, if that is on this machine.
     pub(super) fn sync_remote(&self, remote: &str) -> Result<(), GitError> {
-        match self.path_of_remote(remote)? {
+        match self.url_of(remote)?.as_ref().and_then(path_of_remote) {
             Some(there) => sync_names(&there, atomic::parent(Path::new(self.branch()))),
             None => Ok(()),
         }
     }
 
-    /// Whether the remote is on this machine, so that git serves it with the settings it is started with.
-    fn is_local(&self, remote: &str) -> Result<bool, GitError> {
-        let url = self.url_of(remote)?;
-        let url = url.as_ref().map(Url::reveal);
-        Ok(url.is_some_and(|url| url.starts_with("file://") || Path::new(url).is_dir()))
-    }
-
-    /// The git repository that a remote is, where that is on this machine.
-    fn path_of_remote(&self, remote: &str) -> Result<Option<PathBuf>, GitError> {
-        let url = self.url_of(remote)?;
-        let Some(path) = url.as_ref().and_then(library::path_of) else { return Ok(None) };
-        let places = [path.join(".git"), path];
-        Ok(places.into_iter().find(|place| place.join("HEAD").is_file() && place.join("objects").is_dir()))
-    }
-
     /// Where the remote of that name is, if it is configured.
-    pub(super) fn url_of(&self, remote: &str) -> Result<Option<Url>, GitError> {
+    pub(crate) fn url_of(&self, remote: &str) -> Result<Option<Url>, GitError> {
         // libgit2 obeys `url.….insteadOf` of the repository.
         if self.settings()?.is_isolated() {
             let config = self.libgit2().config().and_then(|mut config| config.snapshot());
@@ -356,7 +344,7 @@ impl Git {
         if given.starts_program && !trust::is_trusted(self.path(), Claim::Address(&url)) {
             return Err(GitError::Untrusted { url, remote: remote.to_owned(), path: self.path().to_owned() });
         }
-        // Git tells of a failure to connect, and of one that is empty nothing.
+        // Of a format that it cannot read git says only that it could not connect, and of an empty repository nothing.
         Self::expect_known_format(&url)?;
         let argument = match &given.login {
             Some(login) => {
@@ -454,8 +442,29 @@ pub(super) fn turn(path: &Path, progress: &Progress) -> Result<File, GitError> {
     }
 }
 
-/// Runs git, and returns what it prints, which must be little: it is read when git has ended.
+/// Whether a remote is on this machine, so that git serves it with the settings it is started with.
+fn is_local(url: &Url) -> bool {
+    url.reveal().starts_with("file://") || Path::new(url.reveal()).is_dir()
+}
+
+/// The git repository that a remote is, where that is on this machine.
+fn path_of_remote(url: &Url) -> Option<PathBuf> {
+    let path = library::path_of(url)?;
+    let places = [path.join(".git"), path];
+    places.into_iter().find(|place| place.join("HEAD").is_file() && place.join("objects").is_dir())
+}
+
+/// Runs git, and returns what it prints as text; see [`answer`].
 fn ask(action: &'static str, command: &mut Command, progress: &Progress) -> Result<String, GitError> {
+    Ok(String::from_utf8_lossy(&answer(action, command, progress)?).into_owned())
+}
+
+/// Runs git, and returns what it prints, [`MAX_ANSWER`] bytes at most: it is read when git has ended.
+pub(super) fn answer(
+    action: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+) -> Result<Vec<u8>, GitError> {
     let keep = || {
         let file = File::from(memfd_create("git-answer", MemfdFlags::CLOEXEC)?);
         Ok((file.try_clone()?, file))
@@ -467,10 +476,10 @@ fn ask(action: &'static str, command: &mut Command, progress: &Progress) -> Resu
         .seek(io::SeekFrom::Start(0))
         .and_then(|_| answer.take(MAX_ANSWER).read_to_end(&mut said))
         .map_err(GitError::io("read the answer of", Path::new("git")))?;
-    Ok(String::from_utf8_lossy(&said).into_owned())
+    Ok(said)
 }
 
-/// Runs git, which tells of its progress, and of what is wrong. What it says else.
+/// Runs git, which tells of its progress, and of what is wrong. Returns what else it says.
 pub(super) fn run(
     action: &'static str,
     command: &mut Command,

@@ -2,10 +2,11 @@
 //! read it.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use walkdir::WalkDir;
@@ -222,6 +223,38 @@ fn a_login_reaches_the_server_and_no_argument() {
     for log in ["argv", "git-trace"] {
         assert!(!fs::read_to_string(lab.path(log)).unwrap().contains(WORD), "{log}");
     }
+}
+
+#[test]
+fn who_logs_in_pushes_and_pulls() {
+    if !programs::are_here(&["git", "python3"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.ok(["backup", "tree", "-q"]);
+    let hub = lab.path("served/hub.git");
+    assert!(Command::new("git").args(["init", "-q", "--bare"]).arg(hub).status().unwrap().success());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/git_http.py");
+    let mut server = Command::new("python3");
+    server.arg(script).arg(lab.path("served")).arg(format!("me:{WORD}")).stdout(Stdio::piped());
+    let mut server = server.spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let url = format!("http://me:{WORD}@127.0.0.1:{}/hub.git", port.trim());
+    let outcomes = [
+        lab.run(["remote", "add", "there", &url]),
+        lab.run(["push", "there"]),
+        lab.run(["clone", &url, "clone"]),
+        lab.run(["-r", "clone", "backup", "tree", "-q", "--push"]),
+        lab.run(["pull", "there"]),
+        lab.run(["push", "there"]),
+    ];
+    server.kill().unwrap();
+    server.wait().unwrap();
+    for outcome in outcomes {
+        assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{}", outcome.out);
+    }
+    assert_eq!(lab.ok(["snapshots", "--json"]).matches("\"short_id\"").count(), 2);
 }
 
 /// What git or an earlier version wrote is put right with the next change.
