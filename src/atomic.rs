@@ -35,6 +35,9 @@ pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
     }
 }
 
+/// The file in a temporary directory that its owner holds locked.
+pub const DIR_LOCK: &str = "lock";
+
 /// Whether a living process owns the temporary file at `path`. One that may not be opened counts as owned.
 pub fn is_owned(path: &Path) -> bool {
     match File::open(path) {
@@ -160,6 +163,16 @@ impl Drop for NewDirs {
     fn drop(&mut self) {
         // Below what stays, nothing else would go either.
         let _ = self.0.iter().try_for_each(fs::remove_dir);
+    }
+}
+
+/// `path` without links, as far as there is something: what is missing of it is no link.
+pub fn resolved(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there.and_then(|(above, real)| Some((path.strip_prefix(above).ok()?, real))) {
+        Some((rest, real)) if rest.as_os_str().is_empty() => real,
+        Some((rest, real)) => real.join(rest),
+        None => path.to_owned(),
     }
 }
 

@@ -94,7 +94,7 @@ fn expect_free(path: &Path) -> Result<(), GitError> {
 
 /// Locks the directory in which a repository is made; `None` when another process makes one there.
 fn lock(unfinished: &Path) -> Result<Option<File>, GitError> {
-    let path = unfinished.join("lock");
+    let path = unfinished.join(atomic::DIR_LOCK);
     let lock = open_lock(&path)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),

@@ -11,7 +11,7 @@ use git2::ErrorCode;
 
 use crate::layers::ObjectId;
 
-use super::commit::Person;
+use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
 use super::git::from_git2;
 use super::transaction::Onto;
@@ -154,25 +154,25 @@ impl Git {
 
     /// Whether `commit` is `earlier`, follows it, or takes the place of what did when somebody pruned.
     pub fn has_seen(&self, commit: &ObjectId, earlier: &ObjectId) -> Result<bool, GitError> {
-        Ok(self.seen_by(commit)?.contains(earlier))
+        let mut is_found = false;
+        self.look_back(commit, |id| {
+            is_found |= id == earlier;
+            !is_found
+        })?;
+        Ok(is_found)
     }
 
     /// Whether `now` follows something that `earlier` has seen, and has not seen `earlier` itself: who is there now
     /// went back to an old state. Who has pruned meanwhile did not.
     pub fn is_set_back(&self, now: &ObjectId, earlier: &ObjectId) -> Result<bool, GitError> {
         let seen = self.seen_by(earlier)?;
-        let parents = |id: &ObjectId| match self.read_commit(id) {
-            Ok(commit) => Ok(commit.parents),
-            Err(GitError::Missing(_)) => Ok(Vec::new()),
-            Err(error) => Err(error),
-        };
         let (mut to_do, mut looked_at) = (vec![*now], HashSet::new());
         while let Some(id) = to_do.pop() {
             if seen.contains(&id) {
                 return Ok(!self.has_seen(now, earlier)?);
             }
             if looked_at.insert(id) {
-                to_do.extend(parents(&id)?);
+                to_do.extend(self.commit_if_here(&id)?.into_iter().flat_map(|commit| commit.parents));
             }
         }
         Ok(false)
@@ -180,25 +180,44 @@ impl Git {
 
     /// `commit` and all that it has seen, as far as it is here.
     fn seen_by(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
+        self.look_back(commit, |_| true)
+    }
+
+    /// As [`seen_by`](Self::seen_by), as long as `goes_on` says so of what is come to.
+    fn look_back(
+        &self,
+        commit: &ObjectId,
+        mut goes_on: impl FnMut(&ObjectId) -> bool,
+    ) -> Result<HashSet<ObjectId>, GitError> {
         let mut seen = HashSet::new();
         let mut to_do = vec![*commit];
         while let Some(id) = to_do.pop() {
-            let before = self.before(&id)?;
-            if before.is_some() && seen.insert(id) {
-                to_do.extend(before.into_iter().flatten());
+            if seen.contains(&id) {
+                continue;
             }
+            let Some(before) = self.before(&id)? else { continue };
+            seen.insert(id);
+            if !goes_on(&id) {
+                break;
+            }
+            to_do.extend(before);
         }
         Ok(seen)
+    }
+
+    fn commit_if_here(&self, id: &ObjectId) -> Result<Option<Commit>, GitError> {
+        match self.read_commit(id) {
+            Ok(commit) => Ok(Some(commit)),
+            Err(GitError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What comes before a commit in history, or came before it until somebody pruned; `None` where the commit is not
     /// here.
     fn before(&self, commit: &ObjectId) -> Result<Option<Vec<ObjectId>>, GitError> {
-        match self.read_commit(commit) {
-            Ok(commit) => Ok(Some(commit.parents.iter().copied().chain(commit.replaced()).collect())),
-            Err(GitError::Missing(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let commit = self.commit_if_here(commit)?;
+        Ok(commit.map(|commit| commit.parents.iter().copied().chain(commit.replaced()).collect()))
     }
 
     /// The best common ancestor of two commits, if they have one.

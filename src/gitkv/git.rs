@@ -220,7 +220,7 @@ impl Git {
 
     /// Moves the branch from `expected` to `new`, as [`compare_and_set`](Self::compare_and_set) does, and what is
     /// checked out of it.
-    pub(super) fn advance(&self, expected: Option<&ObjectId>, new: &ObjectId) -> Result<(), GitError> {
+    pub(crate) fn advance(&self, expected: Option<&ObjectId>, new: &ObjectId) -> Result<(), GitError> {
         if let Some(path) = self.checked_out_elsewhere() {
             return Err(GitError::CheckedOut { branch: self.branch.clone(), path });
         }
@@ -461,8 +461,9 @@ impl Git {
         let odb = repository.odb().map_err(GitError::git("open the object database"))?;
         let oid = to_git2(id)?;
         let (size, kind) = odb.read_header(oid).map_err(not_read(id))?;
-        let size_limit = from_git2_kind(kind).max_len().min(INFLATE_LIMIT).min(self.expansion_limit(id));
-        if size as u64 > size_limit {
+        let size_limit = from_git2_kind(kind).max_len().min(INFLATE_LIMIT);
+        // The limit by what lies on the disk is never below what counts as small.
+        if size as u64 > size_limit || (size as u64 > SMALL && size as u64 > self.expansion_limit(id)) {
             return Err(LayerError::TooLarge { id: *id, size: size as u64 }.into());
         }
         let object = odb.read(oid).map_err(not_read(id))?;

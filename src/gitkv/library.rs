@@ -243,7 +243,7 @@ fn fetch_far(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitErro
     let repository = reopen(git)?;
     let mut far = repository.find_remote(remote).map_err(GitError::git("find the remote"))?;
     let mut options = FetchOptions::new();
-    options.download_tags(AutotagOption::None).remote_callbacks(callbacks(&repository, progress));
+    options.download_tags(AutotagOption::None).remote_callbacks(callbacks(progress));
     far.download(&[format!("+refs/heads/*:refs/remotes/{remote}/*")], Some(&mut options))
         .map_err(failed(FETCH, progress))?;
     // What the references will name is durable before them.
@@ -267,7 +267,7 @@ fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> 
     let (refused, told) = (RefCell::new(None), RefCell::new(Vec::new()));
     let from = Cell::new(PushedFrom::Unknown);
     let pushed = {
-        let mut callbacks = callbacks(&repository, progress);
+        let mut callbacks = callbacks(progress);
         callbacks.push_negotiation(|updates| {
             if let [update] = updates {
                 from.set(match update.src() {
@@ -305,14 +305,14 @@ fn default_branch(git: &Git, remote: &str) -> Result<Option<String>, GitError> {
     let progress = Progress::new();
     let repository = reopen(git)?;
     let mut far = repository.find_remote(remote).map_err(GitError::git("find the remote"))?;
-    let connection = far.connect_auth(Direction::Fetch, Some(callbacks(&repository, &progress)), None);
+    let connection = far.connect_auth(Direction::Fetch, Some(callbacks(&progress)), None);
     let branch = connection.map_err(failed(FETCH, &progress))?.default_branch();
     // An empty repository need not say.
     Ok(branch.ok().and_then(|branch| branch.as_str().ok().map(str::to_owned)))
 }
 
 /// What libgit2 asks and tells on the way.
-fn callbacks<'a>(repository: &'a git2::Repository, progress: &'a Progress) -> RemoteCallbacks<'a> {
+fn callbacks(progress: &Progress) -> RemoteCallbacks<'_> {
     let mut callbacks = RemoteCallbacks::new();
     let mut received = 0;
     callbacks.transfer_progress(move |transfer| {
@@ -329,7 +329,7 @@ fn callbacks<'a>(repository: &'a git2::Repository, progress: &'a Progress) -> Re
     let mut asked = 0;
     callbacks.credentials(move |url, user, kinds| {
         asked += 1;
-        credentials(repository, url, user, kinds, asked)
+        credentials(url, user, kinds, asked)
     });
     callbacks
 }
@@ -337,7 +337,6 @@ fn callbacks<'a>(repository: &'a git2::Repository, progress: &'a Progress) -> Re
 /// Who asks for the first time gets what the ssh agent or a credential helper has. Another time means that it
 /// was not right.
 fn credentials(
-    repository: &git2::Repository,
     url: &str,
     user: Option<&str>,
     kinds: CredentialType,
@@ -353,31 +352,20 @@ fn credentials(
     if kinds.contains(CredentialType::SSH_KEY) {
         return Cred::ssh_key_from_agent(user.unwrap_or("git"));
     }
-    helper(repository, url, user, kinds).unwrap_or_else(|| Err(denied()))
+    helper(url, user, kinds).unwrap_or_else(|| Err(denied()))
 }
 
 /// What a credential helper has.
 #[cfg(any(feature = "git2-https", feature = "git2-ssh"))]
-fn helper(
-    repository: &git2::Repository,
-    url: &str,
-    user: Option<&str>,
-    kinds: CredentialType,
-) -> Option<Result<Cred, git2::Error>> {
+fn helper(url: &str, user: Option<&str>, kinds: CredentialType) -> Option<Result<Cred, git2::Error>> {
     // Helpers are programs: those that the person has, and none of the repository.
-    let _ = repository;
     let config = git2::Config::open_default().ok()?;
     kinds.contains(CredentialType::USER_PASS_PLAINTEXT).then(|| Cred::credential_helper(&config, url, user))
 }
 
 /// Without https there is nobody to give a password to.
 #[cfg(not(any(feature = "git2-https", feature = "git2-ssh")))]
-fn helper(
-    _: &git2::Repository,
-    _: &str,
-    _: Option<&str>,
-    _: CredentialType,
-) -> Option<Result<Cred, git2::Error>> {
+fn helper(_: &str, _: Option<&str>, _: CredentialType) -> Option<Result<Cred, git2::Error>> {
     None
 }
 

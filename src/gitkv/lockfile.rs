@@ -102,7 +102,7 @@ impl Turn {
     }
 
     /// Replaces the file `name` of the repository by what `change` makes of its content, under git's lock and
-    /// durably. Nothing happens where `change` makes `None` of it.
+    /// durably. Where `change` makes `None` of it the file stays, and its name is made durable.
     pub fn replace(
         &self,
         name: &str,
@@ -148,8 +148,10 @@ impl Turn {
                 continue;
             }
             match entry.metadata() {
-                // Other small files are made here too, by who does not need the turn.
+                // Other things are made here too, by who does not need the turn.
                 Ok(metadata) if metadata.is_file() && atomic::is_owned(&entry.path()) => {}
+                Ok(metadata)
+                    if metadata.is_dir() && atomic::is_owned(&entry.path().join(atomic::DIR_LOCK)) => {}
                 Ok(metadata) => left.push((entry.path(), metadata)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -1,6 +1,6 @@
 //! The newest commit that the branch was seen at.
 //!
-//! A file in the repository's private directory names it. It is written whenever this program has moved the branch, so
+//! A file in the repository's private directory names it. It is written when a commit, a merge or a pull of this program has moved the branch, so
 //! it tells when the branch was set back since: the file of the reference restored from a copy, or lost in a power failure.
 //! It may lag behind where others push, and where a process died; it never names what the branch was not at. Nothing is
 //! lost without it, so it is not synced, and what cannot be read of it counts as missing.

@@ -198,7 +198,7 @@ impl Remotes {
         let Some(theirs) = self.theirs(remote)? else { return Ok(false) };
         let tree = self.git.read_commit(&theirs)?.tree;
         expect_sound(&changes(&self.git, None, Some(&tree))?).map_err(RemoteError::of_merge(remote))?;
-        self.git.compare_and_set(self.git.branch(), None, &theirs)?;
+        self.git.advance(None, &theirs)?;
         self.see(remote, None, &theirs)?;
         Ok(true)
     }
@@ -276,12 +276,13 @@ impl Remotes {
         theirs: ObjectId,
     ) -> Result<(), RemoteError> {
         let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
-        let mut wanted = changes(&self.git, Some(&tree(&ours)?), Some(&tree(&theirs)?))?;
+        let our_tree = tree(&ours)?;
+        let mut wanted = changes(&self.git, Some(&our_tree), Some(&tree(&theirs)?))?;
         let count = wanted.len();
         expect_sound(&wanted).map_err(RemoteError::of_merge(remote))?;
-        self.keep_what_is_append_only(remote, &tree(&ours)?, &mut wanted)?;
+        self.keep_what_is_append_only(remote, &our_tree, &mut wanted)?;
         match wanted.len() == count {
-            true => Ok(self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?),
+            true => Ok(self.git.advance(Some(&ours), &theirs)?),
             false => {
                 let known = Known { commit: ours, base: ours, trace: None };
                 self.merge(remote, who, Some(known), ours, theirs)
@@ -345,7 +346,7 @@ impl Remotes {
         let merged = edit.write(&self.git, Some(&our_tree), transaction.layer()?)?;
         if their_new && merged == their_tree {
             drop(transaction);
-            return Ok(self.git.compare_and_set(self.git.branch(), Some(&ours), &theirs)?);
+            return Ok(self.git.advance(Some(&ours), &theirs)?);
         }
         // A history that was dropped stays dropped.
         let parents = match (our_new, their_new) {
@@ -694,6 +695,21 @@ mod tests {
         a.git.begin().unwrap().commit(&who(), "Remove", &edit).unwrap();
         assert!(a.pull("hub", &who()).unwrap().is_zero());
         assert!(!paths(&a.git).contains(&of_b));
+    }
+
+    #[test]
+    fn a_branch_that_was_set_back_after_a_pull_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        add(&b, 10);
+        b.push("origin", &who()).unwrap();
+        let before = a.git.head().unwrap().unwrap();
+        a.pull("hub", &who()).unwrap();
+        let after = a.git.head().unwrap().unwrap();
+        a.git.compare_and_set(a.git.branch(), Some(&after), &before).unwrap();
+        assert_eq!(a.git.lost_tip().unwrap(), Some(after));
     }
 
     #[test]

@@ -138,8 +138,7 @@ pub struct Remote {
 /// Whether `url` is that of a cold remote: one that [`StoreUrl`] takes, but not a `file:` URL where a git
 /// repository lies.
 pub fn is_cold_url(url: impl Into<Url>) -> bool {
-    let url = url.into();
-    StoreUrl::try_from(&url).is_ok() && !is_git_there(&url)
+    expect_cold_or_git(&url.into()).unwrap_or(false)
 }
 
 /// The same of a URL that is to be used. What begins as the URL of a store and is none is never taken for one of git,
@@ -369,7 +368,7 @@ impl Remotes {
                     continue;
                 }
             };
-            let kind = if self.was_misjudged(&name)?.is_some() { RemoteKind::Git } else { RemoteKind::Cold };
+            let kind = if self.is_misjudged(&name, &url) { RemoteKind::Git } else { RemoteKind::Cold };
             remotes.push(Remote { name, url: url.url().clone(), kind });
         }
         remotes.sort_by(|one, other| one.name.cmp(&other.name));
@@ -402,7 +401,9 @@ impl Remotes {
             Some(name) => vec![name.to_owned()],
             None => {
                 trusted.extend(self.git.trust_settings()?);
-                self.list()?.into_iter().map(|remote| remote.name).collect()
+                let mut names = self.names()?;
+                names.sort_unstable();
+                names
             }
         };
         for name in names {
@@ -414,11 +415,9 @@ impl Remotes {
     }
 
     fn trust_remote(&self, name: &str) -> Result<bool, RemoteError> {
-        let remotes = self.list()?;
-        let remote = remotes.iter().find(|remote| remote.name == name);
-        match remote.ok_or_else(|| RemoteError::Unknown(name.to_owned()))? {
-            Remote { kind: RemoteKind::Cold, .. } => self.stores.trust(name),
-            Remote { url, .. } => Ok(self.git.trust_address(url)?),
+        match self.git.remotes()?.into_iter().find(|remote| remote.name == name) {
+            Some(remote) => Ok(self.git.trust_address(&remote.url)?),
+            None => self.stores.trust(name),
         }
     }
 
@@ -497,22 +496,22 @@ impl Remotes {
     /// Whether it is a cold remote. One that was taken for that before its git repository was there becomes one that
     /// git reaches.
     fn is_cold(&self, name: &str) -> Result<bool, RemoteError> {
-        if let Some(url) = self.was_misjudged(name)? {
-            // Killed between the two, it comes here again.
-            if !self.git.remotes()?.iter().any(|remote| remote.name == name) {
-                self.git.add_remote(name, url)?;
-            }
-            self.stores.remove(name)?;
+        let Some(url) = self.stores.url(name)? else { return Ok(false) };
+        if !self.is_misjudged(name, &url) {
+            return Ok(true);
         }
-        Ok(self.stores.url(name)?.is_some())
+        // Killed between the two, it comes here again.
+        if !self.git.remotes()?.iter().any(|remote| remote.name == name) {
+            self.git.add_remote(name, url.url().clone())?;
+        }
+        self.stores.remove(name)?;
+        Ok(false)
     }
 
-    /// The URL of a remote that was taken for a cold one since nothing was there, as on a disk that is not mounted, and
-    /// that is a git repository.
-    fn was_misjudged(&self, name: &str) -> Result<Option<Url>, RemoteError> {
-        let url = self.stores.url(name)?.map(|url| url.url().clone());
-        let is_git = url.as_ref().is_some_and(is_git_there);
-        Ok(url.filter(|_| is_git).filter(|_| matches!(self.stores.seen(name), Ok(None))))
+    /// Whether a remote was taken for a cold one since nothing was there, as on a disk that is not mounted, and is a git
+    /// repository.
+    fn is_misjudged(&self, name: &str, url: &StoreUrl) -> bool {
+        is_git_there(url.url()) && matches!(self.stores.seen(name), Ok(None))
     }
 
     /// That there is a cold remote of that name.
@@ -527,9 +526,6 @@ impl Remotes {
 
 /// What the name of an unfinished clone has after [`TEMP_PREFIX`](atomic::TEMP_PREFIX).
 const CLONE: &str = "clone-";
-
-/// The file in it that whoever makes the clone holds locked.
-const CLONE_LOCK: &str = "lock";
 
 /// The directory of a clone that is being made, removed when dropped.
 struct Unfinished {
@@ -547,7 +543,7 @@ impl Unfinished {
             Self::remove_dead(beside, &prefix)?;
         }
         let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(beside)?;
-        let lock = File::create_new(dir.path().join(CLONE_LOCK))?;
+        let lock = File::create_new(dir.path().join(atomic::DIR_LOCK))?;
         // Nobody else knows it yet.
         let _ = lock.try_lock();
         Ok(Self { dir, _lock: lock })
@@ -559,7 +555,7 @@ impl Unfinished {
             let entry = entry?;
             let is_one = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
             if is_one && entry.file_type()?.is_dir() {
-                let lock = File::open(entry.path().join(CLONE_LOCK));
+                let lock = File::open(entry.path().join(atomic::DIR_LOCK));
                 let is_alive = lock.is_ok_and(|lock| lock.try_lock().is_err());
                 if !is_alive && let Err(error) = fs::remove_dir_all(entry.path()) {
                     // That of another user, say. It is in nobody's way.

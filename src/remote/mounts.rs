@@ -10,6 +10,8 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use crate::atomic;
+
 /// What is mounted, and where, as this process sees it.
 const MOUNTED: &str = "/proc/self/mountinfo";
 
@@ -23,7 +25,7 @@ const BEFORE_WANTED: usize = 1;
 /// The directory that is the root of the file system on which `path` is or would be made; `None` where nobody can tell.
 pub(super) fn mount_of(path: &Path) -> Option<PathBuf> {
     let mounted = fs::read(MOUNTED).ok()?;
-    nearest(&paths(&mounted, BEFORE_MOUNTED), &resolved(path))
+    nearest(&paths(&mounted, BEFORE_MOUNTED), &atomic::resolved(path))
 }
 
 /// A directory on the way to `path` in which something should be mounted and is not: `then`, where a file system was
@@ -31,7 +33,7 @@ pub(super) fn mount_of(path: &Path) -> Option<PathBuf> {
 pub(super) fn missing_mount(path: &Path, then: Option<&Path>) -> Option<PathBuf> {
     let mounted = paths(&fs::read(MOUNTED).ok()?, BEFORE_MOUNTED);
     let wanted = paths(&fs::read(WANTED).unwrap_or_default(), BEFORE_WANTED);
-    missing(&mounted, &wanted, &resolved(path), then)
+    missing(&mounted, &wanted, &atomic::resolved(path), then)
 }
 
 fn missing(mounted: &[PathBuf], wanted: &[PathBuf], path: &Path, then: Option<&Path>) -> Option<PathBuf> {
@@ -43,19 +45,6 @@ fn missing(mounted: &[PathBuf], wanted: &[PathBuf], path: &Path, then: Option<&P
 fn nearest(mounted: &[PathBuf], path: &Path) -> Option<PathBuf> {
     let above = mounted.iter().filter(|mount| path.starts_with(mount));
     above.max_by_key(|mount| mount.as_os_str().len()).cloned()
-}
-
-/// `path` without links, as far as it is there.
-fn resolved(path: &Path) -> PathBuf {
-    let found = path.ancestors().find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
-    match found {
-        Some((above, real)) => match path.strip_prefix(above) {
-            Ok(rest) if rest.as_os_str().is_empty() => real,
-            Ok(rest) => real.join(rest),
-            Err(_) => path.to_owned(),
-        },
-        None => path.to_owned(),
-    }
 }
 
 /// The absolute paths in one column of a table with a line each, in which spaces are written as `\040`.

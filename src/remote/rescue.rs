@@ -8,20 +8,20 @@
 
 use std::collections::BTreeSet;
 
-use crate::atomic;
 use crate::gitkv::{Git, GitError, PRIVATE};
 use crate::layers::{LayerError, ObjectId};
 use crate::progress::Progress;
+use crate::trust::{self, Claim};
 
 use super::cold::LAYERS_AT_ONCE;
 use super::cold::at_once;
 use super::head::LayerKind;
 use super::merge::CONFIG;
-use super::{RemoteError, Remotes};
+use super::{RemoteError, Remotes, Unfinished};
 
 impl Remotes {
     /// Whether the newest commit, its tree or the configuration in it is not here.
-    pub fn is_newest_lost(&self) -> Result<bool, RemoteError> {
+    fn is_newest_lost(&self) -> Result<bool, RemoteError> {
         let Some(head) = self.git.head()? else { return Ok(false) };
         let read = || match self.git.find(&head, CONFIG.as_bytes())? {
             Some(config) => self.git.read_blob(&config.id).map(drop),
@@ -79,11 +79,13 @@ impl Remotes {
     /// Fetches a git remote into a repository beside, and takes its packs. The commit that it is at.
     fn rescue_from_git(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
         let private = self.git.path().join(PRIVATE);
-        let scratch = tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).tempdir_in(&private);
-        let scratch = scratch.map_err(RemoteError::io("write to", &private))?;
-        let beside = Git::init(&scratch.path().join("fetched"), &[])?;
-        let url = self.git.remotes()?.into_iter().find(|each| each.name == remote);
-        let url = url.ok_or_else(|| RemoteError::Unknown(remote.to_owned()))?.url;
+        let scratch = Unfinished::begin(&private).map_err(RemoteError::io("write to", &private))?;
+        let beside = Git::init(&scratch.dir.path().join("fetched"), &[])?;
+        let url = self.git.url_of(remote)?.ok_or_else(|| RemoteError::Unknown(remote.to_owned()))?;
+        // What is trusted here is trusted in what is made of it.
+        if trust::is_trusted(self.git.path(), Claim::Address(&url)) {
+            trust::say(&url);
+        }
         beside.add_remote(remote, &url)?;
         beside.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
         let commit = beside.reference(&self.git.tracking(remote))?;

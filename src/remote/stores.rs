@@ -7,11 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::ffi::OsString;
-use std::fs::{self, Permissions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -138,15 +137,11 @@ impl Stores {
         self.remove(name)?;
         atomic::make_dirs(&dir).map_err(RemoteError::io("make", &dir))?;
         let write = || {
-            let mut file = atomic::temporary(&dir, atomic::PRIVATE)?;
-            file.as_file().set_permissions(Permissions::from_mode(atomic::PRIVATE))?;
-            writeln!(file, "{}", url.reveal())?;
             if let Some(mount) = StoreUrl::try_from(url).ok().and_then(|url| mount_of(url.path()?)) {
                 atomic::write(&dir.join(MOUNT), mount.as_os_str().as_bytes())?;
             }
             // Last: it makes this a remote.
-            atomic::place(file, &dir.join(URL_FILE))?;
-            atomic::sync_dir(&dir)
+            atomic::write_with(&dir.join(URL_FILE), format!("{}\n", url.reveal()).as_bytes(), atomic::PRIVATE)
         };
         write().map_err(RemoteError::io("write to", &dir))
     }

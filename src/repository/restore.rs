@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::atomic;
 use crate::diff::DiffIndex;
 use crate::diff::pattern::{Meaning, Pattern, Space, check_signs};
 use crate::diff::{
@@ -608,15 +609,8 @@ fn is_top(path: &Path) -> bool {
 
 /// `path` without links, as far as there is something: what is missing of it is no link.
 fn resolve(path: &Path) -> Result<PathBuf, RepositoryError> {
-    let path = std::path::absolute(path).map_err(RepositoryError::io(path))?;
-    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-    Ok(match &there {
-        Some((above, real)) => match path.strip_prefix(above) {
-            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
-            _ => real.clone(),
-        },
-        None => path,
-    })
+    let absolute = std::path::absolute(path).map_err(RepositoryError::io(path))?;
+    Ok(atomic::resolved(&absolute))
 }
 
 /// Whether only the metadata of a directory differs that is on the way to what was asked for.
