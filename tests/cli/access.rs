@@ -63,11 +63,9 @@ fn members_of_a_group_share_a_repository() {
     lab.write("home/.gitconfig", "[safe]\n\tdirectory = *\n");
     let open = |name: &str, mode| fs::set_permissions(lab.path(name), Permissions::from_mode(mode)).unwrap();
     let run = |user: &str, group: &str, arguments: &[&str]| {
-        let own = lab.command(arguments);
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", user, "--regid", group, "--groups", GROUP, "--"]);
-        command.arg(own.get_program()).args(own.get_args()).current_dir(lab.path(""));
-        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid", user, "--regid", group, "--groups", GROUP, "--"]);
+        let mut command = lab.by(setpriv, arguments);
         command.env("HOME", lab.path("home")).env("XDG_CACHE_HOME", lab.path("home").join(user));
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, PROGRAM};
 
 /// How a copy is made, by a line in the shell where `$HUB` is the remote and `$CLONE` the copy.
 const WAYS: [(&str, &str); 6] = [
@@ -23,11 +23,9 @@ const WAYS: [(&str, &str); 6] = [
 /// Runs a line in the shell, in the directory of the lab.
 #[track_caller]
 fn shell(lab: &Lab, line: &str) {
-    let own = lab.command::<&str>([]);
     let mut shell = Command::new("sh");
-    shell.args(["-euc", line]).current_dir(lab.path(""));
-    shell.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    shell.env("TREERING", own.get_program()).env("HUB", lab.path("hub")).env("CLONE", lab.path("clone"));
+    lab.set_up(shell.args(["-euc", line]));
+    shell.env("TREERING", PROGRAM).env("HUB", lab.path("hub")).env("CLONE", lab.path("clone"));
     let output = shell.output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -100,8 +100,8 @@ fn a_damaged_record_is_told_by_the_next_backup() {
         "profiles.toml",
         "[profile.p]\nrepo = 'repo'\nsources = 'tree'\nrun-partial = 'echo partial $TREERING_STATUS >> trace'\n",
     );
-    let mut run = lab.command("--config profiles.toml -P p schedule run --force --json".split(' '));
-    let output = run.env("XDG_STATE_HOME", lab.path("state")).output().unwrap();
+    let run = "--config profiles.toml -P p schedule run --force --json";
+    let output = lab.command(run.split(' ')).output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().contains("\"partial\""), "{:?}", output.status);
     assert_eq!(fs::read_to_string(lab.path("trace")).unwrap(), "partial partial\n");
 }

@@ -134,15 +134,12 @@ fn volatile(lab: &Lab, line: &str) -> Vec<String> {
     let _ = fs::remove_dir_all(&traces);
     fs::create_dir(&traces).unwrap();
     let out = lab.path("traces/all");
-    let program = lab.command(line.split(' '));
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-qq", "-s", "0", "-e", "signal=none"]);
     // Lines in which calls of several threads mix would be cut into two.
     strace.args(["-e", CALLS, "--seccomp-bpf", "-o"]).arg(&out);
-    strace.arg(program.get_program()).args(program.get_args()).current_dir(lab.path(""));
-    strace.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
     // Paths are not cut, whatever is said of their length above.
-    let done = strace.output().unwrap();
+    let done = lab.by(strace, line.split(' ')).output().unwrap();
     assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
 
     let root = lab.path("").canonicalize().unwrap();
@@ -300,22 +297,11 @@ fn without_fsync(lab: &Lab, path: &Path, line: &str) -> Outcome {
 }
 
 /// The program with a failing fsync of what is at `path`, and with this `PATH`.
-fn failing_fsync(lab: &Lab, path: &Path, line: &str, programs: &str) -> Outcome {
-    let program = lab.command(line.split(' '));
-    let path_of = |name: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .map(|directory| directory.join(name))
-            .find(|path| path.is_file())
-            .unwrap()
-    };
-    let mut strace = Command::new(path_of("strace"));
+fn failing_fsync(lab: &Lab, path: &Path, line: &str, path_variable: &str) -> Outcome {
+    let mut strace = Command::new(programs::find("strace").unwrap());
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO", "-P"]);
-    strace.arg(path).arg(program.get_program()).args(program.get_args()).current_dir(lab.path(""));
-    strace.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("PATH", programs);
-    let output = strace.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Outcome { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    strace.arg(path);
+    Outcome::lossy(lab.by(strace, line.split(' ')).env("PATH", path_variable).output().unwrap())
 }
 
 #[test]

@@ -152,9 +152,7 @@ impl Sweep {
 }
 
 fn outcome(command: &mut Command) -> Outcome {
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Outcome { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    Outcome::lossy(command.output().unwrap())
 }
 
 /// A path with `#` for each run of at least six hexadecimal digits, and for loose objects of git.

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -31,12 +30,7 @@ fn command(lab: &Lab, arguments: &[&str]) -> Command {
 }
 
 fn run(lab: &Lab, arguments: &[&str]) -> Outcome {
-    let output = command(lab, arguments).output().unwrap();
-    Outcome {
-        status: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    command(lab, arguments).output().unwrap().into()
 }
 
 #[track_caller]
@@ -50,12 +44,7 @@ fn ok(lab: &Lab, arguments: &[&str]) -> String {
 fn edit(lab: &Lab, url: &str, key: &str, script: &str) -> Outcome {
     lab.write("editor", script);
     let editor = format!("sh '{}'", lab.path("editor").display());
-    let output = command(lab, &["edit", url, key]).env("EDITOR", editor).output().unwrap();
-    Outcome {
-        status: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    command(lab, &["edit", url, key]).env("EDITOR", editor).output().unwrap().into()
 }
 
 #[test]
@@ -186,11 +175,10 @@ fn settings_of_the_person_do_not_change_what_git_does() {
     ok(&lab, &["put", "kv.git", "a", "tree/notes"]);
     let hooks = lab.path("hooks");
     for hook in ["pre-push", "pre-receive", "reference-transaction", "post-checkout", "pre-auto-gc"] {
-        lab.write(
+        lab.write_program(
             &format!("hooks/{hook}"),
             &format!("#!/bin/sh\necho {hook} >> {0}/ran\nexit 1\n", hooks.display()),
         );
-        fs::set_permissions(lab.path(&format!("hooks/{hook}")), fs::Permissions::from_mode(0o755)).unwrap();
     }
     let settings = format!(
         "[core]\nhooksPath = {hooks}\n[init]\ndefaultRefFormat = reftable\ntemplateDir = {hooks}\n\

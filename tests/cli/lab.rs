@@ -2,11 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
+
+/// The program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_treering");
 
 /// A directory with a `tree` and perhaps a `repo`, removed at the end.
 pub struct Lab {
@@ -19,6 +25,21 @@ pub struct Outcome {
     pub status: Option<i32>,
     pub out: String,
     pub err: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Outcome {
+    /// Of what may print anything.
+    pub fn lossy(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
 }
 
 impl Lab {
@@ -50,11 +71,34 @@ impl Lab {
         fs::write(path, text).unwrap();
     }
 
+    /// Writes a file that can be run.
+    pub fn write_program(&self, name: &str, text: &str) {
+        self.write(name, text);
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// The program, to be run in the directory of this lab with the repository in the environment.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_treering"));
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).stdin(Stdio::null());
+        self.set_up(&mut command);
         command
-            .args(arguments)
+    }
+
+    /// The same, started by another program that takes it as its last arguments.
+    pub fn by<A: AsRef<OsStr>>(
+        &self,
+        mut wrapper: Command,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        wrapper.arg(PROGRAM).args(arguments);
+        self.set_up(&mut wrapper);
+        wrapper
+    }
+
+    /// Lets another program run where the program does, and with the same environment.
+    pub fn set_up(&self, command: &mut Command) {
+        command
             .current_dir(self.dir.path())
             .env("TREERING_REPOSITORY", "repo")
             .env("TZ", "UTC")
@@ -66,31 +110,22 @@ impl Lab {
             .env_remove("TREERING_PASSWORD")
             .env_remove("TREERING_PASSWORD_FILE")
             .env_remove("TREERING_PASSWORD_COMMAND")
-            .env_remove("TREERING_IDENTITY")
-            .stdin(Stdio::null());
-        command
+            .env_remove("TREERING_IDENTITY");
     }
 
     /// Runs the program to its end.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Outcome {
-        let output = self.command(arguments).output().unwrap();
-        Outcome {
-            status: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        self.command(arguments).output().unwrap().into()
     }
 
     /// Starts the program at a terminal, by script(1). Where that is missing, the test must end at once: on a
     /// machine of CI it fails here, elsewhere a line says that it is skipped.
     #[track_caller]
     pub fn at_terminal(&self, line: &str, stdin: Stdio) -> Option<Child> {
-        let program = format!("{} {line}", env!("CARGO_BIN_EXE_treering"));
-        let command = self.command::<&str>([]);
         let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &program, "/dev/null"]).current_dir(self.path(""));
-        script.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?)))).env("TERM", "xterm");
-        match script.stdin(stdin).stdout(Stdio::piped()).spawn() {
+        script.args(["--quiet", "--return", "--command", &format!("{PROGRAM} {line}"), "/dev/null"]);
+        self.set_up(&mut script);
+        match script.env("TERM", "xterm").stdin(stdin).stdout(Stdio::piped()).spawn() {
             Ok(child) => Some(child),
             Err(error) => {
                 let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
@@ -106,18 +141,10 @@ impl Lab {
         if !rustix::process::geteuid().is_root() {
             return self.run(arguments);
         }
-        let own = self.command(arguments);
-        let mut command = Command::new("setpriv");
+        let mut setpriv = Command::new("setpriv");
         // Still the owner of what is here.
-        command.args(["--bounding-set=-all", "--inh-caps=-all"]);
-        command.arg(own.get_program()).args(own.get_args()).current_dir(self.path("")).stdin(Stdio::null());
-        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let output = command.output().unwrap();
-        Outcome {
-            status: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        setpriv.args(["--bounding-set=-all", "--inh-caps=-all"]);
+        self.by(setpriv, arguments).stdin(Stdio::null()).output().unwrap().into()
     }
 
     /// Runs a script in the directory of this lab, in which `$T` is the program, as root who may mount what
@@ -136,16 +163,10 @@ impl Lab {
             eprintln!("skipped: no mount namespace can be made here");
             return None;
         }
-        let own = self.command::<&str>([]);
         let mut command = Command::new("unshare");
-        command.args(&flags).args(["sh", "-euc", script]).current_dir(self.path("")).stdin(Stdio::null());
-        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let output = command.env("T", env!("CARGO_BIN_EXE_treering")).output().unwrap();
-        Some(Outcome {
-            status: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        })
+        command.args(&flags).args(["sh", "-euc", script]).env("T", PROGRAM).stdin(Stdio::null());
+        self.set_up(&mut command);
+        Some(command.output().unwrap().into())
     }
 
     /// What the program prints when all goes well.
@@ -176,6 +197,26 @@ pub fn interruption() -> Signal {
         true => Signal::TERM,
         false => Signal::INT,
     }
+}
+
+/// The address of a server that answers every request with this status line and header, as long as the process runs.
+pub fn answering_server(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let _ = stream.and_then(|mut stream| {
+                    // Some wait for a greeting.
+                    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+                    let _ = stream.read(&mut [0; 4096])?;
+                    let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+                    stream.write_all(format!("HTTP/1.1 {answer}\r\n{end}").as_bytes())
+                });
+            });
+        }
+    });
+    address
 }
 
 /// A named pipe, to hold the program where it reads from it.

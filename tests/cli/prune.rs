@@ -257,8 +257,7 @@ fn a_remote_with_the_hook_takes_additions_and_nothing_else() {
     assert_eq!(count("hub.git"), here + 2);
     lab.ok(["-r", "hub.git", "check", "--read-data"]);
     // Refused for another reason, it says so, also where there is nothing to send.
-    fs::write(&hook, "#!/bin/sh\necho 'the disk is full' >&2\nexit 1\n").unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.write_program("hub.git/hooks/pre-receive", "#!/bin/sh\necho 'the disk is full' >&2\nexit 1\n");
     lab.ok(["forget", "latest"]);
     let refused = lab.run(["push"]);
     assert_eq!(refused.status, Some(0));

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +12,7 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::lab::{Lab, Outcome, contents, interruption};
+use crate::programs;
 
 /// A repository with a snapshot, and an empty hub that it does not know of.
 fn with_hub() -> Lab {
@@ -29,9 +29,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 
 /// Makes the hub kill whoever receives a push, while what came lies in a directory of its own.
 fn kill_receivers(lab: &Lab) {
-    let hook = lab.path("hub.git/hooks/pre-receive");
-    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\nkill -9 $PPID\n");
-    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.write_program("hub.git/hooks/pre-receive", "#!/bin/sh\nkill -9 $PPID\n");
 }
 
 #[test]
@@ -280,13 +278,8 @@ fn small_layers_become_few() {
 /// The same lab, with no program to be found.
 fn without_git(lab: &Lab, line: &str) -> Outcome {
     let mut command = lab.command(words(line));
-    let output = command.env("PATH", lab.path("nowhere")).env("XDG_CACHE_HOME", lab.path("cache")).output();
-    let output = output.unwrap();
-    Outcome {
-        status: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    command.env("PATH", lab.path("nowhere")).env("XDG_CACHE_HOME", lab.path("cache"));
+    command.output().unwrap().into()
 }
 
 fn git(lab: &Lab, line: &str) -> String {
@@ -356,9 +349,7 @@ fn what_needs_git_says_so() {
     }
     fails("clone nowhere.git new", &["there is no git repository where"]);
     lab.ok(words("remote add origin hub.git"));
-    let hook = lab.path("hub.git/hooks/pre-receive");
-    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\nexit 0\n");
-    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.write_program("hub.git/hooks/pre-receive", "#!/bin/sh\nexit 0\n");
     fails("push", &["pre-receive", "install git"]);
     lab.ok(["push"]);
 }
@@ -583,9 +574,7 @@ fn a_server_is_reached_without_git() {
     let outcome = without_git(&lab, &format!("clone {url}/nothing.git new"));
     assert_eq!(outcome.status, Some(1));
     assert!(outcome.err.contains("there is no git repository where"), "{}", outcome.err);
-    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\necho the disk is full >&2\nexit 1\n");
-    let hook = lab.path("hub.git/hooks/pre-receive");
-    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.write_program("hub.git/hooks/pre-receive", "#!/bin/sh\necho the disk is full >&2\nexit 1\n");
     lab.ok(words("backup tree -q"));
     let outcome = without_git(&lab, "push");
     assert_eq!(outcome.status, Some(1));
@@ -596,9 +585,8 @@ fn a_server_is_reached_without_git() {
 fn an_interrupted_push_leaves_nothing_that_the_next_one_has_to_wait_for() {
     let lab = with_hub();
     lab.ok(words("remote add origin hub.git"));
-    let hook = lab.path("hub.git/hooks/pre-receive");
-    lab.write("hub.git/hooks/pre-receive", "#!/bin/sh\ntouch \"$GIT_DIR/begun\"\nexec sleep 60\n");
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = "hub.git/hooks/pre-receive";
+    lab.write_program(hook, "#!/bin/sh\ntouch \"$GIT_DIR/begun\"\nexec sleep 60\n");
     // As at a terminal, where Ctrl-C reaches every program that runs there.
     let child = lab.command(["push"]).process_group(0).stderr(Stdio::piped()).spawn().unwrap();
     while !lab.path("hub.git/begun").exists() {
@@ -613,7 +601,7 @@ fn an_interrupted_push_leaves_nothing_that_the_next_one_has_to_wait_for() {
     };
     assert_eq!(left("hub.git/objects", "tmp_"), 0);
     assert_eq!(left("repo/treering", "git-"), 0, "a mark makes the next push wait");
-    fs::remove_file(hook).unwrap();
+    fs::remove_file(lab.path(hook)).unwrap();
     assert!(lab.ok(["push"]).starts_with("Pushed to origin: 1 snapshot in "));
 }
 
@@ -625,7 +613,7 @@ fn a_signal_to_the_program_alone_ends_the_git_that_it_runs() {
     lab.ok(words("backup tree -q"));
     let hub = format!("file://{}", lab.path("hub.git").display());
     let path = std::env::var_os("PATH").unwrap();
-    let git = std::env::split_paths(&path).map(|path| path.join("git")).find(|git| git.is_file()).unwrap();
+    let git = programs::find("git").unwrap();
     lab.ok(words("-r blobs.git blob init"));
     lab.ok(words("-r blobs.git remote add origin hub.git"));
     let commands = [
@@ -644,8 +632,7 @@ fn a_signal_to_the_program_alone_ends_the_git_that_it_runs() {
             git.display(),
             dir = lab.path("").display(),
         );
-        lab.write("bin/git", &wrapper);
-        fs::set_permissions(lab.path("bin/git"), fs::Permissions::from_mode(0o755)).unwrap();
+        lab.write_program("bin/git", &wrapper);
         for command in commands {
             fs::create_dir_all(lab.path("tmp")).unwrap();
             let path = std::iter::once(lab.path("bin")).chain(std::env::split_paths(&path));
@@ -708,11 +695,7 @@ fn a_refused_removal_is_told_with_the_reason_and_no_advice() {
         ),
         (|lab| drop(lab.ok(words("append-only hook --install hub.git"))), "this remote is append-only"),
         (
-            |lab| {
-                lab.write("hub.git/hooks/update", "#!/bin/sh\ntest -e tree/new || exit 1\n");
-                let mode = fs::Permissions::from_mode(0o755);
-                fs::set_permissions(lab.path("hub.git/hooks/update"), mode).unwrap();
-            },
+            |lab| lab.write_program("hub.git/hooks/update", "#!/bin/sh\ntest -e tree/new || exit 1\n"),
             "hook declined",
         ),
     ];
@@ -826,30 +809,19 @@ fn a_first_push_makes_no_store_where_a_disk_is_not_mounted() {
     let lab = Lab::new();
     lab.ok(["backup", "tree"]);
     fs::create_dir_all(lab.path("disk")).unwrap();
-    let mounted = "mount -t tmpfs none disk; \"$TREERING\" remote add cold \"file://$PWD/disk/rings\"; ";
-    let in_namespace = |script: &str| {
-        let own = lab.command::<&str>([]);
-        let mut command = Command::new("unshare");
-        command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-euc", script])
-            .current_dir(lab.path(""));
-        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        command.env("TREERING", own.get_program());
-        command.output()
-    };
-    if !in_namespace("mount -t tmpfs none disk").is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no file system can be mounted here");
-        return;
-    }
-    let pushed = in_namespace(&format!("{mounted} umount disk; \"$TREERING\" push cold")).unwrap();
-    let err = String::from_utf8_lossy(&pushed.stderr).into_owned();
+    let script = "
+        mount -t tmpfs none disk
+        $T remote add cold \"file://$PWD/disk/rings\"
+        umount disk
+        $T push cold
+    ";
+    let Some(Outcome { status, err, .. }) = lab.with_mounts(script) else { return };
     assert!(err.contains("nothing is mounted at ") && err.contains("/disk, where"), "{err}");
-    assert_eq!(pushed.status.code(), Some(1));
+    assert_eq!(status, Some(1));
     assert_eq!(fs::read_dir(lab.path("disk")).unwrap().count(), 0);
     // It is mounted again.
-    let script = "mount -t tmpfs none disk; \"$TREERING\" push cold";
-    let pushed = in_namespace(script).unwrap();
-    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    let pushed = lab.with_mounts("mount -t tmpfs none disk; $T push cold").unwrap();
+    assert_eq!(pushed.status, Some(0), "{}", pushed.err);
     // And gone again, after it was seen.
     let pushed = lab.run(words("push cold"));
     assert!(pushed.status == Some(1) && pushed.err.contains("that the disk is mounted"), "{pushed:?}");
@@ -872,6 +844,14 @@ fn lose_newest(lab: &Lab, with_index: bool) {
     }
 }
 
+/// Where the remote `git` or `cold` of a lab lies.
+fn address_of(lab: &Lab, remote: &str) -> String {
+    match remote {
+        "git" => lab.path("hub.git").display().to_string(),
+        _ => format!("file://{}", lab.path("store").display()),
+    }
+}
+
 #[test]
 fn a_lost_newest_state_comes_back_from_any_remote() {
     for (remote, line) in
@@ -879,11 +859,7 @@ fn a_lost_newest_state_comes_back_from_any_remote() {
     {
         for with_index in [false, true] {
             let lab = with_hub();
-            let url = match remote {
-                "git" => lab.path("hub.git").display().to_string(),
-                _ => format!("file://{}", lab.path("store").display()),
-            };
-            lab.ok(["remote", "add", remote, &url]);
+            lab.ok(["remote", "add", remote, &address_of(&lab, remote)]);
             lab.ok(["push", "-q"]);
             let before = lab.ok(["snapshots"]);
             lose_newest(&lab, with_index);
@@ -907,11 +883,7 @@ fn a_lost_newest_state_comes_back_from_any_remote() {
 fn where_no_remote_has_the_newest_state_the_way_back_is_told_and_works() {
     for remote in ["git", "cold"] {
         let lab = with_hub();
-        let url = match remote {
-            "git" => lab.path("hub.git").display().to_string(),
-            _ => format!("file://{}", lab.path("store").display()),
-        };
-        lab.ok(["remote", "add", remote, &url]);
+        lab.ok(["remote", "add", remote, &address_of(&lab, remote)]);
         lab.ok(["push", "-q"]);
         let before = lab.ok(["snapshots"]);
         lab.write("tree/notes", "later\n");

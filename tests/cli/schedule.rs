@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,9 +47,7 @@ impl Home {
     }
 
     fn run(&self, line: &str) -> Outcome {
-        let output = self.command(line.split(' ')).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Outcome { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        self.command(line.split(' ')).output().unwrap().into()
     }
 
     #[track_caller]
@@ -650,8 +648,7 @@ fn a_crontab_gets_a_line_and_loses_it() {
     let home = Home::new("[profile.a]\nschedule = 'daily'\n");
     let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n\
         case $1 in -l) test -e table || { echo 'no crontab for me' >&2; exit 1; }; cat table;; -) cat > table;; esac\n";
-    home.0.write("bin/crontab", script);
-    fs::set_permissions(home.0.path("bin/crontab"), fs::Permissions::from_mode(0o755)).unwrap();
+    home.0.write_program("bin/crontab", script);
     let path = std::env::join_paths([home.0.path("bin"), "/bin".into(), "/usr/bin".into()]).unwrap();
     let cron = |line: &str| {
         let output = home.command(line.split(' ')).env("PATH", &path).output().unwrap();

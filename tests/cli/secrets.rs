@@ -7,11 +7,10 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use walkdir::WalkDir;
 
-use crate::lab::{Lab, Outcome};
+use crate::lab::{Lab, Outcome, answering_server};
 use crate::programs;
 
 /// The word that nobody else may see.
@@ -82,14 +81,12 @@ const COMMANDS: [&[&str]; 25] = [
 fn with_witnesses(lab: &Lab) -> String {
     let path = std::env::var("PATH").unwrap();
     for program in ["git", "ssh", "rclone"] {
-        let real = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
-        let real = real.map_or("false".to_owned(), |real| real.display().to_string());
+        let real = programs::find(program).map_or("false".to_owned(), |real| real.display().to_string());
         let script = format!(
             "#!/bin/sh\nprintf '%s\\n' \"{program} $*\" >> '{}'\nexec {real} \"$@\"\n",
             lab.path("argv").display()
         );
-        lab.write(&format!("bin/{program}"), &script);
-        fs::set_permissions(lab.path("bin").join(program), fs::Permissions::from_mode(0o755)).unwrap();
+        lab.write_program(&format!("bin/{program}"), &script);
     }
     format!("{}:{path}", lab.path("bin").display())
 }
@@ -97,14 +94,9 @@ fn with_witnesses(lab: &Lab) -> String {
 fn run(lab: &Lab, path: &str, arguments: &[&str]) -> Outcome {
     let mut command = lab.command(arguments);
     command.env("PATH", path).env("GIT_TRACE2_EVENT", lab.path("git-trace")).env("HOME", lab.path("home"));
-    command.env("TREERING_LOG", "debug").env("XDG_STATE_HOME", lab.path("state"));
+    command.env("TREERING_LOG", "debug");
     command.env("GIT_SSH_COMMAND", "ssh -o ConnectTimeout=2 -o BatchMode=yes");
-    let output = command.output().unwrap();
-    Outcome {
-        status: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Outcome::lossy(command.output().unwrap())
 }
 
 /// The files below `root` that hold the word and that somebody else may read.
@@ -127,34 +119,14 @@ fn an_address_tells_nobody_its_secret() {
     if !programs::are_here(&["git", "ssh", "rclone"]) {
         return;
     }
-    let host = refusing_server();
+    // It lets nobody in.
+    let host = answering_server("403 Forbidden");
     std::thread::scope(|scope| {
         for addresses in ADDRESSES.chunks(7) {
             let host = &host;
             scope.spawn(move || addresses.iter().for_each(|address| plant(&address.replace("HOST", host))));
         }
     });
-}
-
-/// The address of a server that lets nobody in, as long as the process runs.
-fn refusing_server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let _ = stream.and_then(|mut stream| {
-                    // Some wait for a greeting.
-                    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-                    let _ = stream.read(&mut [0; 4096])?;
-                    stream.write_all(
-                        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                    )
-                });
-            });
-        }
-    });
-    address
 }
 
 fn plant(address: &str) {

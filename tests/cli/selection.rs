@@ -1,6 +1,6 @@
 //! Which snapshots the commands are about: filters, times, clocks that are wrong, names that are not unique.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::lab::{Lab, Outcome, contents};
 
@@ -103,10 +103,17 @@ fn what_follows_from_a_snapshot_of_the_future_is_told_as_it_is() {
         "profiles.toml",
         "[profile.p]\nrepo = 'repo'\nsources = 'tree'\nschedule = 'daily'\nkeep-last = 9\n",
     );
-    let mut run = lab.command("--config profiles.toml -P p schedule run --force".split(' '));
-    let output = run.env("XDG_STATE_HOME", lab.path("state")).output().unwrap();
+    let run = "--config profiles.toml -P p schedule run --force";
+    let output = lab.command(run.split(' ')).output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && log.matches("in the future").count() == 1, "{log}");
+}
+
+/// Runs the program where the clock says something else.
+fn run_at(lab: &Lab, clock: &str, line: &str) -> Outcome {
+    let mut faketime = Command::new("faketime");
+    faketime.arg(clock);
+    lab.by(faketime, line.split(' ')).stdin(Stdio::null()).output().unwrap().into()
 }
 
 #[test]
@@ -123,18 +130,9 @@ fn a_clock_that_is_ahead_removes_nothing_by_a_length_of_time() {
         lab.write("tree/day", day);
         lab.ok(["backup", "tree", "-q", "--time", day]);
     }
-    let at = |clock: &str, line: &str| {
-        let own = lab.command(line.split(' '));
-        let mut command = std::process::Command::new("faketime");
-        command.arg(clock).arg(own.get_program()).args(own.get_args()).current_dir(lab.path(""));
-        command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let output = command.env("XDG_STATE_HOME", lab.path("state")).stdin(Stdio::null()).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
     let run = "--config profiles.toml -P p schedule run --force --json";
     for (clock, removed) in [("2015-06-01", 0), ("2040-01-01", 2), ("2040-01-20", 0)] {
-        let (status, out, err) = at(clock, run);
+        let Outcome { status, out, err } = run_at(&lab, clock, run);
         assert_eq!(status, Some(0), "{clock}: {err}");
         // The first run of 2040 removes what is more than 30 days older than what was the newest.
         assert_eq!(parse(&out)["snapshots_removed"], removed, "{clock}: {out} {err}");
@@ -142,12 +140,13 @@ fn a_clock_that_is_ahead_removes_nothing_by_a_length_of_time() {
         assert_eq!(is_told, clock.starts_with("2040"), "{clock}: {err}");
     }
     assert_eq!(lab.ok(["cat", "2020-01-03:day"]), "2020-01-03");
-    let (_, out, err) = at("2040-01-25", "forget --keep-within 30d --group-by= -n --json");
+    let Outcome { out, err, .. } =
+        run_at(&lab, "2040-01-25", "forget --keep-within 30d --group-by= -n --json");
     let (out, err) = (parse(&out), parse(&err));
     assert!(err["gap"]["before"].as_str().unwrap().starts_with("2020"), "{err}");
     assert!(out["groups"][0]["reasons"].to_string().contains("within 30d, but for a gap"), "{out}");
     // What is new has the length of the rule by then.
-    let (status, out, err) = at("2040-02-01", run);
+    let Outcome { status, out, err } = run_at(&lab, "2040-02-01", run);
     assert_eq!((status, &parse(&out)["snapshots_removed"]), (Some(0), &4.into()), "{out} {err}");
     assert!(!err.contains("no snapshot is dated"), "{err}");
 }
@@ -175,13 +174,8 @@ fn a_clock_beyond_the_calendar_is_no_panic() {
             "--config profiles.toml schedule next",
             "--config profiles.toml -P p schedule run --force",
         ] {
-            let own = lab.command(line.split(' '));
-            let mut command = std::process::Command::new("faketime");
-            command.arg(clock).arg(own.get_program()).args(own.get_args()).current_dir(lab.path(""));
-            command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
-            let output =
-                command.env("XDG_STATE_HOME", lab.path("state")).stdin(Stdio::null()).output().unwrap();
-            assert!(output.status.success(), "{clock} {line}: {output:?}");
+            let outcome = run_at(&lab, clock, line);
+            assert_eq!(outcome.status, Some(0), "{clock} {line}: {outcome:?}");
         }
     }
     let outcome = lab.run(["backup", "tree", "--time", "9999-12-31"]);

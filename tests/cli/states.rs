@@ -194,20 +194,13 @@ impl State {
             Who::Us => self.lab.run(arguments),
             Who::Bound => self.lab.as_nobody(arguments),
             Who::Other => {
-                let own = self.lab.command(arguments);
-                let mut command = Command::new("setpriv");
+                let mut setpriv = Command::new("setpriv");
                 let id = |option: &str| OsString::from(format!("--{option}={OTHER}"));
-                command.args([id("reuid"), id("regid")]).args(["--clear-groups", "--"]);
-                command.arg(own.get_program()).args(own.get_args());
-                command.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?))));
+                setpriv.args([id("reuid"), id("regid")]).args(["--clear-groups", "--"]);
+                let mut command = self.lab.by(setpriv, arguments);
                 let theirs = self.lab.path("theirs");
                 command.env("HOME", &theirs).env("XDG_CACHE_HOME", theirs.join("cache"));
-                let output = command.current_dir(self.lab.path("")).stdin(Stdio::null()).output().unwrap();
-                Outcome {
-                    status: output.status.code(),
-                    out: String::from_utf8(output.stdout).unwrap(),
-                    err: String::from_utf8(output.stderr).unwrap(),
-                }
+                command.stdin(Stdio::null()).output().unwrap().into()
             }
         }
     }

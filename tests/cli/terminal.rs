@@ -71,13 +71,9 @@ fn signals_that_were_to_be_ignored_stay_ignored() {
     let lab = Lab::new();
     make_pipe(&lab.path("pipe"));
     // As nohup does, and a shell for what it runs in the background.
-    let program = lab.command(HELD_BACKUP);
-    let mut command = Command::new("/bin/sh");
-    command
-        .args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"])
-        .arg(program.get_program())
-        .args(program.get_args());
-    command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?)))).current_dir(lab.path(""));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"]);
+    let mut command = lab.by(shell, HELD_BACKUP);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pipe = held(&lab, &mut child);
     for signal in [Signal::HUP, Signal::INT] {

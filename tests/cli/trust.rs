@@ -1,13 +1,11 @@
 //! A repository that was copied from elsewhere starts nothing when it is read, and a person's own ones need no word.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::lab::{Lab, Outcome};
+use crate::lab::{Lab, Outcome, answering_server};
 use crate::programs;
 
 /// What stands in the repository that came from elsewhere.
@@ -141,28 +139,9 @@ fn pushed() -> Lab {
     lab.ok(["push", "cold", "-q"]);
     lab.ok(["layers", "evict"]);
     for program in ["mark", "bin/rclone", "bin/git-remote-evil"] {
-        lab.write(program, &format!("#!/bin/sh\ntouch '{}'\nexit 1\n", lab.path("marker").display()));
-        fs::set_permissions(lab.path(program), fs::Permissions::from_mode(0o755)).unwrap();
+        lab.write_program(program, &format!("#!/bin/sh\ntouch '{}'\nexit 1\n", lab.path("marker").display()));
     }
     lab
-}
-
-/// A server that asks for a password.
-fn asking_server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let _ = stream.and_then(|mut stream| {
-                    let _ = stream.read(&mut [0; 4096])?;
-                    let asks = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n";
-                    write!(stream, "{asks}Content-Length: 0\r\nConnection: close\r\n\r\n")
-                });
-            });
-        }
-    });
-    address
 }
 
 fn sh(lab: &Lab, script: &str, http: &str) {
@@ -177,12 +156,7 @@ fn run(lab: &Lab, line: &str) -> Outcome {
     let path = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:{path}", lab.path("bin").display())).env("HOME", lab.path("home"));
     command.env("GIT_TERMINAL_PROMPT", "0").env_remove("GIT_ASKPASS").env_remove("SSH_ASKPASS");
-    let output = command.output().unwrap();
-    Outcome {
-        status: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Outcome::lossy(command.output().unwrap())
 }
 
 /// Whether something was started meanwhile.
@@ -195,7 +169,8 @@ fn a_copied_repository_starts_nothing() {
     if !programs::are_here(&["git", "ssh"]) {
         return;
     }
-    let http = asking_server();
+    // It asks for a password.
+    let http = answering_server("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"");
     std::thread::scope(|scope| {
         for plants in PLANTS.chunks(5) {
             let http = &http;

@@ -1,14 +1,19 @@
 //! The programs of others that some tests need.
 
 use std::io::Write;
+use std::path::PathBuf;
+
+/// Where a program is installed.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
 
 /// Whether all of `programs` are installed. Where one is missing, the test must end at once: on a machine of
 /// CI it fails here, elsewhere a line says that it is skipped.
 #[track_caller]
 pub fn are_here(programs: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_here = |program: &&&str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    let missing: Vec<_> = programs.iter().filter(|program| !is_here(program)).collect();
+    let missing: Vec<_> = programs.iter().filter(|program| find(program).is_none()).collect();
     if missing.is_empty() {
         return true;
     }
