@@ -4,6 +4,8 @@ mod access;
 mod blob;
 mod clones;
 mod commands;
+#[path = "../it/commits.rs"]
+mod commits;
 #[path = "../it/deep.rs"]
 mod deep;
 mod directories;

@@ -4,6 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use treering::gitkv::{Mode, Node};
+
+use crate::commits::commit;
 use crate::lab::Lab;
 
 /// A lab with snapshots of the days from the 1st of November on.
@@ -273,22 +276,25 @@ fn a_remote_with_the_hook_takes_additions_and_nothing_else() {
     fs::remove_file(&hook).unwrap();
     lab.ok(["append-only", "hook", "--install", "hub.git"]);
     let before = count("hub.git");
+    let git = |arguments: &[&str]| {
+        Command::new("git").arg("-C").arg(lab.path("clone")).args(arguments).output().unwrap()
+    };
+    assert!(git(&["fetch", "--quiet", "../hub.git", "main"]).status.success());
     for (mode, path) in [
-        ("100644", "snapshots/2026/11/20/garbage"),
-        ("100644", "snapshots/garbage"),
-        ("100644", "index/2026/11/x"),
-        ("100644", "archives/2026/11/20/20261120T195512.123456789Z-5f0c11ab92de7340-0.tar.gz/x"),
-        ("120000", "snapshots/2026/11/20/20261120T195512.123456789Z-5f0c11ab92de7340.cbor"),
-        ("120000", "elsewhere"),
+        (Mode::File, "snapshots/2026/11/20/garbage"),
+        (Mode::File, "snapshots/garbage"),
+        (Mode::File, "index/2026/11/x"),
+        (Mode::File, "archives/2026/11/20/20261120T195512.123456789Z-5f0c11ab92de7340-0.tar.gz/x"),
+        (Mode::Link, "snapshots/2026/11/20/20261120T195512.123456789Z-5f0c11ab92de7340.cbor"),
+        (Mode::Link, "elsewhere"),
     ] {
-        let script = format!(
-            "export GIT_INDEX_FILE=$PWD/stray GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x; \
-             git -C hub.git rev-parse main > at; git -C clone fetch --quiet ../hub.git main; \
-             git -C clone read-tree FETCH_HEAD; blob=$(git -C clone rev-parse FETCH_HEAD:config.cbor); \
-             git -C clone update-index --add --cacheinfo {mode},$blob,{path}; \
-             git -C clone push ../hub.git $(git -C clone commit-tree -p FETCH_HEAD -m x $(git -C clone write-tree)):main"
-        );
-        let pushed = Command::new("sh").args(["-c", &script]).current_dir(lab.path("")).output().unwrap();
+        let reset = git(&["update-ref", "refs/heads/main", "FETCH_HEAD"]);
+        assert!(reset.status.success(), "{path}: {reset:?}");
+        commit(&lab.path("clone"), |transaction, edit| {
+            let id = transaction.blob(b"garbage").unwrap();
+            edit.set_node(path.as_bytes(), Node { mode, id }).unwrap();
+        });
+        let pushed = git(&["push", "../hub.git", "main"]);
         let said = String::from_utf8_lossy(&pushed.stderr).into_owned();
         assert!(!pushed.status.success() && said.contains("no treering repository has"), "{path}: {said}");
         assert!(said.contains(path), "{path}: {said}");

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::commits::commit;
 use crate::encryption::{IDENTITY, RECIPIENT};
 use crate::lab::{Lab, Outcome};
 use crate::programs;
@@ -74,15 +75,14 @@ fn lose_data(lab: &Lab) {
 
 /// Puts into each directory of the tree what does not belong there.
 fn litter(lab: &Lab) {
-    let script = "export GIT_INDEX_FILE=$PWD/litter GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x \
-         GIT_COMMITTER_EMAIL=x; cd repo; git read-tree main; blob=$(git rev-parse main:config.cbor); \
-         for kind in snapshots diffs index signatures archives; do \
-             git update-index --add --cacheinfo 100644,$blob,$kind/2026/11/20/garbage; \
-             git update-index --add --cacheinfo 100644,$blob,$kind/1999/12/x; \
-         done; \
-         git update-ref refs/heads/main $(git commit-tree -p main -m litter $(git write-tree))";
-    let littered = Command::new("sh").args(["-euc", script]).current_dir(lab.path("")).status().unwrap();
-    assert!(littered.success());
+    commit(&lab.path("repo"), |transaction, edit| {
+        let garbage = transaction.blob(b"garbage").unwrap();
+        for kind in ["snapshots", "diffs", "index", "signatures", "archives"] {
+            for name in ["2026/11/20/garbage", "1999/12/x"] {
+                edit.set(format!("{kind}/{name}").as_bytes(), garbage).unwrap();
+            }
+        }
+    });
 }
 
 /// Takes the right to write away from everybody, or gives it back to the owner.

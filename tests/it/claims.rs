@@ -5,23 +5,22 @@ use std::path::Path;
 use std::process::Command;
 
 use jiff::Timestamp;
-use treering::gitkv::Person;
+use treering::gitkv::{Mode, Node};
+use treering::layers::ObjectId;
 use treering::progress::Progress;
 use treering::remote::Remotes;
 use treering::repository::{
     BackupOptions, BackupReport, FORMAT_VERSION, PruneOptions, Repository, RestoreOptions, Snapshot,
 };
 
+use crate::cold::{store_url, who};
+use crate::commits::commit;
 use crate::lab::{Lab, run};
 use crate::tree::noise;
 
 /// A repository, a hub, and a clone of it whose owner makes things up.
 struct Scene {
     lab: Lab,
-}
-
-fn who() -> Person {
-    Person::new("Ann", "ann@example.org", Timestamp::now())
 }
 
 impl Scene {
@@ -310,35 +309,14 @@ fn what_belongs_nowhere_is_not_taken_over() {
 #[test]
 fn a_link_or_a_module_is_no_snapshot() {
     let scene = Scene::new();
-    let id = scene.git("liar", &["rev-parse", "HEAD"]);
+    let id = |name: &str| scene.git("liar", &["rev-parse", name]).trim().parse::<ObjectId>().unwrap();
+    let (head, blob) = (id("HEAD"), id("HEAD:config.cbor"));
     let path = "snapshots/2026/11/20/20261120T195512.123456789Z-5f0c11ab92de7340.cbor";
-    let blob = scene.git("liar", &["rev-parse", "HEAD:config.cbor"]);
-    for (mode, target) in [("120000", &blob), ("160000", &id)] {
-        let index = format!("{mode},{},{path}", target.trim());
-        let in_index = |arguments: &[&str]| {
-            run(Command::new("git")
-                .arg("-C")
-                .arg(scene.lab.path("liar"))
-                .env("GIT_INDEX_FILE", scene.lab.path("index"))
-                .args(arguments))
-        };
-        in_index(&["read-tree", "HEAD"]);
-        in_index(&["update-index", "--add", "--cacheinfo", &index]);
-        let tree = in_index(&["write-tree", "--missing-ok"]);
-        let commit = in_index(&[
-            "-c",
-            "user.name=x",
-            "-c",
-            "user.email=x@x",
-            "commit-tree",
-            "-p",
-            id.trim(),
-            "-m",
-            "x",
-            tree.trim(),
-        ]);
-        scene.git("liar", &["push", "--quiet", "--force", "origin", &format!("{}:main", commit.trim())]);
-        assert!(scene.assert_refused().contains(path), "{mode}");
+    for (mode, id) in [(Mode::Link, blob), (Mode::Module, head)] {
+        scene.git("liar", &["update-ref", "HEAD", &head.to_string()]);
+        commit(&scene.lab.path("liar"), |_, edit| edit.set_node(path.as_bytes(), Node { mode, id }).unwrap());
+        scene.push_by_git();
+        assert!(scene.assert_refused().contains(path), "{mode:?}");
     }
 }
 
@@ -350,8 +328,7 @@ struct ColdScene {
 impl ColdScene {
     fn new() -> Self {
         let scene = Scene::new();
-        let url = format!("file://{}", scene.lab.path("store").display());
-        scene.remotes("repo").add("cold", &url).unwrap();
+        scene.remotes("repo").add("cold", store_url(&scene.lab)).unwrap();
         scene.remotes("repo").push("cold", &who()).unwrap();
         Self { scene }
     }
@@ -373,7 +350,7 @@ fn a_cold_head_with_the_highest_number_hides_no_push() {
     cold.scene.lab.write("second", "what came after\n");
     cold.scene.lab.backup();
     cold.scene.remotes("repo").push("cold", &who()).unwrap();
-    let url = format!("file://{}", cold.scene.lab.path("store").display());
+    let url = store_url(&cold.scene.lab);
     let clone = cold.scene.lab.path("clone");
     Remotes::clone_cold_watched(&url, &clone, FORMAT_VERSION, &Default::default(), &Progress::new()).unwrap();
     assert_eq!(Repository::open(&clone).unwrap().snapshots().unwrap().len(), 2);
@@ -387,7 +364,7 @@ fn an_object_of_a_cold_remote_is_read_only_as_far_as_its_head_says() {
     let index = index.unwrap();
     // Sparse, so that only who reads it notices: 1 TiB would not fit.
     fs::File::options().write(true).open(&index).unwrap().set_len(1 << 40).unwrap();
-    let url = format!("file://{}", cold.scene.lab.path("store").display());
+    let url = store_url(&cold.scene.lab);
     let clone = cold.scene.lab.path("clone");
     let cloned =
         Remotes::clone_cold_watched(&url, &clone, FORMAT_VERSION, &Default::default(), &Progress::new());

@@ -8,18 +8,18 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use jiff::Timestamp;
 use sha1::{Digest as _, Sha1};
 use treering::archive::{DeltaLink, Payload, Stored, Volume, VolumeOptions, VolumeWriter, gather, gzip};
 use treering::cbor;
 use treering::delta::from_content;
 use treering::diff::{Content, DiffIndex, DirIndex, Kind, SegmentRef, page};
 use treering::digest::Digest;
-use treering::gitkv::{Git, GitError, Mode, Node, Person, TreeEdit};
+use treering::gitkv::{Git, GitError, Mode, Node};
 use treering::layers::{LayerError, ObjectId, ObjectKind};
 use treering::repository::{PageRef, SnapshotRecord};
 
-use crate::hostile::{Crafted, like, pack};
+use crate::commits::commit;
+use crate::hostile::{Crafted, like};
 use crate::lab::Lab;
 use crate::programs;
 
@@ -179,25 +179,21 @@ fn put_raw(crafted: &Crafted, kind: ObjectKind, bomb: &Bomb, path: &str) {
 
 /// Commits trees, and what shall stand at some paths.
 fn set_nodes(crafted: &Crafted, nodes: &[(&str, Node)], trees: &[Vec<u8>]) {
-    let git = Git::open(&crafted.lab.path("repo")).unwrap();
-    let mut transaction = git.begin().unwrap();
-    for tree in trees {
-        transaction.layer().unwrap().write(ObjectKind::Tree, tree).unwrap();
-    }
-    let mut edit = TreeEdit::new();
-    for (path, node) in nodes {
-        edit.set_node(path.as_bytes(), *node).unwrap();
-    }
-    let who = Person::new("tester", "tester@localhost", Timestamp::now());
-    transaction.commit(&who, "Make it up", &edit).unwrap();
+    commit(&crafted.lab.path("repo"), |transaction, edit| {
+        for tree in trees {
+            transaction.layer().unwrap().write(ObjectKind::Tree, tree).unwrap();
+        }
+        for (path, node) in nodes {
+            edit.set_node(path.as_bytes(), *node).unwrap();
+        }
+    });
 }
 
 #[test]
 fn one_page_listed_without_end() {
     let crafted = Crafted::new();
-    crafted.write(&[pack(&crafted.entries)], |places| {
-        vec![PageRef { entries: crafted.entries.len() as u32, ..places[0] }; 200_000]
-    });
+    crafted
+        .write_entries(std::slice::from_ref(&crafted.entries), |places| *places = vec![places[0]; 200_000]);
     survive(&crafted);
 }
 
@@ -255,17 +251,15 @@ fn one_record_under_many_names() {
     let crafted = Crafted::new();
     let volumes = vec![format!("archives/{}", "x".repeat(1 << 10)); 1 << 10];
     let record = cbor::to_vec(&SnapshotRecord { volumes, ..crafted.record.clone() }).unwrap();
-    let git = Git::open(&crafted.lab.path("repo")).unwrap();
-    let mut transaction = git.begin().unwrap();
-    let id = transaction.blob(&record).unwrap();
-    let mut edit = TreeEdit::new();
-    for number in 0..3000 {
-        let path =
-            crafted.path.replace(&crafted.path[crafted.path.len() - 21..], &format!("{number:016x}.cbor"));
-        edit.set(path.as_bytes(), id).unwrap();
-    }
-    let who = Person::new("tester", "tester@localhost", Timestamp::now());
-    transaction.commit(&who, "Make it up", &edit).unwrap();
+    commit(&crafted.lab.path("repo"), |transaction, edit| {
+        let id = transaction.blob(&record).unwrap();
+        for number in 0..3000 {
+            let path = crafted
+                .path
+                .replace(&crafted.path[crafted.path.len() - 21..], &format!("{number:016x}.cbor"));
+            edit.set(path.as_bytes(), id).unwrap();
+        }
+    });
     survive(&crafted);
 }
 
@@ -291,9 +285,7 @@ fn an_index_and_a_tree_larger_than_memory() {
 #[test]
 fn pages_and_volumes_in_blobs_of_zeros() {
     let crafted = Crafted::new();
-    crafted.write(&[pack(&crafted.entries)], |places| {
-        vec![PageRef { entries: crafted.entries.len() as u32, ..places[0] }]
-    });
+    crafted.write_entries(std::slice::from_ref(&crafted.entries), |_| {});
     let bomb = Bomb::new(&[], &[0; 1 << 20], 1000);
     let index = crafted.path.replace("snapshots/", "index/").replace(".cbor", "-99.cbor.gz");
     put_raw(&crafted, ObjectKind::Blob, &bomb, &index);
@@ -357,8 +349,7 @@ fn put_volume(crafted: &Crafted, segments: Vec<Stored>) {
     let file = entries.iter_mut().find(|entry| entry.path.as_bytes() == b"a").unwrap();
     let size = last.len.into();
     file.kind = Kind::File(Content { size, segments: vec![last].into(), ..Content::default() });
-    let count = entries.len() as u32;
-    crafted.write(&[pack(&entries)], |places| vec![PageRef { entries: count, ..places[0] }]);
+    crafted.write_entries(&[entries], |_| {});
 }
 
 fn delta(new: &[u8], bases: &[&[u8]], depth: u8) -> Stored {
@@ -425,8 +416,7 @@ fn as_many_holes_as_segments() {
         holes: Some(Box::new((0..COUNT).map(|at| 2 * at..2 * at + 1).collect())),
         link: None,
     });
-    let count = entries.len() as u32;
-    crafted.write(&[pack(&entries)], |places| vec![PageRef { entries: count, ..places[0] }]);
+    crafted.write_entries(&[entries], |_| {});
     survive(&crafted);
     let restored = fs::read(crafted.lab.path("out/a")).unwrap();
     assert_eq!(restored, b"\0x".repeat(COUNT as usize));

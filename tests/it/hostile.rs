@@ -11,13 +11,13 @@ use treering::archive::gzip;
 use treering::cbor;
 use treering::diff::{Content, Entry, Kind, SegmentRef, page};
 use treering::digest::Digest;
-use treering::gitkv::{Git, Person, TreeEdit};
 use treering::progress::Progress;
 use treering::relpath::RelPath;
 use treering::repository::{
     CheckOptions, PageList, PageRef, PruneOptions, RepositoryError, RestoreOptions, Selector, SnapshotRecord,
 };
 
+use crate::commits::commit;
 use crate::lab::Lab;
 
 /// A repository with one snapshot, whose record and pages are made up from what a backup saved.
@@ -51,14 +51,11 @@ impl Crafted {
 
     /// Commits blobs, each at a path.
     pub fn commit(&self, blobs: &[(&str, &[u8])]) {
-        let git = Git::open(&self.lab.path("repo")).unwrap();
-        let mut transaction = git.begin().unwrap();
-        let mut edit = TreeEdit::new();
-        for (path, bytes) in blobs {
-            edit.set(path.as_bytes(), transaction.blob(bytes).unwrap()).unwrap();
-        }
-        let who = Person::new("tester", "tester@localhost", Timestamp::now());
-        transaction.commit(&who, "Make it up", &edit).unwrap();
+        commit(&self.lab.path("repo"), |transaction, edit| {
+            for (path, bytes) in blobs {
+                edit.set(path.as_bytes(), transaction.blob(bytes).unwrap()).unwrap();
+            }
+        });
     }
 
     /// Makes the snapshot one of `pages`, of which `list` makes what the record says.
@@ -77,7 +74,7 @@ impl Crafted {
     }
 
     /// Makes the snapshot one of these pages of entries.
-    fn write_entries(&self, pages: &[Vec<Entry>], change: impl FnOnce(&mut Vec<PageRef>)) {
+    pub fn write_entries(&self, pages: &[Vec<Entry>], change: impl FnOnce(&mut Vec<PageRef>)) {
         let packed: Vec<_> = pages.iter().map(|entries| pack(entries)).collect();
         self.write(&packed, |mut places| {
             for (place, entries) in places.iter_mut().zip(pages) {

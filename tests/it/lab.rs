@@ -7,13 +7,13 @@ use std::process::Command;
 use jiff::{SignedDuration, Timestamp};
 use treering::archive::Codec;
 use treering::crypt::{Credential, Identity, Lock};
-use treering::gitkv::{Git, Person, TreeEdit};
 use treering::progress::Progress;
 use treering::repository::{
     BackupOptions, BackupReport, CheckOptions, InitOptions, Repository, RestoreOptions, RestoreReport,
     Snapshot,
 };
 
+use crate::commits::commit;
 use crate::tree::unlock;
 
 /// A directory with a `source` and a `repo`, removed at the end.
@@ -126,15 +126,10 @@ impl Lab {
 
     /// The same in another repository of the lab.
     pub fn replace_in(&self, repository: &str, path: &str, bytes: Option<&[u8]>) {
-        let git = Git::open(&self.path(repository)).unwrap();
-        let mut transaction = git.begin().unwrap();
-        let mut edit = TreeEdit::new();
-        match bytes {
+        commit(&self.path(repository), |transaction, edit| match bytes {
             Some(bytes) => edit.set(path.as_bytes(), transaction.blob(bytes).unwrap()).unwrap(),
             None => edit.remove(path.as_bytes()).unwrap(),
-        }
-        let who = Person::new("tester", "tester@localhost", Timestamp::now());
-        transaction.commit(&who, "Damage it", &edit).unwrap();
+        });
     }
 
     /// Runs git on the repository, and returns what it prints.

@@ -5,6 +5,7 @@ mod claims;
 mod cold;
 mod cold_damage;
 mod cold_removal;
+mod commits;
 mod configuration;
 mod corpora;
 mod damage;
