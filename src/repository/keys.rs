@@ -104,14 +104,7 @@ impl Repository {
         }
         let mut unusable = None;
         let mut rounds = MAX_ROUNDS;
-        // Those first that take the least.
-        let mut slots = self.slots()?;
-        slots.sort_by_cached_key(|slot| {
-            let cost =
-                |bytes: Vec<u8>| credentials.iter().map(|credential| crypt::rounds(&bytes, credential)).sum();
-            self.slot(slot).map_or(0u64, cost)
-        });
-        for slot in slots {
+        for slot in self.by_cost(self.slots()?, credentials) {
             match self.open_slot(&slot, credentials, &mut rounds) {
                 Ok(Some(identity)) => return Ok(identity),
                 Ok(None) => {}
@@ -121,7 +114,19 @@ impl Repository {
         Err(RepositoryError::WrongKey { unusable: unusable.map(Box::new) })
     }
 
+    /// The slots in the order in which they are to be tried: those first that take the least, since costly ones may have
+    /// been made to use up all rounds.
+    fn by_cost(&self, mut slots: Vec<String>, credentials: &[Credential]) -> Vec<String> {
+        slots.sort_by_cached_key(|slot| {
+            let cost =
+                |bytes: Vec<u8>| credentials.iter().map(|credential| crypt::rounds(&bytes, credential)).sum();
+            self.slot(slot).map_or(0u64, cost)
+        });
+        slots
+    }
+
     /// What a slot holds, if one of the credentials opens it.
+    ///
     /// Takes no more rounds of scrypt than `rounds` has left.
     fn open_slot(
         &self,
@@ -147,24 +152,17 @@ impl Repository {
 
     fn slot(&self, id: &str) -> Result<Vec<u8>, RepositoryError> {
         let blob = self.blob(&path(id))?;
-        let damaged =
-            |error: Box<dyn std::error::Error + Send + Sync>| RepositoryError::damaged(&blob.path)(error);
-        match self.timeline.git().blob_size(&blob.id) {
-            Ok(..=MAX_SLOT) => self.timeline.read(&blob.id).map_err(|error| damaged(error.into())),
-            Ok(len) => Err(damaged(format!("it has {len} bytes").into())),
-            Err(error) => Err(damaged(error.into())),
-        }
+        let read = self.timeline.git().read_blob_within(&blob.id, MAX_SLOT);
+        read.map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))
     }
 
     /// The ids of the slots.
     fn slots(&self) -> Result<Vec<String>, RepositoryError> {
         let git = self.timeline.git();
-        let Some(head) = git.head().map_err(crate::timeline::TimelineError::from)? else {
-            return Ok(Vec::new());
-        };
-        let node = git.find(&head, KEYS.as_bytes()).map_err(crate::timeline::TimelineError::from)?;
+        let Some(head) = git.head()? else { return Ok(Vec::new()) };
+        let node = git.find(&head, KEYS.as_bytes())?;
         let Some(Node { mode: Mode::Directory, id }) = node else { return Ok(Vec::new()) };
-        let tree = git.read_tree(&id).map_err(crate::timeline::TimelineError::from)?;
+        let tree = git.read_tree(&id)?;
         let files = tree.entries().filter(|entry| entry.mode != Mode::Directory);
         let names = files.filter_map(|entry| std::str::from_utf8(entry.name).ok()?.strip_suffix(ENCRYPTED));
         let ids: Vec<String> = names.take(MAX_SLOTS).map(str::to_owned).collect();
@@ -175,15 +173,17 @@ impl Repository {
     pub fn keys(&self, credentials: &[Credential]) -> Result<Vec<KeySlot>, RepositoryError> {
         self.recipient().ok_or(RepositoryError::NotEncrypted)?;
         let _hold = self.hold()?;
+        let ids = self.slots()?;
         let mut rounds = MAX_ROUNDS;
+        let mut opening = self.by_cost(ids.clone(), credentials);
+        opening.retain(|id| matches!(self.open_slot(id, credentials, &mut rounds), Ok(Some(_))));
         let slot = |id: String| {
             let kind = self.slot(&id).and_then(|bytes| {
                 crypt::slot_kind(&bytes).map_err(|error| RepositoryError::damaged(&path(&id))(error.into()))
             });
-            let opens = matches!(self.open_slot(&id, credentials, &mut rounds), Ok(Some(_)));
-            KeySlot { id, kind, opens }
+            KeySlot { opens: opening.contains(&id), id, kind }
         };
-        Ok(self.slots()?.into_iter().map(slot).collect())
+        Ok(ids.into_iter().map(slot).collect())
     }
 
     /// Adds a slot, and returns its id. The repository must have been unlocked.
@@ -217,7 +217,7 @@ impl Repository {
         }
         let mut rounds = MAX_ROUNDS;
         let mut opens = |slot: &String| matches!(self.open_slot(slot, credentials, &mut rounds), Ok(Some(_)));
-        if !others.iter().any(&mut opens) {
+        if !self.by_cost(others, credentials).iter().any(&mut opens) {
             let is_only = opens(&meant);
             return Err(match is_only {
                 true => RepositoryError::OnlyKey(meant),
@@ -262,14 +262,47 @@ mod tests {
     use crate::crypt::Passphrase;
     use crate::repository::InitOptions;
 
+    fn passphrase() -> Passphrase {
+        Passphrase::new("open sesame".into()).unwrap()
+    }
+
+    fn lock(work_factor: u8) -> Lock {
+        Lock::Passphrase { passphrase: passphrase(), work_factor }
+    }
+
+    /// A repository with two keys that the passphrase opens.
+    fn repository() -> (tempfile::TempDir, Repository) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = InitOptions { locks: vec![lock(3), lock(2)], ..InitOptions::new(Timestamp::now()) };
+        let repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
+        (dir, repository)
+    }
+
+    #[test]
+    fn costly_keys_keep_nobody_from_the_right_ones() {
+        let (_dir, repository) = repository();
+        let right = [Credential::Passphrase(passphrase())];
+        let own = repository.slots().unwrap();
+        // They count as tried though they cannot be, which takes a test no time.
+        let costly = b"age-encryption.org/v1\n-> scrypt c2FsdA 20\n";
+        let forged: Vec<_> = (0..4).map(|number| format!("{number:08x}")).collect();
+        let mut batch = repository.timeline.begin().unwrap();
+        for id in &forged {
+            batch.set(&path(id), costly).unwrap();
+        }
+        batch.commit(&person("", "", Timestamp::now()), "Add keys").unwrap();
+        assert_eq!(crypt::rounds(costly, &right[0]) * forged.len() as u64, MAX_ROUNDS);
+        let keys = repository.keys(&right).unwrap();
+        let listed: Vec<_> = keys.into_iter().map(|slot| (slot.id, slot.opens)).collect();
+        let of = |ids: &[String], opens| ids.iter().map(|id| (id.clone(), opens)).collect::<Vec<_>>();
+        assert_eq!(listed, [of(&forged, false), of(&own, true)].concat());
+        assert_eq!(repository.remove_key(&own[0], &right, Timestamp::now()).unwrap(), own[0]);
+    }
+
     #[test]
     fn keys_that_take_too_long_are_not_tried() {
-        let dir = tempfile::tempdir().unwrap();
-        let passphrase = Passphrase::new("open sesame".into()).unwrap();
-        let lock = |work_factor| Lock::Passphrase { passphrase: passphrase.clone(), work_factor };
-        let options = InitOptions { locks: vec![lock(3), lock(2)], ..InitOptions::new(Timestamp::now()) };
-        let mut repository = Repository::init(&dir.path().join("repo"), &options).unwrap();
-        let right = [Credential::Passphrase(passphrase.clone())];
+        let (_dir, mut repository) = repository();
+        let right = [Credential::Passphrase(passphrase())];
         let wrong = [Credential::Passphrase(Passphrase::new("open barley".into()).unwrap())];
         let [one, other] = &repository.slots().unwrap()[..] else { panic!("there are two") };
         let mut rounds = 20;
