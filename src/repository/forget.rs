@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{self, TimeKey, TimedBlob, TimelineError};
+use crate::timeline::{self, TimeKey, TimedBlob};
 
 impl Repository {
     /// Removes the snapshots of these keys. Those that are gone already do not matter.
@@ -21,18 +21,15 @@ impl Repository {
     ) -> Result<(), RepositoryError> {
         if keys.is_empty() {
             // What is gone already may be so only until the power fails.
-            return Ok(self.timeline.git().sync_branch().map_err(TimelineError::from)?);
+            return Ok(self.timeline.git().sync_branch()?);
         }
         self.expect_removable()?;
         let _reserve = self.give_up_reserve();
         let mut batch = self.timeline.begin()?;
         for key in keys {
             for kind in [kind::SNAPSHOTS, kind::DIFFS] {
-                for blob in self.timeline.list(kind, key.time()..=key.time())? {
-                    let TimedBlob { key: found, suffix, .. } = match blob {
-                        Err(TimelineError::Stray { .. }) => continue,
-                        blob => blob?,
-                    };
+                for blob in self.timeline.list(kind, key.time()..=key.time())?.without_strays() {
+                    let TimedBlob { key: found, suffix, .. } = blob?;
                     if found == *key {
                         batch.remove(&timeline::path(kind, key, &suffix))?;
                     }

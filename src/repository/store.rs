@@ -172,12 +172,8 @@ impl Repository {
         let git = self.timeline.git();
         let Some(commit) = git.lost_tip()? else { return Ok(()) };
         let mut lost = HashSet::new();
-        for found in self.timeline.list_at(&commit, kind::SNAPSHOTS)? {
-            match found {
-                Ok(found) => drop(lost.insert(found.key)),
-                Err(TimelineError::Stray { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+        for found in self.timeline.list_at(&commit, kind::SNAPSHOTS)?.without_strays() {
+            lost.insert(found?.key);
         }
         for found in self.blobs_of(kind::SNAPSHOTS)? {
             lost.remove(&found.key);
@@ -199,7 +195,7 @@ impl Repository {
     /// The blobs of a kind, in order of time. What lies among them that is none is passed over: it is in nobody's way,
     /// and [`blobs_and_strays`](Self::blobs_and_strays) names it.
     pub(super) fn blobs_of(&self, kind: &str) -> Result<Vec<TimedBlob>, RepositoryError> {
-        Ok(self.blobs_and_strays(kind)?.0)
+        Ok(self.timeline.list(kind, ..)?.without_strays().collect::<Result<_, _>>()?)
     }
 
     /// The blobs of a kind, in order of time, and what lies among them that is none.

@@ -78,6 +78,11 @@ impl<'a> Listing<'a> {
         Self { is_descending: true, ..self }
     }
 
+    /// The same blobs without an error for what strays among them.
+    pub fn without_strays(self) -> impl Iterator<Item = Result<TimedBlob, TimelineError>> {
+        self.filter(|found| !matches!(found, Err(TimelineError::Stray { .. })))
+    }
+
     fn step(&mut self) -> Result<Option<TimedBlob>, TimelineError> {
         if let Some((id, path)) = self.start.take() {
             self.open(&id, path, String::new())?;
@@ -343,6 +348,8 @@ mod tests {
         let mut listing = timeline.list("kind", ..).unwrap();
         assert!(listing.next().unwrap().unwrap_err().to_string().contains(&lost.to_string()));
         assert_eq!(listed(listing), [times[1]]);
+        assert!(timeline.key_after_those(Some(head), "kind", times[0]).is_err(), "who knows what is there");
+        assert!(timeline.key_after_those(Some(head), "kind", times[1]).is_ok());
     }
 
     #[test]

@@ -161,8 +161,8 @@ impl Timeline {
         kind: &str,
         time: Timestamp,
     ) -> Result<TimeKey, TimelineError> {
-        let mut there = Listing::new(&self.git, at, kind, time..=time)?.descending();
-        match there.find_map(Result::ok) {
+        let there = Listing::new(&self.git, at, kind, time..=time)?;
+        match there.descending().without_strays().next().transpose()? {
             None => self.key(time),
             Some(last) => Ok(self.keys.key_after(&last.key, getrandom::u32().map_err(GitError::from)?)?),
         }
