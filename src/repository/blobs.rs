@@ -94,7 +94,7 @@ impl Repository {
 
     /// The content of a blob that may have no more than `limit` bytes, and what encryption adds.
     pub(super) fn read_blob_within(&self, blob: &Blob, limit: u64) -> Result<Vec<u8>, RepositoryError> {
-        let len = self.timeline.git().blob_size(&blob.id).map_err(blob.damaged())?;
+        let len = self.stored_len(blob)?;
         // Sixteen bytes for each chunk, and a header.
         let most =
             limit + if blob.is_encrypted() { limit / 1024 + crypt::MAX_HEADER as u64 + 1024 } else { 0 };
@@ -142,7 +142,7 @@ impl Repository {
             return Ok(content[from..to].to_vec());
         }
         let identity = vault.identity.as_ref().ok_or(RepositoryError::Encrypted)?;
-        let file_len = self.timeline.git().blob_size(&blob.id).map_err(blob.damaged())?;
+        let file_len = self.stored_len(blob)?;
         let fetch =
             |offset, len| self.timeline.read_range(&blob.id, offset, len).map_err(std::io::Error::other);
         crypt::decrypt_range(identity, file_len, offset, len, fetch).map_err(blob.damaged())
@@ -150,7 +150,7 @@ impl Repository {
 
     /// How long the content of a blob is, without reading all of it, and without a key.
     pub(super) fn blob_len(&self, blob: &Blob) -> Result<u64, RepositoryError> {
-        let len = self.timeline.git().blob_size(&blob.id).map_err(blob.damaged())?;
+        let len = self.stored_len(blob)?;
         if !blob.is_encrypted() {
             return Ok(len);
         }
@@ -161,6 +161,11 @@ impl Repository {
             }
         }
         Err(blob.damaged()(CryptError::Damaged("its header does not end")))
+    }
+
+    /// How long a blob is as it lies in the repository: as its content, or longer by what encryption adds.
+    pub(super) fn stored_len(&self, blob: &Blob) -> Result<u64, RepositoryError> {
+        self.timeline.git().blob_size(&blob.id).map_err(blob.damaged())
     }
 
     /// Makes of content what will be a blob. Any thread may do that, before one of them writes it.

@@ -230,7 +230,7 @@ impl Segments {
         let mut unread = 0;
         let budget = Mutex::new(Budget::of(repository)?);
         let read = |volume: &Volume| {
-            let len = repository.blob_len(&volume.index)?;
+            let len = repository.stored_len(&volume.index)?;
             let taken = lock(&budget).take(INDEX_EXPANSION * len);
             taken.map_err(|error| RepositoryError::damaged(&volume.archive.path)(error.into()))?;
             repository.read_index(volume)

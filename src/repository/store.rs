@@ -233,7 +233,7 @@ impl Repository {
         let mut take = |bytes: u64| {
             budget.take(bytes).map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))
         };
-        take(self.blob_len(&blob)?)?;
+        take(self.stored_len(&blob)?)?;
         let bytes = self.read_blob_within(&blob, MAX_RECORD)?;
         let values = cbor::count_values(&bytes);
         if values > MAX_RECORD_VALUES {
