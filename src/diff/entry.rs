@@ -88,7 +88,7 @@ pub struct Content {
 }
 
 /// A segment as an index names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentRef {
     /// SHA-256 of its bytes.
     pub digest: Digest,

@@ -132,6 +132,11 @@ impl std::error::Error for Fault {}
 /// The path of a page's blob, its offset and length there, and how many entries it should have.
 type PagePlace = (String, u64, u32, u32);
 
+fn page_place(pages: &Pages<'_>, number: usize) -> PagePlace {
+    let (path, place) = pages.place(number);
+    (path.to_owned(), place.offset, place.len, place.entries)
+}
+
 /// Pages that were looked at.
 #[derive(Default)]
 struct CheckedPages {
@@ -154,11 +159,8 @@ struct SoundPage {
     taken: u64,
 }
 
-/// A segment as indexes name it: its digest and length.
-type Bad = (Digest, u32);
-
 /// What is wrong with segments.
-type BadSegments = BTreeMap<Bad, Finding>;
+type BadSegments = BTreeMap<SegmentRef, Finding>;
 
 /// How many files a fault names at most.
 const AFFECTED: usize = 5;
@@ -197,11 +199,9 @@ impl Repository {
         for (found, affects) in pages.faults {
             report.add(found, affects.into_iter().collect());
         }
-        let entries = pages.entries.into_iter();
-        report.faults.extend(entries.map(|(what, affects)| Fault {
-            what: format!("something cannot be restored, since {what}"),
-            affects,
-        }));
+        for (what, affects) in pages.entries {
+            report.add(format!("something cannot be restored, since {what}").into(), affects);
+        }
         report.segments = wanted.len() as u64;
         let segments = self.segments()?;
         let mut bad = BadSegments::new();
@@ -222,7 +222,7 @@ impl Repository {
     fn check_branch(&self, report: &mut CheckReport) -> Result<(), RepositoryError> {
         match self.expect_newest() {
             Err(error @ RepositoryError::SetBack { .. }) => {
-                report.faults.push(Fault { what: chain(&error), affects: Vec::new() });
+                report.add_all([&error]);
                 Ok(())
             }
             other => other,
@@ -255,7 +255,7 @@ impl Repository {
         report.add_all(keys.iter().filter_map(|slot| slot.kind.as_ref().err()));
         if !keys.iter().any(|slot| slot.kind.is_ok()) {
             let what = "no key is left that could be opened: fetch one from a remote or a copy".to_owned();
-            report.faults.push(Fault { what, affects: Vec::new() });
+            report.add(what.into(), Vec::new());
         }
         self.check_layers(options, progress, &mut report)?;
         Ok(report)
@@ -273,8 +273,7 @@ impl Repository {
         // The last path of the page before, if nothing can lie in it.
         let mut leaf: Option<RelPath> = None;
         for number in 0..pages.len() {
-            let (path, place) = pages.place(number);
-            let page = (path.to_owned(), place.offset, place.len, place.entries);
+            let page = page_place(&pages, number);
             if !checked.sound.contains_key(&page) && !checked.bad.contains_key(&page) {
                 match pages.read(number) {
                     Ok(entries) => {
@@ -326,7 +325,7 @@ impl Repository {
         }
     }
 
-    /// is wanted.
+    /// Checks that all wanted segments and the bases of their deltas are in volumes, and have the lengths that pages say.
     fn check_volumes(
         &self,
         segments: &Segments,
@@ -359,7 +358,8 @@ impl Repository {
                 report.add_all([&RepositoryError::damaged(&path)("its parts overlap".into())]);
             }
         }
-        let mut bases: HashSet<Digest> = HashSet::new();
+        // What is wanted itself is looked at anyhow.
+        let mut bases: HashSet<Digest> = wanted.iter().map(|segment| segment.digest).collect();
         let mut to_do: Vec<(Digest, Option<u32>)> =
             wanted.iter().map(|segment| (segment.digest, Some(segment.len))).collect();
         while let Some((digest, len)) = to_do.pop() {
@@ -382,7 +382,7 @@ impl Repository {
                 Ok(None) => format!("segment {digest} is in no volume").into(),
                 Err(error) => Finding::about(format_args!("segment {digest}"), error),
             };
-            bad.insert((digest, len.unwrap_or(0)), what);
+            bad.insert(SegmentRef { digest, len: len.unwrap_or(0) }, what);
         }
     }
 
@@ -405,14 +405,14 @@ impl Repository {
         let git = self.timeline.git();
         let layers = git.refresh().map_err(TimelineError::from)?;
         let lone = git.lone_packs().map_err(TimelineError::from)?;
-        report.faults.extend(lone.iter().map(|path| Fault {
-            what: format!(
+        for path in &lone {
+            let what = format!(
                 "the pack {} has no index, so nothing reads what it holds: `treering prune` removes it unless something is \
                  missing without it, and `git index-pack` makes the index",
                 path.display()
-            ),
-            affects: Vec::new(),
-        }));
+            );
+            report.add(what.into(), Vec::new());
+        }
         report.add_all(layers.faults());
         for layer in layers.layers() {
             progress.check()?;
@@ -464,7 +464,7 @@ impl Repository {
                         }
                         Err(error) => {
                             let what = Finding::about(format_args!("segment {}", segment.digest), &error);
-                            found.0.insert((segment.digest, segment.len), what);
+                            found.0.insert(*segment, what);
                         }
                     }
                 }
@@ -481,28 +481,23 @@ impl Repository {
     }
 
     /// For each bad segment some of the files that need it, directly.
-    fn affected(&self, snapshots: &[Snapshot], bad: &BadSegments) -> HashMap<Bad, Vec<String>> {
-        let mut affected: HashMap<Bad, Vec<String>> = HashMap::new();
+    fn affected(&self, snapshots: &[Snapshot], bad: &BadSegments) -> HashMap<SegmentRef, Vec<String>> {
+        let mut affected: HashMap<SegmentRef, Vec<String>> = HashMap::new();
         // What needs any of them in a page that several snapshots share.
-        let mut hits: HashMap<PagePlace, Vec<(Bad, RelPath)>> = HashMap::new();
+        let mut hits: HashMap<PagePlace, Vec<(SegmentRef, RelPath)>> = HashMap::new();
         for snapshot in snapshots.iter().filter(|_| !bad.is_empty()) {
             // What cannot be read is a fault of its own already.
             let Ok(pages) = Pages::of(self, &snapshot.record) else { continue };
             for number in 0..pages.len() {
-                let (path, place) = pages.place(number);
-                let hits = hits
-                    .entry((path.to_owned(), place.offset, place.len, place.entries))
-                    .or_insert_with(|| {
-                        let mut hits = Vec::new();
-                        for entry in pages.read(number).into_iter().flatten() {
-                            let needs =
-                                entry.content().into_iter().flat_map(|content| content.segments.iter());
-                            let needs = needs.map(|segment| (segment.digest, segment.len));
-                            let needs = needs.filter(|segment| bad.contains_key(segment));
-                            hits.extend(needs.take(AFFECTED).map(|segment| (segment, entry.path.clone())));
-                        }
-                        hits
-                    });
+                let hits = hits.entry(page_place(&pages, number)).or_insert_with(|| {
+                    let mut hits = Vec::new();
+                    for entry in pages.read(number).into_iter().flatten() {
+                        let needs = entry.content().into_iter().flat_map(|content| content.segments.iter());
+                        let needs = needs.filter(|segment| bad.contains_key(segment));
+                        hits.extend(needs.take(AFFECTED).map(|segment| (*segment, entry.path.clone())));
+                    }
+                    hits
+                });
                 for (segment, path) in hits {
                     let files = affected.entry(*segment).or_default();
                     if files.len() < AFFECTED {
