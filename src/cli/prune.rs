@@ -26,12 +26,10 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     let repository = session.open_readable()?;
     let mut exit = Exit::Done;
     let mut groups = Vec::new();
-    let names;
     let removed: Vec<SnapshotName> = if arguments.ids.is_empty() {
         // Without those that cannot be read, rules keep more of the others and never less.
         let mut snapshots;
         (snapshots, exit) = readable(&repository)?;
-        names = Names::of(&snapshots);
         let filter = session.filter(&arguments.filters);
         snapshots.retain(|snapshot| filter.matches(snapshot));
         session.warn_of_future_in(&snapshots);
@@ -47,10 +45,10 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
         let mut named = named.collect::<Result<Vec<_>, _>>()?;
         named.sort_unstable_by_key(|name| name.key);
         named.dedup();
-        names = Names::of(&repository.readable_snapshots()?.0);
         named
     };
     if !session.json && !session.quiet {
+        let names = Names::of(repository.snapshot_names()?);
         print(|out| match arguments.ids.is_empty() {
             true => tell_groups(session, out, &groups, &names),
             false => tell_named(session, out, &removed, &names),

@@ -99,7 +99,7 @@ pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliErr
         }
         use Align::{Left, Right};
         let titles = ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"];
-        let names = Names::of(&snapshots);
+        let names = Names::of(snapshots.iter().map(SnapshotName::from));
         let rows: Vec<_> = std::iter::once(titles.map(str::to_owned).to_vec())
             .chain(snapshots.iter().map(|snapshot| row(session, snapshot, names.shown(&snapshot.into()))))
             .collect();
@@ -112,10 +112,10 @@ pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliErr
 pub struct Names(HashMap<String, usize>);
 
 impl Names {
-    /// In a listing of some of `snapshots`.
-    pub fn of(snapshots: &[Snapshot]) -> Self {
+    /// In a listing of some of these snapshots.
+    pub fn of(snapshots: impl IntoIterator<Item = SnapshotName>) -> Self {
         let mut named = HashMap::new();
-        snapshots.iter().for_each(|snapshot| *named.entry(snapshot.short_id()).or_insert(0) += 1);
+        snapshots.into_iter().for_each(|snapshot| *named.entry(snapshot.short_id()).or_insert(0) += 1);
         Self(named)
     }
 

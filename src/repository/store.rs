@@ -14,7 +14,7 @@ use crate::repository::budget::Budget;
 use crate::repository::config::{self, Config, Encryption, InitOptions};
 use crate::repository::keys;
 use crate::repository::snapshot::short;
-use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot};
+use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot, SnapshotName};
 use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
 
 /// What kinds of blobs there are, as directories of the tree.
@@ -114,7 +114,7 @@ impl Repository {
         }
         let config = match read.map_err(|error| lost_newest(path, error))? {
             Some(config) => config,
-            // As above: whoever lost the branch has lost nothing else.
+            // Whoever lost the branch has lost nothing else.
             None if timeline.git().layers().layers().len() > 0 && !has_branch(&timeline)? => {
                 return Err(RepositoryError::LostBranch(path.to_owned()));
             }
@@ -165,6 +165,13 @@ impl Repository {
     pub fn count_snapshots(&self) -> Result<u64, RepositoryError> {
         let _hold = self.hold()?;
         Ok(self.blobs_of(kind::SNAPSHOTS)?.len() as u64)
+    }
+
+    /// What the snapshots are called, oldest first, whether they can be read or not.
+    pub fn snapshot_names(&self) -> Result<Vec<SnapshotName>, RepositoryError> {
+        let _hold = self.hold()?;
+        let blobs = self.blobs_of(kind::SNAPSHOTS)?;
+        Ok(blobs.iter().map(|found| SnapshotName { key: found.key, id: found.id }).collect())
     }
 
     /// Fails where the branch was set back to an older state, and lacks snapshots for that.
