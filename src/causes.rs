@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::iter::successors;
 
 /// An error and its causes on one line, each after a colon.
 ///
@@ -53,15 +54,20 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 
 /// Whether an error or one of its causes is one of the system, of one of `kinds`.
 pub fn has_kind(error: &(dyn Error + 'static), kinds: &[ErrorKind]) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if kind.is_some_and(|kind| kinds.contains(&kind)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    with_causes(error)
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| kinds.contains(&error.kind()))
+}
+
+/// An error and its causes.
+pub(crate) fn with_causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |&error| {
+        // An error of input and output passes over the one that it was made of.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+    })
 }
 
 #[cfg(test)]

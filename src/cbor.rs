@@ -4,7 +4,6 @@
 //! Reading refuses bytes after the value. The decoder allocates no more than the input is long for one
 //! string, and its nesting is limited, so hostile input costs at most a small multiple of its own length.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Bytes that are not the CBOR that was expected, or a value that CBOR cannot hold.
@@ -17,13 +16,8 @@ pub fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, CborError> {
     Ok(serde_cbor::to_vec(value)?)
 }
 
-/// Decodes the one value that `bytes` holds.
-pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CborError> {
-    Ok(serde_cbor::from_slice(bytes)?)
-}
-
-/// As [`from_slice`], of a type that borrows strings from `bytes`.
-pub fn borrow_from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CborError> {
+/// Decodes the one value that `bytes` holds, which may borrow strings from it.
+pub fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CborError> {
     Ok(serde_cbor::from_slice(bytes)?)
 }
 

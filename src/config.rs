@@ -12,7 +12,7 @@ use crate::archive::Codec;
 use crate::cbor::{self, CborError};
 use crate::crypt::{CryptError, Recipient};
 use crate::delta::{ConfirmKey, SegmentParams};
-use crate::digest::write_hex;
+use crate::digest::{parse_hex, write_hex};
 
 /// It is a few hundred bytes long, and never longer than this.
 pub const MAX_CONFIG: u64 = 64 << 10;
@@ -99,12 +99,10 @@ impl FromStr for RepositoryId {
     type Err = RepositoryIdError;
 
     fn from_str(text: &str) -> Result<Self, RepositoryIdError> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 32 || !text.bytes().all(is_digit) {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(RepositoryIdError);
         }
-        let number = u128::from_str_radix(text, 16).map_err(|_| RepositoryIdError)?;
-        Ok(Self(number.to_be_bytes()))
+        parse_hex(text).map(Self).ok_or(RepositoryIdError)
     }
 }
 

@@ -24,14 +24,12 @@ pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliErro
     let named = SnapshotPath::parse(&arguments.old, &session.now)?;
     let (old, path) = session.find_in(&repository, named, &arguments.filters)?;
     let compared = match snapshot(session, &repository, arguments)? {
-        Some((new, new_path)) => match path.as_ref().or(new_path.as_ref()) {
+        Some((new, new_path)) => {
+            let (path, new_path) = (path.as_deref(), new_path.as_deref());
             // A path of one side is meant on both.
-            Some(one) => {
-                let (old_path, new_path) = (path.as_ref().unwrap_or(one), new_path.as_ref().unwrap_or(one));
-                session.watch(|_| repository.compare_paths((&old, old_path), (&new, new_path)))?
-            }
-            None => session.watch(|_| repository.compare(&old, &new))?,
-        },
+            let (old_path, new_path) = (path.or(new_path), new_path.or(path));
+            session.watch(|_| repository.compare_paths((&old, old_path), (&new, new_path)))?
+        }
         None => {
             let scan = arguments.scan.clone().filled(&session.profile);
             let options = CompareOptions {

@@ -327,7 +327,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Entry>, PageError> {
 
 /// Decodes the entries of a page, which may take about `limit` bytes of memory.
 fn decode_within(bytes: &[u8], limit: u64) -> Result<Vec<Entry>, PageError> {
-    let columns: Columns<&Bytes> = cbor::borrow_from_slice(bytes)?;
+    let columns: Columns<&Bytes> = cbor::from_slice(bytes)?;
     if columns.kind.len() > MAX_ENTRIES {
         return Err(PageError::TooMany);
     }

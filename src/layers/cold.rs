@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use crate::causes::with_causes;
 use crate::progress::Counter;
 
 use super::LayerError;
@@ -31,16 +31,7 @@ impl OutOfReach {
 
     /// What of this kind is among `error` and its causes.
     pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref::<Self>() {
-                return Some(found.clone());
-            }
-            // An error of input and output passes over the one that it was made of.
-            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
-        }
-        None
+        with_causes(error).find_map(|error| error.downcast_ref::<Self>()).cloned()
     }
 }
 

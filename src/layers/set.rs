@@ -129,6 +129,11 @@ impl LayerSet {
         self.0.layers.iter()
     }
 
+    /// The bytes of all packs that are here.
+    pub fn pack_bytes(&self) -> u64 {
+        self.layers().filter_map(Layer::pack_bytes).sum()
+    }
+
     fn locations(&self, id: &ObjectId) -> impl Iterator<Item = Location<'_>> {
         let Layers { layers, table, .. } = &*self.0;
         table.candidates(id.as_bytes()).filter_map(move |(layer, position)| {

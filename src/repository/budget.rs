@@ -5,7 +5,6 @@
 //! 256 MiB, and beyond that no more than some multiple of the layers.
 
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::TimelineError;
 
 /// Bytes that any repository may take.
 const BASE: u64 = 256 << 20;
@@ -25,8 +24,7 @@ pub(super) struct Exhausted;
 impl Budget {
     /// Of a whole repository.
     pub fn of(repository: &Repository) -> Result<Self, RepositoryError> {
-        let layers = repository.timeline.git().refresh().map_err(TimelineError::from)?;
-        let disk: u64 = layers.layers().filter_map(|layer| layer.pack_bytes()).sum();
+        let disk = repository.timeline.git().refresh()?.pack_bytes();
         Ok(Self(BASE.saturating_add(disk.saturating_mul(EXPANSION))))
     }
 

@@ -127,25 +127,15 @@ impl Repository {
 
     /// What differs in the snapshot `new`, compared with `old`.
     pub fn compare(&self, old: &Snapshot, new: &Snapshot) -> Result<Comparison, RepositoryError> {
-        let _hold = self.hold()?;
-        let (mut before, mut after) = (self.entries(old, None)?, self.entries(new, None)?);
-        let is_unread = |snapshot: &Snapshot, path: &RelPath| snapshot.record.is_unreadable(path);
-        let unknown = retain_comparable(
-            &mut before,
-            &mut after,
-            |path| is_unread(old, path),
-            |path| is_unread(new, path),
-        );
-        let changes = owned(&compare(&before, &after));
-        Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
+        self.compare_paths((old, None), (new, None))
     }
 
-    /// What differs at a path of the snapshot `new`, compared with a path of `old`; paths of the differences begin
-    /// there. What one side does not have is created, or deleted.
+    /// What differs at a path of the snapshot `new`, compared with a path of `old`; paths of the differences begin there.
+    /// Without a path all of a snapshot is meant. What one side does not have is created, or deleted.
     pub fn compare_paths(
         &self,
-        (old, old_path): (&Snapshot, &[u8]),
-        (new, new_path): (&Snapshot, &[u8]),
+        (old, old_path): (&Snapshot, Option<&[u8]>),
+        (new, new_path): (&Snapshot, Option<&[u8]>),
     ) -> Result<Comparison, RepositoryError> {
         let _hold = self.hold()?;
         let (before, after) = (self.entries_at(old, old_path), self.entries_at(new, new_path));
@@ -167,9 +157,13 @@ impl Repository {
         Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
     }
 
-    /// The path that `path` is in the index, and the entries there, with paths below it.
-    fn entries_at(&self, snapshot: &Snapshot, path: &[u8]) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
-        let (top, mut entries) = self.entries_below(snapshot, Some(path))?;
+    /// The path that `path` is in the index, and the entries there, with paths below it; all of them without a `path`.
+    fn entries_at(
+        &self,
+        snapshot: &Snapshot,
+        path: Option<&[u8]>,
+    ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
+        let (top, mut entries) = self.entries_below(snapshot, path)?;
         for entry in &mut entries {
             entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
         }
@@ -197,7 +191,7 @@ impl Repository {
             left_out: None,
         };
         let (top, mut old) = match &options.path {
-            Some(path) => self.entries_at(snapshot, path)?,
+            Some(path) => self.entries_at(snapshot, Some(path))?,
             None => self.entries_of(snapshot, directory)?,
         };
         let source = SourceDir::new(directory);
@@ -277,7 +271,7 @@ impl Repository {
                 continue;
             }
             is_below = true;
-            match self.entries_at(snapshot, path.as_os_str().as_bytes()) {
+            match self.entries_at(snapshot, Some(path.as_os_str().as_bytes())) {
                 Err(RepositoryError::NoPath { .. }) => {}
                 found => return found,
             }

@@ -47,7 +47,7 @@ pub enum RepositoryError {
     LostBranch(PathBuf),
     /// The newest commit, its tree or the configuration in it is not there.
     #[error(
-        "the newest state of the repository {path} is not all there: `treering -r {path} pull`, with the name of a remote, brings back \
+        "the newest state of the repository {path} is incomplete: `treering -r {path} pull`, with the name of a remote, brings back \
          what that has; without a remote put back the files of {path}/objects from a copy", path = .path.display()
     )]
     LostNewest {
@@ -311,11 +311,9 @@ pub enum RepositoryError {
         source: Option<Box<RepositoryError>>,
     },
     /// What a pack holds is not known, so nothing may be removed.
-    #[error("nothing is freed while it is not known what a pack holds: {fault}")]
+    #[error("nothing is freed as long as the content of a pack is unknown: {fault}")]
     UnknownPack {
-        /// Its index.
-        index: PathBuf,
-        /// What is wrong with that.
+        /// What is wrong with its index.
         fault: String,
     },
     /// A segment that no volume holds.
@@ -335,7 +333,9 @@ pub enum RepositoryError {
         expected: u32,
     },
     /// A chain of deltas that does not end.
-    #[error("segment {0} is a delta of itself: the repository is damaged, run `treering check`")]
+    #[error(
+        "segment {0} hangs on more deltas than any that is written: the repository is damaged, run `treering check`"
+    )]
     Chain(Digest),
     /// An archive.
     #[error(transparent)]

@@ -22,7 +22,7 @@ use crate::gitkv::PRIVATE;
 use crate::layers::ObjectId;
 use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{TimelineError, path as blob_path};
+use crate::timeline::path as blob_path;
 
 /// The file, in the private directory of the repository.
 const FILE: &str = "own";
@@ -56,20 +56,20 @@ impl Repository {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Own::default()),
             Err(source) => return Err(RepositoryError::Own { path, source }),
         };
-        let mut own = Own { blobs: Some(HashMap::new()), segments: HashSet::new() };
+        let (mut blobs, mut segments) = (HashMap::new(), HashSet::new());
         for line in BufReader::new(file).split(b'\n') {
             let line = line.map_err(|source| RepositoryError::Own { path: path.clone(), source })?;
             match str::from_utf8(&line).ok().and_then(|line| line.split_once(' ')) {
                 Some(("blob", rest)) => {
                     let noted =
                         rest.split_once(' ').and_then(|(id, path)| Some((path.to_owned(), id.parse().ok()?)));
-                    own.blobs.iter_mut().for_each(|blobs| blobs.extend(noted.clone()));
+                    blobs.extend(noted);
                 }
-                Some(("segment", digest)) => own.segments.extend(digest.parse::<Digest>()),
+                Some(("segment", digest)) => segments.extend(digest.parse::<Digest>()),
                 _ => {}
             }
         }
-        Ok(own)
+        Ok(Own { blobs: Some(blobs), segments })
     }
 
     /// Counts everything that is here as own, unless it is known already what is.
@@ -101,7 +101,7 @@ impl Repository {
             }
         }
         own.segments.iter().for_each(|digest| lines += &format!("segment {digest}\n"));
-        let private = self.timeline.git().private_dir().map_err(TimelineError::from)?;
+        let private = self.timeline.git().private_dir()?;
         let path = private.join(FILE);
         atomic::write(&path, lines.as_bytes()).map_err(|source| RepositoryError::Own { path, source })
     }

@@ -41,8 +41,9 @@ pub(super) struct Sources {
     pub followed: Vec<PathBuf>,
     /// Those that cannot be looked at, while others can.
     pub missing: Vec<ScanError>,
-    /// Where each root is in the index, and whether it can be looked at.
+    /// Where each root is in the index.
     prefixes: Vec<RelPath>,
+    /// Whether each root can be looked at.
     walked: Vec<bool>,
 }
 
@@ -403,7 +404,7 @@ fn walk(
     problems: &Mutex<Vec<ScanError>>,
     mounts: &Mutex<Vec<RelPath>>,
 ) {
-    let note = |error| problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);
+    let note = |error| lock(problems).push(error);
     let mut batch = Vec::with_capacity(BATCH);
     let walked = scan(source, prefix, options, |found| {
         match found {
@@ -494,7 +495,7 @@ impl Join<'_> {
             progress.check()?;
             self.describe(new, &mut left);
         }
-        problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).append(&mut left);
+        lock(problems).append(&mut left);
         Ok(())
     }
 
@@ -520,7 +521,6 @@ impl Join<'_> {
     fn keep(&mut self, old: &Entry) {
         self.count_file(old, 1, 1);
         count(&mut self.plan.statistics, old);
-        if old.content().is_some() {}
     }
 
     /// Plans for something new or changed; whether that worked.

@@ -252,14 +252,12 @@ impl Repository {
     /// Fails where the index of a pack that is here cannot be read: nobody knows then what the pack holds.
     fn expect_indexes(&self) -> Result<(), RepositoryError> {
         let layers = self.timeline.git().refresh().map_err(TimelineError::from)?;
-        let unknown = layers.faults().iter().find_map(|fault| match fault {
-            LayerError::Index { path, .. } if path.with_extension("pack").exists() => Some((path, fault)),
-            _ => None,
-        });
-        match unknown {
-            Some((path, fault)) => {
-                Err(RepositoryError::UnknownPack { index: path.clone(), fault: fault.to_string() })
-            }
+        let is_of_pack = |fault: &&LayerError| match fault {
+            LayerError::Index { path, .. } => path.with_extension("pack").exists(),
+            _ => false,
+        };
+        match layers.faults().iter().find(is_of_pack) {
+            Some(fault) => Err(RepositoryError::UnknownPack { fault: fault.to_string() }),
             None => Ok(()),
         }
     }
@@ -477,7 +475,7 @@ impl Pruning<'_> {
         let layers = self.repository.timeline.git().refresh().map_err(TimelineError::from)?;
         let names: HashSet<&str> = layers.layers().map(|layer| layer.name()).collect();
         self.report.layers.retain(|layer| names.contains(layer.name.as_str()));
-        self.report.bytes = layers.layers().filter_map(|layer| layer.pack_bytes()).sum();
+        self.report.bytes = layers.pack_bytes();
         self.report.bytes_freed = self.report.plan.bytes.saturating_sub(self.report.bytes);
         self.repository.forget_own_of_old()?;
         Ok(self.report)

@@ -462,7 +462,7 @@ impl Destination {
     /// Gives `entries` the paths that they will have below the target.
     fn relocate(&self, entries: &mut [Entry]) -> Result<(), RepositoryError> {
         for entry in entries.iter_mut() {
-            if let Some(path) = translate(&entry.path, self.moves.iter().map(|step| (&step.from, &step.to))) {
+            if let Some(path) = self.below(&entry.path) {
                 entry.path = path;
             }
         }

@@ -4,10 +4,11 @@
 //! long as they fit a bound, about 70 bytes a segment.
 //!
 //! A segment that several volumes hold, as after a merge of clones, is read where its chain of deltas is
-//! shortest, and of equal ones in the newest volume. So each base has a shorter chain than what hangs on it, and no
-//! chain leads back to its beginning, whichever clone made which delta. Only where that volume is lost with its layer, or a base of the chain is,
-//! another place comes first. What is in no other place is still looked for there, since of a layer that is cut
-//! off a part can be read; but nothing new may rest on it.
+//! shortest; of equal ones first in one that this repository wrote, then in the newest. So each base has a shorter
+//! chain than what hangs on it, and no chain leads back to its beginning, whichever clone made which delta. Only
+//! where that volume is lost with its layer, or a base of the chain is, another place comes first. What is in no
+//! other place is still looked for there, since of a layer that is cut off a part can be read; but nothing new may
+//! rest on it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -41,15 +42,14 @@ const MEMBER_CACHE: usize = 64 << 20;
 const INDEX_CACHE: usize = 32 << 20;
 /// Places that are tried at most to read one segment that is damaged in the first.
 const MAX_ATTEMPTS: u32 = 1000;
+/// Bytes of bases that are held at one time for that.
+const MAX_HELD: usize = 256 << 20;
 /// No index of a volume has more bytes: a volume of a million files has fewer.
 const MAX_INDEX: u64 = 64 << 20;
 /// About what each byte of an index takes in memory: in the table, and while it is decoded.
 const INDEX_EXPANSION: u64 = 4;
 /// No signature of one segment is larger before compression.
 const MAX_SIGNATURE: usize = 16 << 20;
-
-/// Bytes of bases that are held at one time for that.
-const MAX_HELD: usize = 256 << 20;
 
 /// What reading a segment anywhere may still take.
 struct Attempts {
@@ -313,10 +313,14 @@ impl Segments {
         self.table.get(digest)
     }
 
+    /// Where a segment is, in the order in which it is to be read.
+    fn places(&self, digest: &Digest) -> impl Iterator<Item = Place> {
+        self.place(digest).into_iter().chain(self.table.others(digest).iter().copied())
+    }
+
     /// Whether a segment that is stored is there only as somebody else claims, which nobody has looked at.
     pub fn is_claim(&self, digest: &Digest) -> bool {
-        let mut places = self.place(digest).into_iter().chain(self.table.others(digest).iter().copied());
-        places.all(|place| place.is_claim)
+        self.places(digest).all(|place| place.is_claim)
             && !self.own.verified(digest)
             && !lock(&self.verified).contains(digest)
     }
@@ -340,12 +344,11 @@ impl Segments {
     /// What only others claim to hold is read for that.
     pub fn place_to_keep(&self, repository: &Repository, digest: &Digest) -> Result<Place, RepositoryError> {
         let first = self.place(digest).ok_or(RepositoryError::NoSegment(*digest))?;
-        let others = self.table.others(digest);
-        if others.is_empty() || !first.is_claim {
+        if self.table.others(digest).is_empty() || !first.is_claim {
             return Ok(first);
         }
         let mut fault = None;
-        for place in [first].into_iter().chain(others.iter().copied()).take(MAX_ATTEMPTS as usize) {
+        for place in self.places(digest).take(MAX_ATTEMPTS as usize) {
             match if place.is_claim { self.verify(repository, digest, place) } else { Ok(()) } {
                 Ok(()) => return Ok(place),
                 Err(error) => drop(fault.get_or_insert(error)),
@@ -356,16 +359,7 @@ impl Segments {
 
     /// That a segment is at `place`.
     fn verify(&self, repository: &Repository, digest: &Digest, place: Place) -> Result<(), RepositoryError> {
-        let index = self.index(repository, place.volume)?;
-        let mut base = Vec::new();
-        if let Some(EntryKind::Delta { bases, .. }) = index.entry(place.entry as usize).map(|view| view.kind)
-        {
-            for digest in bases {
-                base.extend(self.read_checked(repository, digest)?);
-            }
-        }
-        let read = self.read_place(repository, digest, place, &base)?;
-        checked(digest, read).map(drop)
+        self.read_over(repository, digest, place, |base| self.read_checked(repository, base)).map(drop)
     }
 
     /// The index of volume `number`.
@@ -521,13 +515,20 @@ impl Segments {
         attempts: &mut Attempts,
     ) -> Result<Vec<u8>, RepositoryError> {
         let mut fault = RepositoryError::NoSegment(*digest);
-        let places = self.place(digest).into_iter().chain(self.table.others(digest).iter().copied());
-        for place in places.filter(|place| place.depth < below) {
+        for place in self.places(digest).filter(|place| place.depth < below) {
             attempts.left = attempts.left.checked_sub(1).ok_or(RepositoryError::Chain(*digest))?;
             let held = attempts.held;
-            let read = self.read_attempt(repository, digest, place, attempts);
+            let read = self.read_over(repository, digest, place, |base| {
+                // Bases hang on fewer deltas, so this ends.
+                let bytes = self.read_anywhere(repository, base, place.depth, attempts)?;
+                attempts.held += bytes.len();
+                match attempts.held > MAX_HELD {
+                    true => Err(RepositoryError::Chain(*base)),
+                    false => Ok(bytes),
+                }
+            });
             attempts.held = held;
-            match read.and_then(|bytes| checked(digest, bytes)) {
+            match read {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => fault = error,
             }
@@ -535,29 +536,23 @@ impl Segments {
         Err(fault)
     }
 
-    /// The bytes of a segment as it lies at `place`, and its bases wherever they lie.
-    fn read_attempt(
+    /// The bytes of a segment as it lies at `place`, found to have its digest; `read_base` reads what it is a delta of.
+    fn read_over(
         &self,
         repository: &Repository,
         digest: &Digest,
         place: Place,
-        attempts: &mut Attempts,
+        mut read_base: impl FnMut(&Digest) -> Result<Vec<u8>, RepositoryError>,
     ) -> Result<Vec<u8>, RepositoryError> {
         let index = self.index(repository, place.volume)?;
         let mut base = Vec::new();
         if let Some(EntryKind::Delta { bases, .. }) = index.entry(place.entry as usize).map(|view| view.kind)
         {
             for digest in bases {
-                // Bases hang on fewer deltas, so this ends.
-                let bytes = self.read_anywhere(repository, digest, place.depth, attempts)?;
-                attempts.held += bytes.len();
-                if attempts.held > MAX_HELD {
-                    return Err(RepositoryError::Chain(*digest));
-                }
-                base.extend(bytes);
+                base.extend(read_base(digest)?);
             }
         }
-        self.read_place(repository, digest, place, &base)
+        checked(digest, self.read_place(repository, digest, place, &base)?)
     }
 
     /// The bytes of a segment as it lies at `place`; `base` is what it is a delta of, if it is one.

@@ -240,6 +240,12 @@ impl Reach<'_> {
     }
 }
 
+/// The pattern, as it was given, by which `patterns` match `path`.
+fn find<'a>(patterns: &'a PatternSet, path: &RelPath, is_dir: bool) -> Option<&'a str> {
+    let decision = patterns.matched_within(path.as_path(), is_dir)?;
+    decision.is_match.then_some(decision.given)
+}
+
 /// What the patterns ask for.
 pub(super) struct Choice {
     /// Where there are none, everything is included; patterns that lead elsewhere include nothing.
@@ -253,7 +259,6 @@ pub(super) struct Choice {
 }
 
 struct Asked {
-    given: String,
     meaning: Meaning,
     alone: PatternSet,
     is_met: Cell<bool>,
@@ -269,9 +274,7 @@ impl Choice {
     ) -> Result<Self, RepositoryError> {
         let set = |patterns: &[Meaning]| PatternSet::new(Path::new(""), spaces, patterns);
         let asked = include.iter().filter(|pattern| !pattern.is_negated()).map(|pattern| {
-            let given = pattern.given().to_owned();
             Ok::<_, RepositoryError>(Asked {
-                given,
                 meaning: pattern.clone(),
                 alone: set(from_ref(pattern))?,
                 is_met: Cell::new(false),
@@ -287,20 +290,16 @@ impl Choice {
     }
 
     fn has(&self, path: &RelPath, is_dir: bool) -> bool {
-        let find = |patterns: &PatternSet| {
-            let decision = patterns.matched_within(path.as_path(), is_dir)?;
-            decision.is_match.then(|| decision.given.to_owned())
-        };
         let is_included = || {
             let Some(include) = &self.include else { return true };
-            let given = find(include);
-            if let Some(asked) = self.asked.iter().find(|asked| Some(&asked.given) == given.as_ref()) {
+            let given = find(include, path, is_dir);
+            if let Some(asked) = self.asked.iter().find(|asked| Some(asked.meaning.given()) == given) {
                 asked.is_met.set(true);
             }
             given.is_some()
         };
         let is_own = self.own.as_ref().is_some_and(|own| path.is_within(own));
-        path.is_root() || (!is_own && is_included() && find(&self.exclude).is_none())
+        path.is_root() || (!is_own && is_included() && find(&self.exclude, path, is_dir).is_none())
     }
 
     /// Of places that nobody could look at, each with whether it is known to be a directory, those that they ask for, or
@@ -319,16 +318,13 @@ impl Choice {
             true => is_dir && (asked.meaning.is_search() || !asked.is_met.get()),
             false => asked.meaning.leads_through(&self.spaces, path.as_path()),
         };
-        let is_excluded = || {
-            let decision = self.exclude.matched_within(path.as_path(), true);
-            decision.is_some_and(|decision| decision.is_match)
-        };
-        self.asked.iter().any(asks) && !is_excluded()
+        self.asked.iter().any(asks) && find(&self.exclude, path, true).is_none()
     }
 
     /// The patterns of what is included that have matched nothing so far.
     pub fn unmet(&self) -> Vec<String> {
-        self.asked.iter().filter(|asked| !asked.is_met.get()).map(|asked| asked.given.clone()).collect()
+        let unmet = self.asked.iter().filter(|asked| !asked.is_met.get());
+        unmet.map(|asked| asked.meaning.given().to_owned()).collect()
     }
 
     /// Looks whether patterns that were never the last to match match any of `entries` all the same.
@@ -336,7 +332,7 @@ impl Choice {
         for asked in self.asked.iter().filter(|asked| !asked.is_met.get()) {
             let is_match = |entry: &Entry| {
                 let is_dir = matches!(entry.kind, Kind::Directory);
-                asked.alone.matched_within(entry.path.as_path(), is_dir).is_some()
+                find(&asked.alone, &entry.path, is_dir).is_some()
             };
             asked.is_met.set(entries.iter().any(is_match));
         }

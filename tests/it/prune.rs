@@ -38,7 +38,6 @@ fn forget(lab: &mut Lab, snapshots: &[&Snapshot]) {
     lab.repository.forget(&keys, "ann", "here", Timestamp::now()).unwrap();
 }
 
-/// Bytes of all files below the repository.
 /// The bytes of a repository, without those that it keeps for a full disk.
 fn bytes(lab: &Lab) -> u64 {
     let reserve = fs::metadata(lab.path("repo/treering/reserve")).map_or(0, |file| file.len());
