@@ -79,6 +79,8 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     let remotes = open(repository)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(repository);
+    // Before it holds what the remote only claims.
+    repository.trust_what_is_here()?;
     let Pushed { there, here, layers, bytes, made, removed, kept, refusal } =
         session.watch(|progress| remotes.push_with(&name, &who, progress))?;
     if let Some(failure) = &removed.failure {
@@ -145,7 +147,7 @@ pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repositor
     let remotes = Remotes::open_with(session.repository_path()?, FORMAT_VERSION, &cold::options()?)?;
     let names = match name {
         Some(name) => vec![name.to_owned()],
-        None => remotes.list()?.into_iter().map(|remote| remote.name).collect(),
+        None => remotes.list_readable()?.0.into_iter().map(|remote| remote.name).collect(),
     };
     let mut failed = CliError::Repository(lost);
     for name in names {
@@ -157,7 +159,9 @@ pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repositor
                 ));
                 return session.open();
             }
-            Err(error) => failed = error.into(),
+            // The command fails for the first reason, and tells it then.
+            Err(error) if matches!(failed, CliError::Repository(_)) => failed = error.into(),
+            Err(error) => report::complain(&treering::causes::chain(&error)),
         }
     }
     Err(failed)
@@ -170,6 +174,8 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
     let remotes = open(&repository)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(&repository);
+    // Before it holds what the remote only claims.
+    repository.trust_what_is_here()?;
     let here = session.watch(|progress| remotes.pull_with(&name, &who, progress))?;
     print(|out| {
         if session.json {

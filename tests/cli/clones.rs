@@ -139,6 +139,45 @@ fn a_mirror_loses_nothing_that_is_only_in_it() {
     assert_eq!(days(&lab, "hub").len(), 3);
 }
 
+/// Pushes a snapshot of `theirs` to the hub whose volumes hold nothing of what their indexes claim.
+const FORGE: &str = "
+    old=$(git -C hub rev-parse main)
+    \"$TREERING\" clone -q hub liar
+    \"$TREERING\" -r liar backup -q theirs
+    cd liar
+    export GIT_INDEX_FILE=\"$PWD/../forged\"
+    git read-tree HEAD
+    for volume in $(git diff-tree -r --name-only $old HEAD -- archives/ | grep '[.]tar'); do
+        garbage=$(head -c $(git cat-file -s HEAD:$volume) /dev/urandom | git hash-object -w --stdin)
+        git update-index --cacheinfo 100644,$garbage,$volume
+    done
+    commit=$(git -c user.name=x -c user.email=x@x commit-tree -p HEAD -m x $(git write-tree))
+    test $(git rev-parse $commit^{tree}) != $(git rev-parse HEAD^{tree})
+    git push -q ../hub $commit:refs/heads/main";
+
+/// A copy that git made takes what it has for its own, and not what a remote claims later.
+#[test]
+fn a_copy_relies_on_no_claim_of_its_first_pull_or_push() {
+    for line in ["pull", "push"] {
+        let lab = Lab::new();
+        backup(&lab, "repo", 1);
+        shell(&lab, "git init -q --bare hub");
+        lab.ok(["remote", "add", "origin", "hub"]);
+        lab.ok(["push", "-q"]);
+        shell(&lab, "git clone -q --bare \"$HUB\" \"$CLONE\"");
+        let guessed: String =
+            (0..50_000).map(|number: u32| format!("{:x}\n", number.wrapping_mul(2_654_435_761))).collect();
+        lab.write("theirs/guessed", &guessed);
+        shell(&lab, FORGE);
+        lab.ok(["-r", "clone", line, "-q"]);
+        assert_eq!(days(&lab, "clone").len(), 2, "{line}: the claim is there");
+        lab.write("own/file", &guessed);
+        lab.ok(["-r", "clone", "backup", "-q", "own"]);
+        lab.ok(["-r", "clone", "restore", "-q", "latest", "--path", "own", "--target", "restored"]);
+        assert_eq!(std::fs::read_to_string(lab.path("restored/file")).unwrap(), guessed, "{line}");
+    }
+}
+
 /// A copy of a shallow copy is one like any other, with the program git or without.
 #[test]
 fn a_shallow_clone_is_cloned_and_pulled_from() {
