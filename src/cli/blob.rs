@@ -19,13 +19,10 @@ use crate::cli::blob_args::{
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::report::{self, plural, print, size};
-use crate::cli::{Session, prepare, read_input, refuse_snapshots};
+use crate::cli::{Session, complain_of_layers, prepare_to_write, read_input};
 
 /// Does one of the `blob` commands.
 pub fn run(session: &Session, command: &BlobCommand) -> Result<Exit, CliError> {
-    if let BlobCommand::Add(_) | BlobCommand::Push(_) | BlobCommand::Pull(_) = command {
-        refuse_snapshots(session.repository_path()?)?;
-    }
     match command {
         BlobCommand::Init => init(session),
         BlobCommand::Key(arguments) => make_key(session, arguments),
@@ -73,6 +70,7 @@ fn add(session: &Session, arguments: &BlobAddArguments) -> Result<Exit, CliError
     let time = session.time("--time", arguments.time.as_deref())?;
     let time = time.unwrap_or_else(|| session.now.timestamp());
     let blobs = open(session, &arguments.codec)?;
+    prepare_to_write(blobs.timeline().git())?;
     let files = match arguments.files.as_slice() {
         [] => &[PathBuf::from("-")],
         files => files,
@@ -207,16 +205,17 @@ fn open(session: &Session, arguments: &CodecArguments) -> Result<Blobs, CliError
 
 fn open_with(repository: &Path, codec: Codec) -> Result<Blobs, CliError> {
     let blobs = Blobs::open(repository, codec)?;
-    prepare(blobs.timeline().git());
+    complain_of_layers(&blobs.timeline().git().layers());
     Ok(blobs)
 }
 
-/// The repository, and its remote of the name that was given.
+/// The repository, to be written to, and its remote of the name that was given.
 fn remote<'a>(session: &Session, arguments: &'a BlobRemoteArguments) -> Result<(Blobs, &'a str), CliError> {
     let repository = session.repository_path()?;
     let blobs = open_with(repository, Codec::default())?;
     let name = &arguments.remote;
     let git = blobs.timeline().git();
+    prepare_to_write(git)?;
     if git.remotes()?.iter().any(|remote| remote.name == *name) {
         return Ok((blobs, name));
     }

@@ -19,7 +19,7 @@ use crate::cli::kv_args::{
     RmArguments, ShowArguments,
 };
 use crate::cli::report::{self, Align, print};
-use crate::cli::{Session, cache_directory, prepare, read_input, refuse_snapshots};
+use crate::cli::{Session, cache_directory, complain_of_layers, prepare_to_write, read_input};
 
 /// The editor of somebody who named none.
 const EDITOR: &str = "vi";
@@ -187,7 +187,7 @@ fn show(arguments: &ShowArguments) -> Result<Exit, CliError> {
 /// As [`open`], to write.
 fn open_to_write(repository: &KvRepository) -> Result<GitKv, CliError> {
     let kv = open(repository)?;
-    refuse_snapshots(kv.git().path())?;
+    prepare_to_write(kv.git())?;
     Ok(kv)
 }
 
@@ -201,7 +201,7 @@ fn open(repository: &KvRepository) -> Result<GitKv, CliError> {
             GitKv::open_url(url.to_string_lossy().as_ref(), &cache)?
         }
     };
-    prepare(kv.git());
+    complain_of_layers(&kv.git().layers());
     Ok(kv)
 }
 

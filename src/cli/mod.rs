@@ -103,10 +103,9 @@ pub fn run() -> ExitCode {
     if !matches!(arguments.command, Command::Schedule(_)) {
         bar::heed_signals();
     }
-    let is_check = matches!(arguments.command, Command::Check(_));
-    let session = match Session::new(arguments.global, arguments.command.writes()) {
-        Ok(session) => Session { is_check, ..session },
-        Err(error) => return failed(&error, Some(&arguments.command)).into(),
+    let session = match Session::new(arguments.global, &arguments.command) {
+        Ok(session) => session,
+        Err(error) => return failed(&error, &arguments.command).into(),
     };
     let result = match &arguments.command {
         Command::Init(arguments) => snapshots::init(&session, arguments),
@@ -136,7 +135,7 @@ pub fn run() -> ExitCode {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
         }
     };
-    match result.unwrap_or_else(|error| failed(&error, Some(&arguments.command))) {
+    match result.unwrap_or_else(|error| failed(&error, &arguments.command)) {
         Exit::Done if report::was_incomplete() => Exit::Partial,
         exit => exit,
     }
@@ -148,8 +147,8 @@ fn complain_of_layers(layers: &LayerSet) {
     layers.faults().iter().for_each(|fault| report::complain_of_loss(&chain(fault)));
 }
 
-/// Tells of a failure of `command`, once it is known which that is.
-fn failed(error: &CliError, command: Option<&Command>) -> Exit {
+/// Tells of a failure of `command`.
+fn failed(error: &CliError, command: &Command) -> Exit {
     // Whatever failed because this was to stop was interrupted.
     let exit = if signals::is_stopping() { Exit::Interrupted } else { error.exit() };
     if exit != Exit::Pipe {
@@ -166,20 +165,18 @@ fn failed(error: &CliError, command: Option<&Command>) -> Exit {
 }
 
 /// What a person can do where there is no room left.
-fn way_out_of_full_disk(error: &CliError, command: Option<&Command>) -> &'static str {
+fn way_out_of_full_disk(error: &CliError, command: &Command) -> &'static str {
     match command {
         // It says so itself.
         _ if matches!(error, CliError::Repository(RepositoryError::NoRoom { .. })) => "",
-        Some(
-            Command::Backup(_)
-            | Command::Push(_)
-            | Command::Pull(_)
-            | Command::Layers(_)
-            | Command::Remote(_)
-            | Command::Key(_)
-            | Command::Compression(_)
-            | Command::Schedule(_),
-        ) => {
+        Command::Backup(_)
+        | Command::Push(_)
+        | Command::Pull(_)
+        | Command::Layers(_)
+        | Command::Remote(_)
+        | Command::Key(_)
+        | Command::Compression(_)
+        | Command::Schedule(_) => {
             "; make room on the disk and try again. If that is the repository's, `treering forget` and \
              `treering prune` may still work: they use 256 KiB that it keeps for them"
         }
@@ -187,12 +184,16 @@ fn way_out_of_full_disk(error: &CliError, command: Option<&Command>) -> &'static
     }
 }
 
-/// Makes ready to read and write a repository of blobs or keys.
-fn prepare(git: &Git) {
+/// Makes ready to write to a repository of blobs or keys. One of snapshots is refused: what is written there without a
+/// look at them could remove some, also where nothing may be removed, and would not be encrypted.
+fn prepare_to_write(git: &Git) -> Result<(), CliError> {
+    if Repository::is_at(git.path())? {
+        return Err(CliError::SnapshotsThere(git.path().to_owned()));
+    }
     if git.is_shared() {
         write_for_group();
     }
-    complain_of_layers(&git.layers());
+    Ok(())
 }
 
 /// Lets the group read and write what this process makes from now on.
@@ -226,7 +227,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(global: Global, writes: bool) -> Result<Self, CliError> {
+    fn new(global: Global, command: &Command) -> Result<Self, CliError> {
         let Global { repo, key, profile, config, config_text, json, quiet, verbose } = global;
         let places = Places::of_process(config, config_text);
         // An empty variable in the environment asks for nothing.
@@ -249,8 +250,8 @@ impl Session {
             json,
             quiet,
             verbose,
-            is_check: false,
-            writes,
+            is_check: matches!(command, Command::Check(_)),
+            writes: command.writes(),
             hold: OnceCell::new(),
         })
     }
@@ -462,21 +463,9 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Refuses a repository at `path` in which snapshots lie: what is written there without a look at them could remove
-/// some, also where nothing may be removed, and would not be encrypted.
-fn refuse_snapshots(path: &Path) -> Result<(), CliError> {
-    match Repository::is_at(path)? {
-        true => Err(CliError::SnapshotsThere(path.to_owned())),
-        false => Ok(()),
-    }
-}
-
 /// Where programs keep what they can do without.
 fn cache_directory() -> Option<PathBuf> {
-    // An empty or relative name would be one below whatever directory this is run in.
-    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || std::env::home_dir().filter(|path| path.is_absolute()).map(|home| home.join(".cache"));
-    Some(given.or_else(home)?.join("treering"))
+    Some(profile::directory("XDG_CACHE_HOME", ".cache")?.join("treering"))
 }
 
 /// The content of a file, or of standard input for `-`; as much as can be a blob or a value.

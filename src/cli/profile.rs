@@ -24,18 +24,32 @@ const SYSTEM_STATE: &str = "/var/lib/treering";
 /// Where it stands what of other people's repositories is trusted, below a directory of [`OWN`].
 const TRUSTED: &str = "trusted";
 
+/// The directory that the environment names by `variable`, else the one that is `below_home`.
+pub fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
+    // An empty or relative name would be one below whatever directory this is run in.
+    let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    set.or_else(|| Some(home()?.join(below_home)))
+}
+
+fn state_directory() -> Option<PathBuf> {
+    directory("XDG_STATE_HOME", ".local/state")
+}
+
 /// Where it stands what is trusted: the person's file, also where `HOME` is another one, as under cron; that of whoever
 /// ran sudo; and the system's.
 pub fn trust_files() -> trust::Files {
     let below = |state: PathBuf| state.join(OWN).join(TRUSTED);
     let home_of = |uid| uzers::get_user_by_uid(uid).map(|user| below(user.home_dir().join(".local/state")));
-    let written = Places::of_process(None, None).state.map(below);
+    let written = state_directory().map(below);
     let own = uzers::get_effective_uid();
     let sudo = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()).filter(|_| own == 0);
     let mut read: Vec<_> = written.clone().into_iter().collect();
     read.extend(home_of(own));
     read.extend(sudo.and_then(home_of));
     read.push(Path::new(SYSTEM_STATE).join(TRUSTED));
+    // Each is read once, and warned of once; their order does not matter.
+    read.sort_unstable();
+    read.dedup();
     trust::Files { read, written, also_owned_by: sudo }
 }
 
@@ -51,16 +65,11 @@ pub struct Places {
 impl Places {
     /// By the environment, with the profiles in `config` if it is given, as they stand in `text`.
     pub fn of_process(config: Option<PathBuf>, text: Option<PathBuf>) -> Self {
-        let home = home();
-        let directory = |variable: &str, below_home: &str| {
-            let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-            set.or_else(|| Some(home.as_ref()?.join(below_home)))
-        };
         Self {
             given: config.map(|path| ConfigFile { path, text }),
+            home: home(),
             configuration: directory("XDG_CONFIG_HOME", ".config"),
-            state: directory("XDG_STATE_HOME", ".local/state"),
-            home,
+            state: state_directory(),
         }
     }
 

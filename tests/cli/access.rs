@@ -52,6 +52,44 @@ fn one_that_everybody_can_read_is_pointed_out() {
     assert!(!everything.iter().any(|arguments| warned(arguments)));
 }
 
+/// In a shared repository of blobs or keys the group gets what is written there, and nothing that is written elsewhere.
+#[test]
+fn what_is_read_from_a_shared_repository_is_not_for_the_group() {
+    let lab = Lab::bare();
+    lab.ok(["-r", "blobs", "blob", "init"]);
+    let git = |arguments: &[&str]| {
+        assert!(Command::new("git").current_dir(lab.path("")).args(arguments).status().unwrap().success());
+    };
+    git(&["-C", "blobs", "config", "core.sharedRepository", "group"]);
+    git(&["init", "-q", "--bare", "hub"]);
+    git(&["-C", "blobs", "remote", "add", "hub", lab.path("hub").to_str().unwrap()]);
+    let ok = |arguments: &[&str]| {
+        let own = lab.command(arguments);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(own.get_program()).args(own.get_args());
+        shell.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?)))).current_dir(lab.path(""));
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let packs = || fs::read_dir(lab.path("blobs/objects/pack")).unwrap().map(|entry| entry.unwrap().path());
+    for (round, line) in
+        ["-r blobs blob add tree/notes", "kv put blobs key tree/notes"].into_iter().enumerate()
+    {
+        ok(&line.split(' ').collect::<Vec<_>>());
+        assert!(packs().count() > 2 * round, "{line}");
+        for pack in packs() {
+            assert_eq!(mode(&pack) & 0o040, 0o040, "{line}: {}", pack.display());
+        }
+    }
+    ok(&["-r", "blobs", "blob", "push", "hub"]);
+    ok(&["-r", "blobs", "blob", "pull", "hub"]);
+    ok(&["-r", "blobs", "blob", "get", "--output", "out"]);
+    let out: Vec<_> = fs::read_dir(lab.path("out")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(out.len(), 1);
+    assert_eq!(mode(&out[0]), 0o600);
+    assert_eq!(mode(&lab.path("out")), 0o700);
+}
+
 #[test]
 fn members_of_a_group_share_a_repository() {
     let lab = Lab::bare();
