@@ -49,7 +49,10 @@ const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 /// assert!(treering::causes::is_disk_full(&error));
 /// ```
 pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
-    has_kind(error, &FULL_KINDS) || FULL.iter().any(|text| chain(error).contains(text))
+    has_kind(error, &FULL_KINDS) || {
+        let line = chain(error);
+        FULL.iter().any(|text| line.contains(text))
+    }
 }
 
 /// Whether an error or one of its causes is one of the system, of one of `kinds`.

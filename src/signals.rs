@@ -15,7 +15,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// What this process runs, and whether it was asked to stop.
-#[derive(Default)]
 struct State {
     children: usize,
     is_stopping: bool,

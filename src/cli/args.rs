@@ -255,8 +255,7 @@ pub struct ScanArguments {
 
 impl ScanArguments {
     pub fn excludes(&self) -> Excludes {
-        let pattern =
-            |text: &String| Pattern { text: text.clone(), directory: self.directory.clone(), is_line: false };
+        let pattern = |text: &String| Pattern { directory: self.directory.clone(), ..Pattern::from(text) };
         Excludes {
             patterns: self.exclude.iter().map(pattern).collect(),
             files: self.exclude_file.clone(),

@@ -72,9 +72,11 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
             .into_iter()
             .flatten()
             .for_each(|fault| complain(&fault));
-        let is_parent = |key: &str| report.future.iter().any(|name| name.key.to_string() == key);
+        let is_future_key = |key: &str| report.future.iter().any(|name| name.key.to_string() == key);
         let what_follows = match report.parent.as_deref() {
-            Some(parent) if is_parent(parent) => "this backup was compared with it, since there is no other",
+            Some(parent) if is_future_key(parent) => {
+                "this backup was compared with it, since there is no other"
+            }
             Some(_) => "this backup was compared with an earlier one",
             None => "this backup was compared with none",
         };
@@ -180,17 +182,13 @@ fn lost(report: &BackupReport) -> Option<String> {
 
 /// What describes earlier snapshots and cannot be read, if so.
 fn base_fault(report: &BackupReport) -> Option<String> {
-    let fault = report.base_fault.as_ref()?;
-    if OutOfReach::find(fault).is_some() {
-        return Some(format!(
-            "an earlier snapshot cannot be read now and was not compared with: {}",
-            chain(fault)
-        ));
-    }
-    let fault = chain(fault);
-    Some(format!(
-        "an earlier snapshot is damaged and was not compared with: `treering check` tells all ({fault})"
-    ))
+    let fault = chain(report.base_fault.as_ref()?);
+    Some(match is_base_damaged(report) {
+        true => format!(
+            "an earlier snapshot is damaged and was not compared with: `treering check` tells all ({fault})"
+        ),
+        false => format!("an earlier snapshot cannot be read now and was not compared with: {fault}"),
+    })
 }
 
 /// Whether what describes earlier snapshots is damaged: the new snapshot is whole, and they are not.

@@ -7,7 +7,7 @@
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -47,7 +47,7 @@ const UNDER_WAY: &str = "{percent:>3}% [{wide_bar}] {msg}  {binary_bytes_per_sec
 /// Runs `work`, showing its progress; Ctrl-C asks it to stop.
 pub fn watch<R>(show: Show, work: impl FnOnce(&Progress) -> R) -> R {
     let progress = Arc::new(Progress::new());
-    stop_on_signal(&progress);
+    running_operation().replace(progress.clone());
     std::thread::scope(|scope| {
         let (running, ended) = channel::<()>();
         let watched = &progress;
@@ -145,30 +145,23 @@ fn running_operation() -> MutexGuard<'static, Option<Arc<Progress>>> {
     OPERATION.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn stop_on_signal(progress: &Arc<Progress>) {
-    running_operation().replace(progress.clone());
-    heed_signals();
-}
-
 /// From now on, a signal asks the operation that runs, and the programs that it runs, to stop; where nothing runs that can
 /// be asked, and the second time, it ends this program at once.
 pub fn heed_signals() {
-    static WATCHED: Once = Once::new();
-    WATCHED.call_once(|| {
-        let end = || std::process::exit(Exit::Interrupted as i32);
-        // Where they cannot be watched, a signal ends the program at once.
-        let _ = signals::on_stop(move || {
-            if signals::is_stopping() {
+    let end = || std::process::exit(Exit::Interrupted as i32);
+    // Where they cannot be watched, a signal ends the program at once.
+    let _ = signals::on_stop(move || {
+        if signals::is_stopping() {
+            end();
+        }
+        // Held, so that none begins meanwhile.
+        let operation = running_operation();
+        signals::stop(|| {
+            if operation.is_none() {
                 end();
             }
-            // Held, so that none begins meanwhile.
-            let operation = running_operation();
-            signals::stop(|| match &*operation {
-                Some(progress) => progress.stop(),
-                None => end(),
-            });
-            operation.iter().for_each(|progress| progress.stop());
         });
+        operation.iter().for_each(|progress| progress.stop());
     });
 }
 

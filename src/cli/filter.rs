@@ -36,22 +36,18 @@ pub struct FilterArguments {
 
 impl FilterArguments {
     /// What is chosen of `of` by these flags. Each one takes the place of what `of` says about the same thing only.
-    fn narrow(&self, of: SnapshotFilter) -> SnapshotFilter {
-        let SnapshotFilter { hosts, paths, exactly, tags } = of;
-        let (paths, exactly) = match self.path.is_empty() {
-            true => (paths, exactly),
-            false => (saved_paths(&self.path), false),
-        };
-        SnapshotFilter {
-            hosts: if self.host.is_empty() { hosts } else { self.host.clone() },
-            paths,
-            exactly,
-            tags: if self.tag.is_empty() {
-                tags
-            } else {
-                self.tag.iter().map(|tags| tag_list(tags)).collect()
-            },
+    fn narrow(&self, mut of: SnapshotFilter) -> SnapshotFilter {
+        if !self.host.is_empty() {
+            of.hosts = self.host.clone();
         }
+        if !self.path.is_empty() {
+            of.paths = saved_paths(&self.path);
+            of.exactly = false;
+        }
+        if !self.tag.is_empty() {
+            of.tags = self.tag.iter().map(|tags| tag_list(tags)).collect();
+        }
+        of
     }
 }
 

@@ -24,13 +24,11 @@ use crate::cli::{Session, host_name, user_name};
 pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
     let arguments = &arguments.clone().filled(&session.profile)?;
     let repository = session.open_readable()?;
-    let mut exit = Exit::Done;
+    let filter = session.filter(&arguments.filters);
     let mut groups = Vec::new();
     let removed: Vec<SnapshotName> = if arguments.ids.is_empty() {
         // Without those that cannot be read, rules keep more of the others and never less.
-        let mut snapshots;
-        (snapshots, exit) = readable(&repository)?;
-        let filter = session.filter(&arguments.filters);
+        let mut snapshots = readable(&repository)?;
         snapshots.retain(|snapshot| filter.matches(snapshot));
         session.warn_of_future_in(&snapshots);
         groups = apply(snapshots, &arguments.rules.policy(), arguments.group_by, &session.now)?;
@@ -58,31 +56,29 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     if !arguments.dry_run {
         repository.forget(&keys, &user_name(), &host_name(), session.now.timestamp())?;
     }
-    let mut forgotten = forgotten(arguments, &session.filter(&arguments.filters), &groups, &removed);
-    if !arguments.prune {
-        forgotten.say(session)?;
-        return Ok(exit);
-    }
+    let mut forgotten = forgotten(arguments, &filter, &groups, &removed);
     // A person reads at once what is done already; a program gets one object, also of what was removed before the
     // rest failed.
-    if !session.json {
+    let is_one_object = session.json && arguments.prune;
+    if !is_one_object {
         forgotten.say(session)?;
+    }
+    if !arguments.prune {
+        return Ok(Exit::Done);
     }
     let freed = match arguments.dry_run {
         true => plan(session, &repository, &arguments.waste, &keys),
         false => prune_now(session, &repository, &arguments.waste),
     };
-    if session.json {
+    if is_one_object {
         if let Ok(freed) = &freed {
             forgotten.document[freed.message_type] = freed.document.clone();
         }
         forgotten.say(session)?;
+        return freed.map(|_| Exit::Done);
     }
-    let freed = freed?;
-    if !session.json {
-        freed.say(session)?;
-    }
-    Ok(exit)
+    freed?.say(session)?;
+    Ok(Exit::Done)
 }
 
 /// What was done or would be, for programs and for people.

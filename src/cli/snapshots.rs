@@ -84,14 +84,14 @@ pub fn compression(session: &Session, arguments: &CompressionArguments) -> Resul
 /// Lists the snapshots, oldest first.
 pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliError> {
     let filter = session.filter(filters);
-    let (mut snapshots, exit) = readable(&session.open_readable()?)?;
+    let mut snapshots = readable(&session.open_readable()?)?;
     snapshots.retain(|snapshot| filter.matches(snapshot));
     session.warn_of_future_in(&snapshots);
     print(|out| {
         if session.json {
             return json::line(out, &snapshots.iter().map(SnapshotObject::new).collect::<Vec<_>>());
         }
-        if snapshots.is_empty() && exit == Exit::Done {
+        if snapshots.is_empty() && !report::was_incomplete() {
             return match filter.is_empty() {
                 true => writeln!(out, "There are no snapshots yet: make one with `treering backup DIR`"),
                 false => writeln!(out, "There is no snapshot{}", report::text(&filter.to_string())),
@@ -105,7 +105,7 @@ pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliErr
             .collect();
         report::table(out, &[Left, Left, Left, Left, Right, Right, Right, Left], &rows)
     })?;
-    Ok(exit)
+    Ok(Exit::Done)
 }
 
 /// What snapshots are called in a listing.
@@ -128,11 +128,11 @@ impl Names {
     }
 }
 
-/// The snapshots that can be read, oldest first. Complains about the others, which make a status of their own.
-pub fn readable(repository: &Repository) -> Result<(Vec<Snapshot>, Exit), CliError> {
+/// The snapshots that can be read, oldest first. Complains about the others, without which a command is not wholly done.
+pub fn readable(repository: &Repository) -> Result<Vec<Snapshot>, CliError> {
     let (snapshots, unreadable) = repository.readable_snapshots()?;
-    unreadable.iter().for_each(|error| report::complain(&chain(error)));
-    Ok((snapshots, if unreadable.is_empty() { Exit::Done } else { Exit::Partial }))
+    unreadable.iter().for_each(|error| report::complain_of_loss(&chain(error)));
+    Ok(snapshots)
 }
 
 fn row(session: &Session, snapshot: &Snapshot, name: String) -> Vec<String> {

@@ -409,14 +409,13 @@ impl Running<'_> {
                 let mut last = None;
                 for_each_line(err, |line| {
                     // Each step warns of them, and a run need say it only once.
-                    let future = serde_json::from_str::<Value>(line)
-                        .ok()
-                        .and_then(|mut line| Some(line.get_mut("future")?.take()));
+                    let mut object = serde_json::from_str::<Value>(line).ok();
+                    let future = object.as_mut().and_then(|object| Some(object.get_mut("future")?.take()));
                     if future.is_some() && *warned_of == future {
                         return;
                     }
                     *warned_of = future.or(warned_of.take());
-                    if let Some(earlier) = last.replace(complaint(line)) {
+                    if let Some(earlier) = last.replace(complaint(line, object.as_ref())) {
                         tracing::warn!("{profile}: {earlier}");
                     }
                 });
@@ -505,10 +504,9 @@ fn how(status: ExitStatus) -> String {
     text
 }
 
-/// What a line says that a step has printed to standard error: an object with a message, or text.
-fn complaint(line: &str) -> String {
-    let object = serde_json::from_str::<Value>(line).ok();
-    let message = object.as_ref().and_then(|object| object["message"].as_str());
+/// What a line says that a step has printed to standard error: the message of the `object` that it is, or text.
+fn complaint(line: &str, object: Option<&Value>) -> String {
+    let message = object.and_then(|object| object["message"].as_str());
     message.unwrap_or_else(|| line.strip_prefix("treering: ").unwrap_or(line)).to_owned()
 }
 
