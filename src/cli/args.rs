@@ -140,8 +140,8 @@ pub enum Command {
 An encrypted repository is opened by each passphrase, identity and recipient that is given here; where none is, a passphrase is \
 asked for. To back up into it nothing of that is needed.
 
-Where a repository is already, nothing is changed, and the exit status is 1. So it is after an `init` that was killed when it had just \
-finished: use that repository. What a killed `init` had not finished is made anew.
+If the repository exists, `init` changes nothing and exits with status 1. That includes an `init` that was killed right after it \
+finished: use that repository. An `init` killed earlier is started over.
 
 Examples:
   treering init
@@ -345,7 +345,7 @@ pub struct RestoreArguments {
     /// Put the content of a directory directly into /, if --target says so
     #[arg(long)]
     pub force: bool,
-    /// Set owners, and whom ACLs name, by number, even where a user of the same name is known here
+    /// Restore owners and ACL entries by number, even if this system has a user of the same name
     #[arg(long)]
     pub numeric_ids: bool,
     /// Change nothing; tell what would be done
@@ -465,7 +465,7 @@ pub struct DirApplyArguments {
     /// The archive that was written with it
     #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath, value_parser = local_path())]
     pub archive: PathBuf,
-    /// Set owners, and whom ACLs name, by number, even where a user of the same name is known here
+    /// Restore owners and ACL entries by number, even if this system has a user of the same name
     #[arg(long)]
     pub numeric_ids: bool,
 }
@@ -507,7 +507,7 @@ Each difference is a line:
   R  renamed: OLD -> NEW
   -  deleted
 
-With a path only what lies there is compared; with one of two snapshots it is meant in both. Of a directory, files are read only where size, times or inode differ from the snapshot, as in a backup; --force reads all. What \
+SNAP:PATH compares only that path. Given for one of two snapshots, it applies to both. Of a directory, files are read only where size, times or inode differ from the snapshot, as in a backup; --force reads all. What \
 is left out by --exclude and its like, or by -x, is compared on neither side. What cannot be read is named, and the exit \
 status is then 3.
 
@@ -520,8 +520,8 @@ const RESTORE_HELP: &str = concat!(
 Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
 content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
 at that path. The report names each source and where it was put. --in-place puts each source back to where it was.
-It follows links above a source, never a source that is a link: a link that stands in the place of a source is replaced \
-as any other name, and what it points to is left as it is.
+It follows symbolic links above a source, but not the source itself: if a link has replaced the source, the link is replaced and \
+its target is not touched.
 
 A target that exists keeps its owner, mode and time, unless it is the directory that was backed up. With --include, so do \
 the directories that are there already, unless a pattern matches them.
@@ -555,7 +555,7 @@ Examples:
 Exit status:
   0    done
   1    failed
-  3    done but for files that could not be read or restored, or beside an earlier snapshot that is damaged
+  3    done, except for files, snapshots or parts of the repository that could not be read
   10   there is no repository, or no store
   11   the repository is in use
   12   the repository is encrypted, and no key was given that opens it

@@ -56,8 +56,8 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         }
         for link in &report.followed {
             complain(&format!(
-                "{} is a symbolic link, and is named with a slash too: the directory that it leads to is saved by this name, and \
-                 the link is not",
+                "{} was given both with and without a trailing slash: the directory it points to is saved under this name, not \
+                 the link",
                 link.display()
             ));
         }
@@ -185,9 +185,9 @@ fn base_fault(report: &BackupReport) -> Option<String> {
     let fault = chain(report.base_fault.as_ref()?);
     Some(match is_base_damaged(report) {
         true => format!(
-            "an earlier snapshot is damaged and was not compared with: `treering check` tells all ({fault})"
+            "an earlier snapshot is damaged and was not used for comparison ({fault}); `treering check` has the details"
         ),
-        false => format!("an earlier snapshot cannot be read now and was not compared with: {fault}"),
+        false => format!("an earlier snapshot cannot be read now and was not used for comparison: {fault}"),
     })
 }
 

@@ -103,10 +103,11 @@ fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::R
         session.tell(out, "scan", &problem.path, problem)?;
     }
     if *unknown > 0 {
+        let (exist, they_are) = if *unknown == 1 { (" exists", "it is") } else { (" exist", "they are") };
         complain(&format!(
-            "a snapshot is partial: {} that its backup could not read, and that only the other side has, {} not compared",
-            plural(*unknown, "name"),
-            if *unknown == 1 { "is" } else { "are" }
+            "a snapshot is partial: {} on the other side only and could not be read by its backup, so {} not compared",
+            plural(*unknown, "name") + exist,
+            they_are,
         ));
     }
     if session.quiet { Ok(()) } else { writeln!(out, "{}", report::totals(&totals)) }

@@ -201,9 +201,9 @@ impl Session {
     pub fn warn_of_gap(&self, gap: Gap) {
         let [before, after] = [gap.before, gap.after].map(|key| self.local(key.time()));
         let text = format!(
-            "no snapshot is dated between {before} and {after}: the clock may have been wrong, so --keep-within and the like \
-             leave that time out and keep older snapshots. If the clock is right, they go as newer ones fill the time, or \
-             with `treering forget ID`"
+            "no snapshots between {before} and {after}: the clock may have been wrong, so --keep-within and similar rules \
+             skip that gap and keep older snapshots. If the clock is right, they expire as new snapshots are made; \
+             `treering forget ID` removes them now"
         );
         let document = json!({ "before": gap.before.to_string(), "after": gap.after.to_string() });
         complain_with(&text, json!({ "gap": document }));

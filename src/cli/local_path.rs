@@ -14,7 +14,7 @@ use treering::url::Url;
 #[derive(Debug, thiserror::Error)]
 pub enum NotLocal {
     #[error(
-        "it looks like a URL, and must be the path of a file or directory here: if it is one, put ./ before its name"
+        "it looks like a URL, but a local path is needed here: write ./NAME for a local file of that name"
     )]
     Path,
     #[error(

@@ -154,7 +154,7 @@ fn failed(error: &CliError, command: &Command) -> Exit {
     if exit != Exit::Pipe {
         let mut text = chain(error);
         if has_kind(error, &[ErrorKind::ReadOnlyFilesystem]) {
-            text += "; mount it to be written to, or choose another place";
+            text += "; remount it read-write, or choose another path";
         }
         if is_disk_full(error) {
             text += way_out_of_full_disk(error, command);
@@ -178,7 +178,7 @@ fn way_out_of_full_disk(error: &CliError, command: &Command) -> &'static str {
         | Command::Compression(_)
         | Command::Schedule(_) => {
             "; make room on the disk and try again. If that is the repository's, `treering forget` and \
-             `treering prune` may still work: they use 256 KiB that it keeps for them"
+             `treering prune` may still work: the repository reserves 256 KiB for them"
         }
         _ => "; make room on the disk and try again",
     }
@@ -298,7 +298,7 @@ impl Session {
         {
             let path = report::name(repository.path().as_os_str().as_encoded_bytes());
             report::complain(&format!(
-                "everybody on this host can read the repository {path}, and so every file in it: `chmod o= {path}` keeps them out"
+                "every user of this host can read the repository {path} and every file in it: run `chmod o= {path}`"
             ));
         }
         cold::attach(&repository)?;

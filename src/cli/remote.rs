@@ -90,7 +90,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
     }
     if let Some(reason) = &refusal {
         report::complain(&format!(
-            "what was removed here stays in {name}, which refuses removals: {}",
+            "{name} refuses removals and keeps the snapshots that were removed here: {}",
             text(reason)
         ));
     }
@@ -154,7 +154,7 @@ pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repositor
         match session.watch(|progress| remotes.rescue(&name, progress)) {
             Ok(()) => {
                 report::complain(&format!(
-                    "what the newest state lacked here came back from {}",
+                    "restored the missing objects of the latest commit from {}",
                     text(&name)
                 ));
                 return session.open();

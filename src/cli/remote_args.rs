@@ -72,14 +72,14 @@ pub struct RemoteRemoveArguments {
     pub name: String,
 }
 
-/// Trust what a repository from elsewhere could start
+/// Trust the programs that a copied repository may start
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An address of rclone or of a helper of git, the git settings of a repository and its hooks can start programs. In a repository that was \
-copied from somewhere they are somebody else's, so they count only after `remote add`, `clone` or this command, on this host, for this \
-path and as they are now. Look at REPO/config, REPO/hooks and REPO/treering/remotes/*/url first.")]
+rclone addresses, git remote helpers, git settings and hooks can start programs. treering ignores those of a repository copied from \
+elsewhere until you run `remote add`, `clone` or this command on this host. Trust covers this path and the current settings; a change \
+needs trust again. Look at REPO/config, REPO/hooks and REPO/treering/remotes/*/url first.")]
 pub struct RemoteTrustArguments {
-    /// Trust the address of this remote alone; else that of each, and the settings and hooks
+    /// Trust only the address of this remote [default: all addresses, the git settings and the hooks]
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
 }

@@ -88,8 +88,8 @@ pub struct StoreDestroyArguments {
     /// Needed, since nothing brings it back
     #[arg(long, required = true)]
     pub force: bool,
-    /// The last part of its URL. Needed for a store that treering did not make, such as one of borgstore: without the marker of
-    /// treering's own it may be any directory
+    /// Confirm with the last component of the URL; required for a store without treering's marker file, such as one made by
+    /// borgstore
     #[arg(long, value_name = "NAME")]
     pub confirm: Option<String>,
 }

@@ -302,8 +302,8 @@ impl Profile {
                 Some("has a schedule, and needs sources")
             }
             () if self.repo.as_deref().is_some_and(|repo| store::is_url(repo.as_os_str())) => Some(
-                "has a URL or a place on another host as repo: give the path of a directory (./host:path for a local one of that name), and add \
-                 the other with `treering remote add`",
+                "sets repo to a URL or host:path: give a local directory (./host:path for one of that name), and add the other \
+                 with `treering remote add`",
             ),
             () if self.prune && !keeps => Some("has prune = true, and needs a key that says what to keep"),
             () => None,
@@ -638,12 +638,9 @@ mod tests {
         fails("[profile.a]\nprune = true", "1: profile a has prune = true");
         fails(
             "[default]\nrepo = 's3:host/bucket'\n[profile.a]",
-            "3: profile a has a URL or a place on another host as repo",
+            "3: profile a sets repo to a URL or host:path",
         );
-        fails(
-            "[default]\nrepo = 'host:rings'\n[profile.a]",
-            "3: profile a has a URL or a place on another host as repo",
-        );
+        fails("[default]\nrepo = 'host:rings'\n[profile.a]", "3: profile a sets repo to a URL or host:path");
         for name in ["a b", "", ".a", "-a", "a/b", "ä"] {
             fails(&format!("[profile.\"{name}\"]"), &format!("1: {name:?} cannot name a profile"));
         }

@@ -38,7 +38,7 @@ fn one_that_everybody_can_read_is_pointed_out() {
     let warned = |arguments: &[&str]| {
         let Outcome { status, err, .. } = lab.run(arguments);
         assert_eq!(status, Some(0), "{err}");
-        err.contains("everybody on this host can read the repository")
+        err.contains("every user of this host can read the repository")
     };
     let everything: [&[&str]; 3] = [&["snapshots"], &["-q", "backup", "tree"], &["check"]];
     let is_reached = lab.path("").ancestors().skip(1).all(|above| mode(above) & 1 != 0);

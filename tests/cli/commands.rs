@@ -413,7 +413,7 @@ fn a_link_that_is_named_with_and_without_a_slash_is_told_of() {
     for sources in [["link/", "link"], ["link", "link/"]] {
         let outcome = lab.run(["backup"].into_iter().chain(sources));
         assert!(outcome.status == Some(0) && outcome.out.contains("3 files"), "{outcome:?}");
-        let expected = format!("{} is a symbolic link, and is named with a slash too", link.display());
+        let expected = format!("{} was given both with and without a trailing slash", link.display());
         assert_eq!(outcome.err.matches(&expected).count(), 1, "{}", outcome.err);
     }
     assert_eq!(lab.run(["backup", "link/", "link/.", "tree", "tree/"]).err, "");
@@ -673,7 +673,7 @@ fn a_repository_that_is_there_already_stays_as_it_is() {
     // The help says so.
     let help = lab.ok(["init", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        help.contains("Where a repository is already, nothing is changed, and the exit status is 1."),
+        help.contains("If the repository exists, `init` changes nothing and exits with status 1."),
         "{help}"
     );
 }

@@ -708,7 +708,7 @@ fn a_refused_removal_is_told_with_the_reason_and_no_advice() {
         lab.ok(words("forget --keep-last 1 --prune -q"));
         let outcome = lab.run(["push"]);
         assert_eq!(outcome.status, Some(0), "{reason}: {outcome:?}");
-        let begin = "treering: what was removed here stays in origin, which refuses removals: ";
+        let begin = "treering: origin refuses removals and keeps the snapshots that were removed here: ";
         assert!(outcome.err.starts_with(begin) && outcome.err.contains(reason), "{}", outcome.err);
         assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
         for advice in ["pull", "push again", "failed to push"] {
@@ -870,7 +870,13 @@ fn a_lost_newest_state_comes_back_from_any_remote() {
             }
             let outcome = lab.run(words(line));
             assert_eq!(outcome.status, Some(0), "{remote}, {line}, {with_index}: {outcome:?}");
-            assert!(outcome.err.contains(&format!("came back from {remote}")), "{}", outcome.err);
+            assert!(
+                outcome
+                    .err
+                    .contains(&format!("restored the missing objects of the latest commit from {remote}")),
+                "{}",
+                outcome.err
+            );
             assert_eq!(lab.ok(["snapshots"]), before);
             lab.ok(words("check --read-data"));
             lab.ok(words("backup tree -q --push"));

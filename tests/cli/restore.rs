@@ -489,7 +489,7 @@ fn what_many_names_fail_for_is_told_once() {
     let told: Vec<_> = outcome.err.lines().collect();
     assert_eq!(told.len(), 3, "{}", outcome.err);
     assert!(told[0].starts_with("treering: cannot use ro: Read-only file system"), "{}", told[0]);
-    assert!(told[0].ends_with("mount it to be written to, or choose another place"), "{}", told[0]);
+    assert!(told[0].ends_with("remount it read-write, or choose another path"), "{}", told[0]);
     assert!(told[1].starts_with("treering: cannot restore letters/deep: Read-only"), "{}", told[1]);
     // The two letters, those in the directory that could not be made, and the metadata of the mounted directory.
     assert!(told[2].ends_with("for the same reason, 23 more names could not be restored"), "{}", told[2]);

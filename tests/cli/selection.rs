@@ -136,7 +136,7 @@ fn a_clock_that_is_ahead_removes_nothing_by_a_length_of_time() {
         assert_eq!(status, Some(0), "{clock}: {err}");
         // The first run of 2040 removes what is more than 30 days older than what was the newest.
         assert_eq!(parse(&out)["snapshots_removed"], removed, "{clock}: {out} {err}");
-        let is_told = err.contains("no snapshot is dated between 2020-01-03 00:00:00+00:00 and 2040-");
+        let is_told = err.contains("no snapshots between 2020-01-03 00:00:00+00:00 and 2040-");
         assert_eq!(is_told, clock.starts_with("2040"), "{clock}: {err}");
     }
     assert_eq!(lab.ok(["cat", "2020-01-03:day"]), "2020-01-03");
