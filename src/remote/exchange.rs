@@ -113,6 +113,8 @@ impl Remotes {
     /// so.
     pub fn push_with(&self, remote: &str, who: &Person, progress: &Progress) -> Result<Pushed, RemoteError> {
         self.expect(remote)?;
+        // An earlier command may have failed at making that durable, and here is nothing to be done about it again.
+        self.git.sync_branch()?;
         if self.is_cold(remote)? {
             return self.push_cold(remote, who, progress);
         }
