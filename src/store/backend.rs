@@ -21,6 +21,10 @@ pub(super) trait Backend: Send + Sync {
     /// with nothing but unfinished files are as good as nothing.
     fn create(&self) -> Result<(), Reason>;
 
+    /// Removes the directories that [`create`](Self::create) made, as far as nothing is in them: it, or storing the marker,
+    /// has failed. A WebDAV server would remove what somebody else puts there meanwhile, so there they stay.
+    fn abandon(&self) {}
+
     /// Looks whether the place is there and answers.
     fn check(&self) -> Result<(), Reason>;
 

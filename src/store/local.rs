@@ -9,10 +9,10 @@
 //! on this machine that stores to that directory removes it: whoever writes such a file holds a lock on it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File, Permissions as Mode, ReadDir};
+use std::fs::{self, DirBuilder, File, Permissions as Mode, ReadDir};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -78,6 +78,8 @@ pub struct LocalOptions {
 pub(super) struct Local {
     root: PathBuf,
     options: LocalOptions,
+    /// The mode of the directories of a new store.
+    mode: u32,
     used: Mutex<Option<u64>>,
     /// Directories whose names this process has synced, with those above them up to the root.
     durable: Mutex<HashSet<PathBuf>>,
@@ -86,10 +88,11 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub fn new(root: &Path, options: LocalOptions) -> Self {
+    pub fn new(root: &Path, options: LocalOptions, mode: u32) -> Self {
         Self {
             root: root.to_owned(),
             options,
+            mode,
             used: Mutex::new(None),
             durable: Mutex::default(),
             made: Mutex::default(),
@@ -324,10 +327,14 @@ impl Backend for Local {
     fn create(&self) -> Result<(), Reason> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         *made = Some(NewDirs::missing(&self.root));
-        make_ancestors(&self.root)?;
+        make_ancestors(&self.root, self.mode)?;
         // The marker of one who was killed.
         sweep(&self.root);
         if self.has_only_leftovers()? { Ok(()) } else { Err(Reason::NotEmpty) }
+    }
+
+    fn abandon(&self) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn check(&self) -> Result<(), Reason> {
@@ -523,9 +530,9 @@ fn move_new(from: &Path, to: &Path) -> Result<(), Reason> {
     Ok(fs::remove_file(from)?)
 }
 
-/// Makes `directory` and what is missing above it, durably. What was there already is synced as far as that
+/// Makes `directory` and what is missing above it, durably, with this mode before the umask takes its bits away. What was there already is synced as far as that
 /// is permitted: whoever made it may have been killed before he did.
-fn make_ancestors(directory: &Path) -> io::Result<()> {
+fn make_ancestors(directory: &Path, mode: u32) -> io::Result<()> {
     let mut made = Vec::new();
     for path in directory.ancestors() {
         match fs::metadata(path) {
@@ -533,7 +540,7 @@ fn make_ancestors(directory: &Path) -> io::Result<()> {
             _ => break,
         }
     }
-    fs::create_dir_all(directory)?;
+    DirBuilder::new().recursive(true).mode(mode).create(directory)?;
     for path in directory.ancestors().filter(|path| path.parent().is_some()) {
         let synced = atomic::sync_dir(atomic::parent(path));
         if made.contains(&path) {
@@ -612,7 +619,7 @@ mod tests {
     use super::*;
 
     fn store(root: &Path, path: &str) {
-        let local = Local::new(root, LocalOptions::default());
+        let local = Local::new(root, LocalOptions::default(), 0o777);
         local.store(path, &Content::Bytes(b"content"), true).unwrap();
     }
 

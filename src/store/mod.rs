@@ -25,7 +25,8 @@
 //!   A body that ends early is tried again and never returned. An empty range asks as well: the object must
 //!   exist, and reach that far.
 //! - **Readable for whom the place is meant.** Files get the mode that the umask leaves, as any other
-//!   program's would, so that a group can share a store.
+//!   program's would, so that a group can share a store. So do the directories of a new store, unless
+//!   [`Options::mode`] says less.
 //! - **A partial listing is an error.** [`list`](Store::list) is lazy and in no promised order, and
 //!   either ends after the last object or with an error. An object that is stored, deleted or moved
 //!   meanwhile may be listed or not. A namespace that nobody has stored to is empty; a store that is not
@@ -145,11 +146,11 @@ fn connect(url: &StoreUrl, options: &Options) -> Result<Box<dyn Backend>, Reason
         return Err(Reason::permanent("quota and permissions exist on local files only; leave them out"));
     }
     match &url.place {
-        Place::File(path) => Ok(Box::new(Local::new(path, local.clone()))),
+        Place::File(path) => Ok(Box::new(Local::new(path, local.clone(), options.mode))),
         Place::S3(place) => Ok(Box::new(Objects::s3(place, options.timeout)?)),
         Place::WebDav(place) => Ok(Box::new(Objects::webdav(place, options.timeout)?)),
         Place::Rclone(remote) => Ok(Box::new(Rclone::new(remote, &options.rclone, options.timeout)?)),
-        Place::Sftp(place) => Ok(Box::new(Ssh::new(place, &options.ssh, options.timeout)?)),
+        Place::Sftp(place) => Ok(Box::new(Ssh::new(place, &options.ssh, options.timeout, options.mode)?)),
     }
 }
 
@@ -163,11 +164,18 @@ impl Store {
     /// Makes a store at a place where there is nothing, or an empty directory, and opens it.
     pub fn create(url: &StoreUrl, options: Options) -> Result<Self, Error> {
         let store = Self::prepare(url, Operation::Create, options)?;
-        store.call(Operation::Create, None, |_| store.backend.create().map(|()| ((), 0)))?;
-        let marker = Content::Bytes(MARKER_TEXT);
-        store.call(Operation::Create, None, |_| {
-            store.backend.store(MARKER, &marker, false).map(|()| ((), 0))
-        })?;
+        let created = store
+            .call(Operation::Create, None, |_| store.backend.create().map(|()| ((), 0)))
+            .and_then(|()| {
+                let marker = Content::Bytes(MARKER_TEXT);
+                store.call(Operation::Create, None, |_| {
+                    store.backend.store(MARKER, &marker, false).map(|()| ((), 0))
+                })
+            });
+        if created.is_err() {
+            store.backend.abandon();
+        }
+        created?;
         store.opened()
     }
 

@@ -40,6 +40,9 @@ pub struct Options {
     pub max_object: u64,
     /// Slows the backend down.
     pub emulation: Emulation,
+    /// The mode of the directories that are made for a new store, on local files and over SFTP, before the umask takes its
+    /// bits away there. Other backends have no modes.
+    pub mode: u32,
     /// The ssh program and its first arguments.
     pub ssh: Vec<OsString>,
     /// The rclone program and its first arguments.
@@ -57,6 +60,7 @@ impl Default for Options {
             at_once: 8,
             max_object: 1 << 30,
             emulation: Emulation::default(),
+            mode: 0o777,
             ssh: vec!["ssh".into()],
             rclone: vec!["rclone".into()],
         }

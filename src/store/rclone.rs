@@ -13,6 +13,7 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(super) struct Rclone {
     remote: String,
     timeout: Duration,
     server: Mutex<Option<Arc<Server>>>,
+    /// Whether the directory of a new store was made.
+    has_made: AtomicBool,
 }
 
 struct Server {
@@ -113,7 +116,8 @@ impl Rclone {
         // Nothing may come between us and our own child.
         let client = client().no_proxy().build().map_err(Reason::permanent)?;
         let (program, remote) = (program.to_vec(), remote.to_owned());
-        Ok(Self { runtime: runtime()?, client, program, remote, timeout, server: Mutex::new(None) })
+        let (server, has_made) = (Mutex::new(None), AtomicBool::new(false));
+        Ok(Self { runtime: runtime()?, client, program, remote, timeout, server, has_made })
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Server>>> {
@@ -384,12 +388,21 @@ fn address_in(line: &str) -> Option<Url> {
 impl Backend for Rclone {
     fn create(&self) -> Result<(), Reason> {
         self.served(|server| {
+            let is_new = matches!(self.list_once(server, "", false), Err(Reason::NotFound));
             self.order(server, "operations/mkdir", "")?;
+            self.has_made.fetch_or(is_new, Relaxed);
             match self.list_once(server, "", false) {
                 Ok(listed) if !listed.iter().all(|listed| is_marker(&listed.path)) => Err(Reason::NotEmpty),
                 _ => self.expect_root(server),
             }
         })
+    }
+
+    fn abandon(&self) {
+        if self.has_made.swap(false, Relaxed) {
+            // It removes what is empty only.
+            let _ = self.served(|server| self.order(server, "operations/rmdir", ""));
+        }
     }
 
     fn check(&self) -> Result<(), Reason> {

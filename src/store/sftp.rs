@@ -23,14 +23,14 @@ use std::ffi::OsString;
 use std::ops::Range;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::file::File;
-use openssh_sftp_client::metadata::MetaData;
+use openssh_sftp_client::metadata::{MetaData, Permissions};
 use openssh_sftp_client::{Error, Sftp, SftpOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::process::{Child, ChildStderr, Command};
@@ -58,6 +58,10 @@ pub(super) struct Ssh {
     program: Vec<OsString>,
     root: String,
     timeout: Duration,
+    /// The mode of the directories of a new store.
+    mode: u32,
+    /// Those that were made for one.
+    made: Mutex<Vec<String>>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
     /// Whether the server was seen to make hard links.
     links: OnceLock<bool>,
@@ -71,13 +75,20 @@ struct Session {
 }
 
 impl Ssh {
-    pub fn new(place: &url::Sftp, program: &[OsString], timeout: Duration) -> Result<Self, Reason> {
+    pub fn new(
+        place: &url::Sftp,
+        program: &[OsString],
+        timeout: Duration,
+        mode: u32,
+    ) -> Result<Self, Reason> {
         Ok(Self {
             runtime: runtime()?,
             place: place.clone(),
             program: program.to_vec(),
             root: place.path.trim_end_matches('/').to_owned(),
             timeout,
+            mode,
+            made: Mutex::default(),
             session: tokio::sync::Mutex::new(None),
             links: OnceLock::new(),
             in_order: AtomicBool::new(false),
@@ -183,6 +194,21 @@ impl Ssh {
             Err(reason) if !self.is_directory(sftp, directory).await? => Err(reason),
             _ => Ok(()),
         }
+    }
+
+    fn made(&self) -> MutexGuard<'_, Vec<String>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a directory for a new store where it is not there.
+    async fn make_directory_of_store(&self, sftp: &Sftp, directory: &str) -> Result<(), Reason> {
+        let mode = Permissions::from((self.mode & 0o777) as u16);
+        match self.within(sftp.fs().dir_builder().permissions(mode).create(directory)).await {
+            Ok(()) => self.made().push(directory.to_owned()),
+            Err(reason) if !self.is_directory(sftp, directory).await? => return Err(reason),
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Makes the directories below the root in which `path` lies.
@@ -502,14 +528,22 @@ impl Backend for Ssh {
     fn create(&self) -> Result<(), Reason> {
         self.run(async |sftp| {
             for (end, _) in self.root.match_indices('/').filter(|(end, _)| *end > 0) {
-                self.make_directory(sftp, &self.root[..end]).await?;
+                self.make_directory_of_store(sftp, &self.root[..end]).await?;
             }
-            self.make_directory(sftp, self.root()).await
+            self.make_directory_of_store(sftp, self.root()).await
         })?;
         match self.run(async |sftp| self.has_only_leftovers(sftp).await)? {
             true => Ok(()),
             false => Err(Reason::NotEmpty),
         }
+    }
+
+    fn abandon(&self) {
+        let made = std::mem::take(&mut *self.made());
+        // Below what stays, nothing else would go either.
+        let _ = made.iter().rev().try_for_each(|directory| {
+            self.run(async |sftp| self.within(sftp.fs().remove_dir(directory)).await)
+        });
     }
 
     fn check(&self) -> Result<(), Reason> {

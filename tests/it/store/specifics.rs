@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use treering::store::{
     CacheMode, CachePolicy, Emulation, LocalOptions, MAX_LEVEL, NamespaceOptions, Operation, Options, Reason,
-    Store, StoreUrl,
+    Retry, Store, StoreUrl,
 };
 
 use super::contract::{listed, name, namespace, noise};
@@ -49,6 +50,49 @@ fn a_store_whose_maker_was_killed_at_the_first_object_can_be_made_again() {
             assert!(matches!(error.reason(), Reason::NotEmpty), "{foreign}: {error}");
             fs::remove_file(&path).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_store_that_could_not_be_made_leaves_no_directory() {
+    let mut rclone = RcloneRemote::place();
+    if let Some(place) = &mut rclone {
+        // Nothing can be written into a file.
+        let limited = ["sh", "-c", "ulimit -f 0; exec \"$@\"", "sh"].map(OsString::from);
+        place.options.rclone = limited.into_iter().chain(RcloneRemote::program().unwrap()).collect();
+        place.options.retry = Retry { attempts: 1, ..place.options.retry };
+    }
+    for place in [SshServer::place(&["write"]), rclone].into_iter().flatten() {
+        let files = place.server.files();
+        let is_there = |path: &Path| path.is_dir();
+        let above: Vec<_> = files.ancestors().skip(1).filter(|path| is_there(path)).collect();
+        Store::create(&place.url, place.options.clone()).map(drop).unwrap_err();
+        assert!(!files.exists(), "{}", place.url);
+        assert_eq!(files.ancestors().skip(1).filter(|path| is_there(path)).collect::<Vec<_>>(), above);
+        // One that was there stays.
+        fs::create_dir_all(files).unwrap();
+        Store::create(&place.url, place.options.clone()).map(drop).unwrap_err();
+        assert_eq!(fs::read_dir(files).unwrap().count(), 0, "{}", place.url);
+    }
+}
+
+#[test]
+fn the_directories_of_a_new_store_get_the_mode_that_is_asked_for() {
+    for place in [Some(local_files()), SshServer::place(&[])].into_iter().flatten() {
+        let files = place.server.files();
+        let mode = || fs::metadata(files).unwrap().permissions().mode() & 0o777;
+        let make = |mode| Store::create(&place.url, Options { mode, ..place.options.clone() }).unwrap();
+        fs::create_dir_all(files).unwrap();
+        let usual = mode();
+        let store = make(0o700);
+        assert_eq!(mode(), usual, "what is there keeps its mode: {}", place.url);
+        store.destroy(None).unwrap();
+        let store = make(0o777);
+        assert_eq!(mode(), usual, "{}", place.url);
+        store.destroy(None).unwrap();
+        let store = make(0o700);
+        store.store(&name("data/0123"), b"content").unwrap();
+        assert_eq!(mode(), 0o700, "{}", place.url);
     }
 }
 
