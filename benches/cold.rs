@@ -136,7 +136,7 @@ fn main() {
         let _ = fs::remove_dir_all(clone.join("treering/blocks"));
         let repository = Repository::open(&clone).unwrap();
         let before = server.served();
-        repository.read_cold(cold_reader(&clone, &options).unwrap().unwrap()).unwrap();
+        repository.read_cold(cold_reader(&clone, &options).unwrap()).unwrap();
         let snapshot = repository.find(&Selector::Latest(0)).unwrap();
         let path = dir.path().join(format!("source/small/{number}"));
         let mut out = Vec::new();
@@ -150,7 +150,7 @@ fn main() {
 
     let _ = fs::remove_dir_all(clone.join("treering/blocks"));
     let repository = Repository::open(&clone).unwrap();
-    let cold = cold_reader(&clone, &options).unwrap().unwrap();
+    let cold = cold_reader(&clone, &options).unwrap();
     repository.read_cold(cold.clone()).unwrap();
     let snapshot = repository.find(&Selector::Latest(0)).unwrap();
     let target = RestoreOptions::new(dir.path().join("restored"));

@@ -19,7 +19,7 @@ const BANDWIDTH: &str = "TREERING_STORE_BANDWIDTH";
 
 /// Lets the repository read layers from its cold remotes, if it has any.
 pub fn attach(repository: &Repository) -> Result<(), CliError> {
-    match cold_reader(repository.path(), &options()?)? {
+    match cold_reader(repository.path(), &options()?) {
         Some(cold) => Ok(repository.read_cold(cold)?),
         None => Ok(()),
     }

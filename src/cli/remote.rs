@@ -7,17 +7,20 @@ use serde_json::json;
 use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
 use treering::repository::{FORMAT_VERSION, Repository, RepositoryError, RepositoryId};
 
-use crate::cli::Session;
 use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
 use crate::cli::remote_args::{CloneArguments, RemoteCommand};
 use crate::cli::report::{self, Align, duration, plural, print, text};
+use crate::cli::{self, Session};
 
 /// Changes or lists the remotes.
 pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError> {
     // One of blobs has remotes too.
     let remotes = Remotes::open_with(session.repository_path()?, FORMAT_VERSION, &cold::options()?)?;
+    if remotes.is_shared() && !matches!(command, RemoteCommand::List) {
+        cli::write_for_group();
+    }
     match command {
         RemoteCommand::Add(arguments) => remotes.add(&arguments.name, &arguments.url)?,
         RemoteCommand::Remove(arguments) => remotes.remove(&arguments.name)?,

@@ -29,7 +29,7 @@ pub enum Access {
 
 impl Access {
     /// The mode of the directory of a repository.
-    pub(super) fn mode(self) -> u32 {
+    pub(crate) fn mode(self) -> u32 {
         match self {
             Self::Owner => 0o700,
             Self::Group => 0o2770,
@@ -45,7 +45,7 @@ impl Access {
     }
 
     /// Gives what was made below `path` to whom it is for.
-    pub(super) fn grant(self, path: &Path) -> io::Result<()> {
+    pub(crate) fn grant(self, path: &Path) -> io::Result<()> {
         if self == Self::Owner {
             return Ok(());
         }

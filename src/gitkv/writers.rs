@@ -172,8 +172,14 @@ impl Git {
         }
         let directories = fs::read_dir(private.join(REMOTES)).into_iter().flatten().filter_map(Result::ok);
         for directory in directories.map(|entry| entry.path()).filter(|path| path.is_dir()) {
-            let (files, bytes) = atomic::sweep(&directory).map_err(GitError::io("clean up", &directory))?;
-            swept = swept + Swept { files, bytes, ..Swept::default() };
+            match atomic::sweep(&directory) {
+                // What another user has there is not this one's to remove.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => {
+                    let (files, bytes) = result.map_err(GitError::io("clean up", &directory))?;
+                    swept = swept + Swept { files, bytes, ..Swept::default() };
+                }
+            }
         }
         // Whoever has the turn to run git cleans up before. Where there is no such file, git has never run.
         let turn = private.join(GIT_TURN);

@@ -80,7 +80,7 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic::{self, NewDirs};
-use crate::gitkv::{Git, GitError, GitRemote, PRIVATE, Person, SEEN};
+use crate::gitkv::{Access, Git, GitError, GitRemote, PRIVATE, Person, SEEN};
 use crate::layers::Cold;
 use crate::progress::Progress;
 use crate::store::StoreUrl;
@@ -172,13 +172,11 @@ fn is_git_gone(url: &Url) -> bool {
 }
 
 /// What reads layers from the cold remotes of the repository at `path`; `None` when it has no cold remotes.
-pub fn cold_reader(path: &Path, options: &ColdOptions) -> Result<Option<Arc<Cold>>, RemoteError> {
+pub fn cold_reader(path: &Path, options: &ColdOptions) -> Option<Arc<Cold>> {
     let private = path.join(PRIVATE);
-    let stores = Stores::new(&private, &options.store);
-    if stores.names()?.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(reader(&private, Arc::new(stores), options.cache_bytes)))
+    // Who only reads makes no store.
+    let stores = Stores::new(&private, &options.store, Access::Owner);
+    stores.may_be_any().then(|| reader(&private, Arc::new(stores), options.cache_bytes))
 }
 
 fn reader(private: &Path, stores: Arc<Stores>, cache_bytes: u64) -> Arc<Cold> {
@@ -196,7 +194,7 @@ impl Remotes {
         let mut git = Git::open(path)?;
         git.find_branch(merge::CONFIG)?;
         let remotes = Self::new(git, newest_format, options);
-        if !remotes.stores.names()?.is_empty() {
+        if remotes.stores.may_be_any() {
             let private = remotes.git.path().join(PRIVATE);
             remotes.git.read_cold(reader(&private, Arc::clone(&remotes.stores), options.cache_bytes))?;
         }
@@ -204,7 +202,8 @@ impl Remotes {
     }
 
     fn new(git: Git, newest_format: u32, options: &ColdOptions) -> Self {
-        let stores = Arc::new(Stores::new(&git.path().join(PRIVATE), &options.store));
+        let access = if git.is_shared() { Access::Group } else { Access::Owner };
+        let stores = Arc::new(Stores::new(&git.path().join(PRIVATE), &options.store, access));
         Self { git, newest_format, step: STEP, stores }
     }
 
@@ -347,6 +346,11 @@ impl Remotes {
         }
     }
 
+    /// Whether the group of the repository is to read and write what is written into it; see [`Git::is_shared`].
+    pub fn is_shared(&self) -> bool {
+        self.git.is_shared()
+    }
+
     /// The remotes, in the order of their names.
     pub fn list(&self) -> Result<Vec<Remote>, RemoteError> {
         let (remotes, unread) = self.list_readable()?;
@@ -359,7 +363,11 @@ impl Remotes {
         let git = git.map(|GitRemote { name, url }| Remote { name, url, kind: RemoteKind::Git });
         let mut remotes: Vec<_> = git.collect();
         let mut unread = Vec::new();
-        for name in self.stores.names()? {
+        let stores = self.stores.names().unwrap_or_else(|error| {
+            unread.push(error);
+            Vec::new()
+        });
+        for name in stores {
             let url = match self.stores.url(&name) {
                 Ok(Some(url)) => url,
                 Ok(None) => continue,

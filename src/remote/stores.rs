@@ -11,11 +11,12 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::atomic;
-use crate::gitkv::GitRemote;
+use crate::atomic::{self, NewDirs};
+use crate::gitkv::{Access, GitRemote};
 use crate::layers::PackSource;
 use crate::progress::Progress;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
@@ -63,6 +64,8 @@ impl Default for ColdOptions {
 pub(super) struct Stores {
     dir: PathBuf,
     options: store::Options,
+    /// Whom a store is for that is made.
+    access: Access,
     opened: Mutex<HashMap<String, Arc<Store>>>,
 }
 
@@ -95,9 +98,9 @@ impl LayerNames {
 }
 
 impl Stores {
-    /// Those of the repository whose private directory is `private`.
-    pub fn new(private: &Path, options: &store::Options) -> Self {
-        Self { dir: private.join(REMOTES), options: options.clone(), opened: Mutex::default() }
+    /// Those of the repository whose private directory is `private`, and that is for whom `access` says.
+    pub fn new(private: &Path, options: &store::Options, access: Access) -> Self {
+        Self { dir: private.join(REMOTES), options: options.clone(), access, opened: Mutex::default() }
     }
 
     /// The names of all of them, in order. Whoever may not read their URLs can still read what is here.
@@ -109,12 +112,21 @@ impl Stores {
         let mut found = Vec::new();
         for entry in entries {
             let name = entry.map_err(RemoteError::io("list", &self.dir))?.file_name();
-            let is_remote = self.dir.join(&name).join(URL_FILE).symlink_metadata().is_ok();
+            // One into which this process may not look counts: what lies there is out of its reach, and not missing.
+            let is_remote = match self.dir.join(&name).join(URL_FILE).symlink_metadata() {
+                Ok(_) => true,
+                Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            };
             // A name is given to others as part of a reference and of a path.
             found.extend(name.into_string().ok().filter(|name| is_remote && GitRemote::is_name(name)));
         }
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// Whether there are any. Where that cannot be found out there may be.
+    pub fn may_be_any(&self) -> bool {
+        self.names().map_or(true, |names| !names.is_empty())
     }
 
     /// Where the cold remote of that name is, if there is one.
@@ -205,14 +217,42 @@ impl Stores {
         if let Some(path) = url.path() {
             self.expect_disk(name, path)?;
         }
-        let store = Store::create(&url, self.options.clone()).map_err(|error| match error.reason() {
+        let mut options = self.options.clone();
+        let new = match (self.access, url.path()) {
+            // A plain repository is in it, whatever its files let others do.
+            (Access::Owner, _) => {
+                options.mode = self.access.mode();
+                None
+            }
+            (Access::Group, Some(path)) => Some(self.make_for_group(path)?),
+            // Nobody knows here which groups there are on a server.
+            (Access::Group, None) => None,
+        };
+        let store = Store::create(&url, options).map_err(|error| match error.reason() {
             store::Reason::NotEmpty => RemoteError::NotTreering(name.to_owned()),
             _ => RemoteError::store(name)(error),
         })?;
+        new.into_iter().for_each(NewDirs::keep);
         let store = Arc::new(store);
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.insert(name.to_owned(), Arc::clone(&store));
         Ok(store)
+    }
+
+    /// Makes a directory, where none is, for the group that the repository is for. What there is keeps its mode.
+    fn make_for_group(&self, path: &Path) -> Result<NewDirs, RemoteError> {
+        let is_new = !path.exists();
+        let new = NewDirs::make_with(path, 0o770).map_err(RemoteError::io("make", path))?;
+        let grant = || {
+            let group = fs::metadata(self.repository())?.gid();
+            chown(path, None, Some(group))?;
+            self.access.grant(path)
+        };
+        if is_new && let Err(error) = grant() {
+            // A file system without groups, or somebody else was faster.
+            tracing::debug!(%error, path = %path.display(), "a store is not given to the group");
+        }
+        Ok(new)
     }
 
     /// That the disk is there on which a store is to be made at `path`.

@@ -90,62 +90,184 @@ fn what_is_read_from_a_shared_repository_is_not_for_the_group() {
     assert_eq!(mode(&lab.path("out")), 0o700);
 }
 
+const GROUP: u32 = 50505;
+
+/// Two users of the group [`GROUP`], and a repository `place/repo` that they share. The first one made it.
+struct Members {
+    lab: Lab,
+}
+
+impl Members {
+    const FIRST: &str = "40001";
+    const SECOND: &str = "40002";
+
+    /// `None` where they cannot be tried.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !crate::programs::are_here(&["setpriv"]) {
+            eprintln!("skipped: only root can be somebody else");
+            return None;
+        }
+        let members = Self { lab: Lab::bare() };
+        let lab = &members.lab;
+        lab.write("home/.gitconfig", "[safe]\n\tdirectory = *\n");
+        members.open("", 0o777);
+        members.open("home", 0o777);
+        fs::create_dir(lab.path("place")).unwrap();
+        std::os::unix::fs::chown(lab.path("place"), Some(40001), Some(GROUP)).unwrap();
+        members.open("place", 0o2775);
+        // The program has to be reached too.
+        if members.run(Self::FIRST, "--version").status != Some(0) {
+            eprintln!("skipped: the program lies where others cannot run it");
+            return None;
+        }
+        members.ok(Self::FIRST, "init --shared");
+        Some(members)
+    }
+
+    fn open(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.lab.path(name), Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// The outcome of a command as this user, the second one of whom has another group besides.
+    fn run(&self, user: &str, line: &str) -> Outcome {
+        let group = GROUP.to_string();
+        let first = if user == Self::FIRST { &group } else { user };
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid", user, "--regid", first, "--groups", &group, "--"]);
+        let line = format!("-r place/repo {line}");
+        let mut command = self.lab.by(setpriv, line.split(' '));
+        let home = self.lab.path("home");
+        command.env("XDG_CACHE_HOME", home.join(user)).env("HOME", home);
+        Outcome::lossy(command.output().unwrap())
+    }
+
+    fn ok(&self, user: &str, line: &str) -> String {
+        let outcome = self.run(user, line);
+        assert_eq!(outcome.status, Some(0), "{user} {line}: {outcome:?}");
+        outcome.out
+    }
+}
+
 #[test]
 fn members_of_a_group_share_a_repository() {
-    let lab = Lab::bare();
-    if !rustix::process::geteuid().is_root() || !crate::programs::are_here(&["setpriv"]) {
-        eprintln!("skipped: only root can be somebody else");
-        return;
-    }
-    const GROUP: &str = "50505";
-    lab.write("home/.gitconfig", "[safe]\n\tdirectory = *\n");
-    let open = |name: &str, mode| fs::set_permissions(lab.path(name), Permissions::from_mode(mode)).unwrap();
-    let run = |user: &str, group: &str, arguments: &[&str]| {
-        let mut setpriv = Command::new("setpriv");
-        setpriv.args(["--reuid", user, "--regid", group, "--groups", GROUP, "--"]);
-        let mut command = lab.by(setpriv, arguments);
-        command.env("HOME", lab.path("home")).env("XDG_CACHE_HOME", lab.path("home").join(user));
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    open("", 0o777);
-    open("home", 0o777);
-    fs::create_dir(lab.path("place")).unwrap();
-    std::os::unix::fs::chown(lab.path("place"), Some(40001), Some(50505)).unwrap();
-    open("place", 0o2775);
-    // The program has to be reached too.
-    if run("40001", GROUP, &["--version"]).0 != Some(0) {
-        eprintln!("skipped: the program lies where others cannot run it");
-        return;
-    }
-    let ok = |user: &str, arguments: &[&str]| {
-        let group = if user == "40001" { GROUP } else { "40002" };
-        let (status, err) = run(user, group, arguments);
-        assert_eq!(status, Some(0), "{user} {arguments:?}: {err}");
-    };
-    let repo = ["-r", "place/repo"];
-    let with = |rest: &[&'static str]| repo.iter().copied().chain(rest.iter().copied()).collect::<Vec<_>>();
-    ok("40001", &with(&["init", "--shared"]));
+    let Some(members) = Members::new() else { return };
+    let (first, second) = (Members::FIRST, Members::SECOND);
     for round in 0..3 {
-        for user in ["40001", "40002"] {
-            lab.write("tree/notes", &format!("{round} {user}"));
-            ok(user, &with(&["backup", "tree"]));
+        for user in [first, second] {
+            members.lab.write("tree/notes", &format!("{round} {user}"));
+            members.ok(user, "backup tree");
         }
     }
-    ok("40002", &with(&["forget", "--keep-last", "2"]));
-    ok("40001", &with(&["prune"]));
-    ok("40002", &with(&["compression", "zstd"]));
-    ok("40001", &with(&["append-only", "on"]));
-    ok("40002", &with(&["check", "--read-data"]));
+    members.ok(second, "forget --keep-last 2");
+    members.ok(first, "prune");
+    members.ok(second, "compression zstd");
+    members.ok(first, "append-only on");
+    members.ok(second, "check --read-data");
     let mut files = 0;
-    for entry in walkdir::WalkDir::new(lab.path("place/repo")) {
+    for entry in walkdir::WalkDir::new(members.lab.path("place/repo")) {
         let entry = entry.unwrap();
         let metadata = entry.metadata().unwrap();
-        assert_eq!(metadata.gid(), 50505, "{}", entry.path().display());
+        assert_eq!(metadata.gid(), GROUP, "{}", entry.path().display());
         let wanted = if metadata.is_dir() { 0o2070 } else { (metadata.mode() & 0o600) >> 3 };
         assert_eq!(metadata.mode() & wanted, wanted, "{}: {:o}", entry.path().display(), metadata.mode());
         files += 1;
     }
     assert!(files > 20);
-    assert_eq!(mode(&lab.path("place/repo")) & 0o7, 0, "others are not in the group");
+    assert_eq!(mode(&members.lab.path("place/repo")) & 0o7, 0, "others are not in the group");
+}
+
+/// Who may not look at the cold remote of another user is told just that, and works on with what is here.
+#[test]
+fn a_cold_remote_of_another_user_is_no_fault_of_the_repository() {
+    let Some(members) = Members::new() else { return };
+    let (first, second) = (Members::FIRST, Members::SECOND);
+    members.lab.write("tree/notes", "notes");
+    members.lab.write("tree/more", "more");
+    members.ok(first, "backup tree");
+    let cold = members.lab.path("place/cold");
+    members.ok(first, &format!("remote add cold file://{}", cold.display()));
+    members.ok(first, "push cold");
+    let remotes = "place/repo/treering/remotes";
+    assert_eq!(mode(&members.lab.path(&format!("{remotes}/cold"))) & 0o2070, 0o2070);
+    members.ok(second, "check --read-data");
+    members.ok(first, "layers evict");
+    // As they are made, and as one makes them who has the umask 077 and an older version.
+    let closed = [("cold/url", 0o600), ("cold/head", 0o600), ("cold", 0o700), ("", 0o700)];
+    for (name, shut) in closed {
+        let name = format!("{remotes}/{name}");
+        let before = mode(&members.lab.path(&name));
+        members.open(&name, shut);
+        for line in ["snapshots", "ls latest", "backup tree", "prune", "layers merge"] {
+            // It looks where each layer is.
+            if line == "layers merge" && name != format!("{remotes}/cold/url") {
+                continue;
+            }
+            members.ok(second, line);
+        }
+        let told = |line: &str, status| {
+            let Outcome { status: ended, err, .. } = members.run(second, line);
+            assert_eq!(ended, Some(status), "{name}, {line}: {err}");
+            assert!(
+                err.contains("treering/remotes") && err.contains("Permission denied"),
+                "{name}, {line}: {err}"
+            );
+            for wrong in ["damaged", "missing", "is gone", "there is no remote"] {
+                assert!(!err.contains(wrong), "{name}, {line} says {wrong}: {err}");
+            }
+        };
+        told("check", 1);
+        told("check --read-data", 1);
+        assert!(members.run(second, "check").out.contains(": no faults, "), "{name}");
+        told("push cold", 1);
+        told("pull cold", 1);
+        told("push", 1);
+        told("layers fetch", 1);
+        told("remote remove cold", 1);
+        told("remote list", 3);
+        told(&format!("cat latest:{}", members.lab.path("tree/notes").display()), 1);
+        told("restore --target out latest", 3);
+        members.open(&name, before);
+    }
+    members.ok(first, "check --read-data");
+}
+
+/// The store of a cold remote is for whom the repository is; a store that is made by itself, for whom the umask says.
+#[test]
+fn a_store_for_a_cold_remote_is_for_its_owner() {
+    let lab = Lab::new();
+    lab.ok(["backup", "tree"]);
+    let url = |name: &str| format!("file://{}", lab.path(name).display());
+    fs::create_dir(lab.path("there")).unwrap();
+    fs::set_permissions(lab.path("there"), Permissions::from_mode(0o755)).unwrap();
+    for name in ["new", "there"] {
+        lab.ok(["remote", "add", name, &url(name)]);
+        lab.ok(["push", name]);
+    }
+    assert_eq!(mode(&lab.path("new")), 0o700);
+    assert_eq!(mode(&lab.path("there")), 0o755, "whoever made it said for whom it is");
+    lab.ok(["store", "--url", &url("plain"), "create"]);
+    fs::create_dir(lab.path("any")).unwrap();
+    assert_eq!(mode(&lab.path("plain")), mode(&lab.path("any")));
+}
+
+#[test]
+fn members_of_a_group_share_a_cold_remote() {
+    let Some(members) = Members::new() else { return };
+    let (first, second) = (Members::FIRST, Members::SECOND);
+    fs::create_dir(members.lab.path("disk")).unwrap();
+    members.open("disk", 0o777);
+    // This one's own group is another.
+    members.lab.write("tree/notes", "one");
+    members.ok(second, "backup tree");
+    let url = format!("file://{}", members.lab.path("disk/cold").display());
+    members.ok(second, &format!("remote add cold {url}"));
+    members.ok(second, "push cold");
+    let found = fs::metadata(members.lab.path("disk/cold")).unwrap();
+    assert_eq!((found.gid(), found.mode() & 0o7777), (GROUP, 0o2770));
+    // The address may hold a secret, so each has one of his own.
+    members.ok(first, &format!("remote add own {url}"));
+    members.lab.write("tree/notes", "two");
+    members.ok(first, "backup tree --push=own");
+    members.ok(second, "pull cold");
+    members.ok(second, "push cold");
 }

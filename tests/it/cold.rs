@@ -70,7 +70,7 @@ pub fn push_to(lab: &Lab, url: &str) -> Remotes {
 /// The repository at `path`, reading from its cold remotes.
 pub fn open(path: &Path) -> Repository {
     let repository = Repository::open(path).unwrap();
-    if let Some(cold) = cold_reader(path, &quick()).unwrap() {
+    if let Some(cold) = cold_reader(path, &quick()) {
         repository.read_cold(cold).unwrap();
     }
     repository
@@ -151,7 +151,7 @@ fn what_a_cold_clone_restores_is_the_same_and_each_byte_is_read_about_once() {
 
     fs::remove_dir_all(clone.join("treering/blocks")).unwrap();
     let repository = Repository::open(&clone).unwrap();
-    let cold = cold_reader(&clone, &quick()).unwrap().unwrap();
+    let cold = cold_reader(&clone, &quick()).unwrap();
     repository.read_cold(cold.clone()).unwrap();
     restore(&repository, &lab.path("restored"));
     assert_same(&lab.source(), &lab.path("restored"));
@@ -722,7 +722,7 @@ fn expect_cold_remote(place: &Place) {
     let clone = lab.path("clone");
     Remotes::clone_cold(url, &clone, FORMAT_VERSION, &options).unwrap();
     let repository = Repository::open(&clone).unwrap();
-    repository.read_cold(cold_reader(&clone, &options).unwrap().unwrap()).unwrap();
+    repository.read_cold(cold_reader(&clone, &options).unwrap()).unwrap();
     restore(&repository, &lab.path("restored"));
     assert_same(&lab.source(), &lab.path("restored"));
     let heads = fs::read_dir(place.server.files().join("heads")).unwrap();

@@ -64,7 +64,7 @@ fn remove(repo: &Path, layer: &str, extensions: &[&str]) {
 fn act(lab: &Lab, repo: &Path, action: &str) {
     let Ok(here) = Remotes::open_with(repo, FORMAT_VERSION, &quick()) else { return };
     let Ok(repository) = Repository::open(repo) else { return };
-    if let Ok(Some(cold)) = treering::remote::cold_reader(repo, &quick()) {
+    if let Some(cold) = treering::remote::cold_reader(repo, &quick()) {
         repository.read_cold(cold).unwrap();
     }
     match action {

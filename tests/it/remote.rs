@@ -55,7 +55,7 @@ fn push_and_clone_url(lab: &Lab, url: &str, name: &str) -> PathBuf {
 fn check(path: &Path) {
     let options = CheckOptions { read_data: true, ..CheckOptions::default() };
     let repository = Repository::open(path).unwrap();
-    if let Some(cold) = cold_reader(path, &ColdOptions::default()).unwrap() {
+    if let Some(cold) = cold_reader(path, &ColdOptions::default()) {
         repository.read_cold(cold).unwrap();
     }
     let report = repository.check(&options, &Progress::new()).unwrap();
