@@ -18,6 +18,7 @@ pub mod archive;
 pub mod atomic;
 pub mod causes;
 pub mod cbor;
+pub mod child;
 pub mod config;
 pub mod crypt;
 pub mod delta;

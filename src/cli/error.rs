@@ -89,8 +89,8 @@ pub enum CliError {
     Git(#[from] GitError),
     #[error(transparent)]
     Store(#[from] treering::store::Error),
-    #[error("{url} cannot be the URL of a store: {source}")]
-    StoreUrl { url: Url, source: UrlError },
+    #[error("{url} cannot be the URL of a store: {reason}")]
+    StoreUrl { url: Url, reason: UrlError },
     #[error("cannot {action} {}", .path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot use the key in {}", .path.display())]
@@ -122,7 +122,7 @@ pub enum CliError {
     #[error("the editor {0:?} failed, and nothing was saved: set VISUAL or EDITOR to one that works")]
     Editor(OsString),
     #[error("cannot save what you wrote; it is kept in {}", .path.display())]
-    Unsaved { path: PathBuf, source: GitError },
+    Unsaved { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
         "the environment variable {name} is {value:?}, which is no number that it can have: change or unset it"
     )]

@@ -1,6 +1,7 @@
 //! `kv`: a git repository as a store of keys and values.
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
@@ -9,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
+use tempfile::TempDir;
+use treering::child::Running;
 use treering::gitkv::{Commit, GitError, GitKv, KvFile, OpenMode};
 use treering::layers::ObjectId;
 
@@ -68,18 +71,26 @@ fn edit(session: &Session, arguments: &EditArguments) -> Result<Exit, CliError> 
     // Editors go by the name to know what it is.
     let draft = directory.path().join(Path::new(key).file_name().unwrap_or(key));
     fs::write(&draft, &before).map_err(CliError::file("write", &draft))?;
-    run_editor(&draft)?;
+    let edited = run_editor(&draft);
     let after = fs::read(&draft).map_err(CliError::file("read", &draft))?;
+    let unsaved = |directory: TempDir, source: Box<dyn Error + Send + Sync>| {
+        let path = directory.keep().join(draft.file_name().unwrap_or_default());
+        CliError::Unsaved { path, source }
+    };
+    match edited {
+        // It was saved in the editor before.
+        Err(CliError::Interrupted(interrupted)) if after != before => {
+            return Err(unsaved(directory, interrupted.into()));
+        }
+        edited => edited?,
+    }
     if after == before {
         return tell_commit(session, None);
     }
     file.write_all(&after).map_err(CliError::file("keep", &draft))?;
     match save(session, &mut file, &arguments.message) {
         Ok(commit) => tell_commit(session, commit),
-        Err(source) => {
-            let path = directory.keep().join(draft.file_name().unwrap_or_default());
-            Err(CliError::Unsaved { path, source })
-        }
+        Err(source) => Err(unsaved(directory, source.into())),
     }
 }
 
@@ -89,8 +100,11 @@ fn run_editor(file: &Path) -> Result<(), CliError> {
     let editor = given.unwrap_or_else(|| EDITOR.into());
     let mut script = editor.clone();
     script.push(" \"$@\"");
-    let status = Command::new("sh").arg("-c").arg(script).arg("sh").arg(file).status();
-    match status.map_err(CliError::file("run", Path::new("sh")))?.success() {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script).arg("sh").arg(file);
+    let failed = || CliError::file("run", Path::new("sh"));
+    let mut running = Running::start_shell(&mut shell).map_err(failed())??;
+    match running.wait().map_err(failed())??.success() {
         true => Ok(()),
         false => Err(CliError::Editor(editor)),
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use treering::child;
 use treering::crypt::{Credential, DEFAULT_WORK_FACTOR, Identity, Lock, Passphrase};
 
 use crate::cli::args::{KeyArguments, LockArguments};
@@ -91,14 +92,13 @@ fn from_file(path: &Path) -> Result<Passphrase, CliError> {
 
 fn from_command(command: &str) -> Result<Passphrase, CliError> {
     let failed = |source| CliError::PasswordCommand { command: command.to_owned(), source };
-    let output =
-        Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(failed)?;
-    if !output.status.success() {
-        return Err(failed(io::Error::other(output.status.to_string())));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let (status, printed) = child::output(&mut shell, MAX_FILE).map_err(failed)??;
+    if !status.success() {
+        return Err(failed(io::Error::other(status.to_string())));
     }
-    let text =
-        String::from_utf8(output.stdout).map_err(|error| failed(io::Error::other(error.utf8_error())))?;
+    let text = String::from_utf8(printed).map_err(|error| failed(io::Error::other(error.utf8_error())))?;
     passphrase(&format!("what `{command}` prints"), first_line(&text))
 }
 

@@ -48,7 +48,7 @@ pub fn run(session: &Session, arguments: &StoreArguments) -> Result<Exit, CliErr
 
 /// The URL of a store. The parser of arguments would repeat one that is none, with its secrets.
 fn store_url(url: &Url) -> Result<StoreUrl, CliError> {
-    StoreUrl::try_from(url).map_err(|source| CliError::StoreUrl { url: url.clone(), source })
+    StoreUrl::try_from(url).map_err(|reason| CliError::StoreUrl { url: url.clone(), reason })
 }
 
 fn options(arguments: &StoreArguments) -> Result<Options, CliError> {

@@ -37,7 +37,6 @@
 //! ```
 
 mod access;
-mod child;
 mod cold;
 mod collect;
 mod combine;
@@ -320,12 +319,12 @@ pub enum GitError {
     #[error("the remote has the hook {}, which only the program git runs; install git", .0.display())]
     Hook(PathBuf),
     /// Git is not given the URL of a remote.
-    #[error("the address {url} cannot be used: {source}")]
+    #[error("the address {url} cannot be used: {reason}")]
     Address {
         /// The URL.
         url: Url,
         /// Why.
-        source: AddressError,
+        reason: AddressError,
     },
     /// The address of a remote starts a program, and nobody has said that it may.
     #[error(

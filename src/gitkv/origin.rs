@@ -130,7 +130,7 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
     }
     // The person gives it, now and whenever the clone is used.
     trust::say(&url);
-    let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
+    let given = url.for_git().map_err(|reason| GitError::Address { url: url.clone(), reason })?;
     let mut name = Digest::of(url.reveal().as_bytes()).to_string();
     name.truncate(32);
     atomic::make_dirs_with(cache, 0o700).map_err(GitError::io("make", cache))?;

@@ -16,12 +16,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tempfile::NamedTempFile;
 
 use crate::atomic;
+use crate::child::{LOOK, Running, check, wait_to_read};
 use crate::layers::ObjectId;
 use crate::progress::{Interrupted, Progress};
 use crate::trust::{self, Claim};
 use crate::url::{Url, redact};
 
-use super::child::{LOOK, Running, check, wait_to_read};
 use super::git::expect_known_format;
 use super::leftovers::GitRun;
 use super::lockfile::{Turn, open_lock};
@@ -340,7 +340,7 @@ impl Git {
     fn program_for(&self, remote: &str) -> Result<(Command, Address), GitError> {
         let mut command = self.program()?;
         let url = self.url_of(remote)?.unwrap_or_else(|| Url::from(remote));
-        let given = url.for_git().map_err(|source| GitError::Address { url: url.clone(), source })?;
+        let given = url.for_git().map_err(|reason| GitError::Address { url: url.clone(), reason })?;
         if given.starts_program && !trust::is_trusted(self.path(), Claim::Address(&url)) {
             return Err(GitError::Untrusted { url, remote: remote.to_owned(), path: self.path().to_owned() });
         }

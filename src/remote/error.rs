@@ -216,13 +216,13 @@ pub enum RemoteError {
     },
     /// What begins as the URL of a store and is none.
     #[error(
-        "{url} cannot be the URL of a remote: {source}; to reach a host of that name by ssh write ssh://HOST/PATH"
+        "{url} cannot be the URL of a remote: {reason}; to reach a host of that name by ssh write ssh://HOST/PATH"
     )]
     StoreUrl {
         /// The URL.
         url: Url,
         /// Why.
-        source: UrlError,
+        reason: UrlError,
     },
     /// Nothing to clone.
     #[error(

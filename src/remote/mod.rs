@@ -146,10 +146,10 @@ pub fn is_cold_url(url: impl Into<Url>) -> bool {
 fn expect_cold_or_git(url: &Url) -> Result<bool, RemoteError> {
     match StoreUrl::try_from(url) {
         Ok(_) => Ok(!is_git_there(url)),
-        Err(source) if url.looks_like_store() => Err(RemoteError::StoreUrl { url: url.clone(), source }),
+        Err(reason) if url.looks_like_store() => Err(RemoteError::StoreUrl { url: url.clone(), reason }),
         Err(_) => match url.for_git() {
             Ok(_) => Ok(false),
-            Err(source) => Err(GitError::Address { url: url.clone(), source }.into()),
+            Err(reason) => Err(GitError::Address { url: url.clone(), reason }.into()),
         },
     }
 }

@@ -10,12 +10,15 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::Reason;
 use super::net::shorten;
+use crate::child::{self, LOOK};
+use crate::progress::Progress;
 
 /// Starts the command that it is given, and ends it at the end of its own input, with whatever that has
 /// started: all are one process group. The error output is left to the command alone, so that its end is
@@ -87,7 +90,16 @@ impl Kept {
                 }
             }
         });
-        match found.recv_timeout(timeout) {
+        let deadline = Instant::now() + timeout;
+        let wanted = loop {
+            let wanted = found.recv_timeout(LOOK.min(timeout));
+            let goes_on = matches!(wanted, Err(RecvTimeoutError::Timeout)) && Instant::now() < deadline;
+            match goes_on {
+                true => child::check(&Progress::new()).map_err(Reason::permanent)?,
+                false => break wanted,
+            }
+        };
+        match wanted {
             Ok(wanted) => Ok((kept, wanted)),
             Err(_) => {
                 let (said, program) = (kept.said(), command.join(" ".as_ref()));

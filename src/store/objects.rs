@@ -562,14 +562,7 @@ async fn within<T>(limit: Duration, future: impl IntoFuture<Output = Result<T, E
     }
 }
 
-/// An error of OpenDAL in few words: its own text repeats all headers.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-struct Refusal {
-    text: String,
-    source: Error,
-}
-
+/// What an error of OpenDAL means, in few words and with its causes: its own text repeats them, and all headers.
 fn reason(error: Error) -> Reason {
     match error.kind() {
         ErrorKind::NotFound => return Reason::NotFound,
@@ -587,10 +580,9 @@ fn reason(error: Error) -> Reason {
         cause = inner.source();
     }
     let (denied, temporary) = (error.kind() == ErrorKind::PermissionDenied, error.is_temporary());
-    let refusal = Box::new(Refusal { text, source: error });
     match denied {
-        true => Reason::Denied(refusal),
-        false => Reason::Failed { temporary, source: refusal },
+        true => Reason::Denied(text.into()),
+        false => Reason::Failed { temporary, source: text.into() },
     }
 }
 

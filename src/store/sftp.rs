@@ -21,12 +21,14 @@
 
 use std::ffi::OsString;
 use std::ops::Range;
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::file::File;
@@ -44,6 +46,9 @@ use super::name::MARKER;
 use super::net::{random, runtime, shorten};
 use super::url;
 use crate::atomic;
+use crate::child::LOOK;
+use crate::progress::Interrupted;
+use crate::signals;
 
 /// Bytes in one request: what OpenSSH takes at most is a little more.
 const PIECE: usize = 240 << 10;
@@ -140,6 +145,8 @@ impl Ssh {
         command.args(["-s", "--", &self.place.host, "sftp"]).kill_on_drop(true);
         // An interrupt from the keyboard is for this process, which may still have to finish something.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Connected, it ends with its pipes; until then it might wait for a host for long.
+        let _known = signals::Child::start().ok_or_else(|| Reason::permanent(Interrupted))?;
         let mut ssh = command.spawn().map_err(|error| {
             let program = program.display();
             Reason::permanent(format!("the program {program} cannot be started: {error}; is it installed?"))
@@ -152,7 +159,17 @@ impl Ssh {
         let said = Arc::new(Mutex::new(Vec::new()));
         let listening = tokio::spawn(listen(stderr, said.clone()));
         let options = SftpOptions::new().flush_interval(Duration::ZERO);
-        let error = match tokio::time::timeout(self.timeout, Sftp::new(stdin, stdout, options)).await {
+        let connected = pin!(tokio::time::timeout(self.timeout, Sftp::new(stdin, stdout, options)));
+        let stopped = pin!(async {
+            while !signals::is_stopping() {
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        let connected = match select(connected, stopped).await {
+            Either::Left((connected, _)) => connected,
+            Either::Right(_) => return Err(Reason::permanent(Interrupted)),
+        };
+        let error = match connected {
             Ok(Ok(sftp)) => return Ok(Session { sftp, _ssh: ssh }),
             Ok(Err(error)) => error.to_string(),
             Err(_) => return Err(Reason::TimedOut(self.timeout)),

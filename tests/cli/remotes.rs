@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::lab::{Lab, Outcome, contents, interruption};
@@ -661,6 +661,119 @@ fn a_signal_to_the_program_alone_ends_the_git_that_it_runs() {
     }
     // And nothing has to be waited for or cleaned up.
     lab.ok(["push"]);
+}
+
+/// So does no other program.
+#[test]
+fn a_signal_to_the_program_alone_ends_whatever_it_runs() {
+    let lab = with_hub();
+    lab.ok(words("backup tree -q"));
+    lab.ok(words("remote add far sftp://host//x"));
+    lab.ok(["-r", "safe", "init", "--encrypt", "--password-command", "echo secret"]);
+    let begin = format!("echo $$ > {0}/pid; mv {0}/pid {0}/begun", lab.path("").display());
+    for name in ["ssh", "rclone", "ask"] {
+        lab.write_program(&format!("bin/{name}"), &format!("#!/bin/sh\n{begin}\nexec sleep 60\n"));
+    }
+    lab.write_program("bin/edit", &format!("#!/bin/sh\necho draft > \"$1\"\n{begin}\nexec sleep 60\n"));
+    let path = std::env::var_os("PATH").unwrap();
+    let path = std::iter::once(lab.path("bin")).chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(path).unwrap();
+    let commands = [
+        "-r safe snapshots --password-command ask",
+        "-r new init --encrypt --password-command ask",
+        "kv edit hub.git letter",
+        "store --url sftp://host//x list data",
+        "store --url rclone:far: list data",
+        "push far",
+    ];
+    let signals = [Signal::TERM, Signal::INT, Signal::HUP].map(Signal::as_raw);
+    for number in treering::signals::not_ignored(&signals) {
+        for line in commands {
+            fs::create_dir_all(lab.path("tmp")).unwrap();
+            let mut program = lab.command(words(line));
+            program
+                .env("PATH", &path)
+                .env("EDITOR", "edit")
+                .env_remove("VISUAL")
+                .env("TMPDIR", lab.path("tmp"));
+            let mut child =
+                program.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            while !lab.path("begun").exists() && child.try_wait().unwrap().is_none() {
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert!(lab.path("begun").exists(), "{line}: {:?}", child.wait_with_output());
+            let pid: i32 = fs::read_to_string(lab.path("begun")).unwrap().trim().parse().unwrap();
+            let signal = Signal::from_named_raw(number).unwrap();
+            rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{line}: {err}");
+            // One that nobody waits for any more has no command line.
+            let runs = || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| !words.is_empty());
+            let start = Instant::now();
+            while runs() && start.elapsed() < Duration::from_secs(20) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            let has_ended = !runs();
+            // Not for a minute, whatever the outcome.
+            let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+            assert!(has_ended, "{line} leaves it running: {err}");
+            fs::remove_file(lab.path("begun")).unwrap();
+            let kept: Vec<_> =
+                walkdir::WalkDir::new(lab.path("tmp")).into_iter().map(Result::unwrap).collect();
+            let kept: Vec<_> = kept.iter().filter(|entry| entry.file_type().is_file()).collect();
+            assert_eq!(kept.len(), usize::from(line.starts_with("kv edit")), "{line}: {kept:?}");
+            for draft in kept {
+                assert_eq!(fs::read_to_string(draft.path()).unwrap(), "draft\n");
+                assert!(err.contains(draft.path().to_str().unwrap()), "{err}");
+            }
+            fs::remove_dir_all(lab.path("tmp")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_address_is_said_once() {
+    let lab = with_hub();
+    let addresses = [
+        "s3:x",
+        "s3:/b/p?x=y",
+        "b2:x",
+        "sftp:x",
+        "sftp://h:0/x",
+        "sftp://u:p@h/x",
+        "sftp://h/%00",
+        "webdav://h:99999/x",
+        "webdavs:x",
+        "rclone:x",
+        "file:x",
+        "file:///nowhere/x.git",
+        "https://h:x/y",
+        "https://h/x?token=a",
+        "ssh://u:p@h/x",
+        "git://",
+        "",
+    ];
+    let mut count = 0;
+    for address in addresses {
+        let commands: [&[&str]; 4] = [
+            &["remote", "add", "far", address],
+            &["clone", address, "new"],
+            &["clone", "--cold", address, "new"],
+            &["store", "--url", address, "list", "data"],
+        ];
+        for command in commands {
+            let Outcome { status, err, .. } = lab.run(command);
+            assert!(matches!(status, Some(1 | 10)) && err.lines().count() == 1, "{command:?}: {err}");
+            // What is longer than any word.
+            let parts = err.trim_end().split([':', ';']).map(str::trim).filter(|part| part.len() > 20);
+            for part in parts {
+                assert_eq!(err.matches(part).count(), 1, "{command:?} says {part:?} again: {err}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 4 * addresses.len(), "{count}");
 }
 
 #[test]

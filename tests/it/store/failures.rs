@@ -156,11 +156,13 @@ fn load_s3_of(object: &'static str, answers: &[Answer], options: Options) -> (Re
 }
 
 fn expect_clear(error: &Error, words: &[&str]) {
-    let text = error.to_string();
+    let text = treering::causes::chain(error);
     for word in ["data/0123", "127.0.0.1"].iter().chain(words) {
         assert!(text.contains(word), "{word:?} is not in {text:?}");
     }
     assert!(!text.contains("hush"), "{text}");
+    // A library says it all again.
+    assert!(!text.contains("context: {"), "{text}");
 }
 
 #[test]
