@@ -6,6 +6,8 @@
 //!
 //! - An absolute path that lies below the root is taken relative to it, so that `--exclude /home/me/cache` means what it
 //!   says; components of it may be patterns, but not the first one. One that leads elsewhere is anchored at the root.
+//! - A link on the way to what a path names is followed, also where a source is called by its other name. A link that a
+//!   path itself names is meant, unless a slash follows.
 //! - `~/` at its beginning is the home directory. `./` and `../` are the directory that the pattern belongs to: that of
 //!   the file that it stands in, else the current one.
 //! - A path without any of these is anchored at the root, and is also taken from that directory: `backup work -e
@@ -22,6 +24,7 @@ use std::path::{Component, Path, PathBuf};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use crate::atomic;
 use crate::printed;
 
 /// A pattern, as somebody wrote it.
@@ -81,7 +84,10 @@ impl Pattern {
         let unescaped = printed::unescape(rest.as_bytes());
         let is_printed = unescaped.as_ref().is_some_and(|name| printed::name(name) == rest);
         let literal = unescaped.unwrap_or_else(|| rest.as_bytes().to_vec());
-        let paths: Vec<PathBuf> = bases.iter().map(|base| join_name(base, &literal)).collect();
+        let mut paths: Vec<PathBuf> = bases.iter().map(|base| join_name(base, &literal)).collect();
+        for path in paths.clone() {
+            push_new(&mut paths, without_links(&path, literal.ends_with(b"/")));
+        }
         let is_named = rest != escape(rest) && paths.iter().any(|path| exists(path));
         // Of stars and the like it is one of the names that match.
         let is_special = is_named || rest.contains(['[', ']', '{', '}', '\\']) || rest.trim() != rest;
@@ -103,8 +109,15 @@ impl Pattern {
             Ok(()) => {
                 meaning.body =
                     Some(if origin == Origin::Root { join_pattern("", rest) } else { body.to_owned() });
-                let texts = bases.iter().filter_map(|base| base.to_str());
-                meaning.globs = texts.map(|base| join_pattern(&escape(base), rest)).collect();
+                let join =
+                    |base: &Path, rest: &str| base.to_str().map(|base| join_pattern(&escape(base), rest));
+                meaning.globs = bases.iter().filter_map(|base| join(base, rest)).collect();
+                for base in &bases {
+                    let (directory, rest) = split_literal(base, rest);
+                    if let Some(glob) = join(&atomic::resolved(&directory), &rest) {
+                        push_new(&mut meaning.globs, glob);
+                    }
+                }
                 if let (true, Some(base)) =
                     (origin == Origin::Expanded && meaning.globs.is_empty(), bases.first())
                 {
@@ -535,6 +548,39 @@ fn join_name(base: &Path, rest: &[u8]) -> PathBuf {
     path
 }
 
+/// `path` as a shell finds it, with no link on the way. A link that it names itself is meant, unless a slash follows.
+fn without_links(path: &Path, is_followed: bool) -> PathBuf {
+    match (path.parent(), path.file_name()) {
+        (Some(above), Some(name)) if !is_followed => atomic::resolved(above).join(name),
+        _ => atomic::resolved(path),
+    }
+}
+
+/// The directory below `base` with which the pattern `rest` begins, as far as it is no pattern, and what is left of that.
+/// What it ends with is left, too, unless a slash follows.
+fn split_literal(base: &Path, rest: &str) -> (PathBuf, String) {
+    let mut directory = base.to_owned();
+    let mut at = 0;
+    for component in rest.split_inclusive('/') {
+        let Some(name) =
+            component.strip_suffix('/').filter(|name| !name.contains(['*', '?', '[', '{', '\\']))
+        else {
+            break;
+        };
+        directory = join_name(&directory, name.as_bytes());
+        at += component.len();
+    }
+    // Whether a slash follows is still to be seen.
+    let rest = if at == rest.len() && at > 0 { "/" } else { &rest[at..] };
+    (directory, rest.to_owned())
+}
+
+fn push_new<T: PartialEq>(all: &mut Vec<T>, new: T) {
+    if !all.contains(&new) {
+        all.push(new);
+    }
+}
+
 fn trim_slash(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(b"/").unwrap_or(bytes)
 }
@@ -745,6 +791,41 @@ mod tests {
         assert_eq!(resolved("../x"), format!("{}/x", current.rsplit_once('/').unwrap().0));
         for pattern in ["*.o", ".cache", "..x", "~$x"] {
             assert_eq!(resolved(pattern), pattern);
+        }
+    }
+
+    #[test]
+    fn a_link_on_the_way_is_followed_and_one_that_is_named_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(host.join("tree/a[1] b/deep")).unwrap();
+        std::os::unix::fs::symlink("tree/a[1] b", host.join("way")).unwrap();
+        std::os::unix::fs::symlink("a[1] b", host.join("tree/inner")).unwrap();
+        let at = host.to_str().unwrap();
+        let matched = |pattern: &str| {
+            let meaning = Pattern { text: pattern.to_owned(), directory: Some(host.clone()), is_line: false };
+            let meaning = meaning.read(Some(&host), &[], |path| path.symlink_metadata().is_ok()).unwrap();
+            let space = Space { host: host.join("tree"), to: PathBuf::new() };
+            let set = PatternSet::new(Path::new(""), &[space], &[meaning]).unwrap();
+            ["a[1] b/deep/x", "a[1] b", "inner"]
+                .map(|path| set.matched_within(Path::new(path), path.ends_with('b')).is_some())
+        };
+        for begin in [at, "~", ".", &format!("{at}/tree/..")] {
+            for (rest, expected) in [
+                ("way/deep/x", [true, false, false]),
+                ("way/deep/*", [true, false, false]),
+                ("way/*/x", [true, false, false]),
+                ("way/deep", [true, false, false]),
+                ("tree/inner/deep", [true, false, false]),
+                ("way/", [true, true, false]),
+                ("way", [false; 3]),
+                ("tree/inner", [false, false, true]),
+                ("tree/inner/", [true, true, false]),
+                ("way/other", [false; 3]),
+            ] {
+                let pattern = format!("{begin}/{rest}");
+                assert_eq!(matched(&pattern), expected, "{pattern}");
+            }
         }
     }
 

@@ -321,6 +321,11 @@ fn restore_takes_a_path_and_patterns() {
     lab.ok(["restore", "latest~1", "-t", "some", "-i", "letters", "-e", "two"]);
     let some = contents(&lab.path("some"));
     assert_eq!(some, [("letters/one".into(), "first letter\n".into())]);
+    // A path through a link means what it means to a backup.
+    std::os::unix::fs::symlink(".", lab.path("way")).unwrap();
+    let way = |path: &str| lab.path("way/tree").join(path).display().to_string();
+    lab.ok(["restore", "latest~1", "-t", "by-way", "-i", &way("letters"), "-e", &way("letters/tw*")]);
+    assert_eq!(contents(&lab.path("by-way")), some);
 }
 
 #[test]
@@ -472,7 +477,18 @@ fn excludes_are_paths_as_a_shell_has_them_and_tell_what_they_leave_out() {
     lab.write("tree/tagged/data", "x");
     let tree = lab.path("tree");
     let at = |path: &str| tree.join(path).display().to_string();
-    for pattern in ["~/tree/cache", "./tree/cache", "tree/cache", "/cache", "cache", &at("cache")] {
+    std::os::unix::fs::symlink(".", lab.path("way")).unwrap();
+    let way = lab.path("way/tree/cache").display().to_string();
+    for pattern in [
+        "~/tree/cache",
+        "./tree/cache",
+        "tree/cache",
+        "/cache",
+        "cache",
+        &at("cache"),
+        &way,
+        "~/way/tree/c*e",
+    ] {
         let mut command = lab.command(["backup", "tree", "--dry-run", "-v", "-e", pattern]);
         let output = command.env("HOME", lab.path("")).output().unwrap();
         let out = String::from_utf8(output.stdout).unwrap();
