@@ -1,7 +1,7 @@
 //! `check`: whether the repository is sound.
 
 use serde_json::json;
-use treering::repository::{CheckOptions, CheckReport, Fault};
+use treering::repository::{CheckOptions, CheckReport, Fault, Unseen};
 
 use crate::cli::Session;
 use crate::cli::args::CheckArguments;
@@ -26,8 +26,13 @@ pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliErr
         for fault in &report.faults {
             complain(&fault.to_string());
         }
-        for unseen in &report.out_of_reach {
-            complain(&format!("out of reach, so not checked: {unseen}"));
+        for Unseen { first: Fault { what, affects }, count, .. } in &report.out_of_reach {
+            let what = match count.saturating_sub(1) {
+                0 => what.clone(),
+                more => format!("{what}; {} for the same reason", plural(more, "more thing")),
+            };
+            let all = Fault { what, affects: affects.clone() };
+            complain(&format!("out of reach, so not checked: {all}"));
         }
         if session.quiet { Ok(()) } else { writeln!(out, "{}", sentence(&report, options.read_data)) }
     })?;
@@ -44,7 +49,7 @@ fn sentence(report: &CheckReport, read_data: bool) -> String {
         0 => "no faults".into(),
         faults => plural(faults, "fault"),
     };
-    let verdict = match report.out_of_reach.len() as u64 {
+    let verdict = match report.out_of_reach.iter().map(|unseen| unseen.count).sum() {
         0 => verdict,
         unseen => format!("{verdict}, {} out of reach", plural(unseen, "thing")),
     };
@@ -66,10 +71,8 @@ fn sentence(report: &CheckReport, read_data: bool) -> String {
 }
 
 fn document(report: &CheckReport) -> serde_json::Value {
-    let list = |faults: &[Fault]| {
-        let faults = faults.iter();
-        faults.map(|fault| json!({ "message": fault.what, "affects": fault.affects })).collect::<Vec<_>>()
-    };
+    let fault = |Fault { what, affects }: &Fault| json!({ "message": what, "affects": affects });
+    let unseen = |Unseen { first, count, .. }: &Unseen| json!({ "message": first.what, "affects": first.affects, "count": count });
     json!({
         "snapshots": report.snapshots,
         "pages": report.pages,
@@ -78,8 +81,8 @@ fn document(report: &CheckReport) -> serde_json::Value {
         "layers": report.layers,
         "bytes_read": report.bytes_read,
         "unread": report.unread,
-        "faults": list(&report.faults),
-        "out_of_reach": list(&report.out_of_reach),
+        "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
+        "out_of_reach": report.out_of_reach.iter().map(unseen).collect::<Vec<_>>(),
     })
 }
 

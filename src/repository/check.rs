@@ -68,13 +68,23 @@ pub struct CheckReport {
     /// What is wrong.
     pub faults: Vec<Fault>,
     /// What could not be looked at, since it is in a remote that cannot be reached: nobody knows whether it is sound.
-    pub out_of_reach: Vec<Fault>,
+    pub out_of_reach: Vec<Unseen>,
 }
 
 impl CheckReport {
-    fn add(&mut self, Finding { what, is_out_of_reach }: Finding, affects: Vec<String>) {
-        let list = if is_out_of_reach { &mut self.out_of_reach } else { &mut self.faults };
-        list.push(Fault { what, affects });
+    fn add(&mut self, Finding { what, unseen_for }: Finding, affects: Vec<String>) {
+        let Some(cause) = unseen_for else { return self.faults.push(Fault { what, affects }) };
+        match self.out_of_reach.iter_mut().find(|unseen| unseen.cause == cause) {
+            None => self.out_of_reach.push(Unseen { first: Fault { what, affects }, count: 1, cause }),
+            Some(unseen) => {
+                unseen.count += 1;
+                let known = &mut unseen.first.affects;
+                let room = AFFECTED.saturating_sub(known.len());
+                let new: Vec<_> =
+                    affects.into_iter().filter(|path| !known.contains(path)).take(room).collect();
+                known.extend(new);
+            }
+        }
     }
 
     fn add_all<'a, E: std::error::Error + 'static>(&mut self, errors: impl IntoIterator<Item = &'a E>) {
@@ -86,12 +96,13 @@ impl CheckReport {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Finding {
     what: String,
-    is_out_of_reach: bool,
+    /// Why nobody can know, where that is so.
+    unseen_for: Option<String>,
 }
 
 impl Finding {
     fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { what: chain(error), is_out_of_reach: OutOfReach::find(error).is_some() }
+        Self { what: chain(error), unseen_for: OutOfReach::find(error).map(|error| chain(&error)) }
     }
 
     /// The same, told of `subject`.
@@ -103,7 +114,7 @@ impl Finding {
 
 impl From<String> for Finding {
     fn from(what: String) -> Self {
-        Self { what, is_out_of_reach: false }
+        Self { what, unseen_for: None }
     }
 }
 
@@ -128,6 +139,17 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// What could not be looked at for one reason.
+#[derive(Debug)]
+pub struct Unseen {
+    /// One thing of it, and whom all of it affects.
+    pub first: Fault,
+    /// How many there are.
+    pub count: u64,
+    /// The reason.
+    pub cause: String,
+}
 
 /// The path of a page's blob, its offset and length there, and how many entries it should have.
 type PagePlace = (String, u64, u32, u32);

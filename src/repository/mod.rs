@@ -60,7 +60,7 @@ mod volumes;
 
 pub use backup::{BackupOptions, BackupReport, Unread};
 pub use cache::CacheError;
-pub use check::{CheckOptions, CheckReport, Fault};
+pub use check::{CheckOptions, CheckReport, Fault, Unseen};
 pub use compare::{CompareOptions, Comparison, Totals};
 pub use config::{Config, Encryption, InitOptions, RepositoryId};
 pub use error::RepositoryError;

@@ -871,6 +871,10 @@ fn what_cannot_be_reached_is_never_called_damaged() {
         outcome.err.lines().all(|line| line.starts_with("treering: out of reach, so not checked: ")),
         "{outcome:?}"
     );
+    // One reason is told once.
+    assert_eq!(outcome.err.lines().count(), 1, "{outcome:?}");
+    assert!(outcome.err.contains(" more things for the same reason; affects "), "{outcome:?}");
+    let told = outcome.out.split(": no faults, ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     let outcome = lab.run(words("check --read-data --json"));
     let document: Value = serde_json::from_str(&outcome.out).unwrap();
     assert_eq!(
@@ -878,7 +882,9 @@ fn what_cannot_be_reached_is_never_called_damaged() {
         (Some(1), Some(0)),
         "{document}"
     );
-    assert!(!document["out_of_reach"].as_array().unwrap().is_empty(), "{document}");
+    assert_eq!(document["out_of_reach"].as_array().unwrap().len(), 1, "{document}");
+    let count = document["out_of_reach"][0]["count"].as_u64().unwrap();
+    assert!(count > 1 && told == count.to_string(), "{told}: {document}");
     fs::rename(lab.path("away"), lab.path("store")).unwrap();
     lab.ok(words("check --read-data"));
 }
