@@ -466,8 +466,8 @@ const NOT_REACHED: [&str; 12] = [
     "could not read from remote repository",
 ];
 
-/// What git says where the other side has another object format.
-const HASH: &str = "hash algorithm";
+/// What git says where the other side has another object format: of a push, and of a fetch by either protocol.
+const HASH: [&str; 3] = ["hash algorithm", "mismatched algorithms", "object format"];
 
 /// What git says when it needs an object that lies in a cold remote.
 const PROMISED: &str = "promisor remote";
@@ -498,7 +498,7 @@ impl RemoteError {
             let GitError::Remote { said, .. } = &source else { return Self::Git(source) };
             let said = said.to_lowercase();
             let remote = remote.clone();
-            if said.contains(HASH) {
+            if says(&said, &HASH) {
                 Self::ObjectFormat { remote, source }
             } else if said.contains(PROMISED) {
                 Self::ColdData { remote, source }
@@ -615,6 +615,14 @@ mod tests {
         assert!(matches!(of(closed), RemoteError::Unreachable { .. }));
         let unresolved = "fatal: unable to access 'https://x/': Could not resolve host: x";
         assert!(matches!(of(unresolved), RemoteError::Unreachable { .. }));
+        for hash in [
+            "fatal: the receiving end does not support this repository's hash algorithm\nfatal: the remote end hung up unexpectedly",
+            "fatal: Server does not support this repository's object format\nfatal: the remote end hung up unexpectedly",
+            "fatal: mismatched algorithms: client sha1; server sha256",
+            "fatal: mismatched object format: server sha256; client sha1",
+        ] {
+            assert!(matches!(of(hash), RemoteError::ObjectFormat { .. }), "{hash}");
+        }
         assert!(matches!(of("fatal: out of memory"), RemoteError::Failed { .. }));
     }
 

@@ -19,6 +19,7 @@ use treering::repository::{
 use treering::timeline::{Timeline, path};
 
 use crate::lab::{Lab, run};
+use crate::store::servers::SshServer;
 use crate::tree::noise;
 
 fn who() -> Person {
@@ -272,4 +273,54 @@ fn clones_that_add_and_remove_converge_and_lose_nothing() {
 #[test]
 fn clones_by_a_cold_remote_converge_and_lose_nothing() {
     converge(|lab| format!("file://{}", lab.path("store").display()));
+}
+
+#[test]
+fn a_sha_256_repository_behind_ssh_is_named_with_the_way_out() {
+    let Some(server) = SshServer::start() else { return };
+    let lab = Lab::new();
+    let git = |arguments: &[&str]| run(Command::new("git").args(arguments).current_dir(lab.path("")));
+    git(&["init", "--quiet", "--object-format=sha256", "work"]);
+    git(&[
+        "-C",
+        "work",
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        "x",
+    ]);
+    git(&["clone", "--quiet", "--bare", "work", "far.git"]);
+    let url = server.url_of(&lab.path("far.git").display().to_string());
+    let url = url.url().reveal().replacen("sftp:", "ssh:", 1);
+    let ssh: Vec<_> =
+        server.program("user", "known_hosts").into_iter().map(|word| word.into_string().unwrap()).collect();
+    let program = |arguments: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_treering"));
+        program.args(arguments).current_dir(lab.path("")).env("TREERING_REPOSITORY", "repo");
+        program.env("XDG_STATE_HOME", lab.path("state")).env("GIT_SSH_COMMAND", ssh.join(" "));
+        let output = program.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(program(&["remote", "add", "far", &url]), (Some(0), String::new()));
+    for arguments in [&["clone", &url, "clone"][..], &["pull", "far"], &["push", "far"]] {
+        let (status, err) = program(arguments);
+        assert_eq!(status, Some(1), "{arguments:?}: {err}");
+        for word in ["does not use SHA-1", "`git init --object-format=sha1`"] {
+            assert!(err.contains(word), "{arguments:?} does not say {word}: {err}");
+        }
+    }
+    assert!(!lab.path("clone").exists());
+    // One that nobody has pushed to tells git nothing at a fetch.
+    git(&["init", "--quiet", "--bare", "--object-format=sha256", "empty.git"]);
+    assert_eq!(
+        program(&["remote", "add", "empty", &url.replace("far.git", "empty.git")]),
+        (Some(0), String::new())
+    );
+    let (status, err) = program(&["push", "empty"]);
+    assert!(status == Some(1) && err.contains("does not use SHA-1"), "{err}");
 }
