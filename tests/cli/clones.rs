@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, PROGRAM};
+use crate::lab::{Lab, Outcome, PROGRAM};
 
 /// How a copy is made, by a line in the shell where `$HUB` is the remote and `$CLONE` the copy.
 const WAYS: [(&str, &str); 6] = [
@@ -172,7 +172,9 @@ fn a_copy_relies_on_no_claim_of_its_first_pull_or_push() {
         lab.ok(["-r", "clone", line, "-q"]);
         assert_eq!(days(&lab, "clone").len(), 2, "{line}: the claim is there");
         lab.write("own/file", &guessed);
-        lab.ok(["-r", "clone", "backup", "-q", "own"]);
+        let Outcome { status, err, .. } = lab.run(["-r", "clone", "backup", "-q", "own"]);
+        assert_eq!(status, Some(0), "{line}: {err}");
+        assert!(err.contains("what files here have of it was stored again"), "{line}: {err}");
         lab.ok(["-r", "clone", "restore", "-q", "latest", "--path", "own", "--target", "restored"]);
         assert_eq!(std::fs::read_to_string(lab.path("restored/file")).unwrap(), guessed, "{line}");
     }
