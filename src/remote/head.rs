@@ -96,7 +96,7 @@ impl Head {
         let (mut repository, mut commit, mut previous) = (None, None, None);
         let (mut layers, mut going) = (BTreeMap::new(), Copies::new());
         let id = |text: &str| text.parse().map_err(|_| HeadError::Damaged("it names no commit"));
-        for line in text.lines() {
+        for line in lines(text) {
             let (key, value) = line.split_once(' ').ok_or(HeadError::Damaged("a line has no value"))?;
             match key {
                 "repository" => repository = Some(value.to_owned()),
@@ -168,8 +168,13 @@ pub(super) fn encode_mark(repository: &str) -> String {
 /// The id of the repository that a cold remote is marked to hold.
 pub(super) fn parse_mark(bytes: &[u8]) -> Result<String, HeadError> {
     let text = unseal(bytes, MARK)?;
-    let id = text.lines().find_map(|line| line.strip_prefix("repository "));
+    let id = lines(text).find_map(|line| line.strip_prefix("repository "));
     id.map(str::to_owned).ok_or(HeadError::Damaged("it names no repository"))
+}
+
+/// The lines of `text`, of which a carriage return is a part like any other byte.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_terminator('\n')
 }
 
 /// `text` with its checksum behind it.
@@ -257,7 +262,9 @@ mod tests {
             let head = Head { previous, ..head() };
             assert_eq!(Head::parse(head.encode().as_bytes()), Ok(head));
         }
-        assert_eq!(parse_mark(encode_mark("abc").as_bytes()).as_deref(), Ok("abc"));
+        for id in ["abc", "abc\r\r"] {
+            assert_eq!(parse_mark(encode_mark(id).as_bytes()).as_deref(), Ok(id));
+        }
     }
 
     #[test]
