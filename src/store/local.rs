@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions as Mode, ReadDir};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::backend::{
@@ -404,8 +404,17 @@ impl Backend for Local {
 
     fn load(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason> {
         self.permit(path, "r", |permissions| permissions.read)?;
-        let file = File::open(self.root.join(path)).map_err(|error| self.reason(error))?;
-        let held = file.metadata()?.len();
+        // Whoever opens a pipe waits for its writer.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(self.root.join(path));
+        let file = opened.map_err(|error| self.reason(error))?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(Reason::NotFound);
+        }
+        let held = metadata.len();
         let range = match range {
             Some(range) if range.end > held => {
                 return Err(Reason::OutOfRange { offset: range.start, size: range.end - range.start });
@@ -643,6 +652,19 @@ mod tests {
         drop(writer);
         store(dir.path(), "data/2");
         assert!(!path(&alive).exists());
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, dir.path().join("pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("endless")).unwrap();
+        let local = Local::new(dir.path(), LocalOptions::default(), 0o777);
+        for (name, range) in [("pipe", None), ("endless", None), ("endless", Some(0..10))] {
+            let read = local.load(name, range, u64::MAX);
+            assert!(matches!(read, Err(Reason::NotFound)), "{name}: {read:?}");
+        }
     }
 
     #[test]
