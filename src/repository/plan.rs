@@ -592,6 +592,9 @@ impl<'a> Ancestors<'a> {
                 by_name.entry(entry.path.name()).or_default().push(number);
             }
         }
+        let paths = |number: usize| old[number].path.as_bytes().iter().rev();
+        // There may be very many of one name: those whose paths end alike lie together.
+        by_name.values_mut().for_each(|alike| alike.sort_by(|a, b| paths(*a).cmp(paths(*b))));
         Self { old, by_inode, by_name }
     }
 
@@ -604,11 +607,13 @@ impl<'a> Ancestors<'a> {
         if let Some(&at) = self.by_inode.get(&new.meta.inode) {
             return Some(at);
         }
-        let likeness = |at: &usize| {
-            let old = self.old[*at].path.as_bytes().iter().rev();
-            old.zip(new.path.as_bytes().iter().rev()).take_while(|(a, b)| a == b).count()
-        };
-        self.by_name.get(new.path.name())?.iter().copied().max_by_key(likeness)
+        let new_path = || new.path.as_bytes().iter().rev();
+        let old_path = |at: usize| self.old[at].path.as_bytes().iter().rev();
+        let likeness = |at: &usize| old_path(*at).zip(new_path()).take_while(|(a, b)| a == b).count();
+        let alike = self.by_name.get(new.path.name())?;
+        let after = alike.partition_point(|&at| old_path(at).cmp(new_path()).is_lt());
+        let neighbours = &alike[after.saturating_sub(1)..alike.len().min(after + 1)];
+        neighbours.iter().copied().max_by_key(likeness)
     }
 }
 
@@ -616,7 +621,11 @@ impl<'a> Ancestors<'a> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::diff::{Content, Kind, Metadata, SegmentRef};
+    use crate::digest::Digest;
     use crate::relpath::RelPathError;
 
     /// Names of roots below `dir`, with `@` behind links, and how they are laid out.
@@ -704,5 +713,28 @@ mod tests {
         let sources = Sources::new(std::slice::from_ref(&root)).unwrap();
         let paths: Vec<_> = sources.unreadable(&problems).iter().map(ToString::to_string).collect();
         assert_eq!(paths, ["a/file", "a/deep", ""]);
+    }
+
+    proptest! {
+        #[test]
+        fn of_like_names_the_one_whose_path_ends_most_alike_is_found(
+            old in proptest::collection::btree_set("[ab]{1,3}(/[ab]{1,2}){0,3}", 1..40), new in "[ab]{1,3}(/[ab]{1,2}){0,3}",
+        ) {
+            let file = |path: &str, inode| {
+                let segment = SegmentRef { digest: Digest::of(b""), len: 1 };
+                let content = Content { size: 1, segments: vec![segment].into(), ..Content::default() };
+                let meta = Metadata { inode, ..Metadata::default() };
+                Entry { path: RelPath::new(format!("{path}/name").as_bytes()).unwrap(), kind: Kind::File(content), meta }
+            };
+            let mut entries: Vec<_> = old.iter().map(|path| file(path, 1)).collect();
+            entries.sort_by(|a, b| a.path.cmp(&b.path));
+            let new = file(&format!("new/{new}"), 2);
+            let likeness = |old: &Entry| {
+                let pairs = old.path.as_bytes().iter().rev().zip(new.path.as_bytes().iter().rev());
+                pairs.take_while(|(a, b)| a == b).count()
+            };
+            let found = Ancestors::new(&entries, |_| true).of(&new).unwrap();
+            prop_assert_eq!(likeness(&entries[found]), entries.iter().map(likeness).max().unwrap());
+        }
     }
 }
