@@ -39,8 +39,13 @@ const LET_THROUGH: [&[u8]; 9] = [
     b"url.",
 ];
 
+/// What git takes from the memory at one time at most. A list of five million objects takes as much.
+const ALLOC_LIMIT: &str = "GIT_ALLOC_LIMIT";
+const MOST_ALLOCATED: &str = "512m";
+
 /// What the names of the variables begin with that git gets, of those that begin with `GIT_`.
-const VARIABLES: [&[u8]; 13] = [
+const VARIABLES: [&[u8]; 14] = [
+    b"GIT_ALLOC_LIMIT",
     b"GIT_ALLOW_PROTOCOL",
     b"GIT_ASKPASS",
     b"GIT_CURL_VERBOSE",
@@ -117,7 +122,13 @@ impl Settings {
         // names it, also in a repository that git has set up.
         const SETTINGS: [&str; 4] =
             ["gc.auto=0", "maintenance.auto=false", "core.fsync=all", "fetch.unpackLimit=1"];
-        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+        // A few bytes of a delta make an object of any size, which git holds in memory, one for each thread. Large blobs
+        // that are none are not held.
+        const BOUNDS: [&str; 2] = ["pack.threads=1", "core.bigFileThreshold=64m"];
+        command.args(SETTINGS.iter().chain(&BOUNDS).flat_map(|setting| ["-c", setting]));
+        if env::var_os(ALLOC_LIMIT).is_none() {
+            command.env(ALLOC_LIMIT, MOST_ALLOCATED);
+        }
         command
     }
 }
