@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use git2::{ErrorClass, ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 
 use crate::atomic;
-use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind, SMALL};
+use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind, SMALL, on_disk};
 use crate::progress::Counter;
 
 use super::access::Access;
 use super::commit::Commit;
 use super::create::{create, is_unfinished};
 use super::parts;
+use super::plain::expect_plain;
 use super::program::Settings;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::work_tree::WorkTree;
@@ -51,6 +52,7 @@ pub struct Git {
     pub(super) settings: OnceLock<Settings>,
     trees: Mutex<TreeCache>,
     trees_read: Counter,
+    bytes_read: Counter,
 }
 
 /// Trees that were read lately, since a lookup reads those near the root each time.
@@ -59,6 +61,9 @@ struct TreeCache {
     trees: HashMap<ObjectId, Arc<Tree>>,
     weight: usize,
 }
+
+/// What resolving one object may take, in all that it hangs on; where packs are larger, as many times more as one object may.
+const MAX_CHAIN: u64 = 64 * SMALL;
 
 /// How many bytes of trees are kept.
 const CACHE_WEIGHT: usize = 32 << 20;
@@ -98,6 +103,7 @@ impl Git {
     }
 
     fn open_as(path: &Path, may_have_work_tree: bool) -> Result<Self, GitError> {
+        expect_plain(path)?;
         let no_ceilings: [&Path; 0] = [];
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
@@ -149,8 +155,8 @@ impl Git {
         fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
         let libgit2 = Mutex::new(repository);
-        let (settings, trees, trees_read) = Default::default();
-        let git = Self { path, branch, work_tree, layers, libgit2, settings, trees, trees_read };
+        let (settings, trees, trees_read, bytes_read) = Default::default();
+        let git = Self { path, branch, work_tree, layers, libgit2, settings, trees, trees_read, bytes_read };
         if let Some(work_tree) = &git.work_tree {
             work_tree.recover_if_idle(&git);
         }
@@ -211,6 +217,11 @@ impl Git {
     /// took.
     pub fn trees_read(&self) -> u64 {
         self.trees_read.get()
+    }
+
+    /// How many bytes of objects were read so far, as they are without compression.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.get()
     }
 
     /// The commit at the tip of the branch; `None` before the first.
@@ -338,7 +349,10 @@ impl Git {
     /// checked against any hash.
     pub fn read_blob_range(&self, id: &ObjectId, offset: u64, len: u64) -> Result<Vec<u8>, GitError> {
         match self.in_layers(|layers| layers.read_range(id, offset, len))? {
-            Some(bytes) => Ok(bytes),
+            Some(bytes) => {
+                self.bytes_read.add(bytes.len() as u64);
+                Ok(bytes)
+            }
             None => {
                 let (kind, bytes) = self.read_with_libgit2(id)?;
                 expect_kind(id, kind, ObjectKind::Blob)?;
@@ -432,7 +446,10 @@ impl Git {
     /// An object of whatever kind, which hashes to `id`.
     pub(super) fn read_any(&self, id: &ObjectId) -> Result<(ObjectKind, Vec<u8>), GitError> {
         match self.in_layers(|layers| layers.read(id))? {
-            Some(object) => Ok(object),
+            Some((kind, bytes)) => {
+                self.bytes_read.add(bytes.len() as u64);
+                Ok((kind, bytes))
+            }
             None => self.read_with_libgit2(id),
         }
     }
@@ -460,26 +477,46 @@ impl Git {
         let repository = self.libgit2();
         let odb = repository.odb().map_err(GitError::git("open the object database"))?;
         let oid = to_git2(id)?;
+        let too_large = |size| Err(LayerError::TooLarge { id: *id, size }.into());
+        // What it hangs on is inflated with it.
+        let chain = self.layers().chain_weight(id)?.unwrap_or_default();
+        let limit = || self.expansion_limit(id);
+        if chain.largest > SMALL && chain.largest > limit() {
+            return too_large(chain.largest);
+        }
+        if chain.total > MAX_CHAIN && chain.total > limit().saturating_mul(MAX_CHAIN / SMALL) {
+            return too_large(chain.total);
+        }
+        // The whole file is read, also behind the end of the object.
+        if let Some(loose) = self.loose(id)
+            && loose.len() > SMALL
+            && loose.len() > limit()
+        {
+            return too_large(loose.len());
+        }
         let (size, kind) = odb.read_header(oid).map_err(not_read(id))?;
         let size_limit = from_git2_kind(kind).max_len().min(INFLATE_LIMIT);
         // The limit by what lies on the disk is never below what counts as small.
-        if size as u64 > size_limit || (size as u64 > SMALL && size as u64 > self.expansion_limit(id)) {
-            return Err(LayerError::TooLarge { id: *id, size: size as u64 }.into());
+        if size as u64 > size_limit || (size as u64 > SMALL && size as u64 > limit()) {
+            return too_large(size as u64);
         }
         let object = odb.read(oid).map_err(not_read(id))?;
+        self.bytes_read.add(size as u64);
         Ok((from_git2_kind(object.kind()), object.data().to_owned()))
     }
 
     /// How many bytes a loose object, or one that is a delta, may have, by what lies on the disk: a delta may repeat the
     /// same bytes without end.
     fn expansion_limit(&self, id: &ObjectId) -> u64 {
+        let loose = self.loose(id).map_or(0, |file| on_disk(&file));
+        SMALL.saturating_add(self.layers().pack_disk().saturating_add(loose).saturating_mul(EXPANSION))
+    }
+
+    /// The file of a loose object.
+    fn loose(&self, id: &ObjectId) -> Option<fs::Metadata> {
         let hex = id.to_string();
         let (directory, name) = hex.split_at(2);
-        let loose = fs::metadata(self.path.join("objects").join(directory).join(name));
-        let packs: u64 = self.layers().layers().filter_map(|layer| layer.pack_bytes()).sum();
-        SMALL.saturating_add(
-            packs.saturating_add(loose.map_or(0, |file| file.len())).saturating_mul(EXPANSION),
-        )
+        fs::metadata(self.path.join("objects").join(directory).join(name)).ok()
     }
 
     pub(super) fn libgit2(&self) -> MutexGuard<'_, git2::Repository> {
@@ -586,6 +623,7 @@ pub(super) fn expect_kind(id: &ObjectId, found: ObjectKind, expected: ObjectKind
 
 /// That a repository at `path`, if there is one, is in a format that can be read.
 pub(super) fn expect_known_format(path: &Path) -> Result<(), GitError> {
+    expect_plain(path)?;
     let no_ceilings: [&Path; 0] = [];
     match git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings) {
         Err(error) if error.code() != ErrorCode::NotFound => match unread_format(path, error) {

@@ -56,6 +56,7 @@ mod lockfile;
 mod newest;
 mod origin;
 mod parts;
+mod plain;
 mod program;
 mod refs;
 #[cfg(test)]
@@ -225,6 +226,17 @@ pub enum GitError {
         state: &'static str,
         /// What to do.
         way_out: String,
+    },
+    /// Something in its directory is no file that could be read.
+    #[error(
+        "{} {fault}, so it is not opened: remove it if you did not put it there, or clone the repository from a remote",
+        path.display()
+    )]
+    NotPlain {
+        /// What is no file.
+        path: PathBuf,
+        /// What it is.
+        fault: &'static str,
     },
     /// The file of a reference names no object, as after a power failure.
     #[error(

@@ -1,12 +1,14 @@
 //! One layer, and reading single objects out of it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use crate::atomic;
 
@@ -24,6 +26,14 @@ pub const SMALL: u64 = 64 << 20;
 /// A larger object is inflated only if it has at most so many bytes for each that it takes on the disk.
 pub const EXPANSION: u64 = 64;
 
+/// How many bytes of a file lie on the disk: what is a hole takes none. Where the file system does not count, all.
+pub fn on_disk(file: &Metadata) -> u64 {
+    match file.blocks() {
+        0 => file.len(),
+        blocks => file.len().min(blocks.saturating_mul(512)),
+    }
+}
+
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
 
@@ -36,6 +46,8 @@ pub struct Layer {
     pub(super) pack: PathBuf,
     pub(super) index: Arc<Index>,
     pack_bytes: Option<u64>,
+    /// What the `.pack` takes on the disk.
+    pack_disk: u64,
     cold: Option<Arc<Cold>>,
 }
 
@@ -69,11 +81,12 @@ impl Layer {
                 Arc::new(index)
             }
         };
-        let pack_bytes = match fs::metadata(&pack) {
+        let file = match fs::metadata(&pack) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            metadata => Some(metadata.map_err(LayerError::io("examine", &pack))?.len()),
+            file => Some(file.map_err(LayerError::io("examine", &pack))?),
         };
-        Ok(Some(Self { name: name.to_owned(), pack, index, pack_bytes, cold: cold.cloned() }))
+        let (pack_bytes, pack_disk) = (file.as_ref().map(Metadata::len), file.as_ref().map_or(0, on_disk));
+        Ok(Some(Self { name: name.to_owned(), pack, index, pack_bytes, pack_disk, cold: cold.cloned() }))
     }
 
     /// The name that its files share, `pack-` and 40 hexadecimal digits.
@@ -89,6 +102,11 @@ impl Layer {
     /// The size of its `.pack` in bytes; `None` when that was not here as the set was opened.
     pub fn pack_bytes(&self) -> Option<u64> {
         self.pack_bytes
+    }
+
+    /// How many bytes of the `.pack` lie on the disk here: fewer, where it has holes.
+    pub fn pack_disk(&self) -> u64 {
+        self.pack_disk
     }
 
     /// Where its `.idx` lies.
@@ -301,10 +319,15 @@ fn read_index(path: &Path) -> Result<Index, LayerError> {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => LayerError::io("read", path)(error),
         _ => damaged("it cannot be read"),
     };
-    let mut file = File::open(path).map_err(refused)?;
+    // Whoever opens a pipe waits for its writer.
+    let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let mut file = opened.map_err(refused)?;
     let metadata = file.metadata().map_err(refused)?;
     if !metadata.is_file() {
         return Err(damaged("it is no file"));
+    }
+    if metadata.len() > SMALL.saturating_add(on_disk(&metadata).saturating_mul(EXPANSION)) {
+        return Err(damaged("it is far larger than what it takes on the disk"));
     }
     let mut bytes = Vec::new();
     file.by_ref().take(Index::HEAD).read_to_end(&mut bytes).map_err(refused)?;
@@ -408,7 +431,9 @@ impl OpenEntry<'_> {
         let index = &self.layer.index;
         let offsets = (0..index.objects()).map(|position| index.offset(position));
         let next = offsets.filter(|&next| next > self.offset).min();
-        next.map_or(self.available, |next| self.available.min(next - self.offset))
+        let len = next.map_or(self.available, |next| self.available.min(next - self.offset));
+        // A pack may have a hole; of one that is elsewhere, that is not known.
+        if self.layer.pack_bytes.is_some() { len.min(self.layer.pack_disk) } else { len }
     }
 
     /// The whole object, its Adler-32 checked.

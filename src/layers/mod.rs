@@ -43,6 +43,7 @@
 //! ```
 
 mod blocks;
+mod chain;
 mod cold;
 mod entry;
 mod index;
@@ -63,8 +64,9 @@ use sha1::{Digest as _, Sha1};
 
 use crate::digest;
 
+pub use chain::ChainWeight;
 pub use cold::{Cold, OutOfReach, PackSource};
-pub use layer::{EXPANSION, INFLATE_LIMIT, Layer, SMALL};
+pub use layer::{EXPANSION, INFLATE_LIMIT, Layer, SMALL, on_disk};
 pub use place::{
     doubled_indexes, has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index,
     remove_pack,

@@ -129,6 +129,11 @@ impl LayerSet {
         self.0.layers.iter()
     }
 
+    /// What all packs that are here take on the disk.
+    pub fn pack_disk(&self) -> u64 {
+        self.layers().map(Layer::pack_disk).sum()
+    }
+
     /// The bytes of all packs that are here.
     pub fn pack_bytes(&self) -> u64 {
         self.layers().filter_map(Layer::pack_bytes).sum()

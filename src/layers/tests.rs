@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, io, thread};
 
 use proptest::prelude::*;
+use rustix::fs::{CWD, FileType, mknodat};
 use sha1::{Digest as _, Sha1};
 use tempfile::TempDir;
 
@@ -174,6 +175,9 @@ fn a_pack_that_git_made_is_read_except_for_its_deltas() {
                     assert_eq!(delta, id);
                     assert!(matches!(set.header(&id), Err(LayerError::Delta { .. })));
                     assert!(matches!(set.read_range(&id, 0, 1), Err(LayerError::Delta { .. })));
+                    let ChainWeight { largest, total } = set.chain_weight(&id).unwrap().unwrap();
+                    let most = objects.iter().map(|(_, bytes)| bytes.len() as u64).max().unwrap();
+                    assert!((bytes.len() as u64..=most).contains(&largest) && total > largest, "{largest}");
                     deltas.push(id);
                     continue;
                 }
@@ -720,4 +724,38 @@ fn a_pack_of_which_nothing_can_be_found_out_is_not_missing() {
         assert!(matches!(&error, LayerError::Cold { .. }), "{error}");
         assert!(error.source().unwrap().to_string().contains("permission denied"));
     }
+}
+
+#[test]
+fn a_hole_counts_as_nothing_that_lies_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let LayerInfo { name, pack_bytes, .. } = write_layer(dir.path(), &[(ObjectKind::Blob, vec![7; 100])]);
+    let pack = dir.path().join(format!("{name}.pack"));
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
+    let write = fs::File::options().append(true).open(&pack).unwrap();
+    write.set_len(1 << 40).unwrap();
+    let set = LayerSet::open(dir.path()).unwrap();
+    assert_eq!(set.pack_bytes(), 1 << 40);
+    assert!(set.pack_disk() < pack_bytes + (1 << 20), "{}", set.pack_disk());
+    // An index of three million objects, all of them in a hole.
+    let (objects, bogus) = (3u32 << 20, dir.path().join(format!("pack-{}.idx", "0".repeat(40))));
+    let mut index = b"\xfftOc\0\0\0\x02".to_vec();
+    index.extend([0; 255 * 4]);
+    index.extend(objects.to_be_bytes());
+    fs::write(&bogus, index).unwrap();
+    let write = fs::File::options().append(true).open(&bogus).unwrap();
+    write.set_len(8 + 1024 + 28 * u64::from(objects) + 40).unwrap();
+    let set = LayerSet::open(dir.path()).unwrap();
+    let [fault] = set.faults() else { panic!("{:?}", set.faults()) };
+    assert!(fault.to_string().contains("far larger"), "{fault}");
+}
+
+#[test]
+fn an_index_that_is_a_pipe_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    write_layer(dir.path(), &[(ObjectKind::Blob, vec![7; 100])]);
+    let pipe = dir.path().join(format!("pack-{}.idx", "0".repeat(40)));
+    mknodat(CWD, &pipe, FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+    let set = LayerSet::open(dir.path()).unwrap();
+    assert_eq!((set.layers().len(), set.faults().len()), (1, 1));
 }

@@ -24,7 +24,7 @@ pub(super) struct Exhausted;
 impl Budget {
     /// Of a whole repository.
     pub fn of(repository: &Repository) -> Result<Self, RepositoryError> {
-        let disk = repository.timeline.git().refresh()?.pack_bytes();
+        let disk = repository.timeline.git().refresh()?.pack_disk();
         Ok(Self(BASE.saturating_add(disk.saturating_mul(EXPANSION))))
     }
 
