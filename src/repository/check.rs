@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
 use crate::repository::pages::{PageOrder, Pages};
-use crate::repository::segments::{Segments, Volume};
+use crate::repository::segments::{MAX_DEPTH, Segments, Volume};
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError, Snapshot};
 use crate::timeline::TimelineError;
@@ -359,7 +359,10 @@ impl Repository {
         report.volumes = segments.volumes().len() as u64;
         report.add_all(segments.faults());
         for (number, volume) in (0..).zip(segments.volumes()) {
-            // Where that fails, it is among the faults already.
+            // Where that fails, it is among the faults already, and may take much to try again.
+            if segments.is_unusable(number) {
+                continue;
+            }
             let Ok(index) = self.read_index(volume) else { continue };
             report.add_all(&self.check_archive(volume, &index).err());
             let signatures: Vec<_> = index.entries().filter_map(|entry| entry.signature).collect();
@@ -382,29 +385,51 @@ impl Repository {
         }
         // What is wanted itself is looked at anyhow.
         let mut bases: HashSet<Digest> = wanted.iter().map(|segment| segment.digest).collect();
-        let mut to_do: Vec<(Digest, Option<u32>)> =
+        let mut round: Vec<(Digest, Option<u32>)> =
             wanted.iter().map(|segment| (segment.digest, Some(segment.len))).collect();
-        while let Some((digest, len)) = to_do.pop() {
-            let view = segments.locate(self, &digest);
-            let view =
-                view.as_ref().map(|at| at.as_ref().and_then(|at| at.index.entry(at.place.entry as usize)));
-            let what = match view {
-                Ok(Some(view)) => {
-                    if let EntryKind::Delta { bases: below, .. } = view.kind {
-                        let new = below.iter().filter(|base| bases.insert(**base));
-                        to_do.extend(new.map(|base| (*base, None)));
-                    }
-                    match len {
-                        Some(len) if len != view.segment_len => {
-                            Finding::of(&RepositoryError::SegmentLen { digest, expected: len })
-                        }
-                        _ => continue,
-                    }
+        for depth in 0..=MAX_DEPTH + 1 {
+            // As they lie, so that an index is read once and not for each segment.
+            round.sort_by_cached_key(|(digest, _)| {
+                segments.place(digest).map(|place| (place.volume, place.entry))
+            });
+            let mut next = Vec::new();
+            for (digest, len) in round {
+                let new = |base: &&Digest| bases.insert(**base);
+                let found = match depth > MAX_DEPTH {
+                    true => Err(Finding::of(&RepositoryError::Chain(digest))),
+                    false => self.check_segment(segments, digest, len, |below| {
+                        next.extend(below.iter().filter(new).map(|base| (*base, None)));
+                    }),
+                };
+                if let Err(what) = found {
+                    bad.insert(SegmentRef { digest, len: len.unwrap_or(0) }, what);
                 }
-                Ok(None) => format!("segment {digest} is in no volume").into(),
-                Err(error) => Finding::about(format_args!("segment {digest}"), error),
-            };
-            bad.insert(SegmentRef { digest, len: len.unwrap_or(0) }, what);
+            }
+            round = next;
+        }
+    }
+
+    /// Checks that a segment is in a volume, and has the length `len` if there is one; `hang` is told its bases.
+    fn check_segment(
+        &self,
+        segments: &Segments,
+        digest: Digest,
+        len: Option<u32>,
+        hang: impl FnOnce(&[Digest]),
+    ) -> Result<(), Finding> {
+        let missing = || format!("segment {digest} is in no volume");
+        let located = segments.locate(self, &digest);
+        let located = located.map_err(|error| Finding::about(format_args!("segment {digest}"), &error))?;
+        let located = located.ok_or_else(missing)?;
+        let view = located.index.entry(located.place.entry as usize).ok_or_else(missing)?;
+        if let EntryKind::Delta { bases, .. } = view.kind {
+            hang(bases);
+        }
+        match len {
+            Some(len) if len != view.segment_len => {
+                Err(Finding::of(&RepositoryError::SegmentLen { digest, expected: len }))
+            }
+            _ => Ok(()),
         }
     }
 

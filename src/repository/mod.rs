@@ -57,6 +57,7 @@ mod store;
 mod table;
 mod target;
 mod volumes;
+mod work;
 
 pub use backup::{BackupOptions, BackupReport, Unread};
 pub use cache::CacheError;
@@ -73,6 +74,7 @@ pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath,
 pub use snapshot::{Layout, PageList, PageListError, PageRef, Snapshot, SnapshotRecord, Statistics};
 pub use store::Hold;
 pub use target::Spared;
+pub use work::Work;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
@@ -82,6 +84,7 @@ use crate::layers::{Cold, LayerSet, ObjectId};
 use crate::timeline::{Timeline, TimelineError};
 use blobs::Vault;
 use segments::Segments;
+use work::Counted;
 
 /// Version of the repository's format; see `docs/format.md`.
 pub const FORMAT_VERSION: u32 = 1;
@@ -96,6 +99,7 @@ pub struct Repository {
     segments: Mutex<Option<(Option<ObjectId>, Arc<Segments>)>>,
     /// What keeps layers, as long as anybody [holds](Self::hold) it.
     hold: Mutex<Weak<KeepLayers>>,
+    counted: Counted,
 }
 
 impl Repository {

@@ -107,6 +107,7 @@ impl<'a> Pages<'a> {
 
     fn decode(&self, number: usize, bytes: &[u8]) -> Result<Vec<Entry>, RepositoryError> {
         let (path, page) = self.place(number);
+        self.repository.counted.pages.add(1);
         let entries = self.allowance.unpack(number, bytes);
         let entries = entries.map_err(|error| RepositoryError::damaged(path)(error.into()))?;
         match entries.len() == page.entries as usize {

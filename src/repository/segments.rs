@@ -22,7 +22,7 @@ use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
 use crate::digest::Digest;
-use crate::layers::{Layer, LayerError};
+use crate::layers::{Layer, LayerError, OutOfReach};
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
 use crate::repository::budget::Budget;
@@ -68,12 +68,16 @@ pub(super) struct Segments {
     volumes: Vec<Volume>,
     faults: Vec<RepositoryError>,
     unread: u64,
+    /// The numbers of the volumes whose indexes were not read.
+    unusable: HashSet<u32>,
     table: Table,
     /// Those that are only in volumes that are lost, or hang on such.
     lost: HashSet<Digest>,
     /// What this repository has written itself, and those that others claim to hold and that were read and found sound.
     own: Own,
     verified: Mutex<HashSet<Digest>>,
+    /// Places, as volume and entry, that do not hold what their index says. Each is tried once, however much hangs on it.
+    damaged: Mutex<HashSet<(u32, u32)>>,
     indexes: Mutex<IndexCache>,
     members: MemberCache,
     /// Held by the one thread that reads what takes much memory.
@@ -227,7 +231,7 @@ impl Segments {
         let follow = !lost.is_empty() || !faults.is_empty();
         let mut rows = Vec::new();
         let mut bases_of = HashMap::new();
-        let mut unread = 0;
+        let (mut unread, mut unusable) = (0, HashSet::new());
         let budget = Mutex::new(Budget::of(repository)?);
         let read = |volume: &Volume| {
             let len = repository.stored_len(&volume.index)?;
@@ -243,12 +247,12 @@ impl Segments {
             |(volume, index)| {
                 let index = match index {
                     Ok(index) => index,
-                    Err(RepositoryError::Encrypted) => {
-                        unread += 1;
-                        return Ok(());
-                    }
                     Err(error) => {
-                        faults.push(error);
+                        unusable.insert(volume as u32);
+                        match error {
+                            RepositoryError::Encrypted => unread += 1,
+                            error => faults.push(error),
+                        }
                         return Ok(());
                     }
                 };
@@ -278,9 +282,11 @@ impl Segments {
             volumes,
             faults,
             unread,
+            unusable,
             lost,
             own,
             verified: Mutex::default(),
+            damaged: Mutex::default(),
             table: Table::new(rows),
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
@@ -301,6 +307,11 @@ impl Segments {
     /// Volumes that may hold anything, since there is no key to read their indexes with.
     pub fn unread(&self) -> u64 {
         self.unread
+    }
+
+    /// Whether the index of volume `number` could not be read.
+    pub fn is_unusable(&self, number: u32) -> bool {
+        self.unusable.contains(&number)
     }
 
     /// Whether a segment is stored in a way that new things may rest on.
@@ -517,20 +528,37 @@ impl Segments {
         let mut fault = RepositoryError::NoSegment(*digest);
         for place in self.places(digest).filter(|place| place.depth < below) {
             attempts.left = attempts.left.checked_sub(1).ok_or(RepositoryError::Chain(*digest))?;
+            let at = (place.volume, place.entry);
+            if lock(&self.damaged).contains(&at) {
+                fault = RepositoryError::DamagedSegment(*digest);
+                continue;
+            }
             let held = attempts.held;
+            let mut has_bases = true;
             let read = self.read_over(repository, digest, place, |base| {
                 // Bases hang on fewer deltas, so this ends.
-                let bytes = self.read_anywhere(repository, base, place.depth, attempts)?;
+                let bytes = self
+                    .read_anywhere(repository, base, place.depth, attempts)
+                    .inspect_err(|_| has_bases = false)?;
                 attempts.held += bytes.len();
                 match attempts.held > MAX_HELD {
-                    true => Err(RepositoryError::Chain(*base)),
+                    true => {
+                        has_bases = false;
+                        Err(RepositoryError::Chain(*base))
+                    }
                     false => Ok(bytes),
                 }
             });
             attempts.held = held;
             match read {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => fault = error,
+                Err(error) => {
+                    // What is elsewhere may be in reach the next time.
+                    if has_bases && OutOfReach::find(&error).is_none() {
+                        lock(&self.damaged).insert(at);
+                    }
+                    fault = error;
+                }
             }
         }
         Err(fault)
@@ -567,6 +595,7 @@ impl Segments {
         if !repository.is_readable() {
             return Err(RepositoryError::Encrypted);
         }
+        repository.counted.segments.add(1);
         let index = self.index(repository, place.volume)?;
         let volume = &self.volumes[place.volume as usize];
         let entry = place.entry as usize;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 
 use crate::cbor;
 use crate::config::{ConfigError, MAX_CONFIG};
@@ -134,7 +134,8 @@ impl Repository {
     fn new(timeline: Timeline, config: Config) -> Result<Self, RepositoryError> {
         let vault = keys::vault(&config);
         let vault = vault.map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
-        Ok(Self { timeline, config, vault, segments: Mutex::default(), hold: Mutex::new(Weak::new()) })
+        let (segments, hold, counted) = Default::default();
+        Ok(Self { timeline, config, vault, segments, hold, counted })
     }
 
     /// All snapshots, oldest first. Fails where one cannot be read.
