@@ -1,30 +1,39 @@
 //! Small repositories that would take more memory or time than anybody has: every command ends, by itself and within a
 //! budget of memory. What it says is not looked at here.
 //!
-//! The budget: 256 MiB beside the caches that `docs/design.md` states, and 64 bytes for each byte of the packs. Time is
-//! bounded by a net that is much wider than any machine is slow.
+//! The budget: 256 MiB beside the caches that `docs/design.md` states, and 64 bytes for each byte of the packs. What does
+//! not end is ended by a net that is much wider than any machine is slow. That work is in proportion is asserted by what
+//! the library counts: it must not grow faster than what is there.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use jiff::Timestamp;
 use sha1::{Digest as _, Sha1};
-use treering::archive::{DeltaLink, Payload, Stored, Volume, VolumeOptions, VolumeWriter, gather, gzip};
+use treering::archive::{
+    DeltaLink, Payload, Stored, UnpackLimits, Volume, VolumeOptions, VolumeWriter, gather, gzip, unpack,
+};
 use treering::cbor;
 use treering::delta::from_content;
 use treering::diff::{Content, DiffIndex, DirIndex, Kind, SegmentRef, page};
 use treering::digest::Digest;
 use treering::gitkv::{Git, GitError, Mode, Node};
 use treering::layers::{LayerError, ObjectId, ObjectKind};
-use treering::repository::{PageRef, SnapshotRecord};
+use treering::progress::{Counter, Progress};
+use treering::repository::{
+    CheckOptions, CompareOptions, PageRef, PruneOptions, RestoreOptions, Selector, SnapshotRecord, Work,
+};
 
 use crate::commits::commit;
 use crate::hostile::{Crafted, like};
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::programs;
 
-/// Seconds after which a command counts as one that does not end.
-const NET: &str = "240";
+/// Seconds of the processor, and of the clock, after which a command counts as one that does not end.
+const NET: [&str; 2] = ["900", "1800"];
 
 /// What a command may take of the memory, in bytes, whatever the repository has: the budget, and the caches.
 const BUDGET: u64 = (256 + 192) << 20;
@@ -32,13 +41,14 @@ const BUDGET: u64 = (256 + 192) << 20;
 /// Runs a program under a limit of address space; prints its status, its greatest resident size and its errors.
 const RUNNER: &str = r#"
 import json, resource, signal, subprocess, sys
-net, space, size = (int(word) for word in sys.argv[1:4])
+processor, clock, space, size = (int(word) for word in sys.argv[1:5])
 def limit():
+    resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-child = subprocess.Popen(sys.argv[4:], preexec_fn=limit, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+child = subprocess.Popen(sys.argv[5:], preexec_fn=limit, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 try:
-    said = child.communicate(timeout=net)[1]
+    said = child.communicate(timeout=clock)[1]
 except subprocess.TimeoutExpired:
     child.kill()
     said = child.communicate()[1] + b"\nit does not end"
@@ -48,12 +58,23 @@ print(json.dumps([child.returncode, resident, said[-2000:].decode(errors="replac
 
 /// Runs treering, which must end by itself and within `budget`, and returns its status.
 fn run(directory: &Path, budget: u64, file_size: u64, words: &[&str]) -> i64 {
+    run_in(directory, &[], budget, file_size, words)
+}
+
+/// The same in another environment.
+fn run_in(
+    directory: &Path,
+    environment: &[(&str, &str)],
+    budget: u64,
+    file_size: u64,
+    words: &[&str],
+) -> i64 {
     let mut command = Command::new("python3");
     // Threads reserve address space for their stacks and arenas, which is no memory.
-    command.args(["-c", RUNNER, NET, &(8u64 << 30).to_string(), &file_size.to_string()]);
+    command.args(["-c", RUNNER]).args(NET).args([(8u64 << 30).to_string(), file_size.to_string()]);
     command.arg(env!("CARGO_BIN_EXE_treering")).args(words).current_dir(directory);
     command.env("HOME", directory).env("XDG_CACHE_HOME", directory.join("cache")).env("TMPDIR", directory);
-    command.env_remove("TREERING_REPOSITORY");
+    command.env_remove("TREERING_REPOSITORY").envs(environment.iter().copied());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (status, resident, said): (i64, u64, String) = serde_json::from_slice(&output.stdout).unwrap();
@@ -145,27 +166,38 @@ impl Bomb {
     }
 }
 
-/// Puts an object into a pack of its own, and lets it stand at a path of the tree.
-fn put_raw(crafted: &Crafted, kind: ObjectKind, bomb: &Bomb, path: &str) {
-    let id = bomb.id(kind);
-    let code = if kind == ObjectKind::Tree { 2u8 } else { 3 };
-    let mut entry = vec![code << 4 | (bomb.len & 15) as u8];
-    let mut rest = bomb.len >> 4;
+/// How an entry of a pack begins that inflates to `len` bytes.
+fn entry_head(code: u8, len: u64) -> Vec<u8> {
+    let mut head = vec![code << 4 | (len & 15) as u8];
+    let mut rest = len >> 4;
     while rest > 0 {
-        *entry.last_mut().unwrap() |= 0x80;
-        entry.push((rest & 0x7f) as u8);
+        *head.last_mut().unwrap() |= 0x80;
+        head.push((rest & 0x7f) as u8);
         rest >>= 7;
     }
-    entry.extend(bomb.zlib());
-    let mut pack = b"PACK\0\0\0\x02\0\0\0\x01".to_vec();
-    pack.extend(&entry);
+    head
+}
+
+/// Puts entries, each with the id that its object has, into a pack of their own.
+fn put_pack(crafted: &Crafted, entries: &[([u8; 20], Vec<u8>)]) {
+    let mut pack = b"PACK\0\0\0\x02".to_vec();
+    pack.extend((entries.len() as u32).to_be_bytes());
+    let mut rows = Vec::new();
+    for (id, entry) in entries {
+        rows.push((*id, crc32fast::hash(entry), pack.len() as u32));
+        pack.extend(entry);
+    }
+    rows.sort_unstable();
     let checksum = Sha1::digest(&pack);
     pack.extend(checksum);
     let mut index = b"\xfftOc\0\0\0\x02".to_vec();
-    (0..=255u8).for_each(|first| index.extend(u32::from(first >= id[0]).to_be_bytes()));
-    index.extend(id);
-    index.extend(crc32fast::hash(&entry).to_be_bytes());
-    index.extend(12u32.to_be_bytes());
+    for first in 0..=255u8 {
+        let up_to = rows.iter().filter(|(id, ..)| id[0] <= first).count();
+        index.extend((up_to as u32).to_be_bytes());
+    }
+    rows.iter().for_each(|(id, ..)| index.extend(id));
+    rows.iter().for_each(|(_, crc, _)| index.extend(crc.to_be_bytes()));
+    rows.iter().for_each(|(.., offset)| index.extend(offset.to_be_bytes()));
     index.extend(checksum);
     let end = Sha1::digest(&index);
     index.extend(end);
@@ -173,6 +205,13 @@ fn put_raw(crafted: &Crafted, kind: ObjectKind, bomb: &Bomb, path: &str) {
     for (extension, bytes) in [("pack", &pack), ("idx", &index)] {
         fs::write(crafted.lab.path(&format!("repo/objects/pack/pack-{name}.{extension}")), bytes).unwrap();
     }
+}
+
+/// Puts an object into a pack of its own, and lets it stand at a path of the tree.
+fn put_raw(crafted: &Crafted, kind: ObjectKind, bomb: &Bomb, path: &str) {
+    let id = bomb.id(kind);
+    let code = if kind == ObjectKind::Tree { 2u8 } else { 3 };
+    put_pack(crafted, &[(id, [entry_head(code, bomb.len), bomb.zlib()].concat())]);
     let mode = if kind == ObjectKind::Tree { Mode::Directory } else { Mode::File };
     set_nodes(crafted, &[(path, Node { mode, id: ObjectId::from_bytes(id) })], &[]);
 }
@@ -191,10 +230,7 @@ fn set_nodes(crafted: &Crafted, nodes: &[(&str, Node)], trees: &[Vec<u8>]) {
 
 #[test]
 fn one_page_listed_without_end() {
-    let crafted = Crafted::new();
-    crafted
-        .write_entries(std::slice::from_ref(&crafted.entries), |places| *places = vec![places[0]; 200_000]);
-    survive(&crafted);
+    survive(&listed(200_000));
 }
 
 #[test]
@@ -330,9 +366,106 @@ fn objects_that_git_made_small_are_read_in_proportion() {
     }
 }
 
+#[test]
+fn a_small_object_that_git_cut_out_of_one_larger_than_memory() {
+    const CHUNK: u64 = 1 << 16;
+    let crafted = Crafted::new();
+    let size = |mut size: u64| {
+        let mut bytes = Vec::new();
+        while size > 0x7f {
+            bytes.push(size as u8 | 0x80);
+            size >>= 7;
+        }
+        bytes.push(size as u8);
+        bytes
+    };
+    // An entry of a delta of another object.
+    let delta = |base: [u8; 20], from: u64, to: u64, steps: &[u8]| {
+        let bytes = [&size(from)[..], &size(to), steps].concat();
+        let bomb = Bomb::new(&bytes, &[], 0);
+        [&entry_head(7, bomb.len)[..], &base, &bomb.zlib()].concat()
+    };
+    let chunk = Bomb::new(&[0; CHUNK as usize], &[], 0);
+    let first = chunk.id(ObjectKind::Blob);
+    let small = *treering::layers::object_id(ObjectKind::Blob, &[0]).as_bytes();
+    let huge = [0x77; 20];
+    // Each step of one byte copies all of the chunk.
+    let steps = vec![0x80; 48 << 10];
+    let len = steps.len() as u64 * CHUNK;
+    put_pack(
+        &crafted,
+        &[
+            (first, [entry_head(3, CHUNK), chunk.zlib()].concat()),
+            (huge, delta(first, CHUNK, len, &steps)),
+            (small, delta(huge, len, 1, &[0x90, 1])),
+        ],
+    );
+    let node = Node { mode: Mode::File, id: ObjectId::from_bytes(small) };
+    set_nodes(&crafted, &[(&crafted.path, node)], &[]);
+    survive(&crafted);
+    let read = Git::open(&crafted.lab.path("repo")).unwrap().read_blob(&node.id);
+    assert!(
+        matches!(read, Err(GitError::Layer(LayerError::TooLarge { size, .. })) if size == len),
+        "{read:?}"
+    );
+}
+
+#[test]
+fn a_repository_that_is_not_made_of_files() {
+    if !programs::are_here(&["python3", "mkfifo"]) {
+        return;
+    }
+    let crafted = Crafted::new();
+    let at = |name: &str| crafted.lab.path(&format!("evil/{name}"));
+    let pipe = |name: &str| {
+        drop(fs::remove_file(at(name)));
+        lab::run(Command::new("mkfifo").arg(at(name)));
+    };
+    let endless = |name: &str| {
+        drop(fs::remove_file(at(name)));
+        symlink("/dev/zero", at(name)).unwrap();
+    };
+    let hole = |name: &str| {
+        let file = fs::File::options().append(true).create(true).open(at(name)).unwrap();
+        file.set_len(16 << 30).unwrap();
+    };
+    let circle = |name: &str| {
+        (0..10).for_each(|link| symlink(".", at(name).with_extension(link.to_string())).unwrap())
+    };
+    type Change<'a> = &'a dyn Fn(&str);
+    let changes: [(Change<'_>, &[&str]); 4] = [
+        (&pipe, &["config", "refs/heads/main", "objects/pack/pack-0.idx", "treering/own", "FETCH_HEAD"]),
+        (&endless, &["treering/own", "treering/newest", "refs/heads/main", "packed-refs"]),
+        (&hole, &["config", "HEAD", "packed-refs", "treering/own", "objects/info/alternates"]),
+        (&circle, &["refs/heads/x"]),
+    ];
+    let directory = crafted.lab.path("");
+    for (change, names) in changes {
+        for name in names {
+            let copied = Command::new("cp").arg("-a").arg(crafted.lab.path("repo")).arg(at("")).status();
+            assert!(copied.unwrap().success());
+            change(name);
+            for command in [
+                &["-r", "evil", "check"][..],
+                &["-r", "evil", "backup", "source"],
+                &["clone", "evil", "copy"],
+            ] {
+                assert_ne!(run(&directory, BUDGET, 1 << 30, command), 0, "{command:?} takes {name}");
+            }
+            fs::remove_dir_all(at("")).unwrap();
+        }
+    }
+}
+
 /// Adds a volume of `segments`, and lets the file `a` of the snapshot be the last of them.
 fn put_volume(crafted: &Crafted, segments: Vec<Stored>) {
-    let last = SegmentRef { digest: segments.last().unwrap().digest, len: segments.last().unwrap().len };
+    put_volume_of(crafted, segments, 1);
+}
+
+/// Adds a volume of `segments`, and lets the file `a` of the snapshot be the last `count` of them.
+fn put_volume_of(crafted: &Crafted, segments: Vec<Stored>, count: usize) {
+    let last = segments[segments.len() - count..].iter();
+    let last: Vec<_> = last.map(|stored| SegmentRef { digest: stored.digest, len: stored.len }).collect();
     let mut volumes: Vec<Volume> = Vec::new();
     let sink = gather(|volume| -> Result<(), treering::archive::ArchiveError> {
         volumes.push(volume);
@@ -347,8 +480,8 @@ fn put_volume(crafted: &Crafted, segments: Vec<Stored>) {
     crafted.commit(&[(&format!("{stem}.tar.gz"), &volumes[0].bytes), (&format!("{stem}.idx"), &index)]);
     let mut entries = crafted.entries.clone();
     let file = entries.iter_mut().find(|entry| entry.path.as_bytes() == b"a").unwrap();
-    let size = last.len.into();
-    file.kind = Kind::File(Content { size, segments: vec![last].into(), ..Content::default() });
+    let size = last.iter().map(|segment| u64::from(segment.len)).sum();
+    file.kind = Kind::File(Content { size, segments: last.into(), ..Content::default() });
     crafted.write_entries(&[entries], |_| {});
 }
 
@@ -362,43 +495,73 @@ fn delta(new: &[u8], bases: &[&[u8]], depth: u8) -> Stored {
     Stored { digest: Digest::of(new), len: new.len() as u32, payload: Payload::Delta { bytes, link } }
 }
 
-#[test]
-fn three_bases_at_each_of_sixteen_depths() {
+/// Three segments at each depth, the deltas of the three below.
+fn three_bases(depths: usize) -> Crafted {
     let crafted = Crafted::new();
-    let content = |depth: u8, number: u8| [[depth, number].repeat(50), vec![7; 1000]].concat();
-    let whole = |number| content(0, number);
     let mut segments: Vec<_> =
-        (0..3).map(|number| Stored::whole(Digest::of(&whole(number)), whole(number))).collect();
-    for depth in 1..=16 {
-        let bases: Vec<_> = (0..3).map(|number| content(depth - 1, number)).collect();
+        (0..3).map(|number| based(0, number)).map(|bytes| Stored::whole(Digest::of(&bytes), bytes)).collect();
+    for depth in 1..=depths as u8 {
+        let bases: Vec<_> = (0..3).map(|number| based(depth - 1, number)).collect();
         let bases: Vec<&[u8]> = bases.iter().map(Vec::as_slice).collect();
-        segments.extend((0..3).map(|number| delta(&content(depth, number), &bases, depth)));
+        segments.extend((0..3).map(|number| delta(&based(depth, number), &bases, depth)));
     }
     put_volume(&crafted, segments);
-    survive(&crafted);
-    // It is sound, and read without going through each way down.
-    let out = crafted.lab.path("out/a");
-    assert_eq!(fs::read(out).unwrap(), content(16, 2));
+    crafted
+}
+
+/// One of the three.
+fn based(depth: u8, number: u8) -> Vec<u8> {
+    [[depth, number].repeat(50), vec![7; 1000]].concat()
 }
 
 #[test]
-fn deltas_on_bases_that_are_as_large_as_they_may_be() {
+fn three_bases_at_each_of_sixteen_depths() {
+    let crafted = three_bases(16);
+    survive(&crafted);
+    // It is sound, and read without going through each way down.
+    let out = crafted.lab.path("out/a");
+    assert_eq!(fs::read(out).unwrap(), based(16, 2));
+}
+
+#[test]
+fn each_base_is_read_once_for_what_hangs_on_it() {
+    let [one, two] = works_on(three_bases, 8);
+    assert!(one.segments >= 3 * 8 && two.segments <= 2 * one.segments, "{one:?}, {two:?}");
+}
+
+/// Content as long as any may be.
+fn large(depth: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 16 << 20];
+    bytes[..1000].fill(depth);
+    bytes
+}
+
+/// Deltas of two large bases and of each other.
+fn large_bases(depths: usize) -> Crafted {
     let crafted = Crafted::new();
-    let large = |depth: u8| {
-        let mut bytes = vec![0; 16 << 20];
-        bytes[..1000].fill(depth);
-        bytes
-    };
     let others = [vec![0; 16 << 20], vec![0xff; 16 << 20]];
     let whole = |bytes: &Vec<u8>| Stored::whole(Digest::of(bytes), bytes.clone());
     let mut segments: Vec<_> = others.iter().chain([&large(1)]).map(whole).collect();
-    for depth in 1..=16 {
+    for depth in 1..=depths as u8 {
         // Whoever reads the last one first holds the others meanwhile.
         segments.push(delta(&large(depth + 1), &[&others[0], &others[1], &large(depth)], depth));
     }
     put_volume(&crafted, segments);
+    crafted
+}
+
+#[test]
+fn deltas_on_bases_that_are_as_large_as_they_may_be() {
+    let crafted = large_bases(16);
     survive(&crafted);
     assert_eq!(fs::read(crafted.lab.path("out/a")).unwrap(), large(17));
+}
+
+#[test]
+fn large_bases_are_read_in_proportion() {
+    let [one, two] = works_on(large_bases, 4);
+    assert!(one.segments >= 4 && two.segments <= 2 * one.segments, "{one:?}, {two:?}");
+    assert!(two.bytes <= 2 * one.bytes, "{one:?}, {two:?}");
 }
 
 #[test]
@@ -422,17 +585,34 @@ fn as_many_holes_as_segments() {
     assert_eq!(restored, b"\0x".repeat(COUNT as usize));
 }
 
-#[test]
-fn a_tree_with_more_paths_than_anybody_can_walk() {
-    let crafted = Crafted::new();
+/// A chain of `depth` trees, each of which has the next one twice, and its top.
+fn tree_chain(crafted: &Crafted, depth: usize) -> (Node, Vec<Vec<u8>>) {
     let tree = |id: &[u8; 20]| [b"40000 a\0", &id[..], b"40000 b\0", &id[..]].concat();
     let hash = |tree: &[u8]| *treering::layers::object_id(ObjectKind::Tree, tree).as_bytes();
     let leaf = crafted.lab.git(&["rev-parse", "HEAD:config.cbor"]).trim().parse::<ObjectId>().unwrap();
     let mut trees = vec![[b"100644 f\0", &leaf.as_bytes()[..]].concat()];
-    for _ in 0..40 {
+    for _ in 0..depth {
         trees.push(tree(&hash(trees.last().unwrap())));
     }
-    let top = Node { mode: Mode::Directory, id: ObjectId::from_bytes(hash(trees.last().unwrap())) };
+    (Node { mode: Mode::Directory, id: ObjectId::from_bytes(hash(trees.last().unwrap())) }, trees)
+}
+
+#[test]
+fn each_tree_is_read_once_however_many_paths_lead_to_it() {
+    let attack = |depth| {
+        let crafted = Crafted::new();
+        let (top, trees) = tree_chain(&crafted, depth);
+        set_nodes(&crafted, &[("unknown", top), ("keys", top), ("index/0000", top)], &trees);
+        crafted
+    };
+    let [one, two] = works_on(attack, 20);
+    assert!(one.trees >= 20 && two.trees <= 2 * one.trees, "{one:?}, {two:?}");
+}
+
+#[test]
+fn a_tree_with_more_paths_than_anybody_can_walk() {
+    let crafted = Crafted::new();
+    let (top, trees) = tree_chain(&crafted, 40);
     set_nodes(&crafted, &[("unknown", top), ("keys", top), ("index/0000", top)], &trees);
     // What was seen of a remote has it too.
     crafted.lab.git(&["update-ref", "refs/treering/seen/far", "refs/heads/main"]);
@@ -474,4 +654,206 @@ fn an_archive_that_unpacks_without_end() {
     fs::write(at("changes.tar.gz"), Bomb::new(&honest, &[0; 512], 20).gzip()).unwrap();
     assert_eq!(run(dir.path(), BUDGET, 64 << 20, &words), 0);
     assert_eq!(fs::read(at("old/file")).unwrap(), b"content");
+}
+
+/// What the library reads to look at all there is in the repository of `crafted`, by every way that reads much. Each way is
+/// taken by one thread, so that it reads the same each time.
+fn work_on(crafted: &Crafted) -> Work {
+    let repository = crafted.lab.open();
+    let progress = Progress::new();
+    let target = tempfile::tempdir().unwrap();
+    // Whether they succeed is not looked at here.
+    drop(repository.check(&CheckOptions { read_data: true, threads: 1 }, &progress));
+    drop(repository.plan_prune(
+        &PruneOptions { threads: 1, ..PruneOptions::new(Timestamp::now()) },
+        &HashSet::new(),
+        &progress,
+    ));
+    if let Ok(snapshot) = repository.find(&Selector::Latest(0)) {
+        drop(repository.entries(&snapshot, None));
+        drop(repository.compare_directory(
+            &snapshot,
+            &crafted.lab.source(),
+            &CompareOptions::default(),
+            &progress,
+        ));
+        let options = RestoreOptions { threads: 1, ..RestoreOptions::new(target.path().join("out")) };
+        drop(repository.restore(&snapshot, &options, &progress));
+    }
+    repository.work()
+}
+
+/// What is read of an attack, and of the same one twice as large.
+fn works_on(attack: impl Fn(usize) -> Crafted, size: usize) -> [Work; 2] {
+    [size, 2 * size].map(|size| work_on(&attack(size)))
+}
+
+/// A snapshot of one page that is listed `times` times.
+fn listed(times: usize) -> Crafted {
+    let crafted = Crafted::new();
+    crafted.write_entries(std::slice::from_ref(&crafted.entries), |places| *places = vec![places[0]; times]);
+    crafted
+}
+
+#[test]
+fn a_page_is_read_no_more_often_for_being_listed_more_often() {
+    let [one, two] = works_on(listed, 1000);
+    assert_eq!(one.pages, two.pages);
+    assert!(two.pages <= work_on(&listed(1)).pages, "{two:?}");
+}
+
+/// Segments that hang on one that has many places and is in none of them.
+fn nowhere(count: usize) -> Crafted {
+    let crafted = Crafted::new();
+    let base = b"nowhere".repeat(100);
+    let false_place = |number: usize| Stored::whole(Digest::of(&base), format!("{number:0700}").into_bytes());
+    let on_it = |number: usize| delta(&[&base[..], &number.to_le_bytes()].concat(), &[&base], 1);
+    let segments = (0..count).map(false_place).chain((0..count).map(on_it)).collect();
+    put_volume_of(&crafted, segments, count);
+    crafted
+}
+
+#[test]
+fn a_place_that_is_damaged_is_tried_once_for_all_that_hangs_on_it() {
+    let [one, two] = works_on(nowhere, 40);
+    assert!(one.segments >= 40 && two.segments <= 2 * one.segments, "{one:?}, {two:?}");
+}
+
+#[test]
+fn what_is_too_large_is_not_read() {
+    let attack = |path: fn(&Crafted) -> String| {
+        move |mib| {
+            let crafted = Crafted::new();
+            put_raw(&crafted, ObjectKind::Blob, &Bomb::new(&[], &[0; 1 << 20], mib), &path(&crafted));
+            crafted
+        }
+    };
+    let index =
+        |crafted: &Crafted| crafted.path.replace("snapshots/", "archives/").replace(".cbor", "-0.idx");
+    let index = works_on(attack(index), 400);
+    let record = works_on(attack(|crafted| crafted.path.clone()), 400);
+    for [one, two] in [index, record] {
+        assert!(two.bytes < 1 << 20 && two.bytes <= one.bytes + 1024, "{one:?}, {two:?}");
+    }
+}
+
+#[test]
+fn no_more_of_an_archive_is_unpacked_than_is_wanted() {
+    struct Read<'a>(&'a [u8], &'a Counter);
+    impl std::io::Read for Read<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let read = self.0.read(buffer)?;
+            self.1.add(read as u64);
+            Ok(read)
+        }
+    }
+    let bomb = Bomb::new(&[], &[0; 1 << 20], 4 << 10).gzip();
+    let read = Counter::default();
+    let mut unpacked = Vec::new();
+    let limits = UnpackLimits { stream_len: 4 << 20, entries: 10 };
+    assert!(unpack(Read(&bomb, &read), &mut unpacked, limits).is_err());
+    assert!(unpacked.len() <= 4 << 20 && read.get() < 1 << 20, "{} of {}", read.get(), bomb.len());
+}
+
+#[test]
+fn an_index_under_many_names_is_read_no_more_often_than_memory_allows() {
+    let attack = |count: usize| {
+        let crafted = Crafted::new();
+        let stem = |number: usize| {
+            crafted.path.replace("snapshots/", "archives/").replace(".cbor", &format!("-{number}"))
+        };
+        let bomb = Bomb::new(&[], &[0; 1 << 20], 4);
+        let index = Node { mode: Mode::File, id: ObjectId::from_bytes(bomb.id(ObjectKind::Blob)) };
+        put_raw(&crafted, ObjectKind::Blob, &bomb, &format!("{}.idx", stem(1000)));
+        let paths: Vec<_> = (0..count)
+            .flat_map(|number| ["idx", "tar.gz"].map(|end| format!("{}.{end}", stem(number + 1))))
+            .collect();
+        let nodes: Vec<_> = paths.iter().map(|path| (path.as_str(), index)).collect();
+        set_nodes(&crafted, &nodes, &[]);
+        crafted
+    };
+    let [one, two] = works_on(attack, 40);
+    assert!(two.bytes <= one.bytes + (1 << 20), "{one:?}, {two:?}");
+}
+
+#[test]
+fn a_chain_that_is_longer_than_any_is_a_fault_before_it_is_read() {
+    for (deltas, is_sound) in [(16, true), (17, false)] {
+        let crafted = Crafted::new();
+        let whole = based(0, 0);
+        let mut segments = vec![Stored::whole(Digest::of(&whole), whole)];
+        // Each says that it hangs on a whole segment.
+        segments.extend((1..=deltas).map(|depth| delta(&based(depth, 0), &[&based(depth - 1, 0)], 1)));
+        put_volume(&crafted, segments);
+        let report = crafted.lab.open().check(&CheckOptions::default(), &Progress::new()).unwrap();
+        assert_eq!(report.faults.is_empty(), is_sound, "{deltas}: {:?}", report.faults);
+    }
+}
+
+/// What stands for ssh(1), and answers like a remote that has `config.cbor` and, as the delta of a delta, a byte that is cut
+/// out of 3 GiB.
+const REMOTE: &str = r#"#!/usr/bin/env python3
+import hashlib, struct, sys, zlib
+config, out, given = open(sys.path[0] + "/config.cbor", "rb").read(), sys.stdout.buffer, sys.stdin.buffer
+name = lambda kind, data: hashlib.sha1(b"%s %d\0" % (kind, len(data)) + data).digest()
+def number(n, low, first=0):
+    first, n = [first | n & (1 << low) - 1], n >> low
+    while n:
+        first[-1] |= 0x80
+        first.append(n & 0x7f)
+        n >>= 7
+    return bytes(first)
+entry = lambda code, data, base=b"": number(len(data), 4, code << 4) + base + zlib.compress(data)
+def before(n):
+    found = [n & 0x7f]
+    while n > 0x7f:
+        n = (n >> 7) - 1
+        found.insert(0, 0x80 | n & 0x7f)
+    return bytes(found)
+tree = b"".join(b"100644 %s\0" % path + name(b"blob", data) for path, data in [(b"config.cbor", config), (b"zero", b"\0")])
+who = b" a <a> 0 +0000\n"
+commit = b"tree %s\nauthor%scommitter%s\nx\n" % (name(b"tree", tree).hex().encode(), who, who)
+chunk, copies = 1 << 16, 3 << 14
+pack = b"PACK" + struct.pack(">II", 2, 6) + entry(1, commit) + entry(2, tree) + entry(3, config)
+base = entry(3, bytes(chunk))
+huge = entry(6, number(chunk, 7) + number(copies * chunk, 7) + b"\x80" * copies, before(len(base)))
+pack += base + huge + entry(6, number(copies * chunk, 7) + number(1, 7) + b"\x90\x01", before(len(huge)))
+pack += hashlib.sha1(pack).digest()
+def say(line):
+    out.write(b"%04x" % (len(line) + 4) + line)
+tip = name(b"commit", commit).hex().encode()
+say(tip + b" HEAD\0ofs-delta side-band-64k symref=HEAD:refs/heads/main\n")
+say(tip + b" refs/heads/main\n")
+out.write(b"0000")
+out.flush()
+while True:
+    length = given.read(4)
+    if not length:
+        sys.exit()
+    if given.read(max(int(length, 16) - 4, 0)).startswith(b"done"):
+        break
+say(b"NAK\n")
+for at in range(0, len(pack), 60000):
+    say(b"\1" + pack[at:at + 60000])
+out.write(b"0000")
+out.flush()
+"#;
+
+#[test]
+fn a_remote_whose_objects_are_larger_than_memory_is_refused() {
+    if !programs::are_here(&["python3", "git"]) {
+        return;
+    }
+    let lab = Lab::new();
+    let bin = lab.path("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("config.cbor"), lab.git_bytes(&["show", "HEAD:config.cbor"])).unwrap();
+    fs::write(bin.join("ssh"), REMOTE).unwrap();
+    fs::set_permissions(bin.join("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let directory = lab.path("");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let run = |words: &[&str]| run_in(&directory, &[("PATH", &path)], BUDGET, 1 << 30, words);
+    assert_ne!(run(&["clone", "ssh://me@host/x", "copy"]), 0);
+    assert_eq!(run(&["-r", "repo", "remote", "add", "far", "ssh://me@host/x"]), 0);
+    assert_ne!(run(&["-r", "repo", "pull", "far"]), 0);
 }
