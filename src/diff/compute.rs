@@ -13,7 +13,7 @@ use crate::archive::gzip;
 use crate::delta::{BlockSignature, ConfirmKey};
 use crate::diff::entry::{Content, Entry, Kind, Metadata};
 use crate::diff::index::{DirIndex, Owners, pages_of};
-use crate::diff::{DiffError, FORMAT_VERSION, check_format, decode, page};
+use crate::diff::{DiffError, FORMAT_VERSION, check_format, decode, page, read_whole};
 use crate::digest::Digest;
 use crate::relpath::RelPath;
 use crate::{atomic, cbor};
@@ -423,7 +423,7 @@ impl DiffIndex {
 
     /// Reads a difference that [`to_file`](Self::to_file) wrote.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, DiffError> {
-        let file: DiffFile = decode(FORMAT, &std::fs::read(path)?)?;
+        let file: DiffFile = decode(FORMAT, &read_whole(path.as_ref())?)?;
         check_format(FORMAT, &file.format, file.version)?;
         let mut pages = PageReader::default();
         let mut changes: BTreeMap<RelPath, Change> = BTreeMap::new();

@@ -171,7 +171,7 @@ impl DirIndex {
 
     /// Reads an index that [`to_file`](Self::to_file) wrote.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, DiffError> {
-        let file: IndexFile = crate::diff::decode(FORMAT, &std::fs::read(path)?)?;
+        let file: IndexFile = crate::diff::decode(FORMAT, &crate::diff::read_whole(path.as_ref())?)?;
         crate::diff::check_format(FORMAT, &file.format, file.version)?;
         let mut entries: Vec<Entry> = Vec::new();
         let allowance = page::Allowance::default();

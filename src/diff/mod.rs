@@ -31,11 +31,14 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::archive::ArchiveError;
 use crate::cbor::{self, CborError};
 use crate::delta::SignatureError;
+use crate::layers::{EXPANSION, SMALL, on_disk};
 use crate::progress::Interrupted;
 
 mod acl;
@@ -131,6 +134,18 @@ pub enum DiffError {
     /// It was asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+/// The bytes of a file, unless it is large only for its holes.
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let found = file.metadata()?;
+    if found.len() > SMALL.saturating_add(on_disk(&found).saturating_mul(EXPANSION)) {
+        return Err(io::Error::other("it is far larger than what it takes on the disk"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a file holds. Where it is not of that form, it may be one of another kind, and that is told.

@@ -321,7 +321,8 @@ pub(super) fn candidates(snapshot: &Snapshot, path: &[u8]) -> Result<Vec<RelPath
         return Ok(vec![whole]);
     }
     let mut candidates = Vec::new();
-    for root in &snapshot.record.roots {
+    // A record that lists many was not written by this program, and each would be looked for.
+    if let [root] = snapshot.record.roots.as_slice() {
         // Where the root is a single file, its index holds nothing else.
         candidates.extend(whole.strip_prefix(&RelPath::new(trim_slashes(root))?));
     }

@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use itertools::Itertools;
+
 use crate::atomic;
 use crate::diff::DiffIndex;
 use crate::diff::pattern::{Meaning, Pattern, Space, check_signs};
@@ -581,7 +583,7 @@ fn roots_within(snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
         let below = Path::new(OsStr::from_bytes(root)).strip_prefix(&base).ok()?;
         RelPath::new(below.as_os_str().as_bytes()).ok()
     });
-    below.filter(|root| root.is_within(top)).collect()
+    below.filter(|root| root.is_within(top)).unique().collect()
 }
 
 /// `path` without links above it, which were followed when it was backed up; the last component may be a link, which

@@ -654,6 +654,29 @@ fn an_archive_that_unpacks_without_end() {
     fs::write(at("changes.tar.gz"), Bomb::new(&honest, &[0; 512], 20).gzip()).unwrap();
     assert_eq!(run(dir.path(), BUDGET, 64 << 20, &words), 0);
     assert_eq!(fs::read(at("old/file")).unwrap(), b"content");
+    // A difference that is nearly all hole.
+    fs::File::options().append(true).open(at("changes.diff")).unwrap().set_len(16 << 30).unwrap();
+    assert_ne!(run(dir.path(), BUDGET, 64 << 20, &words), 0);
+}
+
+#[test]
+fn a_source_that_is_listed_without_end_is_looked_for_once() {
+    let attack = |count: usize| {
+        let mut crafted = Crafted::new();
+        crafted.record.roots = vec![crafted.record.roots[0].clone(); count];
+        crafted.write_entries(std::slice::from_ref(&crafted.entries), |_| {});
+        crafted
+    };
+    let pages = [1, 1000, 2000].map(|count| {
+        let crafted = attack(count);
+        let repository = crafted.lab.open();
+        let snapshot = repository.find(&Selector::Latest(0)).unwrap();
+        assert_eq!(snapshot.record.roots.len(), count);
+        let path = crafted.lab.source().join("nowhere");
+        drop(repository.entries(&snapshot, Some(path.as_os_str().as_encoded_bytes())));
+        repository.work().pages
+    });
+    assert!(pages[1] <= 2 * pages[0] && pages[2] == pages[1], "{pages:?}");
 }
 
 /// What the library reads to look at all there is in the repository of `crafted`, by every way that reads much. Each way is
