@@ -1,5 +1,6 @@
 //! What a snapshot record says.
 
+use itertools::Itertools;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -255,7 +256,10 @@ impl PageList {
             pages.push(PageRef { blob: number, offset, len, entries });
         }
         expect_apart(&pages)?;
-        Ok(pages)
+        match self.blobs.iter().all_unique() {
+            true => Ok(pages),
+            false => Err(PageListError::Twice),
+        }
     }
 }
 
@@ -330,6 +334,14 @@ mod tests {
         fn any_bytes_are_read_or_refused(places: Vec<u8>) {
             let _ = PageList { blobs: vec!["a".into()], places: places.into() }.pages();
         }
+    }
+
+    #[test]
+    fn a_blob_that_is_listed_twice_gives_no_page_twice() {
+        let page = |blob| PageRef { blob, offset: 0, len: 10, entries: 1 };
+        let list = |other: &str| PageList::new(vec!["a".into(), other.into()], &[page(0), page(1)]);
+        assert_eq!(list("b").pages().map(|pages| pages.len()), Ok(2));
+        assert_eq!(list("a").pages(), Err(PageListError::Twice));
     }
 
     #[test]
