@@ -16,8 +16,14 @@ use crate::layers::{EXPANSION, SMALL, on_disk};
 /// The directories whose files are read, beside those that lie at the top.
 const READ: [&str; 7] = ["refs", "objects", "info", "logs", "hooks", "worktrees", PRIVATE];
 
+/// Those that are read of the directory of objects, beside those of loose ones.
+const OBJECTS: [&str; 3] = ["pack", "info", "cold"];
+
 /// Directories lie in each other no deeper: a path has 4096 bytes at most, and names are not made of one letter each.
 const MAX_DEPTH: usize = 256;
+
+/// A repository borrows objects from no more directories, nor over more steps: git takes five.
+const MAX_BORROWED: usize = 5;
 
 /// Links to directories lie no deeper: the objects or the references may be on another disk.
 const MAX_LINK_DEPTH: usize = 1;
@@ -25,19 +31,44 @@ const MAX_LINK_DEPTH: usize = 1;
 /// Fails where a file of the repository at `path`, or of the clone whose root that is, is none that can be read.
 pub(super) fn expect_plain(path: &Path) -> Result<(), GitError> {
     let inner = path.join(".git");
-    let at = match fs::metadata(&inner) {
-        Ok(found) if found.is_dir() => inner,
-        Ok(_) => named(path, ".git", "gitdir: ")?.unwrap_or(inner),
-        Err(_) => path.to_owned(),
-    };
-    // Whatever else there is, whoever opens it says so.
-    if fs::symlink_metadata(at.join("HEAD")).is_ok() || at.join("objects").is_dir() {
-        below(&at, 0)?;
+    if !inner.is_dir()
+        && let Some(elsewhere) = named(path, ".git", "gitdir: ")?
+    {
+        expect_plain_in(&elsewhere)?;
     }
-    match named(&at, "commondir", "")? {
-        Some(common) => below(&common, 0),
-        None => Ok(()),
+    expect_plain_in(&inner)?;
+    expect_plain_in(path)
+}
+
+/// The same of a directory that git may take for a repository.
+fn expect_plain_in(directory: &Path) -> Result<(), GitError> {
+    let is_there = |name: &str| fs::symlink_metadata(directory.join(name)).is_ok();
+    if !is_there("HEAD") || !is_there("refs") && !is_there("commondir") {
+        return Ok(());
     }
+    below(directory, 0, false)?;
+    let common = named(directory, "commondir", "")?;
+    if let Some(common) = &common {
+        below(common, 0, false)?;
+    }
+    borrowed(&common.as_deref().unwrap_or(directory).join("objects"), 0)
+}
+
+/// The same of the directories from which `objects` borrows some, and those from which these do.
+fn borrowed(objects: &Path, level: usize) -> Result<(), GitError> {
+    let path = objects.join("info/alternates");
+    let Ok(list) = fs::read(&path) else { return Ok(()) };
+    let lines: Vec<_> = list.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
+    if lines.len() > MAX_BORROWED || level == MAX_BORROWED {
+        return Err(GitError::NotPlain { path, fault: "names too many other directories" });
+    }
+    for line in lines {
+        let other = objects.join(OsStr::from_bytes(line));
+        // As in a repository; anything on the machine may be named.
+        below(&other, 1, true)?;
+        borrowed(&other, level + 1)?;
+    }
+    Ok(())
 }
 
 /// The directory that a file names behind `prefix`.
@@ -52,22 +83,28 @@ fn named(directory: &Path, file: &str, prefix: &str) -> Result<Option<PathBuf>, 
     Ok(name.map(|name| directory.join(OsStr::from_bytes(name))))
 }
 
-/// The same of all that lies in `directory`, which is so many directories deep.
-fn below(directory: &Path, depth: usize) -> Result<(), GitError> {
-    let is_named = |name: &str| directory.file_name().is_some_and(|own| own == name);
-    let is_loose = depth == 2 && directory.parent().is_some_and(|above| above.ends_with("objects"));
+/// The same of all that lies in `directory`, which is so many directories deep, and `in_objects` or not.
+fn below(directory: &Path, depth: usize, in_objects: bool) -> Result<(), GitError> {
+    let is_pack = in_objects && directory.file_name().is_some_and(|name| name == "pack");
+    let is_loose = in_objects && depth == 2 && is_hex(directory);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(kind) = entry.file_type() else { continue };
         // There may be very many loose objects.
-        if kind.is_file() && is_loose && !is_named("pack") && !is_named("info") {
+        if kind.is_file() && is_loose {
             continue;
         }
         // What is not there, or may not be looked at, is told by whoever needs it.
         let Ok(found) = fs::metadata(&path) else { continue };
         let refused = |fault| Err(GitError::NotPlain { path: path.clone(), fault });
         if found.is_dir() {
-            if depth == 0 && !READ.iter().any(|name| entry.file_name() == *name) {
+            let is_one_of = |names: &[&str]| names.iter().any(|name| entry.file_name() == *name);
+            let is_read = match depth {
+                0 => is_one_of(&READ),
+                1 if in_objects => is_hex(&path) || is_one_of(&OBJECTS),
+                _ => true,
+            };
+            if !is_read {
                 continue;
             }
             if kind.is_symlink() && depth > MAX_LINK_DEPTH {
@@ -76,12 +113,18 @@ fn below(directory: &Path, depth: usize) -> Result<(), GitError> {
             if depth == MAX_DEPTH {
                 return refused("lies too deep");
             }
-            below(&path, depth + 1)?;
-        } else if let Some(fault) = fault(&found, is_named("pack")) {
+            below(&path, depth + 1, in_objects || depth == 0 && is_one_of(&["objects"]))?;
+        } else if let Some(fault) = fault(&found, is_pack) {
             return refused(fault);
         }
     }
     Ok(())
+}
+
+/// Whether a directory has the name of one of loose objects.
+fn is_hex(directory: &Path) -> bool {
+    let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
+    name.len() == 2 && name.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Why a file cannot be read like one. A socket cannot be opened, and git has some.
@@ -134,7 +177,7 @@ mod tests {
                 "a pipe",
             ),
             (endless, &["packed-refs", "refs/heads/a/b", "treering/own", "objects/ab/x"], "a device"),
-            (hole, &["config", "packed-refs", "refs/heads/a/b", "objects/pack/x", "logs/HEAD"], "far larger"),
+            (hole, &["config", "packed-refs", "refs/ab/x", "objects/pack/x", "logs/HEAD"], "far larger"),
             (inner, &["refs/heads/a/b"], "a link to a directory"),
         ];
         for (put, names, fault) in puts {
@@ -164,6 +207,37 @@ mod tests {
         fs::create_dir(path.join("annex")).unwrap();
         pipe(&path.join("annex/pipe"));
         Git::open(&path).unwrap();
+    }
+
+    #[test]
+    fn objects_that_are_borrowed_are_looked_at_too() {
+        let (dir, path) = repository();
+        let borrow = |from: &str, to: &str| {
+            let info = dir.path().join(from).join("info");
+            fs::create_dir_all(&info).unwrap();
+            fs::write(info.join("alternates"), format!("{to}\n")).unwrap();
+        };
+        borrow("repo/objects", "../../one");
+        borrow("one", "../two");
+        fs::create_dir_all(dir.path().join("two/pack")).unwrap();
+        Git::open(&path).unwrap();
+        pipe(&dir.path().join("two/pack/pack-0.idx"));
+        let error = Git::open(&path).map(drop).unwrap_err();
+        assert!(matches!(error, GitError::NotPlain { .. }), "{error}");
+        // From itself.
+        borrow("one", "../one");
+        let error = Git::open(&path).map(drop).unwrap_err().to_string();
+        assert!(error.contains("too many"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_beside_hides_nothing() {
+        let (_dir, path) = repository();
+        fs::create_dir(path.join(".git")).unwrap();
+        Git::open(&path).unwrap();
+        pipe(&path.join("packed-refs"));
+        let error = Git::open(&path).map(drop).unwrap_err();
+        assert!(matches!(error, GitError::NotPlain { .. }), "{error}");
     }
 
     #[test]
