@@ -71,14 +71,19 @@ fn borrowed(objects: &Path, level: usize) -> Result<(), GitError> {
     Ok(())
 }
 
+/// Fails where `path` is there, and is none that can be read like a file.
+pub(super) fn expect_plain_file(path: &Path) -> Result<(), GitError> {
+    match fs::metadata(path).ok().and_then(|found| fault(&found, false)) {
+        Some(fault) => Err(GitError::NotPlain { path: path.to_owned(), fault }),
+        None => Ok(()),
+    }
+}
+
 /// The directory that a file names behind `prefix`.
 fn named(directory: &Path, file: &str, prefix: &str) -> Result<Option<PathBuf>, GitError> {
     let path = directory.join(file);
-    let Ok(found) = fs::metadata(&path) else { return Ok(None) };
-    if let Some(fault) = fault(&found, false) {
-        return Err(GitError::NotPlain { path, fault });
-    }
-    let text = fs::read(&path).unwrap_or_default();
+    expect_plain_file(&path)?;
+    let Ok(text) = fs::read(&path) else { return Ok(None) };
     let name = text.strip_prefix(prefix.as_bytes()).map(<[u8]>::trim_ascii_end);
     Ok(name.map(|name| directory.join(OsStr::from_bytes(name))))
 }

@@ -37,6 +37,7 @@ use crate::layers::ObjectId;
 use super::commit::Person;
 use super::index::{self, LockedIndex, above, as_path, has_leftovers};
 use super::lockfile::{open_lock, wait_for};
+use super::plain::expect_plain_file;
 use super::tree::{self, MAX_DEPTH, Mode, Node};
 use super::{Git, GitError, refs, shown};
 
@@ -108,6 +109,7 @@ impl WorkTree {
 
         let mut index = LockedIndex::take(&private, &self.git_dir)?;
         let changes = changes(git, expected, Some(new))?;
+        self.expect_plain_rules(&changes)?;
         let habits = self.habits(git)?;
         self.refuse_edited(git, &index, &changes, &habits)?;
         let come = changes.iter().filter_map(|change| Some((&change.path[..], change.new.as_ref()?)));
@@ -190,6 +192,7 @@ impl WorkTree {
         let Some(Journal { old, new }) = self.read_journal(private)? else { return Ok(()) };
         let mut index = LockedIndex::take(private, &self.git_dir)?;
         let (changes, habits) = (changes(git, old.as_ref(), Some(&new))?, self.habits(git)?);
+        self.expect_plain_rules(&changes)?;
         let came = changes.iter().filter_map(|change| Some((&change.path[..], change.new.as_ref()?)));
         let mut came = self.convert(git, private, &new, came)?;
         for path in std::mem::take(&mut came) {
@@ -409,6 +412,17 @@ impl WorkTree {
         let differs = Status::WT_NEW | Status::WT_MODIFIED | Status::WT_DELETED | Status::WT_TYPECHANGE;
         let status = git.libgit2().status_file(as_path(path));
         status.is_ok_and(|status| !status.intersects(differs))
+    }
+
+    /// Fails where libgit2 would wait for what says how files are converted, and which are ignored.
+    fn expect_plain_rules(&self, changes: &[Change]) -> Result<(), GitError> {
+        let mut directories = BTreeSet::new();
+        for change in changes {
+            let above = as_path(&change.path).ancestors().skip(1);
+            above.take_while(|directory| directories.insert(*directory)).for_each(drop);
+        }
+        let rules = |directory: &&Path| RULES.map(|name| self.root.join(directory).join(name));
+        directories.iter().flat_map(rules).try_for_each(|path| expect_plain_file(&path))
     }
 
     /// What makes git convert the content of the file at `path`, if anything does.
@@ -653,6 +667,9 @@ impl WorkTree {
         move |source| GitError::Io { action, path, source }
     }
 }
+
+/// The files of a working tree that libgit2 reads by itself.
+const RULES: [&str; 2] = [".gitattributes", ".gitignore"];
 
 /// How git converts content between what is stored and what is in the working tree.
 enum Conversion {
@@ -965,6 +982,17 @@ mod tests {
         clone.write("new", "same");
         clone.set(&[("new", Some("same"))]);
         assert_eq!(clone.status(), "", "what is there already is no edit");
+    }
+
+    #[test]
+    fn nobody_waits_for_rules_that_are_pipes() {
+        for name in [".gitattributes", "dir/.gitignore"] {
+            let clone = Clone::new();
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, clone.path(name), FileType::Fifo, mode, 0).unwrap();
+            let error = clone.commit(&clone.open(), &[("dir/d/e", Some("5"))]).unwrap_err();
+            assert!(matches!(&error, GitError::NotPlain { path, .. } if path.ends_with(name)), "{error}");
+        }
     }
 
     #[test]
