@@ -13,7 +13,8 @@ use crate::cli::local_path::local_path;
 #[command(after_help = "\
 Rules apply to each group of snapshots by itself; what any rule keeps is kept. A rule such as --keep-daily 7 keeps the newest \
 snapshot of each of the last 7 days that have one. Days and the like are those of the local time zone. What is dated in the future \
-is kept, and counts for no rule. --keep-within and similar rules skip any gap of more than half a year, in which the clock may \
+is kept, and counts for no rule. A snapshot in which a whole source could not be read takes no place from those that have it: the \
+rules also go through these alone. --keep-within and similar rules skip any gap of more than half a year, in which the clock may \
 have jumped, unless their own period is longer than the gap. Without --prune, what \
 removed snapshots held stays until the next `treering prune`. With --json one object is printed, `forgotten`; with --prune it has \
 the report under `prune`, or with --dry-run the plan under `prune_plan`.

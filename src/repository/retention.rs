@@ -10,6 +10,11 @@
 //! [`Policy::within`] count back from the newest snapshot of the group, not from now: time that passes removes
 //! nothing.
 //!
+//! A source that could not be read, such as a disk that is not mounted, is [missing](crate::repository::SnapshotRecord::missing) in the
+//! snapshot. What lacks a source takes no place from what has it: for each source that some snapshot of the group
+//! lacks, the rules also go through those alone that have it. So a disk that is away for longer than the rules reach
+//! loses nothing, and no more is kept than once as much for each such source.
+//!
 //! The clock is asked for one thing: a snapshot that is dated in the [future](is_future) is kept, and counts for
 //! no rule. If it did, a single snapshot made with a wrong clock would push all others out of
 //! [`Policy::within`]. A clock that is set back makes all real snapshots look like that, so they stay.
@@ -31,7 +36,7 @@
 //! ```
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -278,6 +283,8 @@ pub enum Reason {
     WithinButGap(Period, Within),
     /// It has these tags.
     Tags(Vec<String>),
+    /// The same, among those that have a source which others lack.
+    Having(Vec<u8>, Box<Reason>),
     /// It is dated in the future, so no rule can say anything of it.
     Future,
 }
@@ -294,6 +301,9 @@ impl fmt::Display for Reason {
                 write!(f, "{} within {within}, but for a gap", period.word())
             }
             Self::Tags(tags) => write!(f, "has tags {}", tags.join(",")),
+            Self::Having(source, reason) => {
+                write!(f, "{reason} that has {}", String::from_utf8_lossy(source))
+            }
             Self::Future => f.write_str("dated in the future"),
         }
     }
@@ -487,10 +497,44 @@ fn decide(
     policy: &Policy,
     now: &Zoned,
 ) -> Result<Group, RetentionError> {
-    let zone = now.time_zone();
     snapshots.sort_by_key(|snapshot| Reverse(snapshot.key));
     let present = snapshots.partition_point(|snapshot| is_future(snapshot.time(), now.timestamp()));
     let future: Vec<Snapshot> = snapshots.drain(..present).collect();
+    let mut verdicts = judge(&snapshots.iter().collect::<Vec<_>>(), policy, now)?;
+    for (source, holders) in holders_of_missing(&snapshots) {
+        let those: Vec<&Snapshot> = holders.iter().map(|&number| &snapshots[number]).collect();
+        for (number, mut verdict) in holders.into_iter().zip(judge(&those, policy, now)?) {
+            if verdicts[number].reasons.is_empty() {
+                let reasons = verdict.reasons.drain(..);
+                let reasons = reasons.map(|reason| Reason::Having(source.to_vec(), Box::new(reason)));
+                verdicts[number] = Verdict { reasons: reasons.collect(), gap: verdict.gap };
+            }
+        }
+    }
+    let Key { host, paths, tags } = key;
+    let keep = future.into_iter().map(|snapshot| (snapshot, vec![Reason::Future])).collect();
+    let mut group = Group { host, paths, tags, keep, remove: Vec::new(), gap: None };
+    for (snapshot, verdict) in snapshots.into_iter().zip(verdicts) {
+        group.gap = group.gap.or(verdict.gap);
+        match verdict.reasons.is_empty() {
+            true => group.remove.push(snapshot),
+            false => group.keep.push((snapshot, verdict.reasons)),
+        }
+    }
+    Ok(group)
+}
+
+/// What the rules say of a snapshot.
+struct Verdict {
+    /// Why it is kept; none where it is not.
+    reasons: Vec<Reason>,
+    /// The gap without which it would not be.
+    gap: Option<Gap>,
+}
+
+/// Applies the rules to `snapshots`, the newest first.
+fn judge(snapshots: &[&Snapshot], policy: &Policy, now: &Zoned) -> Result<Vec<Verdict>, RetentionError> {
+    let zone = now.time_zone();
     let mut rules = Vec::new();
     for (period, count) in policy.counts() {
         rules.push(Rule { period, left: count.0, time: None, last: None });
@@ -500,12 +544,9 @@ fn decide(
         let time = Some(RuleTime::new(within, newest.time().to_zoned(zone.clone()))?);
         rules.push(Rule { period, left: Count::UNLIMITED.0, time, last: None });
     }
-    let Key { host, paths, tags } = key;
-    let keep = future.into_iter().map(|snapshot| (snapshot, vec![Reason::Future])).collect();
-    let mut group = Group { host, paths, tags, keep, remove: Vec::new(), gap: None };
     let count = snapshots.len();
     let mut after = None;
-    for (number, snapshot) in snapshots.into_iter().enumerate() {
+    let verdict = |(number, snapshot): (usize, &&Snapshot)| {
         if let Some(after) = after.replace(snapshot.key) {
             rules
                 .iter_mut()
@@ -516,17 +557,29 @@ fn decide(
         let tagged = policy.tags.iter().filter(|tags| snapshot.has_tags(tags));
         let mut reasons: Vec<Reason> = tagged.map(|tags| Reason::Tags(tags.clone())).collect();
         reasons.extend(rules.iter_mut().filter_map(|rule| rule.next(&time, number, number + 1 == count)));
-        if reasons.is_empty() {
-            group.remove.push(snapshot);
-            continue;
+        let is_gap = reasons.iter().all(|reason| matches!(reason, Reason::WithinButGap(..)));
+        let gaps = rules.iter().filter_map(|rule| rule.time.as_ref()?.gap);
+        let gap = gaps.max_by_key(|gap| gap.after).filter(|_| is_gap && !reasons.is_empty());
+        Verdict { reasons, gap }
+    };
+    Ok(snapshots.iter().enumerate().map(verdict).collect())
+}
+
+/// The sources that some of `snapshots` lack, and the numbers of those that have them.
+fn holders_of_missing(snapshots: &[Snapshot]) -> BTreeMap<&[u8], Vec<usize>> {
+    let missing: Vec<BTreeSet<&[u8]>> =
+        snapshots.iter().map(|snapshot| snapshot.record.missing().collect()).collect();
+    let mut holders: BTreeMap<&[u8], Vec<usize>> =
+        missing.iter().flatten().map(|source| (*source, Vec::new())).collect();
+    for (number, (snapshot, missing)) in snapshots.iter().zip(&missing).enumerate() {
+        let roots = snapshot.record.roots.iter().map(|root| root.as_slice());
+        for root in roots.filter(|root| !missing.contains(root)) {
+            // A list of sources has each once, but a damaged one need not.
+            let numbers = holders.get_mut(root).filter(|numbers| numbers.last() != Some(&number));
+            numbers.into_iter().for_each(|numbers| numbers.push(number));
         }
-        if reasons.iter().all(|reason| matches!(reason, Reason::WithinButGap(..))) {
-            let gaps = rules.iter().filter_map(|rule| rule.time.as_ref()?.gap);
-            group.gap = group.gap.or(gaps.max_by_key(|gap| gap.after));
-        }
-        group.keep.push((snapshot, reasons));
     }
-    Ok(group)
+    holders
 }
 
 #[cfg(test)]
@@ -537,6 +590,7 @@ mod tests {
     use super::*;
     use crate::diff::Owners;
     use crate::layers::ObjectId;
+    use crate::relpath::RelPath;
     use crate::repository::{Layout, PageList, SnapshotFilter, SnapshotRecord, Statistics};
 
     fn snapshot(time: &str, host: &str, root: &str, tags: &[&str]) -> Snapshot {
@@ -697,6 +751,75 @@ mod tests {
         let endless = Policy { within: Some("19998y".parse().unwrap()), ..Policy::default() };
         let fault = apply(of(&["0001-01-01T00:00:00Z"]), &endless, GroupBy::default(), &late(&TimeZone::UTC));
         assert!(matches!(fault, Err(RetentionError::Calendar { .. })));
+    }
+
+    /// A snapshot of sources of which some could not be read.
+    fn lacking(time: &str, roots: &[&str], unreadable: &[&str]) -> Snapshot {
+        let mut snapshot = snapshot(time, "h", "", &[]);
+        let paths = unreadable.iter().map(|path| RelPath::new(path.as_bytes()).unwrap());
+        snapshot.record = SnapshotRecord {
+            roots: roots.iter().map(|root| root.as_bytes().to_vec().into()).collect(),
+            layout: Layout::Absolute,
+            unreadable: paths.collect(),
+            ..snapshot.record
+        };
+        snapshot
+    }
+
+    #[test]
+    fn what_lacks_a_source_takes_no_place_from_what_has_it() {
+        let day = |day: usize, unreadable: &[&str]| {
+            lacking(&format!("2026-11-{day:02}T12:00:00Z"), &["/a", "/b"], unreadable)
+        };
+        // The days that are kept, the newest first, and the last of the reasons of each.
+        let decided = |snapshots: Vec<Snapshot>, policy: &Policy| {
+            let group =
+                apply(snapshots, policy, GroupBy::default(), &late(&TimeZone::UTC)).unwrap().remove(0);
+            let shown = |(snapshot, reasons): &(Snapshot, Vec<Reason>)| {
+                let day = snapshot.time().to_zoned(TimeZone::UTC).day();
+                (day, reasons.last().unwrap().to_string())
+            };
+            group.keep.iter().map(shown).collect::<Vec<_>>()
+        };
+        let days = |kept: Vec<(i8, String)>| kept.into_iter().map(|(day, _)| day).collect::<Vec<_>>();
+        let last = |count| Policy { last: Count(count), ..Policy::default() };
+        let within = Policy { within: Some("2d".parse().unwrap()), ..Policy::default() };
+        let all = |lacks: [&[&str]; 6]| (1..).zip(lacks).map(|(number, lacks)| day(number, lacks)).collect();
+        // One source is away, below it a file is unreadable before.
+        let away = || all([&[], &[], &["b/file"], &["b"], &["b"], &["b"]]);
+        let kept = decided(away(), &last(2));
+        let having = "last snapshot that has /b".to_owned();
+        let newest = "last snapshot".to_owned();
+        assert_eq!(kept, [(6, newest.clone()), (5, newest), (3, having.clone()), (2, having)]);
+        assert_eq!(days(decided(away(), &within)), [6, 5, 3, 2], "of each the length is kept");
+        // It came back: nothing more is kept than elsewhere.
+        assert_eq!(days(decided(all([&[], &[], &["b"], &["b"], &[], &[]]), &last(2))), [6, 5]);
+        // No snapshot has it, and then another one goes as well.
+        let both = all([&["b"], &["b"], &["b"], &["a", "b"], &["a", "b"], &["a", "b"]]);
+        assert_eq!(days(decided(both, &last(2))), [6, 5, 3, 2]);
+        // Each goes in turn, and a directory above both is unreadable.
+        assert_eq!(days(decided(all([&[], &[], &["a"], &["b"], &[""], &[""]]), &last(1))), [6, 4, 3]);
+        // In a group of other sources too, only what has it counts.
+        let other = |day: usize| lacking(&format!("2026-11-{day:02}T12:00:00Z"), &["/a"], &[]);
+        let mixed = vec![day(1, &[]), day(2, &["b"]), other(3), other(4)];
+        let by = "host".parse().unwrap();
+        let groups = apply(mixed, &last(1), by, &late(&TimeZone::UTC)).unwrap();
+        assert_eq!(groups[0].keep.len(), 2, "{groups:?}");
+    }
+
+    #[test]
+    fn the_only_source_of_a_snapshot_is_missing_whatever_it_is() {
+        let alone = |root: &str, directories, unreadable: &[&str]| {
+            let mut record = lacking("2026-11-20T12:00:00Z", &[root], unreadable).record;
+            record.layout = Layout::Single;
+            record.statistics.directories = directories;
+            record.missing().count()
+        };
+        assert_eq!(alone("/r/x", 1, &[""]), 1);
+        assert_eq!(alone("/r/x", 1, &["x"]), 0, "in the directory is a file of its name");
+        assert_eq!(alone("/r/x", 0, &["x"]), 1);
+        assert_eq!(alone("/", 1, &[""]), 1);
+        assert_eq!(alone("/r/x", 1, &[]), 0);
     }
 
     #[test]

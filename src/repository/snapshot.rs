@@ -102,6 +102,24 @@ impl SnapshotRecord {
         self.unreadable_above(path).is_some()
     }
 
+    /// The sources that are not in it, or not known to be there with all that stands right in them, since they could
+    /// not be read.
+    pub fn missing(&self) -> impl Iterator<Item = &[u8]> {
+        let roots = self.roots.iter().filter(|_| self.is_partial());
+        roots.map(|root| root.as_slice()).filter(|root| self.is_unreadable(&self.path_of_root(root)))
+    }
+
+    /// Where a root is in the index.
+    fn path_of_root(&self, root: &[u8]) -> RelPath {
+        let path = match self.layout {
+            Layout::Absolute => root.strip_prefix(b"/").unwrap_or(root),
+            // A directory has an entry of its own, and anything else has its name.
+            Layout::Single if self.statistics.directories > 0 => b"",
+            Layout::Single => root.rsplit(|&byte| byte == b'/').next().unwrap_or_default(),
+        };
+        RelPath::new(path).unwrap_or_default()
+    }
+
     /// What could not be read and is `path`, or above it.
     pub(super) fn unreadable_above(&self, path: &RelPath) -> Option<&RelPath> {
         listed_above(&self.unreadable, path)

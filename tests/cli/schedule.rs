@@ -377,6 +377,30 @@ fn a_run_keeps_what_it_has_saved_whatever_the_rules_say() {
 }
 
 #[test]
+fn runs_without_a_source_do_not_push_out_what_has_it() {
+    let home = Home::new("[profile.p]\nsources = ['~/tree', '~/disk']\nkeep-last = 2\nprune = true\n");
+    home.0.write("disk/only", "only here\n");
+    home.ok("-P p schedule run --force");
+    fs::rename(home.0.path("disk"), home.0.path("away")).unwrap();
+    for _ in 0..3 {
+        let outcome = home.run("-P p schedule run --force");
+        assert_eq!(outcome.status, Some(3), "{outcome:?}");
+    }
+    let told = home.json("-P p forget --keep-last 2 --dry-run --json");
+    let kept = told["groups"][0]["reasons"].as_array().unwrap();
+    let matches: Vec<_> = kept.iter().map(|kept| kept["matches"][0].as_str().unwrap()).collect();
+    let having = format!("last snapshot that has {}", home.0.path("disk").display());
+    assert_eq!(matches, ["last snapshot", "last snapshot", &having], "{told}");
+    let id = kept[2]["snapshot"]["id"].as_str().unwrap();
+    let path = home.0.path("disk/only");
+    assert_eq!(home.ok(&format!("-P p cat {id}:{}", path.display())), "only here\n");
+    fs::rename(home.0.path("away"), home.0.path("disk")).unwrap();
+    home.ok("-P p schedule run --force");
+    home.ok("-P p schedule run --force");
+    assert_eq!(home.snapshots().len(), 2, "as if it had never been away");
+}
+
+#[test]
 fn a_run_whose_rules_keep_nothing_removes_nothing_and_says_what_to_write() {
     let home = Home::new("[profile.p]\nkeep-tag = 'k'\nrun-partial = 'echo $TREERING_ERROR > trace'\n");
     home.ok("-P p backup");
