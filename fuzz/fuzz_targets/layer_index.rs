@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
             let objects = objects.as_chunks::<3>().0.iter();
             let places =
                 objects.map(|&[id, high, low]| ([id; 20], u16::from_be_bytes([high, low]))).collect();
-            let pack = sealed([b"PACK\0\0\0\x02\0\0\0", &[count], entries].concat());
+            let pack = sealed([&b"PACK\0\0\0\x02\0\0\0"[..], &[count], entries].concat());
             (index(&places, &pack), pack)
         }
         _ => (sealed(rest.to_vec()), rest.to_vec()),
