@@ -103,10 +103,12 @@ impl Git {
 
     /// How much of each layer is live. A live object that several hold counts in the one that wastes the smallest
     /// part of itself, rather where the `.pack` is here, and in a layer that is called one of `last` only when no
-    /// other has it.
+    /// other has it; one that is not of `volumes` rather in a layer that has none of those, since the others may be put
+    /// away.
     pub fn layer_uses(
         &self,
         live: &HashSet<ObjectId>,
+        volumes: &HashSet<ObjectId>,
         last: &HashSet<String>,
     ) -> Result<Vec<LayerUse>, GitError> {
         let layers = self.refresh()?;
@@ -125,9 +127,16 @@ impl Git {
             };
             part(other).total_cmp(&part(one)).then_with(|| one.name.cmp(&other.name))
         });
+        let has_volume = |used: &LayerUse| used.live.iter().any(|(id, _)| volumes.contains(id));
+        let stays = |used: &LayerUse| used.pack_bytes.is_some() && !last.contains(&used.name);
+        let mixed: Vec<bool> = uses.iter().map(|used| stays(used) && has_volume(used)).collect();
+        let apart = uses.iter().zip(&mixed).filter(|(used, mixed)| stays(used) && !**mixed);
+        let apart: HashSet<ObjectId> =
+            apart.flat_map(|(used, _)| used.live.iter().map(|(id, _)| *id)).collect();
         let mut taken = HashSet::new();
-        for used in &mut uses {
-            used.live.retain(|(id, _)| taken.insert(*id));
+        for (used, mixed) in uses.iter_mut().zip(mixed) {
+            let is_elsewhere = |id: &ObjectId| mixed && !volumes.contains(id) && apart.contains(id);
+            used.live.retain(|(id, _)| !is_elsewhere(id) && taken.insert(*id));
         }
         Ok(uses)
     }
@@ -165,12 +174,17 @@ impl<'a> Alone<'a> {
     }
 
     /// Removes every layer, and every loose object, without which no object of `live` is missing; of two layers
-    /// that hold the same rather one called one of `copied`. `live` must have all that is to stay.
-    pub fn collect(&self, live: &HashSet<ObjectId>, copied: &HashSet<String>) -> Result<Collected, GitError> {
+    /// that hold the same rather one called one of `copied`, or one with some of `volumes` where it is none. `live` must have all that is to stay.
+    pub fn collect(
+        &self,
+        live: &HashSet<ObjectId>,
+        volumes: &HashSet<ObjectId>,
+        copied: &HashSet<String>,
+    ) -> Result<Collected, GitError> {
         let mut collected = Collected::default();
         let pack_dir = self.git.pack_dir();
-        let dead: Vec<_> =
-            self.git.layer_uses(live, copied)?.into_iter().filter(|used| used.live.is_empty()).collect();
+        let uses = self.git.layer_uses(live, volumes, copied)?;
+        let dead: Vec<_> = uses.into_iter().filter(|used| used.live.is_empty()).collect();
         if !dead.is_empty() {
             self.git.remove_pack_list()?;
         }
@@ -243,13 +257,16 @@ mod tests {
         fixture.commit(&git, &[("b/2", "2")]);
         fixture.run(&["hash-object", "-w", "-t", "blob", "HEAD"]);
         begin_anew(&fixture, &git, "a/1");
-        let collected = git.alone().unwrap().collect(&live(&git), &HashSet::new()).unwrap();
+        let collected = git.alone().unwrap().collect(&live(&git), &HashSet::new(), &HashSet::new()).unwrap();
         assert_eq!((collected.layers, collected.loose), (1, 1));
         assert!(collected.bytes > 0);
         assert_eq!(git.layers().layers().len(), 2);
         assert_eq!(fixture.run(&["cat-file", "blob", "main:b/2"]), "2");
         fixture.fsck();
-        assert_eq!(git.alone().unwrap().collect(&live(&git), &HashSet::new()).unwrap(), Collected::default());
+        assert_eq!(
+            git.alone().unwrap().collect(&live(&git), &HashSet::new(), &HashSet::new()).unwrap(),
+            Collected::default()
+        );
     }
 
     #[test]
@@ -260,7 +277,7 @@ mod tests {
         let mut again = LayerWriter::create(&git.pack_dir()).unwrap();
         again.write(crate::layers::ObjectKind::Blob, b"same").unwrap();
         again.finish().unwrap();
-        let collected = git.alone().unwrap().collect(&live(&git), &HashSet::new()).unwrap();
+        let collected = git.alone().unwrap().collect(&live(&git), &HashSet::new(), &HashSet::new()).unwrap();
         assert_eq!(collected.layers, 1);
         fixture.fsck();
     }
@@ -274,7 +291,7 @@ mod tests {
         let alone = git.alone().unwrap();
         let mut transaction = alone.begin().unwrap();
         let layers = git.layers();
-        for used in git.layer_uses(&live(&git), &HashSet::new()).unwrap() {
+        for used in git.layer_uses(&live(&git), &HashSet::new(), &HashSet::new()).unwrap() {
             assert!(used.live_bytes() < used.pack_bytes.unwrap());
             let layer = layers.layers().find(|layer| layer.name() == used.name);
             for one in &used.live {
@@ -286,7 +303,7 @@ mod tests {
         let mut edit = TreeEdit::new();
         edit.set(b"c", transaction.blob(b"3").unwrap()).unwrap();
         transaction.commit_onto(&who(), "Copy", onto, &edit).unwrap();
-        assert_eq!(alone.collect(&live(&git), &HashSet::new()).unwrap().layers, 2);
+        assert_eq!(alone.collect(&live(&git), &HashSet::new(), &HashSet::new()).unwrap().layers, 2);
         assert_eq!(git.layers().layers().len(), 1);
         fixture.fsck();
     }

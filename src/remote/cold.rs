@@ -327,6 +327,7 @@ impl Remotes {
         let tips: Vec<_> = self.git.head()?.into_iter().chain((!is_known).then_some(head.commit)).collect();
         let listed: Copies = head.layers.iter().map(|(name, held)| (name.clone(), *held)).collect();
         self.bring_missing(remote, store, &listed, &tips, progress, bring_layer)?;
+        self.bring_described(remote, store, &listed, &tips, progress)?;
         self.reclaim_packs()?;
         let is_cold = |layer: &Layer| layer.pack_bytes().is_none();
         match bring == Bring::Indexes && self.git.refresh()?.layers().any(is_cold) {
@@ -444,7 +445,8 @@ impl Remotes {
         tag: u64,
         progress: &Progress,
     ) -> Result<Plan, RemoteError> {
-        let kinds = self.settle()?;
+        let settled = self.settle(&commit)?;
+        let kinds = &settled.kinds;
         let layers = self.git.layers();
         let (listed, new): (Vec<_>, Vec<_>) =
             layers.layers().partition(|layer| state.layers.contains_key(layer.name()));
@@ -453,18 +455,18 @@ impl Remotes {
             |layer: &&Layer| state.layers.get(layer.name()).is_some_and(|held| held.kind == LayerKind::Data);
         let (data, metadata): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_data);
         let mut listed = Contents::of(&metadata);
-        self.add_needed(&commit, &Contents::of(&data), &mut listed)?;
+        self.add_needed(&commit, &settled.contents(&data), &mut listed)?;
         // What has no kind came meanwhile, and is for the next push.
         let new = new.into_iter().filter(|layer| kinds.contains_key(layer.name()));
         let (here, elsewhere): (Vec<_>, Vec<_>) = new.partition(|layer| layer.pack_bytes().is_some());
-        let to_send = self.add_needed(&commit, &Contents::of(&here), &mut listed)?;
+        let to_send = self.add_needed(&commit, &settled.contents(&here), &mut listed)?;
         // Before anything is called missing: what is not here, and is listed.
         let is_here = |name: &String| layers.layers().any(|layer| layer.name() == name);
         let absent: Vec<_> = state.layers.iter().filter(|(name, _)| !is_here(name)).collect();
         let there: RemoteContents = self.remote_contents(remote, store, &absent, progress)?;
         let absent: Vec<_> = there.iter().map(|(name, ids)| Contents::there(name, ids)).collect();
         self.add_needed(&commit, &absent, &mut listed)?;
-        if let Some(name) = self.add_needed(&commit, &Contents::of(&elsewhere), &mut listed)?.first() {
+        if let Some(name) = self.add_needed(&commit, &settled.contents(&elsewhere), &mut listed)?.first() {
             let layer = (*name).to_owned();
             return Err(match self.stores.holders()?.contains_key(&layer) {
                 true => RemoteError::Elsewhere { remote: remote.to_owned(), layer },

@@ -22,6 +22,7 @@ use super::{RemoteError, Remotes};
 pub(super) struct Contents<'a> {
     pub name: &'a str,
     ids: Ids<'a>,
+    without: Option<&'a HashSet<ObjectId>>,
 }
 
 #[derive(Clone, Copy)]
@@ -32,22 +33,47 @@ enum Ids<'a> {
     There(&'a [ObjectId]),
 }
 
+/// Where volumes lie in the tree, and what their names have.
+const ARCHIVES: &[u8] = b"archives";
+const VOLUME: &[u8] = b".tar";
+
+fn is_volume(name: &[u8]) -> bool {
+    name.windows(VOLUME.len()).any(|part| part == VOLUME)
+}
+
+/// Where in the tree of a commit something is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Root,
+    Archives,
+    Elsewhere,
+}
+
 /// The objects of layers whose indexes are not here, by the layers' names.
 pub(super) type RemoteContents = BTreeMap<String, Vec<ObjectId>>;
 
 impl<'a> Contents<'a> {
     pub fn of(layers: &[&'a Layer]) -> Vec<Self> {
-        layers.iter().map(|&layer| Self { name: layer.name(), ids: Ids::Here(layer) }).collect()
+        layers.iter().map(|layer| Self::without(layer, None)).collect()
+    }
+
+    /// A layer that does not count for the objects `without`, even if it holds them.
+    pub fn without(layer: &'a Layer, without: Option<&'a HashSet<ObjectId>>) -> Self {
+        Self { name: layer.name(), ids: Ids::Here(layer), without }
     }
 
     pub fn there(name: &'a str, ids: &'a [ObjectId]) -> Self {
-        Self { name, ids: Ids::There(ids) }
+        Self { name, ids: Ids::There(ids), without: None }
     }
 
     pub fn ids(&self) -> Box<dyn Iterator<Item = ObjectId> + 'a> {
-        match self.ids {
+        let ids: Box<dyn Iterator<Item = ObjectId>> = match self.ids {
             Ids::Here(layer) => Box::new(layer.ids()),
             Ids::There(ids) => Box::new(ids.iter().copied()),
+        };
+        match self.without {
+            Some(without) => Box::new(ids.filter(|id| !without.contains(id))),
+            _ => ids,
         }
     }
 }
@@ -155,6 +181,117 @@ impl Remotes {
             }
         }
         Ok(missing)
+    }
+
+    /// What `tips` reach, their history included, but for volumes: all that describes. Of objects that `is_apart` tells
+    /// what they name is left out, and so is what is missing.
+    pub(super) fn describing(
+        &self,
+        tips: &[ObjectId],
+        is_apart: impl Fn(&ObjectId) -> bool,
+    ) -> Result<HashSet<ObjectId>, GitError> {
+        let (mut found, mut seen) = (HashSet::new(), HashSet::new());
+        let mut to_do: Vec<_> = tips.iter().map(|tip| (*tip, Mode::Module, Place::Elsewhere)).collect();
+        while let Some((id, mode, place)) = to_do.pop() {
+            if !seen.insert((id, place)) {
+                continue;
+            }
+            found.insert(id);
+            if is_apart(&id) {
+                continue;
+            }
+            match mode {
+                Mode::Module => match self.git.read_commit(&id) {
+                    Ok(commit) => {
+                        to_do.push((commit.tree, Mode::Directory, Place::Root));
+                        let parents = commit.parents.into_iter();
+                        to_do.extend(parents.map(|parent| (parent, Mode::Module, Place::Elsewhere)));
+                    }
+                    Err(GitError::Missing(_)) => drop(found.remove(&id)),
+                    Err(error) => return Err(error),
+                },
+                Mode::Directory => match self.git.read_tree(&id) {
+                    Ok(tree) => {
+                        for entry in tree.entries().filter(|entry| entry.mode != Mode::Module) {
+                            let place = match place {
+                                Place::Root if entry.name == ARCHIVES => Place::Archives,
+                                Place::Root => Place::Elsewhere,
+                                below => below,
+                            };
+                            let is_volume = place == Place::Archives
+                                && entry.mode != Mode::Directory
+                                && is_volume(entry.name);
+                            if !is_volume {
+                                to_do.push((entry.id, entry.mode, place));
+                            }
+                        }
+                    }
+                    Err(GitError::Missing(_)) => drop(found.remove(&id)),
+                    Err(error) => return Err(error),
+                },
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The volumes in the tree of a commit.
+    pub(super) fn volumes(&self, commit: &ObjectId) -> Result<HashSet<ObjectId>, GitError> {
+        let mut volumes = HashSet::new();
+        for file in self.git.walk(commit, ARCHIVES)? {
+            let (path, node) = file?;
+            if is_volume(&path) {
+                volumes.insert(node.id);
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// Of `listed`, layers of a cold remote, brings the packs of those of data that hold what describes, and that
+    /// nothing here holds. Git makes such packs, and they were published and evicted without a copy of that.
+    pub(super) fn bring_described(
+        &self,
+        remote: &str,
+        store: &Store,
+        listed: &Copies,
+        tips: &[ObjectId],
+        progress: &Progress,
+    ) -> Result<(), RemoteError> {
+        loop {
+            let layers = self.git.refresh()?;
+            let (here, elsewhere): (Vec<_>, Vec<_>) =
+                layers.layers().partition(|layer| layer.pack_bytes().is_some());
+            let mut apart: HashSet<ObjectId> = elsewhere.iter().flat_map(|layer| layer.ids()).collect();
+            for id in here.iter().flat_map(|layer| layer.ids()) {
+                apart.remove(&id);
+            }
+            // Mostly there is nothing else, and history need not be read. Where a tree cannot be read, it is apart.
+            for tip in tips {
+                if apart.is_empty() {
+                    return Ok(());
+                }
+                if let Ok(volumes) = self.volumes(tip) {
+                    apart.retain(|id| !volumes.contains(id));
+                }
+            }
+            if apart.is_empty() {
+                return Ok(());
+            }
+            let mut described = self.describing(tips, |id| apart.contains(id))?;
+            described.retain(|id| apart.contains(id));
+            let wanted: HashSet<&str> = elsewhere
+                .iter()
+                .filter(|layer| layer.ids().any(|id| described.contains(&id)))
+                .map(|layer| layer.name())
+                .collect();
+            let wanted: Vec<_> = listed.iter().filter(|(name, _)| wanted.contains(name.as_str())).collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| {
+                self.bring_layer(remote, store, name, held, true, progress)
+            })?;
+        }
     }
 
     /// The objects of layers whose indexes are not here, as a cold remote has them. A layer whose index is gone or

@@ -374,6 +374,11 @@ pub enum RemoteError {
     /// A layer that must stay.
     #[error("layer {0} is not one of data and stays here, since every command needs it")]
     NotData(String),
+    /// A layer of data that holds what nothing can be opened without, and that nothing else here holds.
+    #[error(
+        "layer {0} alone holds what describes snapshots here now, and stays: evict it again when nobody prunes"
+    )]
+    Describes(String),
     /// The pack of a layer here is not what it was.
     #[error(
         "layer {layer} is damaged here: bring it again with `treering layers fetch {layer}` where a cold remote holds it, or put back \

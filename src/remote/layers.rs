@@ -17,10 +17,6 @@ use super::head::{Copies, Held, LayerKind};
 use super::stores::{Holders, LayerNames};
 use super::{RemoteError, Remotes};
 
-/// Where volumes lie in the tree, and what their names have.
-const ARCHIVES: &[u8] = b"archives";
-const VOLUME: &[u8] = b".tar";
-
 /// How often a layer is brought again whose temporary file somebody else removed.
 const FETCH_TRIES: u32 = 3;
 
@@ -258,6 +254,13 @@ impl Remotes {
         drop(self.git.alone()?);
         let mut moved = Moved::default();
         let holders = self.stores.holders()?;
+        let mixed = match self.git.head()? {
+            Some(head) => {
+                let _keep = self.git.keep_layers()?;
+                self.settle(&head)?.mixed
+            }
+            None => HashSet::new(),
+        };
         // What was seen there may be going by now.
         let mut listed: BTreeMap<String, Copies> = BTreeMap::new();
         for layer in chosen(self.layers()?, names)? {
@@ -273,7 +276,7 @@ impl Remotes {
             }
             let there = holders.get(&layer.name).map_or(&[][..], |there| &there.remotes);
             let asked = there.iter().filter(|(holder, _)| remote.is_none_or(|remote| remote == holder));
-            let evicted = self.evict_layer(&layer.name, asked, &mut listed, progress);
+            let evicted = self.evict_layer(&layer.name, asked, &mut listed, &mixed, progress);
             progress.check().map_err(GitError::from)?;
             match evicted {
                 Ok(()) => moved.layers.push(LayerStatus { is_here: false, ..layer }),
@@ -283,12 +286,14 @@ impl Remotes {
         Ok(moved)
     }
 
-    /// Removes the pack of a layer if one of `asked` lists it, as noted in `listed` by remote, and has it.
+    /// Removes the pack of a layer if one of `asked` lists it, as noted in `listed` by remote, and has it, and if what it
+    /// holds of `mixed`, which nothing can be opened without, is in another layer here.
     fn evict_layer<'a>(
         &self,
         layer: &str,
         asked: impl Iterator<Item = &'a (String, Held)>,
         listed: &mut BTreeMap<String, Copies>,
+        mixed: &HashSet<ObjectId>,
         progress: &Progress,
     ) -> Result<(), RemoteError> {
         let mut proven = Err(RemoteError::NotHeld(layer.to_owned()));
@@ -314,7 +319,20 @@ impl Remotes {
         }
         proven?;
         let _alone = self.git.alone()?;
-        Ok(self.git.remove_pack(layer)?)
+        let layers = self.git.refresh()?;
+        let (own, others): (Vec<_>, Vec<_>) = layers
+            .layers()
+            .filter(|other| other.pack_bytes().is_some())
+            .partition(|other| other.name() == layer);
+        let own = own.iter().flat_map(|own| own.ids());
+        let mut described: HashSet<ObjectId> = own.filter(|id| mixed.contains(id)).collect();
+        for id in others.iter().flat_map(|other| other.ids()) {
+            described.remove(&id);
+        }
+        match described.is_empty() {
+            true => Ok(self.git.remove_pack(layer)?),
+            false => Err(RemoteError::Describes(layer.to_owned())),
+        }
     }
 
     /// Reads a pack that is here, and finds that it is what its index says.
@@ -378,22 +396,43 @@ impl Remotes {
         Ok(())
     }
 
-    /// Which layers are for what; after this, all that a metadata layer has to hold is in one.
+    /// Which layers are for what; after this, all that describes what `commit` reaches is in layers of metadata.
     ///
     /// Layers that git made of a fetch hold volumes and what describes them together. They count as data, and
-    /// what describes is written once more into a layer of its own. So are objects in files of their own.
-    pub(super) fn settle(&self) -> Result<BTreeMap<String, LayerKind>, RemoteError> {
-        let sorted = self.sort_layers()?;
+    /// what describes is written once more into a layer of its own. So are objects in files of their own. It may have
+    /// to be so again: what was published is pruned and lost.
+    pub(super) fn settle(&self, commit: &ObjectId) -> Result<Settled, RemoteError> {
+        let Sorted { layers, mut kinds } = self.sort_layers()?;
+        let is_data = |layer: &&Layer| kinds.get(layer.name()) != Some(&LayerKind::Metadata);
+        let (data, metadata): (Vec<_>, Vec<_>) = layers.layers().partition(is_data);
+        let mut mixed: HashSet<ObjectId> = data.iter().flat_map(|layer| layer.ids()).collect();
+        if !mixed.is_empty() {
+            let volumes = self.volumes(commit)?;
+            mixed.retain(|id| !volumes.contains(id));
+        }
+        // Mostly nothing is left, and history need not be read.
+        if !mixed.is_empty() {
+            let described = self.describing(&[*commit], |_| false)?;
+            mixed.retain(|id| described.contains(id));
+        }
+        let mut missing = mixed.clone();
+        for id in metadata.iter().flat_map(|layer| layer.ids()) {
+            missing.remove(&id);
+        }
         let loose = self.git.loose_objects()?.into_iter().map(|(id, _)| id);
-        let loose = loose.filter(|id| !sorted.layers.contains(id));
-        let mut missing: Vec<ObjectId> = sorted.buried.iter().copied().chain(loose).collect();
+        missing.extend(loose.filter(|id| !layers.contains(id)));
+        let mut missing: Vec<ObjectId> = missing.into_iter().collect();
+        if !missing.is_empty() {
+            // By which it is one of metadata from now on.
+            missing.push(*commit);
+        }
         missing.sort_unstable();
-        let mut kinds = sorted.kinds;
+        missing.dedup();
         if let Some(layer) = self.git.copy_to_layer(&missing)? {
             kinds.insert(layer.name, LayerKind::Metadata);
         }
         self.git.refresh()?;
-        Ok(kinds)
+        Ok(Settled { kinds, mixed })
     }
 
     fn sort_layers(&self) -> Result<Sorted, RemoteError> {
@@ -411,24 +450,18 @@ impl Remotes {
                 None => with_structure.push(layer),
             }
         }
-        let mut buried = HashSet::new();
         if !with_structure.is_empty() {
-            let volumes = self.volumes()?;
-            let (mixed, plain): (Vec<_>, Vec<_>) =
-                with_structure.into_iter().partition(|layer| layer.ids().any(|id| volumes.contains(&id)));
-            kinds.extend(plain.iter().map(|layer| (layer.name().to_owned(), LayerKind::Metadata)));
-            for layer in mixed {
-                buried.extend(layer.ids().filter(|id| !volumes.contains(id)));
-                kinds.insert(layer.name().to_owned(), LayerKind::Data);
-            }
-            let is_metadata = |layer: &&Layer| kinds.get(layer.name()) == Some(&LayerKind::Metadata);
-            for layer in layers.layers().filter(is_metadata) {
-                for id in layer.ids() {
-                    buried.remove(&id);
-                }
+            let head = self.git.head()?;
+            let volumes = head.map_or_else(|| Ok(HashSet::new()), |head| self.volumes(&head))?;
+            for layer in with_structure {
+                let kind = match layer.ids().any(|id| volumes.contains(&id)) {
+                    true => LayerKind::Data,
+                    false => LayerKind::Metadata,
+                };
+                kinds.insert(layer.name().to_owned(), kind);
             }
         }
-        Ok(Sorted { layers, kinds, buried })
+        Ok(Sorted { layers, kinds })
     }
 
     /// Forgets the indexes of layers that are neither here nor in a cold remote, unless the branch needs what
@@ -452,19 +485,6 @@ impl Remotes {
         }
         self.git.refresh()?;
         Ok(())
-    }
-
-    /// The volumes of the branch.
-    fn volumes(&self) -> Result<HashSet<ObjectId>, GitError> {
-        let Some(head) = self.git.head()? else { return Ok(HashSet::new()) };
-        let mut volumes = HashSet::new();
-        for file in self.git.walk(&head, ARCHIVES)? {
-            let (path, node) = file?;
-            if path.windows(VOLUME.len()).any(|part| part == VOLUME) {
-                volumes.insert(node.id);
-            }
-        }
-        Ok(volumes)
     }
 }
 
@@ -491,8 +511,22 @@ fn chosen(layers: Vec<LayerStatus>, names: &[String]) -> Result<Vec<LayerStatus>
 struct Sorted {
     layers: LayerSet,
     kinds: BTreeMap<String, LayerKind>,
-    /// Objects that describe and lie among data only.
-    buried: HashSet<ObjectId>,
+}
+
+/// Layers of which those of metadata hold all that describes.
+pub(super) struct Settled {
+    pub kinds: BTreeMap<String, LayerKind>,
+    /// What describes and lies in layers of data too.
+    pub mixed: HashSet<ObjectId>,
+}
+
+impl Settled {
+    /// What layers count for. Of one of data others have only the index: it does not count for what describes.
+    pub fn contents<'a>(&'a self, layers: &[&'a Layer]) -> Vec<Contents<'a>> {
+        let is_metadata = |name: &str| self.kinds.get(name) == Some(&LayerKind::Metadata);
+        let without = |layer: &Layer| (!is_metadata(layer.name())).then_some(&self.mixed);
+        layers.iter().map(|&layer| Contents::without(layer, without(layer))).collect()
+    }
 }
 
 /// Whether a layer holds anything but blobs. Layers of data do not.

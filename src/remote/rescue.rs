@@ -15,16 +15,18 @@ use crate::trust::{self, Claim};
 
 use super::cold::LAYERS_AT_ONCE;
 use super::cold::at_once;
-use super::head::LayerKind;
+use super::head::{Copies, LayerKind};
 use super::merge::CONFIG;
 use super::{RemoteError, Remotes, Unfinished};
 
 impl Remotes {
-    /// Whether the newest commit, its tree or the configuration in it is not here.
+    /// Whether the newest commit, its tree or the configuration in it is not here. What can be read from a cold remote is
+    /// not: nothing opens the repository with that.
     fn is_newest_lost(&self) -> Result<bool, RemoteError> {
         let Some(head) = self.git.head()? else { return Ok(false) };
-        let read = || match self.git.find(&head, CONFIG.as_bytes())? {
-            Some(config) => self.git.read_blob(&config.id).map(drop),
+        let git = Git::open(self.git.path())?;
+        let read = || match git.find(&head, CONFIG.as_bytes())? {
+            Some(config) => git.read_blob(&config.id).map(drop),
             None => Ok(()),
         };
         match read() {
@@ -53,7 +55,8 @@ impl Remotes {
         }
     }
 
-    /// Brings all layers of metadata that a cold remote lists and that are not here. The commit that it is at.
+    /// Brings all layers of metadata that a cold remote lists and that are not here, and those of data that hold what
+    /// describes. The commit that it is at.
     fn rescue_from_cold(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
         let (store, heads) = self.heads_now(remote)?;
         // What cannot be read here cannot tell whose it is; what was seen there before can.
@@ -68,11 +71,15 @@ impl Remotes {
         let whole: BTreeSet<&str> =
             layers.layers().filter(|layer| layer.pack_bytes().is_some()).map(|layer| layer.name()).collect();
         let listed = heads.iter().flat_map(|head| &head.layers);
-        let wanted =
-            listed.filter(|(name, held)| held.kind == LayerKind::Metadata && !whole.contains(name.as_str()));
+        let wanted = listed
+            .clone()
+            .filter(|(name, held)| held.kind == LayerKind::Metadata && !whole.contains(name.as_str()));
         at_once(LAYERS_AT_ONCE, &wanted.collect::<Vec<_>>(), |(name, held)| {
             self.bring_layer(remote, &store, name, held, true, progress)
         })?;
+        let listed: Copies = listed.map(|(name, held)| (name.clone(), *held)).collect();
+        let tips: Vec<_> = self.git.head()?.into_iter().chain([commit]).collect();
+        self.bring_described(remote, &store, &listed, &tips, progress)?;
         Ok(commit)
     }
 

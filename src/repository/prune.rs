@@ -262,11 +262,18 @@ impl Repository {
         }
     }
 
+    /// The ids of all volumes.
+    pub(super) fn volume_ids(&self) -> Result<HashSet<ObjectId>, RepositoryError> {
+        let blobs = self.blobs_of(kind::ARCHIVES)?.into_iter();
+        Ok(blobs.filter(|blob| blob.suffix.contains(".tar")).map(|blob| blob.id).collect())
+    }
+
     fn plan_with(&self, needs: &Needs, options: &PruneOptions) -> Result<PrunePlan, RepositoryError> {
         let dead: HashSet<&str> = needs.dead.iter().map(|(path, _)| path.as_str()).collect();
         let live = self.live(&dead)?;
         let git = self.timeline.git();
-        let uses = git.layer_uses(&live, &HashSet::new()).map_err(TimelineError::from)?;
+        let uses =
+            git.layer_uses(&live, &self.volume_ids()?, &HashSet::new()).map_err(TimelineError::from)?;
         let here = uses.iter().filter(|used| used.pack_bytes.is_some());
         let mut plan = PrunePlan {
             snapshots: needs.snapshots,
@@ -437,7 +444,9 @@ impl Pruning<'_> {
         let most = git.layers().layers().len() + self.needs.partial.len() + 8;
         for _ in 0..most {
             self.progress.check()?;
-            let uses = git.layer_uses(&live, &HashSet::new()).map_err(TimelineError::from)?;
+            let uses = git
+                .layer_uses(&live, &self.repository.volume_ids()?, &HashSet::new())
+                .map_err(TimelineError::from)?;
             let sizes = self.needs.sizes(&uses);
             let room = self.repository.room().saturating_sub(ROOM_FOR_COMMIT);
             let mut chosen = choose(&sizes, self.options.max_unused);
@@ -466,7 +475,8 @@ impl Pruning<'_> {
     /// hold too.
     fn collect(&mut self, copied: &HashSet<String>) -> Result<HashSet<ObjectId>, RepositoryError> {
         let live = self.repository.live(&HashSet::new())?;
-        let collected = self.alone.collect(&live, copied).map_err(TimelineError::from)?;
+        let volumes = self.repository.volume_ids()?;
+        let collected = self.alone.collect(&live, &volumes, copied).map_err(TimelineError::from)?;
         self.report.layers_removed += collected.layers;
         Ok(live)
     }

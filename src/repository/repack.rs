@@ -9,7 +9,6 @@ use crate::layers::ObjectId;
 use crate::repository::RepositoryError;
 use crate::repository::needs::Partial;
 use crate::repository::prune::{Pruning, set_traces, write_traces};
-use crate::repository::store::kind;
 use crate::repository::volumes::Finished;
 use crate::timeline::{Tier, TimelineError};
 
@@ -22,12 +21,7 @@ impl Pruning<'_> {
     pub fn rewrite(&mut self, group: &[&LayerUse]) -> Result<(), RepositoryError> {
         let Self { repository, options, needs, progress, .. } = self;
         let timeline = &repository.timeline;
-        let mut volumes = HashSet::new();
-        for blob in repository.blobs_of(kind::ARCHIVES)? {
-            if blob.suffix.contains(".tar") {
-                volumes.insert(blob.id);
-            }
-        }
+        let volumes = repository.volume_ids()?;
         let here = group.iter().flat_map(|used| used.live.iter().map(|(id, _)| *id));
         let mut partial: Vec<(ObjectId, Partial)> =
             here.filter_map(|id| Some((id, needs.partial.remove(&id)?))).collect();

@@ -301,7 +301,7 @@ fn drop_history(git: &Git, alone: &treering::gitkv::Alone<'_>, gone: &[u8]) {
     let head = git.head().unwrap().unwrap();
     let mut live = git.reachable(vec![(head, treering::gitkv::Mode::Module)]).unwrap();
     live.insert(head);
-    alone.collect(&live, &Default::default()).unwrap();
+    alone.collect(&live, &Default::default(), &Default::default()).unwrap();
 }
 
 #[test]

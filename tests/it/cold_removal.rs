@@ -1,21 +1,26 @@
 //! What nothing needs any more goes from a cold remote, and nothing else does.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use treering::digest::Digest;
+use treering::gitkv::Git;
 use treering::progress::Progress;
-use treering::remote::{Pushed, RemoteError, Remotes};
-use treering::repository::{FORMAT_VERSION, PruneOptions, RestoreOptions, Selector};
+use treering::remote::{LayerKind, Pushed, RemoteError, Remotes};
+use treering::repository::{
+    FORMAT_VERSION, PruneOptions, Repository, RepositoryError, RestoreOptions, Selector,
+};
 use treering::store::{Namespace, Options, Store, StoreUrl};
 
 use crate::cold::{
     check, open, program, push_to, quick, remotes, restore, s3_url, snapshots, store_url, who,
 };
-use crate::lab::Lab;
+use crate::lab::{Lab, run};
 use crate::store::s3_server::S3Server;
 use crate::store::servers::WebDavServer;
 use crate::tree::{assert_same, noise};
@@ -124,6 +129,108 @@ fn what_was_pruned_goes_and_a_cold_clone_restores_what_stays() {
     check(&open(&clone));
     let again = push(&lab.path("repo"), "cold");
     assert_eq!((again.layers, again.removed.layers), (0, 0));
+}
+
+/// A clone of what git packed, pushed to a cold remote.
+fn packed_by_git(lab: &Lab) -> (PathBuf, String) {
+    let hub = lab.path("hub.git");
+    run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&hub));
+    let here = remotes(&lab.path("repo"));
+    here.add("hub", hub.to_str().unwrap()).unwrap();
+    here.push("hub", &who()).unwrap();
+    let clone = lab.path("clone");
+    Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
+    let url = store_url(lab);
+    remotes(&clone).add("cold", &url).unwrap();
+    push(&clone, "cold");
+    (clone, url)
+}
+
+/// That a clone of what describes, and the repository when it has no more than that, can do everything.
+#[track_caller]
+fn assert_described(path: &Path, url: &str, name: &Path) {
+    Remotes::clone_cold(url, name, FORMAT_VERSION, &quick()).unwrap();
+    check(&open(name));
+    let evicted = remotes(path).evict_layers(&[], None).unwrap();
+    assert!(evicted.failures.is_empty(), "{:?}", evicted.failures);
+    assert!(!evicted.layers.is_empty());
+    check(&Repository::open(path).map(|_| open(path)).unwrap());
+    remotes(path).fetch_layers(&[]).unwrap();
+}
+
+#[test]
+fn what_describes_is_among_metadata_after_a_prune_of_what_git_packed() {
+    let lab = changed();
+    let (clone, url) = packed_by_git(&lab);
+    let described =
+        || remotes(&clone).layers().unwrap().iter().filter(|one| one.kind == LayerKind::Metadata).count();
+    assert!(described() > 0);
+    prune(&clone, 0);
+    assert!(described() > 0, "a prune takes the copy that may be put away");
+    prune(&clone, 1);
+    push(&clone, "cold");
+    assert_described(&clone, &url, &lab.path("cold"));
+    // The same where a layer that nothing needs lies beside them, and where git packed it again.
+    run(Command::new("git").arg("-C").arg(&clone).args(["gc", "--quiet", "--prune=now"]));
+    prune(&clone, 0);
+    push(&clone, "cold");
+    assert_described(&clone, &url, &lab.path("again"));
+    prune(&clone, 1);
+    push(&clone, "cold");
+    assert_described(&clone, &url, &lab.path("last"));
+    assert!(assert_whole(&url));
+}
+
+#[test]
+fn what_describes_and_was_published_or_put_away_as_data_comes_back() {
+    let lab = changed();
+    let (clone, url) = packed_by_git(&lab);
+    let layers = remotes(&clone).layers().unwrap();
+    let of = |kind: LayerKind| layers.iter().find(|layer| layer.kind == kind).unwrap().name.clone();
+    let (mixed, described) = (of(LayerKind::Data), of(LayerKind::Metadata));
+    // As older versions left it: what describes is in the pack of git only, which counts as data.
+    let store = Store::open(&url.parse::<StoreUrl>().unwrap(), Options::default()).unwrap();
+    let without = |head: Vec<u8>| {
+        let head = String::from_utf8(head).unwrap();
+        let is_other = |line: &&str| !line.starts_with("metadata ") && !line.starts_with("sha256 ");
+        let text = head.lines().filter(is_other).fold(String::new(), |text, line| text + line + "\n");
+        let digest = Digest::of(text.as_bytes());
+        format!("{text}sha256 {digest}\n")
+    };
+    for item in store.list(&Namespace::new("heads").unwrap()) {
+        let name = item.unwrap().name;
+        store.store(&name, without(store.load(&name).unwrap()).as_bytes()).unwrap();
+    }
+    let seen = clone.join("treering/remotes/cold/head");
+    let noted = fs::read(&seen).unwrap();
+    let (number, head) = noted.split_at(noted.iter().position(|&byte| byte == b'\n').unwrap() + 1);
+    let number = std::str::from_utf8(number).unwrap();
+    fs::write(&seen, format!("{number}{}", without(head.to_vec()))).unwrap();
+    for extension in ["pack", "idx", "keep", "promisor"] {
+        let _ = fs::remove_file(clone.join(format!("objects/pack/{described}.{extension}")));
+    }
+    let copy = |name: &str| {
+        run(Command::new("cp").arg("-a").arg(&clone).arg(lab.path(name)));
+        lab.path(name)
+    };
+    // Who has everything puts nothing away before there is a copy, and the next push brings it there.
+    let kept = copy("kept");
+    let evicted = remotes(&kept).evict_layers(&[], None).unwrap();
+    assert_eq!(evicted.layers.len(), 1, "{:?}", evicted.failures);
+    check(&Repository::open(&kept).map(|_| open(&kept)).unwrap());
+
+    // Who put it away gets it back, and so does who clones it.
+    let evicted = copy("evicted");
+    Git::open(&evicted).unwrap().remove_pack(&mixed).unwrap();
+    assert!(matches!(Repository::open(&evicted), Err(RepositoryError::LostNewest { .. })));
+    remotes(&evicted).rescue("cold", &Progress::new()).unwrap();
+    check(&Repository::open(&evicted).unwrap());
+    let cold = lab.path("cold");
+    Remotes::clone_cold(&url, &cold, FORMAT_VERSION, &quick()).unwrap();
+    check(&Repository::open(&cold).unwrap());
+
+    push(&clone, "cold");
+    assert_described(&clone, &url, &lab.path("mended"));
 }
 
 #[test]
