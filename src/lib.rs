@@ -31,6 +31,7 @@ pub mod printed;
 pub mod progress;
 pub mod relpath;
 pub mod remote;
+pub mod removals;
 pub mod repository;
 pub mod schedule;
 pub mod signals;

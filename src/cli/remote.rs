@@ -1,16 +1,17 @@
 //! `remote`, `push`, `pull` and `clone`: the repository in other places.
 
+use std::io::{self, Write};
 use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::remote::{Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
+use treering::remote::{KeptHere, Pulled, Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
 use treering::repository::{FORMAT_VERSION, Repository, RepositoryError, RepositoryId};
 
 use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, Name};
-use crate::cli::remote_args::{CloneArguments, RemoteCommand};
+use crate::cli::remote_args::{CloneArguments, PullArguments, PushArguments, RemoteCommand, RemovalRule};
 use crate::cli::report::{self, Align, duration, plural, print, text};
 use crate::cli::{self, Session};
 
@@ -24,6 +25,13 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError>
     match command {
         RemoteCommand::Add(arguments) => remotes.add(&arguments.name, &arguments.url)?,
         RemoteCommand::Remove(arguments) => remotes.remove(&arguments.name)?,
+        RemoteCommand::Removals(arguments) => match arguments.rule {
+            Some(rule) => remotes.set_removals(&arguments.name, rule == RemovalRule::Take)?,
+            None => {
+                let rule = if remotes.takes_removals(&arguments.name)? { "take" } else { "keep" };
+                session.say("removals", &json!({ "remote": arguments.name, "removals": rule }), rule)?;
+            }
+        },
         RemoteCommand::Trust(arguments) => {
             let trusted = remotes.trust(arguments.name.as_deref())?;
             let text = match trusted.is_empty() {
@@ -61,36 +69,42 @@ fn kind(remote: &Remote) -> &'static str {
 }
 
 /// Pushes to a remote; where none is named, to those of the profile.
-pub fn push(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
+pub fn push(session: &Session, arguments: &PushArguments) -> Result<Exit, CliError> {
     let repository = session.open()?;
-    for name in session.remotes(name) {
-        push_to(session, &repository, name)?;
+    for name in session.remotes(arguments.name.as_deref()) {
+        push_to(session, &repository, name, arguments.removals)?;
     }
     Ok(Exit::Done)
 }
 
 /// Pushes to a remote after a backup.
 pub fn push_snapshot(session: &Session, repository: &Repository, name: Option<&str>) -> Result<(), CliError> {
-    push_to(session, repository, name).map_err(|error| match error {
+    push_to(session, repository, name, false).map_err(|error| match error {
         CliError::Remote(error) => CliError::NotPushed(error),
         other => other,
     })
 }
 
-fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Result<(), CliError> {
+fn push_to(
+    session: &Session,
+    repository: &Repository,
+    name: Option<&str>,
+    removals: bool,
+) -> Result<(), CliError> {
     let start = Instant::now();
-    let remotes = open(repository)?;
+    let remotes = open(repository, removals)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(repository);
     // Before it holds what the remote only claims.
     repository.trust_what_is_here()?;
-    let Pushed { there, here, layers, bytes, made, removed, kept, refusal } =
+    let Pushed { there, here, layers, bytes, made, removed, kept, kept_here, refusal } =
         session.watch(|progress| remotes.push_with(&name, &who, progress))?;
     if let Some(failure) = &removed.failure {
         // What was asked for has happened, and a place where nothing may be removed can be meant so.
         let cause = treering::causes::chain(failure);
         report::complain(&format!("what nothing needs stays in {name} until a later push: {cause}"));
     }
+    complain_of_kept(&name, kept_here);
     if let Some(reason) = &refusal {
         report::complain(&format!(
             "{name} refuses removals and keeps the snapshots that were removed here: {}",
@@ -109,6 +123,7 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
                 "layers_removed": removed.layers,
                 "bytes_removed": removed.bytes,
                 "snapshots_kept": kept,
+                "snapshots_kept_here": kept_here.all,
                 "total_duration": start.elapsed().as_secs_f64(),
             });
             return json::message(out, "push", &summary);
@@ -136,8 +151,32 @@ fn push_to(session: &Session, repository: &Repository, name: Option<&str>) -> Re
             let kept = plural(kept, "snapshot");
             writeln!(out, "  left {kept} there that this repository removed: the remote keeps everything")?;
         }
-        if here.is_zero() { Ok(()) } else { writeln!(out, "  received {}", sentence(here)) }
+        if !here.is_zero() {
+            writeln!(out, "  received {}", sentence(here))?;
+        }
+        tell_kept(out, &name, kept_here)
     })
+}
+
+/// Tells, also where little is to be said, what others removed from a remote and stays here.
+fn complain_of_kept(remote: &str, kept: KeptHere) {
+    if kept.new > 0 {
+        report::complain(&format!(
+            "{} removed from {remote} by others: kept in this repository. To remove them here too, run `treering pull {remote} \
+             --removals`",
+            plural(kept.new, "snapshot"),
+            remote = text(remote)
+        ));
+    }
+}
+
+fn tell_kept(out: &mut dyn Write, remote: &str, kept: KeptHere) -> io::Result<()> {
+    match kept.all {
+        0 => Ok(()),
+        all => {
+            writeln!(out, "  kept {} here that others removed from {}", plural(all, "snapshot"), text(remote))
+        }
+    }
 }
 
 /// The repository; where its newest state is lost here, a remote brings it back first: the one of that name, or whichever
@@ -171,20 +210,23 @@ pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repositor
 }
 
 /// Pulls from a remote.
-pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
+pub fn pull(session: &Session, arguments: &PullArguments) -> Result<Exit, CliError> {
     let start = Instant::now();
+    let name = arguments.name.as_deref();
     let repository = open_or_rescue(session, name)?;
-    let remotes = open(&repository)?;
+    let remotes = open(&repository, arguments.removals)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(&repository);
     // Before it holds what the remote only claims.
     repository.trust_what_is_here()?;
-    let here = session.watch(|progress| remotes.pull_with(&name, &who, progress))?;
+    let Pulled { here, kept_here } = session.watch(|progress| remotes.pull_with(&name, &who, progress))?;
+    complain_of_kept(&name, kept_here);
     print(|out| {
         if session.json {
             let summary = json!({
                 "remote": name,
                 "received": document(here),
+                "snapshots_kept_here": kept_here.all,
                 "total_duration": start.elapsed().as_secs_f64(),
             });
             return json::message(out, "pull", &summary);
@@ -192,7 +234,8 @@ pub fn pull(session: &Session, name: Option<&str>) -> Result<Exit, CliError> {
         if session.quiet {
             return Ok(());
         }
-        writeln!(out, "Pulled from {}: {} in {}", text(&name), sentence(here), duration(start.elapsed()))
+        writeln!(out, "Pulled from {}: {} in {}", text(&name), sentence(here), duration(start.elapsed()))?;
+        tell_kept(out, &name, kept_here)
     })?;
     Ok(Exit::Done)
 }
@@ -240,8 +283,9 @@ struct Cloned<'a> {
     total_duration: f64,
 }
 
-fn open(repository: &Repository) -> Result<Remotes, CliError> {
-    Ok(Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?)
+fn open(repository: &Repository, removals: bool) -> Result<Remotes, CliError> {
+    let remotes = Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?;
+    Ok(if removals { remotes.taking_removals() } else { remotes })
 }
 
 fn named(remotes: &Remotes, name: Option<&str>) -> Result<String, CliError> {

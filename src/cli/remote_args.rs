@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use treering::url::Url;
 
 use crate::cli::local_path::repository_path;
@@ -42,6 +42,7 @@ pub enum RemoteCommand {
     /// List the remotes
     List,
     Remove(RemoteRemoveArguments),
+    Removals(RemoteRemovalsArguments),
     Trust(RemoteTrustArguments),
 }
 
@@ -72,6 +73,31 @@ pub struct RemoteRemoveArguments {
     pub name: String,
 }
 
+/// Choose whether snapshots that others removed from a remote are removed here
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whoever can write to a remote can remove snapshots from it. By default this repository keeps them, and `pull` and `push` say how \
+many there are. `take` is for remotes where you run `forget` in another clone, or in the remote itself.
+
+Examples:
+  treering remote removals hub take
+  treering remote removals hub         # print the setting")]
+pub struct RemoteRemovalsArguments {
+    /// The remote
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// `keep` keeps these snapshots here, `take` removes them with the next pull or push
+    #[arg(value_name = "keep|take")]
+    pub rule: Option<RemovalRule>,
+}
+
+/// What becomes of snapshots here that others removed from a remote
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RemovalRule {
+    Keep,
+    Take,
+}
+
 /// Trust the programs that a copied repository may start
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -87,8 +113,12 @@ pub struct RemoteTrustArguments {
 /// Send snapshots to a remote
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What others have pushed there meanwhile is merged first. A push that was interrupted is made again with the same command.")]
+What others have pushed there meanwhile is merged first; snapshots that they removed stay in this repository, unless you say \
+--removals. A push that was interrupted is made again with the same command.")]
 pub struct PushArguments {
+    /// Remove from this repository the snapshots that others removed from the remote
+    #[arg(long)]
+    pub removals: bool,
     /// The remote; where none is given, those of the profile, or else `origin` or the only one
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
@@ -97,8 +127,12 @@ pub struct PushArguments {
 /// Get snapshots from a remote
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What either side added since they last met is there afterwards, and what either removed is gone.")]
+Snapshots that others removed from the remote stay in this repository, and are not sent there again, unless you say \
+--removals. `treering remote removals NAME take` makes that the rule for a remote.")]
 pub struct PullArguments {
+    /// Remove from this repository the snapshots that others removed from the remote
+    #[arg(long)]
+    pub removals: bool,
     /// The remote; where none is given, `origin` or the only one
     #[arg(value_name = "NAME")]
     pub name: Option<String>,

@@ -199,6 +199,7 @@ impl Remotes {
         progress: &Progress,
     ) -> Result<Pushed, RemoteError> {
         let before = self.git.head()?;
+        let kept_before = self.kept(remote)?;
         let (mut sent_layers, mut sent_bytes) = (0, 0);
         let mut made = None;
         for attempt in 1..=TRIES {
@@ -207,12 +208,14 @@ impl Remotes {
                 made = self.stores.url(remote)?.map(|url| url.to_string());
             }
             let state = self.pull_cold(remote, who, Bring::Indexes, progress)?;
-            let Some(commit) = self.git.head()? else { return Ok(Pushed::default()) };
+            let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
+            let commit = self.commit_beside(remote, who, &state.commits, head)?;
             let repository = self.own_id(remote)?.unwrap_or_default();
             let pushed = |layers, bytes| {
                 Ok(Pushed {
                     there: self.count(state.commits.first(), Some(&commit))?,
-                    here: self.count(before.as_ref(), Some(&commit))?,
+                    here: self.count(before.as_ref(), Some(&head))?,
+                    kept_here: self.kept_since(remote, &kept_before)?,
                     layers,
                     bytes,
                     made: made.clone(),
@@ -245,7 +248,11 @@ impl Remotes {
             match publish::publish(&store, &names.heads, &names.locks, number, &new, who) {
                 Ok(()) => {
                     self.follow(remote, &commit)?;
-                    self.see(remote, self.git.reference(&seen(remote))?.as_ref(), &commit)?;
+                    let seen_before = self.git.reference(&seen(remote))?;
+                    match self.known(remote)?.filter(|_| commit != head) {
+                        Some(known) => self.see_aside(remote, who, (known, seen_before), &commit)?,
+                        None => self.see(remote, seen_before.as_ref(), &commit)?,
+                    }
                     self.stores.see(remote, number, &new)?;
                     uploads.done()?;
                     return pushed(sent_layers, sent_bytes);
@@ -409,7 +416,10 @@ impl Remotes {
         // Nothing new: where our history was pruned meanwhile, theirs must not come back by a merge.
         let known = self.known(remote)?.map(|known| known.commit);
         if self.git.head()?.is_some() && known == Some(head.commit) {
-            return Ok(());
+            return match self.kept(remote)?.is_to_go() {
+                true => self.join_again(remote, who),
+                false => Ok(()),
+            };
         }
         self.git.read_commit(&head.commit).map_err(RemoteError::damaged(remote, "its head"))?;
         self.follow(remote, &head.commit)?;

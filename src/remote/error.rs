@@ -328,7 +328,7 @@ pub enum RemoteError {
     /// A layer that was removed from the only place that had it.
     #[error(
         "the data of layer {layer}, which a snapshot made here needs, was removed from its cold remote when somebody else pruned: \
-         `treering check` names the snapshot; forget it, prune, and back up again"
+         `treering check` names the snapshot; forget it, run `treering pull --removals` and `treering prune`, and back up again"
     )]
     Pruned {
         /// The layer.

@@ -1,5 +1,7 @@
 //! Pulling and pushing.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::cbor;
@@ -10,12 +12,23 @@ use crate::progress::Progress;
 
 use super::cold::Bring;
 use super::error::is_race;
+use super::guarded::Sent;
+use super::kept::{Kept, KeptHere, keep_what_they_removed};
 use super::merge::{CONFIG, Change, Changes, SnapshotCount, changes, expect_sound, merge, restore_gone};
 use super::removal::Removed;
 use super::{RemoteError, Remotes, seen};
 
 /// How often a merge or a push is made anew when others move the same branch.
 pub(super) const TRIES: u32 = 12;
+
+/// What a pull did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// What changed in this repository.
+    pub here: SnapshotCount,
+    /// What others removed from the remote, and stays here.
+    pub kept_here: KeptHere,
+}
 
 /// What a push did.
 #[derive(Debug, Default)]
@@ -34,6 +47,8 @@ pub struct Pushed {
     pub removed: Removed,
     /// Snapshots that were removed here and that the remote, which lets nobody remove anything, keeps.
     pub kept: u64,
+    /// What others removed from the remote, and stays here.
+    pub kept_here: KeptHere,
     /// Why the remote refused a push that would only have removed something, in its words.
     pub refusal: Option<String>,
 }
@@ -67,21 +82,18 @@ struct Encryption {
 }
 
 impl Remotes {
-    /// Fetches from a remote and merges its branch into this repository's. What changed in this repository.
+    /// Fetches from a remote and merges its branch into this repository's. What changed in this repository: what others
+    /// removed there stays, unless [that is to go](Self::taking_removals).
     pub fn pull(&self, remote: &str, who: &Person) -> Result<SnapshotCount, RemoteError> {
-        self.pull_with(remote, who, &Progress::new())
+        Ok(self.pull_with(remote, who, &Progress::new())?.here)
     }
 
     /// As [`pull`](Self::pull), telling `progress` of the bytes that come, and stopping when that says so.
-    pub fn pull_with(
-        &self,
-        remote: &str,
-        who: &Person,
-        progress: &Progress,
-    ) -> Result<SnapshotCount, RemoteError> {
+    pub fn pull_with(&self, remote: &str, who: &Person, progress: &Progress) -> Result<Pulled, RemoteError> {
         self.expect(remote)?;
         // Nothing is pruned between a fetch and the merge of what it brought.
         let keep = self.git.keep_layers()?;
+        let kept = self.kept(remote)?;
         let before = self.git.head()?;
         let is_cold = self.is_cold(remote)?;
         match is_cold {
@@ -93,12 +105,12 @@ impl Remotes {
             // An earlier pull may have failed at making that durable.
             self.git.sync_branch()?;
         }
-        let count = self.count(before.as_ref(), after.as_ref())?;
+        let here = self.count(before.as_ref(), after.as_ref())?;
         drop(keep);
         if is_cold {
             self.forget_gone()?;
         }
-        Ok(count)
+        Ok(Pulled { here, kept_here: self.kept_since(remote, &kept)? })
     }
 
     /// Pushes this repository's branch to a remote, merging what others have pushed there.
@@ -120,11 +132,13 @@ impl Remotes {
         }
         let _keep = self.git.keep_layers()?;
         let here_before = self.git.head()?;
+        let kept_before = self.kept(remote)?;
         let tracking = self.git.tracking(remote);
         // Where nothing was seen to be of this repository, it must be known what is there before anything
         // goes there.
         let known = self.whereabouts(remote)?;
-        if known.is_none() || known != self.known(remote)?.map(|known| known.commit) {
+        let is_seen = known.is_some() && known == self.known(remote)?.map(|known| known.commit);
+        if !is_seen || kept_before.is_to_go() {
             self.fetch_and_join(remote, who, progress)?;
         }
         let mut there_before = self.whereabouts(remote)?;
@@ -134,9 +148,13 @@ impl Remotes {
             let known = self.whereabouts(remote)?;
             // Sent in full first, everything would go twice each time.
             let guarded = known.filter(|known| self.is_guarded(known));
-            let pushed = match guarded {
-                Some(theirs) => self.push_guarded(remote, who, theirs, head, progress),
-                None => self.push_in_steps(remote, known, head, progress).map(|from| (head, from)),
+            let kept = self.kept(remote)?.paths;
+            let pushed = match (guarded, known) {
+                (Some(theirs), _) => self.push_guarded(remote, who, theirs, head, &kept, progress),
+                (None, Some(theirs)) if !kept.is_empty() => {
+                    self.push_beside(remote, who, theirs, head, &kept, progress)
+                }
+                _ => self.push_in_steps(remote, known, head, progress).map(|from| (head, from)),
             };
             let done = |there: ObjectId, from: PushedFrom| -> Result<Pushed, RemoteError> {
                 // It may have been set back, or made anew, since it was looked at.
@@ -149,6 +167,7 @@ impl Remotes {
                     there: self.count(before.as_ref(), Some(&there))?,
                     here: self.count(here_before.as_ref(), Some(&head))?,
                     kept: self.count(Some(&there), Some(&head))?.removed,
+                    kept_here: self.kept_since(remote, &kept_before)?,
                     ..Pushed::default()
                 })
             };
@@ -167,7 +186,14 @@ impl Remotes {
                             && self.removes(&theirs, &head)?
                         {
                             // What is refused now is refused for another reason, which is told.
-                            let added = self.push_additions(remote, who, theirs, head, progress);
+                            let added = self.push_aside(
+                                remote,
+                                who,
+                                theirs,
+                                head,
+                                (Sent::Additions, &kept),
+                                progress,
+                            );
                             progress.check().map_err(GitError::from)?;
                             match added {
                                 Ok(Some((there, from))) => return done(there, from),
@@ -231,7 +257,10 @@ impl Remotes {
                 head => head.map_err(RemoteError::of(remote))? == Some(commit),
             }
         {
-            return Ok(());
+            return match self.kept(remote)?.is_to_go() {
+                true => self.join_again(remote, who),
+                false => Ok(()),
+            };
         }
         self.git.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
         self.join_again(remote, who)
@@ -254,40 +283,60 @@ impl Remotes {
         // says.
         let seen_before = self.git.reference(&seen(remote))?;
         let known = self.known(remote)?;
-        let (Some(theirs), Some(ours)) = (self.theirs(remote)?, self.git.head()?) else { return Ok(()) };
-        if known.is_some_and(|known| known.trace.is_some() && known.commit == theirs) {
+        let kept = self.kept(remote)?;
+        let theirs = match self.theirs(remote)? {
+            // Nothing was fetched since the history was dropped here.
+            None if kept.is_to_go() => known.map(|known| known.commit),
+            theirs => theirs,
+        };
+        let (Some(theirs), Some(ours)) = (theirs, self.git.head()?) else { return Ok(()) };
+        let is_known = known.is_some_and(|known| known.commit == theirs);
+        let still_kept = if kept.is_to_go() && (is_known || self.git.has_seen(&ours, &theirs)?) {
+            Some(self.merge(remote, who, known, &kept, ours, theirs)?)
+        } else if is_known && known.is_some_and(|known| known.trace.is_some()) {
             return Ok(());
+        } else if self.git.has_seen(&ours, &theirs)? {
+            None
+        } else if self.git.descends(&theirs, &ours)? {
+            Some(self.advance(remote, who, &kept, ours, theirs)?)
+        } else if !is_known {
+            Some(self.merge(remote, who, known, &kept, ours, theirs)?)
+        } else {
+            None
+        };
+        if !is_known || known.is_some_and(|known| known.trace.is_none()) {
+            self.see(remote, seen_before.as_ref(), &theirs)?;
         }
-        if !self.git.has_seen(&ours, &theirs)? {
-            if self.git.descends(&theirs, &ours)? {
-                self.advance(remote, who, ours, theirs)?;
-            } else if known.is_none_or(|known| known.commit != theirs) {
-                self.merge(remote, who, known, ours, theirs)?;
-            }
-        }
-        self.see(remote, seen_before.as_ref(), &theirs)
+        still_kept.map_or(Ok(()), |paths| self.note_kept(remote, paths))
     }
 
     /// Brings the branch to what follows it in a remote. What a merge would not take is not taken here either: then there
-    /// is a merge.
+    /// is a merge. What stays here that others removed.
     fn advance(
         &self,
         remote: &str,
         who: &Person,
+        kept: &Kept,
         ours: ObjectId,
         theirs: ObjectId,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<BTreeSet<String>, RemoteError> {
         let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
         let our_tree = tree(&ours)?;
         let mut wanted = changes(&self.git, Some(&our_tree), Some(&tree(&theirs)?))?;
         let count = wanted.len();
         expect_sound(&wanted).map_err(RemoteError::of_merge(remote))?;
         self.keep_what_is_append_only(remote, &our_tree, &mut wanted)?;
+        if !kept.take {
+            keep_what_they_removed(&Changes::new(), &mut wanted);
+        }
         match wanted.len() == count {
-            true => Ok(self.git.advance(Some(&ours), &theirs)?),
+            true => {
+                self.git.advance(Some(&ours), &theirs)?;
+                Ok(BTreeSet::new())
+            }
             false => {
                 let known = Known { commit: ours, base: ours, trace: None };
-                self.merge(remote, who, Some(known), ours, theirs)
+                self.merge(remote, who, Some(known), kept, ours, theirs)
             }
         }
     }
@@ -314,15 +363,16 @@ impl Remotes {
         Ok(())
     }
 
-    /// Merges two commits of which neither follows the other.
+    /// Merges two commits, of which neither follows the other or something is kept. What stays here that others removed.
     fn merge(
         &self,
         remote: &str,
         who: &Person,
         known: Option<Known>,
+        kept: &Kept,
         ours: ObjectId,
         theirs: ObjectId,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<BTreeSet<String>, RemoteError> {
         let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
         let (our_tree, their_tree) = (tree(&ours)?, tree(&theirs)?);
         let known = self.base(known, &ours, &theirs)?;
@@ -330,7 +380,11 @@ impl Remotes {
             Some(known) => Ok::<_, GitError>(!self.git.descends(commit, &known.commit)?),
             None => Ok(false),
         };
-        let our_new = began_anew(&ours)?;
+        // A merge that kept something does not follow the remote, and dropped nothing.
+        let our_new = began_anew(&ours)?
+            && !(kept.is_to_go()
+                && !self.is_guarded(&theirs)
+                && self.git.root_of(&ours)? == self.git.root_of(&theirs)?);
         // One that was set back to an earlier state has the beginning that it had.
         let (their_new, is_set_back) = match known {
             Some(known) if began_anew(&theirs)? => {
@@ -343,22 +397,28 @@ impl Remotes {
             }
             _ => (false, false),
         };
-        let edit = self.merged(remote, known, &our_tree, &their_tree, is_set_back)?;
+        let (edit, still_kept) = self.merged(remote, known, kept, &our_tree, &their_tree, is_set_back)?;
         let mut transaction = self.git.begin()?;
         let merged = edit.write(&self.git, Some(&our_tree), transaction.layer()?)?;
         if their_new && merged == their_tree {
             drop(transaction);
-            return Ok(self.git.advance(Some(&ours), &theirs)?);
+            self.git.advance(Some(&ours), &theirs)?;
+            return Ok(still_kept);
+        }
+        // Killed after this, it has noted more than is kept, which counts for nothing.
+        if !still_kept.is_empty() {
+            self.note_kept(remote, still_kept.union(&kept.paths).cloned().collect())?;
         }
         // A history that was dropped stays dropped.
-        let parents = match (our_new, their_new) {
+        let parents = match (our_new || !still_kept.is_empty(), their_new) {
             (false, false) => vec![ours, theirs],
-            (true, false) => vec![ours],
-            (_, true) => vec![theirs],
+            (false, true) => vec![theirs],
+            (true, true) if still_kept.is_empty() => vec![theirs],
+            (true, _) => vec![ours],
         };
         let onto = Onto { expected: Some(ours), parents, base: Some(our_tree) };
         transaction.commit_onto(who, &format!("Merge {remote}"), onto, &edit)?;
-        Ok(())
+        Ok(still_kept)
     }
 
     /// What both sides are compared with: what was seen of the remote last, unless the commit at which their histories
@@ -385,18 +445,22 @@ impl Remotes {
         }
     }
 
-    /// What is to be done to our tree to have in it what they did since it was last seen.
+    /// What is to be done to our tree to have in it what they did since it was last seen, and what stays that they
+    /// removed.
     fn merged(
         &self,
         remote: &str,
         known: Option<Known>,
+        kept: &Kept,
         our_tree: &ObjectId,
-        theirs: &ObjectId,
+        their_tree: &ObjectId,
         is_set_back: bool,
-    ) -> Result<TreeEdit, RemoteError> {
+    ) -> Result<(TreeEdit, BTreeSet<String>), RemoteError> {
         let base = known.map(|known| self.git.read_commit(&known.base)).transpose()?;
         let since = |side| changes(&self.git, base.as_ref().map(|base| &base.tree), Some(side));
-        let (mut ours, mut theirs): (Changes, Changes) = (since(our_tree)?, since(theirs)?);
+        let (mut ours, mut theirs): (Changes, Changes) = (since(our_tree)?, since(their_tree)?);
+        let mut still_kept =
+            self.compare_with_kept(kept, [our_tree, their_tree], [&mut ours, &mut theirs])?;
         if known.is_some_and(|known| known.trace.is_some()) {
             restore_gone(&mut ours, &mut theirs);
         }
@@ -405,13 +469,17 @@ impl Remotes {
         if is_set_back {
             theirs.retain(|_, change| change.new.is_some());
         }
+        if !kept.take {
+            still_kept.append(&mut keep_what_they_removed(&ours, &mut theirs));
+        }
         // Who upgrades or sets up anew is followed, and of two who did it at one time the one who pushed first.
         let version = |changes: &Changes| -> Result<Option<u32>, RemoteError> {
             let node = changes.get(CONFIG.as_bytes()).and_then(|change| change.new);
             node.map(|node| Ok(self.identity(remote, &node.id)?.version)).transpose()
         };
         let take_theirs = version(&theirs)? >= version(&ours)?;
-        merge(&ours, &theirs, take_theirs).map_err(RemoteError::of_merge(remote))
+        let edit = merge(&ours, &theirs, take_theirs).map_err(RemoteError::of_merge(remote))?;
+        Ok((edit, still_kept))
     }
 
     /// The commit that the remote's branch was at when it was fetched, if it has any; found to be of this
@@ -664,6 +732,7 @@ mod tests {
         let old = paths(&a.git);
         a.push("hub", &who()).unwrap();
         let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        let b = b.taking_removals();
         prune(&a, &[&old[0]]);
         let (of_a, of_b) = (add(&a, 10), add(&b, 10));
         let pushed = b.push("origin", &who()).unwrap();
@@ -677,6 +746,241 @@ mod tests {
         assert_eq!((paths(&a.git), paths(&b.git)), (expected.to_vec(), expected.to_vec()));
         assert!(a.pull("hub", &who()).unwrap().is_zero());
         assert_eq!(a.git.head().unwrap(), b.git.head().unwrap());
+    }
+
+    /// Removes a snapshot from the branch of a repository.
+    fn forget(remotes: &Remotes, path: &str) {
+        let mut edit = TreeEdit::new();
+        edit.remove(path.as_bytes()).unwrap();
+        remotes.git.begin().unwrap().commit(&who(), "Forget", &edit).unwrap();
+    }
+
+    fn sorted(paths: &[&str]) -> Vec<String> {
+        let mut paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
+        paths.sort();
+        paths
+    }
+
+    /// Opened again, since another one may have moved the branch.
+    fn hub_paths(hub: &Git) -> Vec<String> {
+        paths(&Git::open(hub.path()).unwrap())
+    }
+
+    const NOTHING: SnapshotCount = SnapshotCount { added: 0, removed: 0 };
+
+    #[test]
+    fn what_others_removed_stays_here_and_goes_to_no_remote_again() {
+        for is_pruned in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (hub, a) = pair(dir.path());
+            let (kept, of_a) = (paths(&a.git).remove(0), add(&a, 10));
+            a.push("hub", &who()).unwrap();
+            let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+            match is_pruned {
+                true => prune(&a, &[&kept]),
+                false => forget(&a, &kept),
+            }
+            a.push("hub", &who()).unwrap();
+            assert_eq!(hub_paths(&hub), [of_a.as_str()]);
+            for new in [1, 0] {
+                let pulled = b.pull_with("origin", &who(), &Progress::new()).unwrap();
+                assert_eq!(pulled, Pulled { here: NOTHING, kept_here: KeptHere { all: 1, new } });
+            }
+            let of_b = add(&b, 10);
+            let pushed = b.push("origin", &who()).unwrap();
+            assert_eq!((pushed.there.added, pushed.there.removed), (1, 0), "{pushed:?}");
+            assert_eq!(hub_paths(&hub), sorted(&[&of_a, &of_b]));
+            assert!(b.push("origin", &who()).unwrap().there.is_zero());
+            // Neither what the other one adds nor what is removed here brings it back there.
+            a.pull("hub", &who()).unwrap();
+            assert_eq!(paths(&a.git), sorted(&[&of_a, &of_b]));
+            let second = add(&a, 10);
+            a.push("hub", &who()).unwrap();
+            forget(&b, &of_b);
+            let pushed = b.push("origin", &who()).unwrap();
+            assert_eq!((pushed.there.added, pushed.there.removed), (0, 1), "{pushed:?}");
+            assert_eq!(hub_paths(&hub), sorted(&[&of_a, &second]));
+            assert_eq!(paths(&b.git), sorted(&[&kept, &of_a, &second]));
+            // Asked for, it goes, and both are one again.
+            let b = b.taking_removals();
+            let pulled = b.pull_with("origin", &who(), &Progress::new()).unwrap();
+            assert_eq!(pulled.here, SnapshotCount { added: 0, removed: 1 });
+            assert_eq!(pulled.kept_here, KeptHere::default());
+            b.push("origin", &who()).unwrap();
+            a.taking_removals().pull("hub", &who()).unwrap();
+            let a = Remotes::open(&dir.path().join("repo"), 1).unwrap();
+            assert_eq!(paths(&a.git), paths(&b.git));
+            assert_eq!(
+                (a.git.head().unwrap(), b.git.head().unwrap()),
+                (hub.head().unwrap(), hub.head().unwrap())
+            );
+        }
+    }
+
+    /// Three clones add, forget, prune, pull and push in any order. What one keeps never goes, what was removed from the
+    /// remote never comes back, and what nobody removed is everywhere in the end.
+    #[test]
+    fn whatever_clones_do_nothing_is_lost_and_nothing_comes_back() {
+        for seed in 1..=8u64 {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut random = |below: usize| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 33) as usize % below
+            };
+            let dir = tempfile::tempdir().unwrap();
+            let (hub, a) = pair(dir.path());
+            a.push("hub", &who()).unwrap();
+            a.remove("hub").unwrap();
+            a.add("origin", hub.path().to_str().unwrap()).unwrap();
+            let clone = |name: &str| {
+                Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join(name), 1).unwrap()
+            };
+            let clones = [a, clone("b"), clone("c")];
+            let (mut forgotten, mut removed_there) = (BTreeSet::new(), BTreeSet::new());
+            let mut all: BTreeSet<String> = hub_paths(&hub).into_iter().collect();
+            for step in 0..24 {
+                let at = random(clones.len());
+                // Opened anew, as each run of the program does.
+                let one = Remotes::open(clones[at].git.path(), 1).unwrap();
+                let (here, there) = (paths(&one.git), hub_paths(&hub));
+                let action = random(7);
+                let case = format!("seed {seed}, step {step}, clone {at}, action {action}");
+                match action {
+                    0 | 1 => drop(all.insert(add(&one, 10))),
+                    2 if !here.is_empty() => {
+                        let path = &here[random(here.len())];
+                        forget(&one, path);
+                        forgotten.insert(path.clone());
+                    }
+                    2 | 3 => prune(&one, &[]),
+                    4 => drop(one.pull("origin", &who()).unwrap()),
+                    5 => drop(one.push("origin", &who()).unwrap()),
+                    _ => drop(one.taking_removals().pull("origin", &who()).unwrap()),
+                }
+                let one = Remotes::open(clones[at].git.path(), 1).unwrap();
+                let (here_now, there_now) = (paths(&one.git), hub_paths(&hub));
+                if matches!(action, 4 | 5) {
+                    assert!(here.iter().all(|path| here_now.contains(path)), "{case}");
+                }
+                removed_there.extend(there.into_iter().filter(|path| !there_now.contains(path)));
+                let back = there_now.iter().find(|path| removed_there.contains(*path));
+                assert_eq!(back, None, "{case}");
+                assert!(removed_there.is_subset(&forgotten), "{case}");
+            }
+            for _ in 0..2 {
+                for one in &clones {
+                    let one = Remotes::open(one.git.path(), 1).unwrap().taking_removals();
+                    one.push("origin", &who()).unwrap();
+                }
+            }
+            let there = hub_paths(&hub);
+            let expected: Vec<_> = all.difference(&forgotten).cloned().collect();
+            assert_eq!(there, expected, "seed {seed}");
+            for one in &clones {
+                let one = Remotes::open(one.git.path(), 1).unwrap().taking_removals();
+                one.pull("origin", &who()).unwrap();
+                assert_eq!(paths(&one.git), expected, "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_then_removed_here_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        let kept = paths(&a.git).remove(0);
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        forget(&a, &kept);
+        a.push("hub", &who()).unwrap();
+        b.pull("origin", &who()).unwrap();
+        forget(&b, &kept);
+        let of_b = add(&b, 10);
+        b.push("origin", &who()).unwrap();
+        let pulled = b.pull_with("origin", &who(), &Progress::new()).unwrap();
+        assert_eq!(pulled.kept_here, KeptHere::default());
+        assert_eq!(hub_paths(&hub), [of_b]);
+    }
+
+    #[test]
+    fn the_data_that_new_snapshots_may_rest_on_is_sent_again_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        a.push("hub", &who()).unwrap();
+        let all = |git: &Git| -> Vec<String> {
+            let git = Git::open(git.path()).unwrap();
+            let files = git.walk(&git.head().unwrap().unwrap(), b"").unwrap();
+            files.map(|file| String::from_utf8(file.unwrap().0).unwrap()).collect()
+        };
+        let both = |git: &Git| {
+            let found = all(git).into_iter();
+            let mut both: Vec<_> = found.filter(|path| path != CONFIG).collect();
+            both.sort();
+            both
+        };
+        let old = both(&hub);
+        let [b, c] = ["b", "c"].map(|name| {
+            Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join(name), 1).unwrap()
+        });
+        let late = add(&c, 10);
+        let gone: Vec<&str> = old.iter().map(String::as_str).collect();
+        prune(&a, &gone);
+        a.push("hub", &who()).unwrap();
+        assert!(both(&hub).is_empty());
+        // Nothing of what was made before.
+        b.pull("origin", &who()).unwrap();
+        assert_eq!(both(&b.git), old);
+        let early = add(&b, 10);
+        b.push("origin", &who()).unwrap();
+        assert_eq!(both(&hub).len(), 2);
+        assert!(both(&hub).contains(&early));
+        // This one was made while the data was there.
+        c.push("origin", &who()).unwrap();
+        let (there, data) = (both(&hub), old.iter().find(|path| path.starts_with("archives/")).unwrap());
+        assert!(there.contains(&late) && there.contains(data), "{there:?}");
+        assert_eq!(there.len(), 5);
+        assert!(!hub_paths(&hub).contains(&old[1]), "{there:?}");
+        assert!(paths(&c.git).contains(&old[1]));
+    }
+
+    #[test]
+    fn a_setting_of_a_remote_takes_removals_and_goes_with_the_remote() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        let gone = paths(&a.git).remove(0);
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        forget(&a, &gone);
+        a.push("hub", &who()).unwrap();
+        assert!(matches!(b.set_removals("nobody", true), Err(RemoteError::Unknown(_))));
+        b.pull("origin", &who()).unwrap();
+        assert!(!b.takes_removals("origin").unwrap());
+        b.set_removals("origin", true).unwrap();
+        assert!(b.takes_removals("origin").unwrap());
+        assert_eq!(b.push("origin", &who()).unwrap().here, SnapshotCount { added: 0, removed: 1 });
+        b.remove("origin").unwrap();
+        b.add("origin", hub.path().to_str().unwrap()).unwrap();
+        assert!(!b.takes_removals("origin").unwrap());
+    }
+
+    #[test]
+    fn a_remote_that_is_added_again_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, a) = pair(dir.path());
+        let kept = paths(&a.git).remove(0);
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
+        forget(&a, &kept);
+        a.push("hub", &who()).unwrap();
+        b.pull("origin", &who()).unwrap();
+        b.remove("origin").unwrap();
+        b.add("again", hub.path().to_str().unwrap()).unwrap();
+        let pulled = b.pull_with("again", &who(), &Progress::new()).unwrap();
+        assert_eq!(pulled, Pulled { here: NOTHING, kept_here: KeptHere { all: 1, new: 1 } });
+        b.push("again", &who()).unwrap();
+        assert!(hub_paths(&hub).is_empty());
     }
 
     #[test]

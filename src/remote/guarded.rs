@@ -1,23 +1,47 @@
-//! Pushing to a git remote that lets nobody remove anything: a hook refuses it, or it takes no history that begins
-//! anew.
+//! Pushing what the remote is to have beside what it has, in a commit that follows its own.
 //!
-//! Such a remote gets a commit that follows its own and has everything that is there, and what is new here. It counts as
-//! seen, so that what it has and the branch has not is what was removed here: a later merge does not bring it back. The
-//! message of the commit tells the next push what kind of remote it is, so that it sends additions first, and not
-//! everything twice.
+//! Two kinds of remotes get that. One lets nobody remove anything: a hook refuses it, or it takes no history that begins
+//! anew. It gets what is new here; the message of the commit tells the next push what kind of remote it is, so that it
+//! sends additions first, and not everything twice. From the other kind somebody removed what [is kept
+//! here](super::kept), and is not to come back there. It gets all that was changed here but for that.
 //!
-//! Not done here: sending additions in steps. A push that is interrupted sends them again.
+//! The commit counts as seen. So what the remote has and the branch has not is what was removed here, and a later merge
+//! does not bring it back.
+//!
+//! Not done here: sending in steps. A push that is interrupted sends everything again.
+
+use std::collections::BTreeSet;
 
 use crate::gitkv::{GitError, Mode, Onto, Person, PushedFrom, TreeEdit};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
 use super::error::{is_race, is_refused};
-use super::merge::{Change, changes};
-use super::{Remotes, seen};
+use super::exchange::Known;
+use super::merge::{Change, changes, is_data};
+use super::{RemoteError, Remotes, seen};
 
 /// How the message of a commit begins that only adds to what a remote has.
 const ADDITIONS: &str = "Add to what stays in";
+
+/// What a commit that follows a remote's own brings there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// What is new here.
+    Additions,
+    /// That, and what was removed or changed here.
+    Changes,
+}
+
+impl Sent {
+    /// The message of the commit.
+    pub fn message(self, remote: &str) -> String {
+        match self {
+            Self::Additions => format!("{ADDITIONS} {remote}\n"),
+            Self::Changes => format!("Update {remote}\n"),
+        }
+    }
+}
 
 impl Remotes {
     /// Whether `commit`, which a remote is at, was made since the remote lets nobody remove anything.
@@ -39,67 +63,152 @@ impl Remotes {
         who: &Person,
         theirs: ObjectId,
         head: ObjectId,
+        kept: &BTreeSet<String>,
         progress: &Progress,
     ) -> Result<(ObjectId, PushedFrom), GitError> {
-        if let Some(there) = self.push_additions(remote, who, theirs, head, progress)? {
+        let additions = (Sent::Additions, kept);
+        if let Some(there) = self.push_aside(remote, who, theirs, head, additions, progress)? {
             return Ok(there);
         }
         // Only removals are left, which cost little to send. They may be allowed by now.
-        match self.push_in_steps(remote, Some(theirs), head, progress) {
-            Ok(from) => Ok((head, from)),
+        let pushed = match kept.is_empty() {
+            true => self.push_in_steps(remote, Some(theirs), head, progress).map(|from| (head, from)),
+            false => self.push_beside(remote, who, theirs, head, kept, progress),
+        };
+        match pushed {
             Err(error) if is_refused(&error) && !is_race(&error) => Ok((theirs, PushedFrom::Commit(theirs))),
-            Err(error) => Err(error),
+            pushed => pushed,
         }
     }
 
-    /// Pushes a commit that follows `theirs`, where the remote is, and has everything that is there and what `head` has
-    /// beside that; `None` where that is nothing. It is no ancestor of this repository's branch, and the branch none of
-    /// its: else who pulls would take it for what the branch becomes next, and what was removed here would be back.
-    pub(super) fn push_additions(
+    /// Pushes to a remote that is at `theirs`, and from which others removed what is `kept` here. Where it is afterwards,
+    /// and was before.
+    pub(super) fn push_beside(
         &self,
         remote: &str,
         who: &Person,
         theirs: ObjectId,
         head: ObjectId,
+        kept: &BTreeSet<String>,
+        progress: &Progress,
+    ) -> Result<(ObjectId, PushedFrom), GitError> {
+        let pushed = self.push_aside(remote, who, theirs, head, (Sent::Changes, kept), progress)?;
+        Ok(pushed.unwrap_or((theirs, PushedFrom::Commit(theirs))))
+    }
+
+    /// Pushes a commit that follows `theirs`, where the remote is, with what `head` has beside that; `None` where that is
+    /// nothing. It is no ancestor of this repository's branch, and the branch none of its: else who pulls would take it
+    /// for what the branch becomes next, and what was removed here would be back.
+    pub(super) fn push_aside(
+        &self,
+        remote: &str,
+        who: &Person,
+        theirs: ObjectId,
+        head: ObjectId,
+        (sent, kept): (Sent, &BTreeSet<String>),
         progress: &Progress,
     ) -> Result<Option<(ObjectId, PushedFrom)>, GitError> {
         let known = self.known(remote)?;
         // What is there and was not merged is not known here.
         let Some(known) = known.filter(|known| known.commit == theirs) else { return Ok(None) };
-        let (their_tree, our_tree) = self.trees(&theirs, &head)?;
-        let mut edit = TreeEdit::new();
-        let mut has_any = false;
-        for (path, change) in changes(&self.git, Some(&their_tree), Some(&our_tree))? {
-            if let Change { old: None, new: Some(node) } = change {
-                progress.total_bytes.add(self.git.blob_size(&node.id)?);
-                edit.set(&path, node.id)?;
-                has_any = true;
-            }
-        }
-        if !has_any {
-            return Ok(None);
-        }
+        let count = |id: &ObjectId| self.git.blob_size(id).map(|size| progress.total_bytes.add(size));
+        let Some(edit) = self.beside(&theirs, &head, (sent, kept), count)? else { return Ok(None) };
         let seen_before = self.git.reference(&seen(remote))?;
+        let their_tree = self.git.read_commit(&theirs)?.tree;
         let onto = Onto { expected: None, parents: vec![theirs], base: Some(their_tree) };
         let mut from = PushedFrom::Unknown;
         let publish = |commit: &ObjectId| {
             from = self.git.push_commit_with(remote, commit, progress)?;
-            if known.trace.is_none() {
-                return self.git.compare_and_set(&seen(remote), seen_before.as_ref(), commit);
-            }
-            // Of what was pruned here, no reference may name a commit.
-            let live = self.git.reachable(vec![(our_tree, Mode::Directory)])?;
-            let mut transaction = self.git.begin()?;
-            let trace = transaction.trace(&self.git, commit, &live, who)?;
-            transaction.keep(|| self.git.set_trace(remote, &trace))?;
-            self.git.remove_reference(&self.git.tracking(remote))
+            self.see_aside(remote, who, (known, seen_before), commit)
         };
-        let message = format!("{ADDITIONS} {remote}\n");
-        let made = self.git.begin()?.commit_aside(who, &message, onto, &edit, publish)?;
+        let made = self.git.begin()?.commit_aside(who, &sent.message(remote), onto, &edit, publish)?;
         Ok(Some((made.commit, from)))
+    }
+
+    /// The commit that a cold remote with the heads `commits`, which were merged, is to be at: `head`, or where others
+    /// removed what is kept here, one that follows those heads.
+    pub(super) fn commit_beside(
+        &self,
+        remote: &str,
+        who: &Person,
+        commits: &[ObjectId],
+        head: ObjectId,
+    ) -> Result<ObjectId, RemoteError> {
+        let kept = self.kept(remote)?.paths;
+        let Some(theirs) = commits.last().filter(|_| !kept.is_empty()) else { return Ok(head) };
+        let sent = Sent::Changes;
+        let edit = self.beside(theirs, &head, (sent, &kept), |_| Ok(()))?;
+        if edit.is_none() && commits.len() == 1 {
+            return Ok(*theirs);
+        }
+        // What was pruned here is not to be kept there by a history.
+        let has_pruned = self.known(remote)?.is_some_and(|known| known.trace.is_some());
+        let parents = if has_pruned { Vec::new() } else { commits.to_vec() };
+        let onto = Onto { expected: None, parents, base: Some(self.git.read_commit(theirs)?.tree) };
+        // It need not be reached yet: nobody prunes before it is published and seen.
+        let keep = |_: &ObjectId| Ok::<_, GitError>(());
+        let edit = edit.unwrap_or_default();
+        let made = self.git.begin()?.commit_aside(who, &sent.message(remote), onto, &edit, keep)?;
+        Ok(made.commit)
+    }
+
+    /// What is to be done to what a remote has, `theirs`, so that it has what `head` has beside that; `None` where that is
+    /// nothing. What is `kept` here stays removed there. `each` new blob is told of.
+    pub(super) fn beside(
+        &self,
+        theirs: &ObjectId,
+        head: &ObjectId,
+        (sent, kept): (Sent, &BTreeSet<String>),
+        mut each: impl FnMut(&ObjectId) -> Result<(), GitError>,
+    ) -> Result<Option<TreeEdit>, GitError> {
+        let (their_tree, our_tree) = self.trees(theirs, head)?;
+        let mut edit = TreeEdit::new();
+        for (path, change) in changes(&self.git, Some(&their_tree), Some(&our_tree))? {
+            match change {
+                Change { old: None, new: Some(node) } if !is_among(kept, &path) => {
+                    each(&node.id)?;
+                    edit.set(&path, node.id)?;
+                }
+                Change { old: Some(_), new: Some(node) } if sent == Sent::Changes => {
+                    edit.set(&path, node.id)?;
+                }
+                // The same data may be in volumes that are kept here.
+                Change { old: Some(_), new: None } if sent == Sent::Changes && !is_data(&path) => {
+                    edit.remove(&path)?;
+                }
+                _ => {}
+            }
+        }
+        Ok((!edit.is_empty()).then_some(edit))
+    }
+
+    /// Notes `commit` as what a remote is at, which is no commit of the branch. What was known of the remote, and the
+    /// reference that said so, come from before it was sent.
+    pub(super) fn see_aside(
+        &self,
+        remote: &str,
+        who: &Person,
+        (known, seen_before): (Known, Option<ObjectId>),
+        commit: &ObjectId,
+    ) -> Result<(), GitError> {
+        if known.trace.is_none() {
+            return self.git.compare_and_set(&seen(remote), seen_before.as_ref(), commit);
+        }
+        // Of what was pruned here, no reference may name a commit.
+        let Some(head) = self.git.head()? else { return Ok(()) };
+        let our_tree = self.git.read_commit(&head)?.tree;
+        let live = self.git.reachable(vec![(our_tree, Mode::Directory)])?;
+        let mut transaction = self.git.begin()?;
+        let trace = transaction.trace(&self.git, commit, &live, who)?;
+        transaction.keep(|| self.git.set_trace(remote, &trace))?;
+        self.git.remove_reference(&self.git.tracking(remote))
     }
 
     fn trees(&self, theirs: &ObjectId, ours: &ObjectId) -> Result<(ObjectId, ObjectId), GitError> {
         Ok((self.git.read_commit(theirs)?.tree, self.git.read_commit(ours)?.tree))
     }
+}
+
+fn is_among(kept: &BTreeSet<String>, path: &[u8]) -> bool {
+    str::from_utf8(path).is_ok_and(|path| kept.contains(path))
 }

@@ -22,7 +22,7 @@ use crate::timeline::is_path_of;
 pub(super) const CONFIG: &str = "config.cbor";
 
 /// Where snapshots lie, and what only tells about them.
-const SNAPSHOTS: &[u8] = b"snapshots/";
+pub(super) const SNAPSHOTS: &[u8] = b"snapshots/";
 const DIFFERENCES: &[u8] = b"diffs/";
 
 /// The directories of blobs by time.
@@ -171,7 +171,7 @@ fn may_be_added(path: &[u8], node: Node) -> bool {
 /// Where both changed the configuration, `take_theirs` decides.
 pub(super) fn merge(ours: &Changes, theirs: &Changes, take_theirs: bool) -> Result<TreeEdit, MergeError> {
     let mut edit = TreeEdit::new();
-    let [ours_keep, theirs_keep] = [ours, theirs].map(Keep::of);
+    let [ours_keep, theirs_keep] = [ours, theirs].map(Side::of);
     for (path, change) in theirs {
         let is_settled = match ours.get(path) {
             Some(own) if own.new == change.new => true,
@@ -215,13 +215,13 @@ pub(super) fn restore_gone(ours: &mut Changes, theirs: &mut Changes) {
 }
 
 /// What one side did that keeps what the other one removed.
-struct Keep {
+pub(super) struct Side {
     adds_snapshots: bool,
     removes_keys: bool,
 }
 
-impl Keep {
-    fn of(changes: &Changes) -> Self {
+impl Side {
+    pub fn of(changes: &Changes) -> Self {
         let is_removed_key =
             |(path, change): (&Vec<u8>, &Change)| path.starts_with(KEYS) && change.new.is_none();
         Self {
@@ -233,14 +233,19 @@ impl Keep {
     fn keeps(&self, path: &[u8]) -> bool {
         match path.starts_with(KEYS) {
             true => self.removes_keys,
-            false => self.adds_snapshots && may_be_needed(path),
+            false => self.keeps_data(path),
         }
+    }
+
+    /// The same of data alone.
+    pub fn keeps_data(&self, path: &[u8]) -> bool {
+        self.adds_snapshots && is_data(path)
     }
 }
 
 /// Whether snapshots may rest on what lies at `path`.
-fn may_be_needed(path: &[u8]) -> bool {
-    ![SNAPSHOTS, DIFFERENCES, CONFIG.as_bytes()].iter().any(|kind| path.starts_with(kind))
+pub(super) fn is_data(path: &[u8]) -> bool {
+    ![SNAPSHOTS, DIFFERENCES, KEYS, CONFIG.as_bytes()].iter().any(|kind| path.starts_with(kind))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //! What is added here is how two branches become one:
 //!
 //! 1. Fetch, and see that what is there is the same repository, in a format that is known.
-//! 2. Merge by tree: what either added since this clone last saw the other's tree, less what either removed.
+//! 2. Merge by tree: what either added since this clone last saw the other's tree, less what was removed here, and
+//!    less what others removed if that was asked for; else it [stays](Remotes::taking_removals).
 //!    The commit seen last is kept in the reference `refs/treering/seen/<remote>`. The commit at which both histories
 //!    parted takes its place where it says more, as in a copy that git made.
 //! 3. Move this repository's branch, if it is still where it was; otherwise merge again.
@@ -65,6 +66,7 @@ mod error;
 mod exchange;
 mod guarded;
 mod head;
+mod kept;
 mod layers;
 mod merge;
 mod mounts;
@@ -91,10 +93,11 @@ use cold::Bring;
 use stores::{BLOCKS, ColdPacks, Stores};
 
 pub use error::RemoteError;
-pub use exchange::Pushed;
+pub use exchange::{Pulled, Pushed};
 pub use head::LayerKind;
 #[doc(hidden)]
 pub use head::fuzz_head;
+pub use kept::KeptHere;
 pub use layers::{LayerStatus, Merged, Moved};
 pub use merge::SnapshotCount;
 pub use removal::Removed;
@@ -113,6 +116,7 @@ pub struct Remotes {
     newest_format: u32,
     step: u64,
     stores: Arc<Stores>,
+    take_removals: bool,
 }
 
 /// What kind of place a remote is.
@@ -204,7 +208,7 @@ impl Remotes {
     fn new(git: Git, newest_format: u32, options: &ColdOptions) -> Self {
         let access = if git.is_shared() { Access::Group } else { Access::Owner };
         let stores = Arc::new(Stores::new(&git.path().join(PRIVATE), &options.store, access));
-        Self { git, newest_format, step: STEP, stores }
+        Self { git, newest_format, step: STEP, stores, take_removals: false }
     }
 
     /// Makes a clone of the repository at `url` at `path`, where nothing or an empty directory may be. Its
@@ -331,6 +335,7 @@ impl Remotes {
             newest_format: self.newest_format,
             step: self.step,
             stores: Arc::clone(&self.stores),
+            take_removals: self.take_removals,
         }))
     }
 
@@ -456,6 +461,7 @@ impl Remotes {
         // What was seen of an earlier remote of that name says nothing of this one.
         self.git.remove_reference(&seen(name))?;
         self.git.remove_trace(name)?;
+        self.forget_removals(name)?;
         match is_cold {
             true if name.contains('/') => Err(RemoteError::Name(name.to_owned())),
             true => self.stores.add(name, url),
@@ -470,7 +476,8 @@ impl Remotes {
         if !self.is_cold(name)? {
             self.git.remove_reference(&seen(name))?;
             self.git.remove_trace(name)?;
-            return Ok(self.git.remove_remote(name)?);
+            self.git.remove_remote(name)?;
+            return self.forget_removals(name);
         }
         let only_there = |layer: &LayerStatus| !layer.is_here && layer.remotes == [name];
         if let Some(layer) = self.layers()?.iter().find(|layer| only_there(layer)) {

@@ -319,13 +319,16 @@ impl Repository {
                 Err(error) => drop(fault.get_or_insert(error)),
             }
         }
-        let own = self.own()?;
+        let (own, removed) = (self.own()?, self.removed_elsewhere()?);
         let suffix = self.suffix(SNAPSHOT_SUFFIX);
         snapshots.retain(|snapshot| {
+            let path = path(kind::SNAPSHOTS, &snapshot.key, &suffix);
             snapshot.record.host == options.host
                 && snapshot.record.layout == sources.layout
                 // What somebody else says of this host's files may be made up.
-                && own.wrote(&path(kind::SNAPSHOTS, &snapshot.key, &suffix), &snapshot.id)
+                && own.wrote(&path, &snapshot.id)
+                // What a remote does not have any more is nothing to rest on.
+                && !removed.contains(&path)
         });
         let is_future = |snapshot: &Snapshot| is_future(snapshot.time(), options.now);
         // Stable, so that each part has the oldest first.

@@ -38,6 +38,14 @@ pub enum RepositoryError {
         /// Why.
         source: std::io::Error,
     },
+    /// What others removed from remotes cannot be told.
+    #[error("cannot read what others removed from the remotes of this repository, in {}", .path.display())]
+    Removals {
+        /// The private directory of the repository.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There is one whose branch is gone.
     #[error(
         "the branch of the repository {path} is missing, though its data is there: `git -C {path} fsck --lost-found` lists commits, \

@@ -11,7 +11,7 @@
 //! what cannot be read of them is passed over: what is forgotten is read once more. Where there is no file everything
 //! counts as own, and the first backup writes one: a copy or a clone begins with what it has.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use crate::atomic;
 use crate::digest::Digest;
 use crate::gitkv::PRIVATE;
 use crate::layers::ObjectId;
+use crate::removals;
 use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::path as blob_path;
@@ -70,6 +71,12 @@ impl Repository {
             }
         }
         Ok(Own { blobs: Some(blobs), segments })
+    }
+
+    /// The paths of what others removed from a remote and what is kept here.
+    pub(super) fn removed_elsewhere(&self) -> Result<BTreeSet<String>, RepositoryError> {
+        let private = self.path().join(PRIVATE);
+        removals::kept(&private).map_err(|source| RepositoryError::Removals { path: private, source })
     }
 
     /// Counts everything that is here as own, unless it is known already what is.

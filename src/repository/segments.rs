@@ -8,8 +8,10 @@
 //! chain than what hangs on it, and no chain leads back to its beginning, whichever clone made which delta. Only
 //! where that volume is lost with its layer, or a base of the chain is, another place comes first. What is in no
 //! other place is still looked for there, since of a layer that is cut off a part can be read; but nothing new may
-//! rest on it.
+//! rest on it. Nothing new rests either on what is only in volumes that others removed from a remote and that [are kept
+//! here](crate::removals): the remote could not restore it.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -71,8 +73,10 @@ pub(super) struct Segments {
     /// The numbers of the volumes whose indexes were not read.
     unusable: HashSet<u32>,
     table: Table,
-    /// Those that are only in volumes that are lost, or hang on such.
-    lost: HashSet<Digest>,
+    /// Those that are only in volumes that are lost or kept, or hang on such.
+    unreliable: HashSet<Digest>,
+    /// Volumes that are kept here and that others removed from a remote.
+    kept: HashSet<u32>,
     /// What this repository has written itself, and those that others claim to hold and that were read and found sound.
     own: Own,
     verified: Mutex<HashSet<Digest>>,
@@ -228,7 +232,13 @@ impl Segments {
         let (volumes, mut faults) = repository.volumes()?;
         let own = repository.own()?;
         let lost: HashSet<u32> = repository.lost(&volumes)?.into_iter().map(|(number, _)| number).collect();
-        let follow = !lost.is_empty() || !faults.is_empty();
+        let removed = repository.removed_elsewhere()?;
+        let is_removed = |volume: &Volume| {
+            [&volume.archive, &volume.index].iter().any(|blob| removed.contains(&blob.path))
+        };
+        let kept: HashSet<u32> =
+            (0..).zip(&volumes).filter(|(_, volume)| is_removed(volume)).map(|(number, _)| number).collect();
+        let follow = !lost.is_empty() || !kept.is_empty() || !faults.is_empty();
         let mut rows = Vec::new();
         let mut bases_of = HashMap::new();
         let (mut unread, mut unusable) = (0, HashSet::new());
@@ -274,8 +284,8 @@ impl Segments {
                 Ok::<_, RepositoryError>(())
             },
         )?;
-        let lost = match follow {
-            true => prefer_whole(&mut rows, &lost, &bases_of),
+        let unreliable = match follow {
+            true => prefer_whole(&mut rows, &lost, &kept, &bases_of),
             false => HashSet::new(),
         };
         Ok(Self {
@@ -283,7 +293,8 @@ impl Segments {
             faults,
             unread,
             unusable,
-            lost,
+            unreliable,
+            kept,
             own,
             verified: Mutex::default(),
             damaged: Mutex::default(),
@@ -316,7 +327,7 @@ impl Segments {
 
     /// Whether a segment is stored in a way that new things may rest on.
     pub fn holds(&self, digest: &Digest) -> bool {
-        self.place(digest).is_some() && !self.lost.contains(digest)
+        self.place(digest).is_some() && !self.unreliable.contains(digest)
     }
 
     /// Where a segment is.
@@ -351,15 +362,23 @@ impl Segments {
         lock(&self.verified).iter().copied().collect()
     }
 
-    /// The place of a segment that stays when the others go: the best one of which it is known that the segment is there.
-    /// What only others claim to hold is read for that.
+    /// The place of a segment that stays when the others go: the first one in an order in which it is known that the
+    /// segment is there. What only others claim to hold is read for that.
+    ///
+    /// The order is the same in all clones, whoever wrote what: two that prune at one time keep the same place, and not each
+    /// the one that the other removes. What others removed from a remote comes last.
     pub fn place_to_keep(&self, repository: &Repository, digest: &Digest) -> Result<Place, RepositoryError> {
         let first = self.place(digest).ok_or(RepositoryError::NoSegment(*digest))?;
-        if self.table.others(digest).is_empty() || !first.is_claim {
+        if self.table.others(digest).is_empty() {
             return Ok(first);
         }
+        let rank = |place: &Place| {
+            (self.kept.contains(&place.volume), place.depth, Reverse(place.volume), place.entry)
+        };
+        let mut places: Vec<Place> = self.places(digest).take(MAX_ATTEMPTS as usize).collect();
+        places.sort_unstable_by_key(rank);
         let mut fault = None;
-        for place in self.places(digest).take(MAX_ATTEMPTS as usize) {
+        for place in places {
             match if place.is_claim { self.verify(repository, digest, place) } else { Ok(()) } {
                 Ok(()) => return Ok(place),
                 Err(error) => drop(fault.get_or_insert(error)),
@@ -400,14 +419,18 @@ impl Segments {
     }
 
     /// The chain that a delta of `bases` would continue; `None` when one of them is in no finished volume, or
-    /// lost.
+    /// is where nothing new may rest on it.
     pub fn chain(&self, repository: &Repository, bases: &[Digest]) -> Result<Option<Chain>, RepositoryError> {
         let mut chain = Chain::default();
         for digest in bases {
-            if self.lost.contains(digest) {
+            if self.unreliable.contains(digest) {
                 return Ok(None);
             }
             let Some(located) = self.locate(repository, digest)? else { return Ok(None) };
+            // Where it is elsewhere, it may hang on more deltas.
+            if self.kept.contains(&located.place.volume) {
+                return Ok(None);
+            }
             let view = located.index.entry(located.place.entry as usize);
             if let Some(EntryKind::Delta { depth, chain_bytes, .. }) = view.map(|view| view.kind) {
                 chain.depth = chain.depth.max(depth);
@@ -684,10 +707,12 @@ fn checked(digest: &Digest, bytes: Vec<u8>) -> Result<Vec<u8>, RepositoryError> 
 }
 
 /// Takes out the places of segments in `lost` volumes, and those that hang on such, where there are others; and
-/// tells which segments have no others. `bases_of` has the bases of each delta, by volume and entry.
+/// tells which segments have no others. Those in `kept` volumes are no such others, and stay. `bases_of` has the bases of
+/// each delta, by volume and entry.
 fn prefer_whole(
     rows: &mut Vec<(Digest, Place)>,
     lost: &HashSet<u32>,
+    kept: &HashSet<u32>,
     bases_of: &HashMap<(u32, u32), Vec<Digest>>,
 ) -> HashSet<Digest> {
     // A base hangs on fewer deltas than what it is a base of.
@@ -697,6 +722,7 @@ fn prefer_whole(
     for (digest, place) in rows.iter() {
         let bases = bases_of.get(&(place.volume, place.entry));
         let is_whole = !lost.contains(&place.volume)
+            && !kept.contains(&place.volume)
             && bases.is_none_or(|bases| bases.iter().all(|base| whole.contains(base)));
         match is_whole {
             true => drop(whole.insert(*digest)),
@@ -704,7 +730,9 @@ fn prefer_whole(
         }
     }
     rows.retain(|(digest, place)| {
-        !doubtful.contains_key(&(place.volume, place.entry)) || !whole.contains(digest)
+        kept.contains(&place.volume)
+            || !doubtful.contains_key(&(place.volume, place.entry))
+            || !whole.contains(digest)
     });
     doubtful.into_values().filter(|digest| !whole.contains(digest)).collect()
 }

@@ -77,11 +77,11 @@ fn what_was_forgotten_stays_so_whatever_made_the_copy() {
             backup(&lab, "source", 6);
             lab.ok(["-r", "source", "push", "-q"]);
             if (at + turn) % 2 == 0 {
-                lab.ok(["-r", "clone", "pull", "-q"]);
+                lab.ok(["-r", "clone", "pull", "-q", "--removals"]);
                 assert_eq!(days(&lab, "clone"), expected, "{case}: after a pull");
             }
-            lab.ok(["-r", "clone", "push", "-q"]);
-            lab.ok(["-r", "source", "pull", "-q"]);
+            lab.ok(["-r", "clone", "push", "-q", "--removals"]);
+            lab.ok(["-r", "source", "pull", "-q", "--removals"]);
             for repository in ["clone", "hub", "source"] {
                 assert_eq!(days(&lab, repository), expected, "{case}: in {repository}");
                 lab.ok(["-r", repository, "check", "-q", "--read-data"]);
@@ -110,11 +110,11 @@ fn a_remote_that_was_set_back_changes_nothing_in_its_clones() {
         forget(&lab, "other", 2, "");
         backup(&lab, "other", 5);
         lab.ok(["-r", "other", "push", "-q"]);
-        lab.ok(["pull", "-q"]);
+        lab.ok(["pull", "-q", "--removals"]);
         let expected = ["2026-11-03", "2026-11-04", "2026-11-05"].map(str::to_owned).into();
         assert_eq!(days(&lab, "repo"), expected, "{prune}");
         lab.ok(["push", "-q"]);
-        lab.ok(["-r", "other", "pull", "-q"]);
+        lab.ok(["-r", "other", "pull", "-q", "--removals"]);
         assert_eq!(days(&lab, "other"), expected, "{prune}");
         lab.ok(["check", "-q", "--read-data"]);
     }

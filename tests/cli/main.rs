@@ -23,6 +23,7 @@ mod prune;
 #[path = "../it/python.rs"]
 mod python;
 mod remotes;
+mod removals;
 mod restore;
 #[allow(dead_code, reason = "some of it is for the other binary of tests")]
 #[path = "../it/store/s3_server.rs"]

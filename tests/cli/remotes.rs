@@ -454,7 +454,7 @@ fn a_shallow_clone_is_a_repository_like_any_other() {
     }
     lab.ok(words("-r shallow push -q"));
     lab.ok(words("-r from-cold push -q"));
-    lab.ok(["pull", "-q"]);
+    lab.ok(words("pull -q --removals"));
     lab.ok(["check", "--read-data"]);
     git(&lab, "-C shallow fsck --strict --full");
 }

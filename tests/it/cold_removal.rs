@@ -497,7 +497,8 @@ fn a_snapshot_whose_data_others_removed_is_not_pushed_and_can_be_made_again() {
     let repository = open(&clone);
     let key = repository.find(&Selector::Latest(0)).unwrap().key;
     repository.forget(&[key], "ann", "here", Timestamp::now()).unwrap();
-    repository.prune(&PruneOptions::new(Timestamp::now()), &Progress::new()).unwrap();
+    remotes(&clone).taking_removals().pull("origin", &who()).unwrap();
+    open(&clone).prune(&PruneOptions::new(Timestamp::now()), &Progress::new()).unwrap();
     backup(&lab, &clone);
     push(&clone, "origin");
     assert!(assert_whole(&url));

@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 7] = [
         "spoken", "url", "varint",
     ],
     &["child"],
-    &["archive", "crypt", "delta", "layers", "store", "trust"],
+    &["archive", "crypt", "delta", "layers", "removals", "store", "trust"],
     &["config", "diff", "gitkv"],
     &["timeline"],
     &["remote", "repository", "schedule"],

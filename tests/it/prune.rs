@@ -341,15 +341,22 @@ fn what_is_pruned_here_can_be_freed_in_a_remote_and_little_is_sent() {
         lab.check();
         last = next;
     }
-    remotes(&clone).pull("origin", &who()).unwrap();
+    remotes(&clone).taking_removals().pull("origin", &who()).unwrap();
     check_at(&clone);
     let found = Repository::open(&clone).unwrap().snapshots().unwrap();
     assert_eq!(found.len(), 1);
     assert_same(&lab.source(), &lab.restore(&last, "last"));
 }
 
+/// Whether the clone takes over what the other one forgot, or keeps it.
 #[test]
 fn a_clone_that_went_on_meanwhile_keeps_what_it_rests_on() {
+    for takes in [true, false] {
+        go_on_meanwhile(takes);
+    }
+}
+
+fn go_on_meanwhile(takes: bool) {
     let (mut lab, kept) = history(4);
     let hub = hub(&lab);
     let clone = lab.path("clone");
@@ -365,7 +372,8 @@ fn a_clone_that_went_on_meanwhile_keeps_what_it_rests_on() {
 
     forget(&mut lab, &kept[..3].iter().map(|(snapshot, _)| snapshot).collect::<Vec<_>>());
     prune(&mut lab, MaxUnused::Bytes(0));
-    let (here, there) = (remotes(&lab.path("repo")), remotes(&clone));
+    let here = remotes(&lab.path("repo")).taking_removals();
+    let there = if takes { remotes(&clone).taking_removals() } else { remotes(&clone) };
     here.push("origin", &who()).unwrap();
     there.push("origin", &who()).unwrap();
     here.pull("origin", &who()).unwrap();
@@ -376,7 +384,12 @@ fn a_clone_that_went_on_meanwhile_keeps_what_it_rests_on() {
         repository.snapshots().unwrap().iter().map(|snapshot| snapshot.key).collect()
     };
     assert_eq!(keys(&lab.repository), [kept[3].0.key, theirs.key]);
-    assert_eq!(keys(&Repository::open(&clone).unwrap()), [kept[3].0.key, theirs.key]);
+    let old: Vec<TimeKey> = kept[..3].iter().map(|(snapshot, _)| snapshot.key).collect();
+    let expected = if takes { vec![] } else { old };
+    assert_eq!(
+        keys(&Repository::open(&clone).unwrap()),
+        [expected, vec![kept[3].0.key, theirs.key]].concat()
+    );
     prune(&mut lab, MaxUnused::Bytes(0));
     lab.check();
     assert_same(&other, &lab.restore(&theirs, "restored"));

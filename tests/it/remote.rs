@@ -14,7 +14,7 @@ use treering::layers::LayerSet;
 use treering::progress::Progress;
 use treering::remote::{ColdOptions, RemoteError, Remotes, cold_reader};
 use treering::repository::{
-    BackupOptions, CheckOptions, FORMAT_VERSION, Repository, RestoreOptions, Selector,
+    BackupOptions, CheckOptions, FORMAT_VERSION, PruneOptions, Repository, RestoreOptions, Selector,
 };
 use treering::timeline::{Timeline, path};
 
@@ -177,6 +177,9 @@ enum Deed {
     Remove(usize, usize),
     Push(usize),
     Pull(usize),
+    /// A pull that removes what others removed.
+    Take(usize),
+    Prune(usize),
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
@@ -185,7 +188,9 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         3 => clone.clone().prop_map(Deed::Backup),
         2 => (clone.clone(), 0..10usize).prop_map(|(clone, at)| Deed::Remove(clone, at)),
         2 => clone.clone().prop_map(Deed::Push),
-        2 => clone.prop_map(Deed::Pull),
+        2 => clone.clone().prop_map(Deed::Pull),
+        1 => clone.clone().prop_map(Deed::Take),
+        1 => clone.prop_map(Deed::Prune),
     ];
     proptest::collection::vec(deed, 8..14)
 }
@@ -231,25 +236,41 @@ impl Clones {
                 batch.commit(&who(), "Forget").unwrap().unwrap();
                 self.removed.insert(gone.clone());
             }
-            Deed::Push(clone) => drop(remotes(&self.paths[clone]).push("origin", &who()).unwrap()),
-            Deed::Pull(clone) => drop(remotes(&self.paths[clone]).pull("origin", &who()).unwrap()),
+            Deed::Push(clone) | Deed::Pull(clone) => {
+                let before = self.snapshots(clone);
+                let remotes = remotes(&self.paths[clone]);
+                match deed {
+                    Deed::Push(_) => drop(remotes.push("origin", &who()).unwrap()),
+                    _ => _ = remotes.pull("origin", &who()).unwrap(),
+                }
+                let after = self.snapshots(clone);
+                assert!(before.iter().all(|key| after.contains(key)), "{deed:?}: {before:?}, then {after:?}");
+            }
+            Deed::Take(clone) => {
+                remotes(&self.paths[clone]).taking_removals().pull("origin", &who()).unwrap();
+            }
+            Deed::Prune(clone) => {
+                let options = PruneOptions::new(Timestamp::now());
+                Repository::open(&self.paths[clone]).unwrap().prune(&options, &Progress::new()).unwrap();
+            }
         }
+        check(&self.paths[0]);
     }
 
     fn converge(&self, deeds: &[Deed]) -> Result<(), TestCaseError> {
         for path in self.paths.iter().chain(&self.paths) {
-            remotes(path).push("origin", &who()).unwrap();
+            remotes(path).taking_removals().push("origin", &who()).unwrap();
         }
         let mut trees = BTreeSet::new();
         for path in &self.paths {
-            remotes(path).pull("origin", &who()).unwrap();
+            remotes(path).taking_removals().pull("origin", &who()).unwrap();
             let git = Git::open(path).unwrap();
             trees.insert(git.read_commit(&git.head().unwrap().unwrap()).unwrap().tree);
         }
         prop_assert_eq!(trees.len(), 1, "{:?}", deeds);
         let expected: Vec<_> = self.added.difference(&self.removed).cloned().collect();
         prop_assert_eq!(self.snapshots(0), expected, "{:?}", deeds);
-        check(&self.paths[2]);
+        self.paths.iter().for_each(|path| check(path));
         Ok(())
     }
 }
