@@ -184,7 +184,9 @@ impl CliError {
             | Self::Timeline(TimelineError::Git(GitError::Locked { .. } | GitError::InUse { .. })) => {
                 Exit::Locked
             }
-            Self::Repository(RepositoryError::NoRepository { .. }) => Exit::NoRepository,
+            Self::Repository(RepositoryError::NoRepository { .. } | RepositoryError::OtherGit(_)) => {
+                Exit::NoRepository
+            }
             Self::Store(error) if matches!(error.reason(), Reason::NoStore) => Exit::NoRepository,
             Self::Repository(RepositoryError::Encrypted | RepositoryError::WrongKey { .. }) => Exit::NoKey,
             Self::Repository(

@@ -18,6 +18,7 @@ use super::create::{create, is_unfinished};
 use super::parts;
 use super::plain::expect_plain;
 use super::program::Settings;
+use super::transport::HEADS;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::work_tree::WorkTree;
 use super::{GitError, shown};
@@ -163,22 +164,34 @@ impl Git {
         Ok(git)
     }
 
-    /// Where `HEAD` stands for a branch without a commit, as in a repository that `git init --bare` made and
-    /// others pushed to: from now on the branch is the one whose tree has a file at `wanted`, if there is just one.
+    /// Where the tree of the branch that `HEAD` stands for has no file at `wanted`, or there is no such branch, as in a
+    /// repository that `git init --bare` made and others pushed to: from now on the branch is the one that has it, if
+    /// there is just one.
     pub fn find_branch(&mut self, wanted: &str) -> Result<(), GitError> {
-        if self.head()?.is_some() {
+        // What cannot be read may have it.
+        let holds =
+            |head: ObjectId| self.find(&head, wanted.as_bytes()).map_or(true, |found| found.is_some());
+        if self.head()?.is_some_and(holds) {
             return Ok(());
         }
-        let mut holds = Vec::new();
-        for (name, id) in self.references()?.into_iter().filter(|(name, _)| name.starts_with("refs/heads/")) {
-            if self.find(&id, wanted.as_bytes())?.is_some() {
-                holds.push(name);
-            }
-        }
-        if let [only] = holds.as_mut_slice() {
-            self.branch = std::mem::take(only);
+        if let [only] = self.branches_with(HEADS, wanted)?.as_slice() {
+            self.branch = format!("{HEADS}{only}");
         }
         Ok(())
+    }
+
+    /// The references below `prefix` that name a commit whose tree has a file at `wanted`, without the prefix.
+    pub fn branches_with(&self, prefix: &str, wanted: &str) -> Result<Vec<String>, GitError> {
+        let mut holds = Vec::new();
+        for (name, id) in self.references()? {
+            if let Some(name) = name.strip_prefix(prefix)
+                && self.find(&id, wanted.as_bytes())?.is_some()
+            {
+                holds.push(name.to_owned());
+            }
+        }
+        holds.sort_unstable();
+        Ok(holds)
     }
 
     /// The repository's directory.

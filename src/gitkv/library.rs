@@ -91,22 +91,23 @@ pub(super) fn push(
         return Err(GitError::Hook(hook));
     }
     there.sweep()?;
-    let tip = there.reference(git.branch())?;
+    let branch = git.branch_in(remote);
+    let tip = there.reference(&branch)?;
     let follows = |tip: &ObjectId| match git.read_commit(tip) {
         Err(GitError::Missing(_)) => Ok(false),
         known => known.and_then(|_| git.descends(commit, tip)),
     };
     if tip == Some(*commit) {
         // By somebody who may have been killed, or failed, before it was durable.
-        there.sync_reference(there.branch())?;
+        there.sync_reference(&branch)?;
         return Ok(PushedFrom::Commit(*commit));
     }
     if !tip.as_ref().map_or(Ok(true), follows)? {
-        let said = format!("{} has commits that are not here; fetch first", git.branch());
+        let said = format!("{branch} has commits that are not here; fetch first");
         return Err(GitError::Remote { action: PUSH, said });
     }
     let mut writing = there.copy_commits(git, &[*commit], progress)?;
-    there.compare_and_set(git.branch(), tip.as_ref(), commit)?;
+    there.compare_and_set(&branch, tip.as_ref(), commit)?;
     writing.done();
     Ok(tip.map_or(PushedFrom::Nothing, PushedFrom::Commit))
 }
@@ -289,7 +290,7 @@ fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> 
         });
         let mut options = PushOptions::new();
         options.remote_callbacks(callbacks);
-        far.push(&[format!("{commit}:{}", git.branch())], Some(&mut options))
+        far.push(&[format!("{commit}:{}", git.branch_in(remote))], Some(&mut options))
     };
     pushed.map_err(failed(PUSH, progress))?;
     match refused.into_inner() {

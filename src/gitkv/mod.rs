@@ -90,6 +90,7 @@ pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use refs::PRIVATE;
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
+pub(crate) use transport::HEADS;
 pub use transport::{GitRemote, PushedFrom};
 #[doc(hidden)]
 pub use tree::fuzz_tree;

@@ -40,6 +40,9 @@ const LOCAL: &str = "git -c receive.unpackLimit=1 -c core.fsync=all -c receive.a
 pub(super) const FETCH: &str = "fetch from the remote";
 pub(super) const PUSH: &str = "push to the remote";
 
+/// What the full names of branches begin with.
+pub(crate) const HEADS: &str = "refs/heads/";
+
 /// How many bytes are read of what git answers.
 pub(super) const MAX_ANSWER: u64 = 1 << 20;
 
@@ -126,7 +129,9 @@ impl Git {
     pub fn remove_remote(&self, name: &str) -> Result<(), GitError> {
         let _turn = turn(&self.private_dir()?.join(TURN), &Progress::new())?;
         self.configure(|config| {
-            for key in keys(config, &format!("remote.{name}."))? {
+            let followed = followed(name);
+            let followed = keys(config, &followed)?.take(&followed);
+            for key in keys(config, &format!("remote.{name}."))?.into_iter().chain(followed) {
                 config.remove_multivar(&key, ".*")?;
             }
             for key in keys(config, "branch.")? {
@@ -148,10 +153,23 @@ impl Git {
             .try_for_each(|reference| self.remove_reference(&reference))
     }
 
+    /// The full name of the branch of a remote that this repository's branch is exchanged with: of the same name, unless
+    /// another one is followed.
+    pub fn branch_in(&self, remote: &str) -> String {
+        let is_branch = |name: &String| name.starts_with(HEADS) && git2::Reference::is_valid_name(name);
+        let followed = self.libgit2().config().and_then(|config| config.get_string(&followed(remote)));
+        followed.ok().filter(is_branch).unwrap_or_else(|| self.branch().to_owned())
+    }
+
+    /// From now on exchanges this repository's branch with the one of that full name in a remote.
+    pub(crate) fn follow_branch(&self, remote: &str, branch: &str) -> Result<(), GitError> {
+        self.configure(|config| config.set_str(&followed(remote), branch))
+    }
+
     /// The full name of the reference by which this repository knows where its branch is in a remote.
     pub fn tracking(&self, remote: &str) -> String {
-        let branch = self.branch().strip_prefix("refs/heads/").unwrap_or(self.branch());
-        format!("refs/remotes/{remote}/{branch}")
+        let branch = self.branch_in(remote);
+        format!("refs/remotes/{remote}/{}", branch.strip_prefix(HEADS).unwrap_or(&branch))
     }
 
     /// Fetches the branches of a remote, and what they need. Afterwards [`tracking`](Self::tracking)
@@ -191,7 +209,7 @@ impl Git {
     /// Where this repository's branch is in a remote, without fetching what is there.
     pub fn remote_head(&self, remote: &str, progress: &Progress) -> Result<Option<ObjectId>, GitError> {
         let (mut command, there) = self.program_for(remote)?;
-        command.args(["ls-remote", "--quiet", "--", &there.argument, self.branch()]);
+        command.args(["ls-remote", "--quiet", "--", &there.argument, &self.branch_in(remote)]);
         let said =
             ask("look at the remote", &mut command, progress).map_err(|error| there.redacted(error))?;
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
@@ -256,7 +274,8 @@ impl Git {
         replaced: Option<&ObjectId>,
         progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
-        let refspec = format!("{commit}:{}", self.branch());
+        let branch = self.branch_in(remote);
+        let refspec = format!("{commit}:{branch}");
         // Git itself may move the tracking reference when it has pushed.
         let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
         let there = path_of_remote(&address.url);
@@ -277,7 +296,7 @@ impl Git {
         // Not abbreviated, it says where the remote was.
         command.args(["-c", "core.abbrev=40", "push", "--progress", "--no-recurse-submodules"]);
         if let Some(replaced) = replaced {
-            command.arg(format!("--force-with-lease={}:{replaced}", self.branch()));
+            command.arg(format!("--force-with-lease={branch}:{replaced}"));
         }
         if is_local(&address.url) {
             command.arg(format!("--receive-pack={LOCAL} receive-pack"));
@@ -295,13 +314,13 @@ impl Git {
                 }
             };
         if let Some(there) = there {
-            sync_names(&there, atomic::parent(Path::new(self.branch())))?;
+            sync_names(&there, atomic::parent(Path::new(&branch)))?;
             // Whoever opens or clones it finds the branch. Where it cannot be set, all is pushed nevertheless.
             if let Ok(there) = Git::open(&there)
                 && matches!(there.head(), Ok(None))
-                && there.branch() != self.branch()
+                && there.branch() != branch
             {
-                let _ = there.set_head(self.branch());
+                let _ = there.set_head(&branch);
             }
         }
         match self.compare_and_set(&tracking, before.as_ref(), commit) {
@@ -315,7 +334,7 @@ impl Git {
     /// Makes durable where the branch is in a remote, if that is on this machine.
     pub(super) fn sync_remote(&self, remote: &str) -> Result<(), GitError> {
         match self.url_of(remote)?.as_ref().and_then(path_of_remote) {
-            Some(there) => sync_names(&there, atomic::parent(Path::new(self.branch()))),
+            Some(there) => sync_names(&there, atomic::parent(Path::new(&self.branch_in(remote)))),
             None => Ok(()),
         }
     }
@@ -388,6 +407,11 @@ impl Address {
             error => error,
         }
     }
+}
+
+/// The setting that says which branch of a remote is followed.
+fn followed(remote: &str) -> String {
+    format!("treering.{remote}.branch")
 }
 
 /// The keys of a file of configuration that begin with `prefix`, each once.

@@ -112,6 +112,19 @@ pub enum RemoteError {
         "the remote {0} holds something that is not a treering repository: give it an address of its own"
     )]
     NotTreering(String),
+    /// The remote holds it more than once.
+    #[error(
+        "the remote {remote} has treering repositories on the branches {branches}, and none is called {own} as here: remove those \
+         that are not wanted, with `git push REMOTE --delete BRANCH`, or rename one"
+    )]
+    SeveralBranches {
+        /// Its name.
+        remote: String,
+        /// What the branches are called.
+        branches: String,
+        /// What the branch here is called.
+        own: String,
+    },
     /// The remote holds other snapshots.
     #[error(
         "the remote {0} is of another repository: give each repository an address of its own, or clone that one"

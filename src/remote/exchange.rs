@@ -263,6 +263,7 @@ impl Remotes {
             };
         }
         self.git.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
+        self.find_branch_of(remote)?;
         self.join_again(remote, who)
     }
 
@@ -521,6 +522,13 @@ impl Remotes {
     /// Whether nothing may be removed.
     pub(super) fn is_append_only(&self, remote: &str) -> Result<bool, RemoteError> {
         Ok(self.own_identity(remote)?.is_some_and(|own| own.append_only))
+    }
+
+    /// The id of the repository that a reference to something fetched names; `None` where it says none.
+    pub(super) fn id_at(&self, remote: &str, reference: &str) -> Result<Option<String>, RemoteError> {
+        let Some(commit) = self.git.reference(reference)? else { return Ok(None) };
+        let Some(config) = self.git.find(&commit, CONFIG.as_bytes())? else { return Ok(None) };
+        Ok(self.identity(remote, &config.id).ok().map(|identity| identity.id))
     }
 
     fn own_identity(&self, remote: &str) -> Result<Option<Identity>, RemoteError> {

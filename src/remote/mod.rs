@@ -293,7 +293,7 @@ impl Remotes {
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
         if !is_free {
-            let is_one = Git::open(path).is_ok_and(|git| holds_repository(&git).unwrap_or(false));
+            let is_one = Git::open(path).is_ok_and(|git| holds_repository(git).unwrap_or(false));
             return Err(match is_one {
                 true => RemoteError::Present(path.to_owned()),
                 false => RemoteError::Occupied(path.to_owned()),
@@ -315,20 +315,11 @@ impl Remotes {
     /// This repository, which has nothing yet, on the branch that a remote has of it, where that is called
     /// differently.
     fn on_the_branch_of(&self, remote: &str) -> Result<Option<Self>, RemoteError> {
-        if self.git.reference(&self.git.tracking(remote))?.is_some() {
+        let branch = self.branch_of(remote)?;
+        if branch == self.git.branch() {
             return Ok(None);
         }
-        let prefix = format!("refs/remotes/{remote}/");
-        let mut branches = Vec::new();
-        for (name, id) in self.git.references()? {
-            if let Some(branch) = name.strip_prefix(&prefix)
-                && self.git.find(&id, merge::CONFIG.as_bytes())?.is_some()
-            {
-                branches.push(format!("refs/heads/{branch}"));
-            }
-        }
-        let [branch] = branches.as_slice() else { return Ok(None) };
-        self.git.set_head(branch)?;
+        self.git.set_head(&branch)?;
         let git = Git::open(self.git.path())?;
         Ok(Some(Self {
             git,
@@ -337,6 +328,53 @@ impl Remotes {
             stores: Arc::clone(&self.stores),
             take_removals: self.take_removals,
         }))
+    }
+
+    /// The full name of the branch that a remote, which was fetched, has of this repository: the one that was followed, or
+    /// one of the same name, or the only one.
+    fn branch_of(&self, remote: &str) -> Result<String, RemoteError> {
+        let prefix = format!("refs/remotes/{remote}/");
+        let mut branches = self.git.branches_with(&prefix, merge::CONFIG)?;
+        if let Some(own) = self.own_id(remote)? {
+            let mut alike = Vec::new();
+            for branch in &branches {
+                if self.id_at(remote, &format!("{prefix}{branch}"))?.as_ref() == Some(&own) {
+                    alike.push(branch.clone());
+                }
+            }
+            branches = if alike.is_empty() { branches } else { alike };
+        }
+        let full = |branch: &String| format!("refs/heads/{branch}");
+        let own = self.git.branch().to_owned();
+        for wanted in [self.git.branch_in(remote), own.clone()] {
+            if branches.iter().any(|branch| full(branch) == wanted) {
+                return Ok(wanted);
+            }
+        }
+        match branches.as_slice() {
+            [] => Ok(own),
+            [only] => Ok(full(only)),
+            several => {
+                let (remote, branches) = (remote.to_owned(), several.join(", "));
+                Err(RemoteError::SeveralBranches { remote, branches, own: own.replace("refs/heads/", "") })
+            }
+        }
+    }
+
+    /// Finds the branch that a remote, which was fetched, has of this repository.
+    fn find_branch_of(&self, remote: &str) -> Result<(), RemoteError> {
+        let branch = self.branch_of(remote)?;
+        if branch == self.git.branch_in(remote) {
+            return Ok(());
+        }
+        let known = self.known(remote)?.map(|known| known.commit);
+        self.git.follow_branch(remote, &branch)?;
+        // What was seen of another branch says nothing of what was removed from this one.
+        if known.is_some() && self.git.reference(&self.git.tracking(remote))? != known {
+            self.git.remove_reference(&seen(remote))?;
+            self.git.remove_trace(remote)?;
+        }
+        Ok(())
     }
 
     /// Takes a cold remote's branch for this repository's, which has nothing yet.
@@ -582,8 +620,9 @@ impl Unfinished {
     }
 }
 
-/// Whether the branch of a git repository is that of a treering repository.
-fn holds_repository(git: &Git) -> Result<bool, GitError> {
+/// Whether a branch of a git repository is that of a treering repository.
+fn holds_repository(mut git: Git) -> Result<bool, GitError> {
+    git.find_branch(merge::CONFIG)?;
     let Some(head) = git.head()? else { return Ok(false) };
     Ok(git.find(&head, merge::CONFIG.as_bytes())?.is_some())
 }

@@ -30,6 +30,20 @@ pub enum RepositoryError {
         /// What git says.
         source: Option<GitError>,
     },
+    /// A git repository with something else.
+    #[error("{} is a git repository that holds no snapshots: check the path", .0.display())]
+    OtherGit(PathBuf),
+    /// A git repository that holds more than one.
+    #[error(
+        "{path} has treering repositories on the branches {branches}, and HEAD names none of them: choose one with \
+         `git -C {path} symbolic-ref HEAD refs/heads/NAME`", path = .path.display()
+    )]
+    SeveralBranches {
+        /// Where it is.
+        path: PathBuf,
+        /// What the branches are called.
+        branches: String,
+    },
     /// What it has written itself cannot be told from what others have.
     #[error("cannot read or write {}, which says what this repository has written itself", .path.display())]
     Own {

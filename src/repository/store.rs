@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::cbor;
 use crate::config::{ConfigError, MAX_CONFIG};
 use crate::crypt::Identity;
-use crate::gitkv::{self, GitError, KeepLayers, Person};
+use crate::gitkv::{self, GitError, HEADS, KeepLayers, Person};
 use crate::layers::{LayerError, ObjectId};
 use crate::repository::blobs::Blob;
 use crate::repository::budget::Budget;
@@ -65,7 +65,9 @@ impl Repository {
             }
             RepositoryError::Timeline(TimelineError::Git(GitError::Present(path))) => match Self::open(&path)
             {
-                Err(RepositoryError::NoRepository { .. }) => RepositoryError::Exists(path),
+                Err(RepositoryError::NoRepository { .. } | RepositoryError::OtherGit(_)) => {
+                    RepositoryError::Exists(path)
+                }
                 // Whatever is wrong with it, it is one.
                 _ => RepositoryError::Present(path),
             },
@@ -118,7 +120,20 @@ impl Repository {
             None if timeline.git().layers().layers().len() > 0 && !has_branch(&timeline)? => {
                 return Err(RepositoryError::LostBranch(path.to_owned()));
             }
-            None => return Err(none(None)),
+            None => {
+                let git = timeline.git();
+                let branches = git.branches_with(HEADS, config::PATH).map_err(TimelineError::from)?;
+                let references = git.references().map_err(TimelineError::from)?;
+                let is_used = references.iter().any(|(name, _)| name.starts_with(HEADS));
+                return Err(match branches.is_empty() {
+                    false => RepositoryError::SeveralBranches {
+                        path: path.to_owned(),
+                        branches: branches.join(", "),
+                    },
+                    true if is_used => RepositoryError::OtherGit(path.to_owned()),
+                    true => none(None),
+                });
+            }
         };
         Self::new(timeline, config)
     }

@@ -431,6 +431,102 @@ fn a_clone_takes_the_name_that_the_branch_has_in_the_remote() {
 }
 
 #[test]
+fn the_branch_of_a_remote_may_have_another_name() {
+    for is_without in [false, true] {
+        let run = |lab: &Lab, line: &str| match is_without {
+            false => lab.run(words(line)),
+            true => without_git(lab, line),
+        };
+        let ok = |lab: &Lab, line: &str| {
+            let outcome = run(lab, line);
+            assert_eq!(outcome.status, Some(0), "{line}: {}", outcome.err);
+            outcome.out
+        };
+        let lab = with_hub();
+        git(&lab, "-C hub.git symbolic-ref HEAD refs/heads/rings");
+        git(&lab, "-C repo push -q ../hub.git main:rings");
+        let branches = || git(&lab, "-C hub.git for-each-ref --format=%(refname)");
+        ok(&lab, "remote add origin hub.git");
+        ok(&lab, "clone hub.git clone -q");
+        for _ in 0..2 {
+            ok(&lab, "backup tree -q --push");
+            assert!(ok(&lab, "push").contains("nothing"), "{}", ok(&lab, "push"));
+            ok(&lab, "-r clone backup tree -q --push");
+            ok(&lab, "pull -q");
+            // Without git, nothing can be put in the place of another history.
+            ok(&lab, if is_without { "forget latest -q" } else { "forget latest -q --prune" });
+            ok(&lab, "push -q");
+        }
+        ok(&lab, "-r clone pull -q");
+        let listed = |repository: &str| ok(&lab, &format!("-r {repository} snapshots -q"));
+        assert_eq!(listed("repo"), listed("clone"));
+        assert_eq!(listed("repo"), listed("hub.git"));
+        assert_eq!(branches(), "refs/heads/rings\n");
+        ok(&lab, "check");
+
+        // It is called differently from now on, and nothing that was removed comes back.
+        git(&lab, "-C hub.git branch -q -m rings years");
+        ok(&lab, "pull -q");
+        ok(&lab, "backup tree -q");
+        ok(&lab, "push -q");
+        assert_eq!(listed("repo"), listed("hub.git"));
+        assert_eq!(branches(), "refs/heads/years\n");
+        git(&lab, "-C hub.git branch -q trunk years");
+        ok(&lab, "pull -q");
+        git(&lab, "-C hub.git branch -q -m years other");
+        let outcome = run(&lab, "pull");
+        assert_eq!(outcome.status, Some(1), "{outcome:?}");
+        assert!(outcome.err.contains("on the branches other, trunk, and none is called main"), "{outcome:?}");
+        assert!(run(&lab, "clone hub.git again").err.contains("on the branches other, trunk"));
+        // Another remote of that name begins with nothing known.
+        ok(&lab, "remote remove origin");
+        assert!(!fs::read_to_string(lab.path("repo/config")).unwrap().contains("branch = refs/heads"));
+        git(&lab, "init -q --bare new.git");
+        ok(&lab, "remote add origin new.git");
+        ok(&lab, "push -q");
+        assert_eq!(git(&lab, "-C new.git for-each-ref --format=%(refname)"), "refs/heads/main\n");
+    }
+}
+
+#[test]
+fn a_repository_beside_something_else_is_found_wherever_head_points() {
+    let lab = with_hub();
+    lab.ok(words("remote add origin hub.git"));
+    lab.ok(words("backup tree -q --push"));
+    git(&lab, "init -q -b docs else");
+    git(&lab, "-C else -c user.name=a -c user.email=a@b commit -q --allow-empty -m docs");
+    git(&lab, "-C else push -q ../hub.git docs");
+    git(&lab, "-C hub.git symbolic-ref HEAD refs/heads/docs");
+    let docs = git(&lab, "-C hub.git rev-parse docs");
+    assert_eq!(lab.ok(words("-r hub.git snapshots -q")), lab.ok(words("snapshots -q")));
+    lab.ok(words("-r hub.git backup tree -q"));
+    lab.ok(words("-r hub.git forget latest~1 -q --prune"));
+    lab.ok(words("pull -q"));
+    assert_eq!(lab.ok(words("-r hub.git snapshots -q")), lab.ok(words("snapshots -q")));
+    assert_eq!(git(&lab, "-C hub.git rev-parse docs"), docs);
+    lab.ok(words("clone hub.git clone -q"));
+    let fails = |line: &str, status, message: &str| {
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(status), "{line}: {}", outcome.err);
+        assert!(
+            outcome.err.contains(message) && !outcome.err.contains("treering init"),
+            "{line}: {}",
+            outcome.err
+        );
+    };
+    fails("clone repo hub.git", 1, "is a treering repository already");
+    git(&lab, "-C hub.git branch -q copy main");
+    fails("-r hub.git snapshots", 1, "on the branches copy, main, and HEAD names none of them");
+    git(&lab, "-C hub.git update-ref -d refs/heads/copy");
+    git(&lab, "-C hub.git update-ref -d refs/heads/main");
+    fails("-r hub.git snapshots", 10, "hub.git is a git repository that holds no snapshots");
+    git(&lab, "clone -q --bare else else.git");
+    fails("-r else.git snapshots", 10, "else.git is a git repository that holds no snapshots");
+    git(&lab, "-C else.git symbolic-ref HEAD refs/heads/gone");
+    fails("-r else.git backup tree", 10, "else.git is a git repository that holds no snapshots");
+}
+
+#[test]
 fn a_shallow_clone_is_a_repository_like_any_other() {
     let lab = with_hub();
     lab.ok(words("remote add origin hub.git"));
