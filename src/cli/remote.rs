@@ -183,7 +183,9 @@ fn tell_kept(out: &mut dyn Write, remote: &str, kept: KeptHere) -> io::Result<()
 /// has it.
 pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repository, CliError> {
     let lost = match session.open() {
-        Err(CliError::Repository(lost @ RepositoryError::LostNewest { .. })) => lost,
+        Err(CliError::Repository(
+            lost @ (RepositoryError::LostNewest { .. } | RepositoryError::WithoutIndex { .. }),
+        )) => lost,
         opened => return opened,
     };
     let remotes = Remotes::open_with(session.repository_path()?, FORMAT_VERSION, &cold::options()?)?;

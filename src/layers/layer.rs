@@ -67,18 +67,23 @@ impl Layer {
                 // The first one twice: it is there before the second goes.
                 let index = pack.with_extension("idx");
                 let paths = [index.clone(), place::index_path(pack_dir, name), index];
-                let mut found = None;
+                let (mut found, mut fault) = (None, None);
                 for path in paths {
                     match read_index(&path) {
-                        Err(LayerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                            continue;
+                        Err(LayerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                        // One that is sound may have come, and this one not be gone yet.
+                        Err(damaged @ LayerError::Index { .. }) => fault = fault.or(Some(damaged)),
+                        read => {
+                            found = Some(read?);
+                            break;
                         }
-                        read => found = Some(read?),
                     }
-                    break;
                 }
-                let Some(index) = found else { return Ok(None) };
-                Arc::new(index)
+                match (found, fault) {
+                    (Some(index), _) => Arc::new(index),
+                    (None, Some(fault)) => return Err(fault),
+                    (None, None) => return Ok(None),
+                }
             }
         };
         let file = match fs::metadata(&pack) {
@@ -313,7 +318,7 @@ impl Layer {
 /// # Errors
 /// [`LayerError::Index`] where it is damaged, cannot be read from the disk, or is no file; [`LayerError::Io`] where it is
 /// not there or may not be read.
-fn read_index(path: &Path) -> Result<Index, LayerError> {
+pub(super) fn read_index(path: &Path) -> Result<Index, LayerError> {
     let damaged = |fault| LayerError::Index { path: path.to_owned(), fault };
     let refused = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => LayerError::io("read", path)(error),

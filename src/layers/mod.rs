@@ -182,8 +182,7 @@ pub enum LayerError {
     TooManyObjects,
     /// An `.idx` is not what its format says.
     #[error(
-        "the index {} is damaged: {fault}; what only its pack holds cannot be read until `git index-pack {}` makes it again; \
-         remove it if there is no such pack", path.display(), path.with_extension("pack").display()
+        "the index {} is damaged: {fault}; what only its pack holds cannot be read until {}", path.display(), index_again(path)
     )]
     Index {
         /// The `.idx` file.
@@ -248,6 +247,22 @@ fn bring_again(layer: &str) -> String {
     format!(
         "`treering layers fetch {layer}` brings it from a cold remote that has it; else put back its pack from a copy"
     )
+}
+
+/// What a person can do about an index that is damaged.
+fn index_again(index: &Path) -> String {
+    let layer = index.file_stem().unwrap_or_default().display();
+    let fetch = format!("`treering layers fetch {layer}` brings it from a cold remote that has it");
+    match place::is_of_cold(index) {
+        true => format!("{fetch}, or a pull from that does"),
+        false => {
+            let pack = index.with_extension("pack");
+            format!(
+                "{fetch}, or `git index-pack {}` makes it again; remove it if there is no such pack",
+                pack.display()
+            )
+        }
+    }
 }
 
 impl LayerError {

@@ -11,6 +11,7 @@ use crate::atomic;
 
 use super::entry::{CHECKSUM, PACK_MAGIC};
 use super::index::Index;
+use super::layer::read_index;
 use super::writer::{MODE, hash};
 use super::{LayerError, ObjectId};
 
@@ -20,14 +21,18 @@ pub(super) fn cold_dir(pack_dir: &Path) -> PathBuf {
 }
 
 /// Adds a cold layer, durably: only its index, which is found to be sound and of that name. Nothing happens
-/// where the layer is here already.
+/// where the layer is here already. One whose index here is damaged is not here: this one replaces it.
 pub fn place_index(pack_dir: &Path, name: &str, index: &[u8]) -> Result<(), LayerError> {
-    let path = index_path(pack_dir, name);
+    let (path, beside_pack) = (index_path(pack_dir, name), path_of(pack_dir, name, "idx"));
     parse(&path, name, index)?;
-    match path.exists() || path_of(pack_dir, name, "idx").exists() {
-        true => Ok(()),
-        false => write_cold(pack_dir, &path, index).map_err(LayerError::io("write", &path)),
+    let is_usable = |path: &Path| read_index(path).is_ok_and(|found| is_of(&found, name));
+    if is_usable(&beside_pack) {
+        return Ok(());
     }
+    if !is_usable(&path) {
+        write_cold(pack_dir, &path, index).map_err(LayerError::io("write", &path))?;
+    }
+    remove(&beside_pack).map_err(LayerError::io("remove", &beside_pack))
 }
 
 /// Adds a layer, durably, or brings the pack of a cold one: `pack`, a file in `pack_dir`, is found to be the one
@@ -130,6 +135,12 @@ pub(super) fn index_path(pack_dir: &Path, name: &str) -> PathBuf {
     path_of(&cold_dir(pack_dir), name, "idx")
 }
 
+/// Whether an index lies where those of cold layers do.
+pub(super) fn is_of_cold(index: &Path) -> bool {
+    let dir = atomic::parent(index);
+    dir == cold_dir(dir)
+}
+
 fn path_of(dir: &Path, name: &str, extension: &str) -> PathBuf {
     dir.join(format!("{name}.{extension}"))
 }
@@ -163,11 +174,16 @@ fn remove(path: &Path) -> io::Result<()> {
 fn parse(path: &Path, name: &str, index: &[u8]) -> Result<Index, LayerError> {
     let damaged = |fault| LayerError::Index { path: path.to_owned(), fault };
     let parsed = Index::parse(index.to_vec()).map_err(damaged)?;
-    let checksum: Option<[u8; CHECKSUM]> = parsed.pack_checksum().try_into().ok();
-    match checksum.is_some_and(|checksum| format!("pack-{}", ObjectId(checksum)) == name) {
+    match is_of(&parsed, name) {
         true => Ok(parsed),
         false => Err(damaged("it is the index of another pack")),
     }
+}
+
+/// Whether `index` is that of the layer `name`.
+fn is_of(index: &Index, name: &str) -> bool {
+    let checksum: Option<[u8; CHECKSUM]> = index.pack_checksum().try_into().ok();
+    checksum.is_some_and(|checksum| format!("pack-{}", ObjectId(checksum)) == name)
 }
 
 /// Where the checksum of a pack begins that should be the one of `index`, and ends as that; else what is wrong.

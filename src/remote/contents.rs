@@ -320,7 +320,7 @@ impl Remotes {
         Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Of `listed`, layers of a cold remote of which not even the index is here, those that hold what the
+    /// Of `listed`, layers of a cold remote of which no usable index is here, those that hold what the
     /// commits `tips` reach and nothing here has: they were lost here, or pruned here and needed again by somebody
     /// else. Each is given to `bring`.
     pub(super) fn bring_missing(
@@ -333,6 +333,7 @@ impl Remotes {
         bring: impl Fn(&str, &Held) -> Result<(), RemoteError> + Sync,
     ) -> Result<(), RemoteError> {
         let mut known = RemoteContents::new();
+        let mut brought = HashSet::new();
         loop {
             let layers = self.git.refresh()?;
             let here: HashSet<&str> = layers.layers().map(Layer::name).collect();
@@ -348,8 +349,10 @@ impl Remotes {
             let unknown: Vec<_> =
                 absent.iter().filter(|(name, _)| !known.contains_key(*name)).copied().collect();
             known.extend(self.remote_contents(remote, store, &unknown, progress)?);
+            // What came and still is not here would not be here if it came once more.
             let has_missing = |(name, _): &&(&String, &Held)| {
-                known.get(*name).is_some_and(|ids| ids.iter().any(|id| missing.contains(id)))
+                !brought.contains(*name)
+                    && known.get(*name).is_some_and(|ids| ids.iter().any(|id| missing.contains(id)))
             };
             let wanted: Vec<_> = absent.iter().filter(has_missing).copied().collect();
             if wanted.is_empty() {
@@ -357,6 +360,47 @@ impl Remotes {
             }
             // What comes may name more.
             at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| bring(name, held))?;
+            brought.extend(wanted.into_iter().map(|(name, _)| name));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::gitkv::Git;
+    use crate::layers::LayerWriter;
+    use crate::remote::head::LayerKind;
+
+    #[test]
+    fn what_came_and_still_is_not_here_is_brought_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(&dir.path().join("repo"), &[]).unwrap();
+        let remotes = Remotes::open(git.path(), 1).unwrap();
+        remotes.add("cold", &format!("file://{}", dir.path().join("store").display())).unwrap();
+        let store = remotes.stores.create("cold").unwrap();
+        let mut writer = LayerWriter::create(dir.path()).unwrap();
+        let id = writer.write(crate::layers::ObjectKind::Blob, b"missing").unwrap();
+        let name = writer.finish().unwrap().unwrap().name;
+        let index = fs::read(dir.path().join(format!("{name}.idx"))).unwrap();
+        let held = Held {
+            kind: LayerKind::Data,
+            pack_bytes: 1,
+            index_bytes: index.len() as u64,
+            objects: 1,
+            tag: 1,
+        };
+        store.store(&LayerNames::new(&name, &held).unwrap().index, &index).unwrap();
+        let brought = AtomicU32::new(0);
+        let bring = |_: &str, _: &Held| {
+            assert_eq!(brought.fetch_add(1, Ordering::Relaxed), 0);
+            Ok(())
+        };
+        let listed = Copies::from([(name, held)]);
+        remotes.bring_missing("cold", &store, &listed, &[id], &Progress::new(), bring).unwrap();
+        assert_eq!(brought.into_inner(), 1);
     }
 }

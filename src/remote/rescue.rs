@@ -31,6 +31,8 @@ impl Remotes {
         };
         match read() {
             Err(GitError::Missing(_) | GitError::Layer(LayerError::Missing { .. })) => Ok(true),
+            // It may be what the damaged index tells of.
+            Err(_) if !self.git.layers().faults().is_empty() => Ok(true),
             read => Ok(read.map(|()| false)?),
         }
     }
@@ -55,8 +57,8 @@ impl Remotes {
         }
     }
 
-    /// Brings all layers of metadata that a cold remote lists and that are not here, and those of data that hold what
-    /// describes. The commit that it is at.
+    /// Brings all layers of metadata that a cold remote lists and that are not here, or not usable, and those of data that
+    /// hold what describes. The commit that it is at.
     fn rescue_from_cold(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
         let (store, heads) = self.heads_now(remote)?;
         // What cannot be read here cannot tell whose it is; what was seen there before can.

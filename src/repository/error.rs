@@ -325,8 +325,13 @@ pub enum RepositoryError {
         newest: PathBuf,
     },
     /// The configuration is not found while an index of a layer is damaged.
-    #[error("the repository cannot be opened: {fault}")]
+    #[error(
+        "the newest state of the repository {path} cannot be read: `treering -r {path} pull`, with the name of a remote, brings \
+         back what that has; {fault}", path = .path.display()
+    )]
     WithoutIndex {
+        /// Where it is.
+        path: PathBuf,
         /// What is wrong with the index.
         fault: String,
         /// Why the configuration is not found.

@@ -112,7 +112,8 @@ impl Repository {
             && let Some(fault) = timeline.git().layers().faults().first()
         {
             let fault = fault.to_string();
-            return Err(RepositoryError::WithoutIndex { fault, source: read.err().map(Box::new) });
+            let (path, source) = (path.to_owned(), read.err().map(Box::new));
+            return Err(RepositoryError::WithoutIndex { path, fault, source });
         }
         let config = match read.map_err(|error| lost_newest(path, error))? {
             Some(config) => config,

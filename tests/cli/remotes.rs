@@ -1045,6 +1045,15 @@ fn a_first_push_makes_no_store_where_a_disk_is_not_mounted() {
 
 /// Removes the layer that holds the newest commit, or its pack alone.
 fn lose_newest(lab: &Lab, with_index: bool) {
+    let index = newest_index(lab);
+    fs::remove_file(index.with_extension("pack")).unwrap();
+    if with_index {
+        fs::remove_file(index).unwrap();
+    }
+}
+
+/// The index of the layer that holds the newest commit.
+fn newest_index(lab: &Lab) -> std::path::PathBuf {
     let newest = fs::read_to_string(lab.path("repo/refs/heads/main")).unwrap();
     let packs = fs::read_dir(lab.path("repo/objects/pack")).unwrap().map(|entry| entry.unwrap().path());
     let indexes: Vec<_> = packs.filter(|path| path.extension().is_some_and(|end| end == "idx")).collect();
@@ -1052,11 +1061,7 @@ fn lose_newest(lab: &Lab, with_index: bool) {
         git(lab, &format!("verify-pack -v {}", index.display()))
             .contains(&format!("{} commit", newest.trim()))
     };
-    let index = indexes.iter().find(holds).expect("some layer has it");
-    fs::remove_file(index.with_extension("pack")).unwrap();
-    if with_index {
-        fs::remove_file(index).unwrap();
-    }
+    indexes.iter().find(holds).expect("some layer has it").clone()
 }
 
 /// Where the remote `git` or `cold` of a lab lies.
@@ -1098,6 +1103,43 @@ fn a_lost_newest_state_comes_back_from_any_remote() {
             lab.ok(words("check --read-data"));
         }
     }
+}
+
+#[test]
+fn a_newest_state_whose_index_is_damaged_comes_back_from_a_cold_remote() {
+    for (line, len) in [("pull cold", 100), ("layers fetch", 0), ("pull cold", 1100)] {
+        let lab = with_hub();
+        lab.ok(["remote", "add", "cold", &address_of(&lab, "cold")]);
+        lab.ok(["push", "-q"]);
+        let before = lab.ok(["snapshots"]);
+        let index = newest_index(&lab);
+        let sound = fs::read(&index).unwrap();
+        fs::write(&index, &sound[..len]).unwrap();
+        let outcome = lab.run(["snapshots"]);
+        assert_eq!(outcome.status, Some(1), "{outcome:?}");
+        assert!(outcome.err.contains("`treering -r repo pull`"), "{outcome:?}");
+        let outcome = lab.run(words(line));
+        assert_eq!(outcome.status, Some(0), "{line}: {outcome:?}");
+        assert!(fs::read(&index).unwrap() == sound, "{line}");
+        assert_eq!(lab.ok(["snapshots"]), before);
+        lab.ok(words("check --read-data"));
+    }
+}
+
+#[test]
+fn a_newest_state_whose_index_is_damaged_comes_back_from_a_git_remote() {
+    let lab = with_hub();
+    lab.ok(["remote", "add", "git", &address_of(&lab, "git")]);
+    lab.ok(["push", "-q"]);
+    let before = lab.ok(["snapshots"]);
+    let index = newest_index(&lab);
+    fs::write(&index, "").unwrap();
+    lab.run(["pull", "git"]);
+    let outcome = lab.run(["snapshots"]);
+    assert_eq!(outcome.out, before, "{outcome:?}");
+    // What is wrong with the index is told as long as it is there.
+    git(&lab, &format!("index-pack {}", index.with_extension("pack").display()));
+    lab.ok(words("check --read-data"));
 }
 
 #[test]

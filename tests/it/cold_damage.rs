@@ -50,6 +50,18 @@ fn a_layer(repo: &Path, kind: LayerKind) -> String {
     layers.swap_remove(0).name
 }
 
+/// A layer of metadata without which the repository can be opened.
+fn older_metadata(repo: &Path) -> String {
+    let git = Git::open(repo).unwrap();
+    let head = git.head().unwrap().unwrap();
+    let config = git.find(&head, b"config.cbor").unwrap().unwrap();
+    let needed = [head, git.read_commit(&head).unwrap().tree, config.id];
+    let layers = git.layers();
+    let is_older = |name: &str| !needed.iter().any(|id| layers.locate(id).unwrap().layer.name() == name);
+    let mut all = remotes(repo).layers().unwrap().into_iter();
+    all.find(|layer| layer.kind == LayerKind::Metadata && is_older(&layer.name)).unwrap().name
+}
+
 fn remove(repo: &Path, layer: &str, extensions: &[&str]) {
     let mut removed = 0;
     for dir in ["objects/pack", "objects/cold"] {
@@ -58,6 +70,19 @@ fn remove(repo: &Path, layer: &str, extensions: &[&str]) {
         }
     }
     assert!(removed > 0, "{layer} {extensions:?}");
+}
+
+/// Damages of an index: it is cut off, empty, or has other ids.
+const SPOILS: [fn(&mut Vec<u8>); 3] = [
+    |bytes| bytes.truncate(100),
+    Vec::clear,
+    |bytes| bytes[1032..1056].iter_mut().for_each(|byte| *byte ^= 0xff),
+];
+
+/// The index of a layer, wherever it lies.
+fn index_of(repo: &Path, layer: &str) -> PathBuf {
+    let paths = ["objects/pack", "objects/cold"].map(|dir| repo.join(format!("{dir}/{layer}.idx")));
+    paths.into_iter().find(|path| path.exists()).unwrap()
 }
 
 /// Does what `action` says; it may fail.
@@ -154,6 +179,63 @@ fn what_was_lost_comes_back_with_a_pull_a_fetch_or_a_push() {
             let fetched = remotes(&repo).fetch_layers(std::slice::from_ref(&layer)).unwrap();
             assert!(fetched.failures.is_empty() && file("idx").exists(), "{name}: {:?}", fetched.failures);
         }
+    }
+}
+
+#[test]
+fn an_index_that_is_damaged_is_replaced_by_a_pull_a_fetch_or_a_push() {
+    let lab = pushed();
+    for kind in [LayerKind::Data, LayerKind::Metadata] {
+        for (number, spoil) in SPOILS.into_iter().enumerate() {
+            for (action, evicted) in [
+                ("pull", false),
+                ("fetch", false),
+                ("push", false),
+                ("pull", true),
+                ("fetch", true),
+                ("push", true),
+            ] {
+                let name = format!("spoiled-{kind:?}-{number}-{action}-{evicted}");
+                let (repo, url) = copy_of(&lab, &name);
+                if evicted {
+                    assert!(remotes(&repo).evict_layers(&[], None).unwrap().failures.is_empty());
+                }
+                let layer = match kind {
+                    LayerKind::Data => a_layer(&repo, kind),
+                    // The newest of them is needed to open the repository.
+                    LayerKind::Metadata => older_metadata(&repo),
+                };
+                let index = index_of(&repo, &layer);
+                let sound = fs::read(&index).unwrap();
+                let mut bytes = sound.clone();
+                spoil(&mut bytes);
+                fs::write(&index, bytes).unwrap();
+                act(&lab, &repo, action);
+                assert!(fs::read(index_of(&repo, &layer)).unwrap() == sound, "{name}");
+                check(&open(&repo));
+                assert_remote_restores(&lab, &url, &name);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_that_is_damaged_says_what_brings_it_and_that_does() {
+    let lab = pushed();
+    for evicted in [false, true] {
+        let (repo, _) = copy_of(&lab, &format!("told-{evicted}"));
+        let layer = a_layer(&repo, LayerKind::Data);
+        if evicted {
+            assert!(remotes(&repo).evict_layers(&[], None).unwrap().failures.is_empty());
+        }
+        fs::write(index_of(&repo, &layer), "").unwrap();
+        let layers = Git::open(&repo).unwrap().refresh().unwrap();
+        let [fault] = layers.faults() else { panic!("{:?}", layers.faults()) };
+        let fault = fault.to_string();
+        assert!(fault.contains(&format!("`treering layers fetch {layer}`")), "{fault}");
+        assert_eq!(fault.contains("git index-pack"), !evicted, "{fault}");
+        assert!(remotes(&repo).fetch_layers(&[layer]).unwrap().failures.is_empty());
+        check(&open(&repo));
     }
 }
 
