@@ -72,6 +72,9 @@ impl Git {
             let Some(head) = self.head()? else { return Ok(()) };
             let known = self.reference(&self.tracking(remote))?;
             let Err(refused) = self.push_commit(remote, &head) else { return Ok(()) };
+            if refused.is_unsynced() {
+                return Err(refused);
+            }
             self.pull(remote, who)?;
             if self.reference(&self.tracking(remote))? == known && self.head()? == Some(head) {
                 return Err(refused);

@@ -439,6 +439,12 @@ impl GitError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// Whether a file or directory could not be made, written, moved or synced, so that nobody knows what of it is
+    /// durable. A later sync that succeeds proves nothing: the system may have dropped what the first one could not write.
+    pub(crate) fn is_unsynced(&self) -> bool {
+        matches!(self, Self::Unsynced { .. } | Self::Io { action: "make" | "write" | "move" | "sync", .. })
+    }
+
     /// The lock file at `path` is in the way.
     fn locked(path: &Path) -> Self {
         Self::Locked { path: path.to_owned(), age: lockfile::age(path) }

@@ -89,6 +89,14 @@ pub enum RemoteError {
         /// What git says.
         source: GitError,
     },
+    /// A push is done, and nobody knows whether the remote keeps it.
+    #[error("what was pushed to {remote} may not be durable: push again when the cause is removed")]
+    Unsynced {
+        /// Its name.
+        remote: String,
+        /// What could not be synced.
+        source: GitError,
+    },
     /// Git failed at something else.
     #[error(
         "cannot exchange with the remote {remote}; nothing is lost, so try again when the cause is removed"

@@ -173,6 +173,9 @@ impl Remotes {
             };
             match pushed {
                 Ok((there, from)) => return done(there, from),
+                Err(source) if source.is_unsynced() => {
+                    return Err(RemoteError::Unsynced { remote: remote.to_owned(), source });
+                }
                 Err(error) => {
                     let known = self.git.reference(&tracking)?;
                     progress.check().map_err(GitError::from)?;

@@ -539,8 +539,8 @@ fn move_new(from: &Path, to: &Path) -> Result<(), Reason> {
     Ok(fs::remove_file(from)?)
 }
 
-/// Makes `directory` and what is missing above it, durably, with this mode before the umask takes its bits away. What was there already is synced as far as that
-/// is permitted: whoever made it may have been killed before he did.
+/// Makes `directory` and what is missing above it, durably, with this mode before the umask takes its bits away. What was
+/// there already is synced where that is permitted and possible: whoever made it may have been killed before he did.
 fn make_ancestors(directory: &Path, mode: u32) -> io::Result<()> {
     let mut made = Vec::new();
     for path in directory.ancestors() {
@@ -551,12 +551,19 @@ fn make_ancestors(directory: &Path, mode: u32) -> io::Result<()> {
     }
     DirBuilder::new().recursive(true).mode(mode).create(directory)?;
     for path in directory.ancestors().filter(|path| path.parent().is_some()) {
-        let synced = atomic::sync_dir(atomic::parent(path));
-        if made.contains(&path) {
-            synced?;
+        match atomic::sync_dir(atomic::parent(path)) {
+            Err(error) if made.contains(&path) || !cannot_be_synced(&error) => return Err(error),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether a directory was not synced since it may not be opened, or has nothing to be synced: that is no failure of
+/// the disk.
+fn cannot_be_synced(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 /// Reads one directory after the other, holding as many open as the nesting is deep.

@@ -342,6 +342,44 @@ fn a_push_whose_sync_fails_is_not_done_however_often_it_is_made() {
     assert!(lab.ok(["push"]).starts_with("Pushed to origin"));
 }
 
+/// Runs the program with the `number`th fsync failing, once. `None` where it makes fewer.
+fn one_failing_fsync(lab: &Lab, number: usize, line: &str, path_variable: &str) -> Option<Outcome> {
+    let trace = lab.path("trace");
+    let mut strace = Command::new(programs::find("strace").unwrap());
+    strace.args(["-f", "-qq", "-e", "trace=fsync", "-e", &format!("inject=fsync:error=EIO:when={number}")]);
+    strace.arg("-o").arg(&trace);
+    let outcome =
+        Outcome::lossy(lab.by(strace, line.split(' ')).env("PATH", path_variable).output().unwrap());
+    fs::read_to_string(trace).unwrap().contains("(INJECTED)").then_some(outcome)
+}
+
+#[test]
+fn a_push_of_which_one_sync_failed_once_is_not_done() {
+    if !is_traceable() {
+        return;
+    }
+    let programs = std::env::var("PATH").unwrap();
+    for (remote, path_variable) in [("hub.git", ""), ("hub.git", &*programs), ("cold", "")] {
+        let mut number = 1;
+        loop {
+            let lab = Lab::new();
+            lab.ok(["backup", "tree"]);
+            let made = Command::new("git").args(["init", "-q", "--bare"]).arg(lab.path("hub.git")).status();
+            assert!(made.unwrap().success());
+            let url = match remote {
+                "cold" => format!("file://{}", lab.path("cold").display()),
+                path => path.to_owned(),
+            };
+            lab.ok(["remote", "add", "origin", &url]);
+            let Some(outcome) = one_failing_fsync(&lab, number, "push", path_variable) else { break };
+            assert_eq!(outcome.status, Some(1), "{remote}, {path_variable:?}, {number}: {outcome:?}");
+            assert!(lab.ok(["push"]).starts_with("Pushed to origin"));
+            number += 1;
+        }
+        assert!(number > 8, "{remote}: only {number} calls of fsync are seen");
+    }
+}
+
 #[test]
 fn who_finds_that_a_thing_is_done_makes_it_durable() {
     if !is_traceable() {
