@@ -48,7 +48,7 @@ use jiff::{Timestamp, Zoned};
 use rustix::fs::Mode;
 use treering::causes::{chain, has_kind, is_disk_full};
 use treering::diff::{ChangeRef, CommonCause, Failure};
-use treering::gitkv::{Git, Person, is_open_to_all, may_change_access};
+use treering::gitkv::{Git, Person, give_to_owners, is_open_to_all, may_change_access};
 use treering::layers::LayerSet;
 use treering::progress::Progress;
 use treering::relpath::RelPath;
@@ -135,6 +135,7 @@ pub fn run() -> ExitCode {
             report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
         }
     };
+    give_to_owners();
     match result.unwrap_or_else(|error| failed(&error, &arguments.command)) {
         Exit::Done if report::was_incomplete() => Exit::Partial,
         exit => exit,

@@ -12,7 +12,7 @@ use crate::atomic;
 use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind, SMALL, on_disk};
 use crate::progress::Counter;
 
-use super::access::Access;
+use super::access::{Access, note_owner};
 use super::commit::Commit;
 use super::create::{create, is_unfinished};
 use super::parts;
@@ -105,12 +105,13 @@ impl Git {
 
     fn open_as(path: &Path, may_have_work_tree: bool) -> Result<Self, GitError> {
         expect_plain(path)?;
+        expect_config_readable(path)?;
         let no_ceilings: [&Path; 0] = [];
         let repository = git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings);
         let repository = repository.map_err(|error| match error.code() {
             ErrorCode::NotFound if is_unfinished(path) => GitError::Unfinished(path.to_owned()),
             // libgit2 takes what it may not look at for missing.
-            ErrorCode::NotFound if let Err(source) = expect_readable(path) => {
+            ErrorCode::NotFound if let Err(source) = expect_reachable(path) => {
                 GitError::io("read", path)(source)
             }
             ErrorCode::NotFound => {
@@ -152,6 +153,7 @@ impl Git {
         };
         // A linked working tree has a directory of its own for `HEAD` and the index alone.
         let path = repository.commondir().to_owned();
+        note_owner(&path);
         let pack_dir = pack_dir(&path);
         fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
@@ -693,8 +695,22 @@ pub(super) fn sync_below(path: &Path) -> io::Result<()> {
     atomic::sync_dir(atomic::parent(path))
 }
 
+/// That this process may read the configuration of the repository at `path`, or of the clone whose root that is, if
+/// there is one. Libgit2 takes one that it may not read for empty, and what is bare for a clone.
+fn expect_config_readable(path: &Path) -> Result<(), GitError> {
+    for config in [path.join("config"), path.join(".git/config")] {
+        match File::open(&config) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && config.is_file() => {
+                return Err(GitError::io("read", &config)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// That nothing keeps this process from what may be a repository at `path`.
-fn expect_readable(path: &Path) -> io::Result<()> {
+fn expect_reachable(path: &Path) -> io::Result<()> {
     match fs::metadata(path.join("HEAD")) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         _ => Ok(()),

@@ -14,7 +14,7 @@
 
 use std::fs::{self, File, Metadata, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -251,9 +251,16 @@ impl LockFile<'_> {
     /// Makes `content` that of the file that is locked, durably, and gives the lock back.
     pub fn commit(mut self, content: &[u8]) -> Result<(), GitError> {
         let directory = atomic::parent(&self.target);
-        let mode = fs::metadata(&self.target).map_or(MODE, |metadata| metadata.permissions().mode() & 0o777);
+        let before = fs::metadata(&self.target).ok();
+        let mode = before.as_ref().map_or(MODE, |metadata| metadata.permissions().mode() & 0o777);
         let write = || {
             let mut file = self.copy.as_ref().unwrap_or(self.temporary.as_file());
+            // Root leaves the file to whose it was.
+            if let Some(before) =
+                before.filter(|before| rustix::process::geteuid().is_root() && before.uid() != 0)
+            {
+                fchown(file, Some(before.uid()), Some(before.gid()))?;
+            }
             file.set_permissions(Permissions::from_mode(mode))?;
             file.write_all(content)?;
             file.sync_all()

@@ -77,7 +77,7 @@ use crate::layers::{LayerError, ObjectId};
 use crate::progress::Interrupted;
 use crate::url::{AddressError, Url};
 
-pub use access::{Access, is_open_to_all, may_change_access};
+pub use access::{Access, give_to_owners, is_open_to_all, may_change_access};
 pub use collect::{Alone, Collected, LayerUse};
 pub use combine::groups_to_combine;
 pub use commit::{Commit, Person};

@@ -103,6 +103,11 @@ impl Members {
 
     /// `None` where they cannot be tried.
     fn new() -> Option<Self> {
+        Self::of("init --shared")
+    }
+
+    /// The same with a repository that this command of the first one makes.
+    fn of(init: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !crate::programs::are_here(&["setpriv"]) {
             eprintln!("skipped: only root can be somebody else");
             return None;
@@ -120,7 +125,7 @@ impl Members {
             eprintln!("skipped: the program lies where others cannot run it");
             return None;
         }
-        members.ok(Self::FIRST, "init --shared");
+        members.ok(Self::FIRST, init);
         Some(members)
     }
 
@@ -134,11 +139,24 @@ impl Members {
         let first = if user == Self::FIRST { &group } else { user };
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--reuid", user, "--regid", first, "--groups", &group, "--"]);
+        self.run_by(setpriv, user, line)
+    }
+
+    fn run_by(&self, by: Command, user: &str, line: &str) -> Outcome {
         let line = format!("-r place/repo {line}");
-        let mut command = self.lab.by(setpriv, line.split(' '));
+        let mut command = self.lab.by(by, line.split(' '));
         let home = self.lab.path("home");
         command.env("XDG_CACHE_HOME", home.join(user)).env("HOME", home);
         Outcome::lossy(command.output().unwrap())
+    }
+
+    /// The output of a command as root, who lets nobody else read what he makes.
+    fn ok_as_root(&self, line: &str) -> String {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        let outcome = self.run_by(shell, "root", line);
+        assert_eq!(outcome.status, Some(0), "root {line}: {outcome:?}");
+        outcome.out
     }
 
     fn ok(&self, user: &str, line: &str) -> String {
@@ -248,6 +266,87 @@ fn a_store_for_a_cold_remote_is_for_its_owner() {
     lab.ok(["store", "--url", &url("plain"), "create"]);
     fs::create_dir(lab.path("any")).unwrap();
     assert_eq!(mode(&lab.path("plain")), mode(&lab.path("any")));
+}
+
+/// What root does in the repository of another user keeps that one from nothing.
+#[test]
+fn what_root_makes_in_a_repository_is_its_owners() {
+    for init in ["init", "init --shared"] {
+        let Some(members) = Members::of(init) else { return };
+        let owner = Members::FIRST;
+        members.lab.write("tree/notes", "notes");
+        let hub = members.lab.path("place/hub");
+        assert!(Command::new("git").args(["init", "-q", "--bare"]).arg(&hub).status().unwrap().success());
+        let lines = [
+            "backup tree".to_owned(),
+            format!("remote add cold file://{}", members.lab.path("place/cold").display()),
+            "push cold".into(),
+            "layers evict".into(),
+            "layers fetch".into(),
+            format!("remote add hub {}", hub.display()),
+            "push hub".into(),
+            "forget --keep-last 1".into(),
+            "prune".into(),
+            "layers merge".into(),
+            "remote add web https://me:token@example.org/x".into(),
+        ];
+        for line in lines {
+            members.lab.write("tree/notes", &line);
+            members.ok_as_root(&line);
+            for entry in walkdir::WalkDir::new(members.lab.path("place/repo")) {
+                let entry = entry.unwrap();
+                let found = entry.metadata().unwrap();
+                assert_eq!(found.uid().to_string(), owner, "{line}: {}", entry.path().display());
+            }
+            for own in ["snapshots", "backup tree", "prune", "remote list"] {
+                // What is not pushed is not put away.
+                if own != "backup tree" || line != "push cold" {
+                    members.ok(owner, own);
+                }
+            }
+        }
+        assert_eq!(mode(&members.lab.path("place/repo/config")), 0o600);
+    }
+}
+
+/// What the owner puts into his repository is not given to him since root works there.
+#[test]
+fn root_gives_away_nothing_that_it_did_not_make_there() {
+    let Some(members) = Members::of("init") else { return };
+    let of_root = |name: &str| fs::metadata(members.lab.path(name)).unwrap().uid() == 0;
+    members.lab.write("secrets/linked", "secret");
+    members.lab.write("secrets/below/followed", "secret");
+    members.lab.write("place/repo/moved", "secret");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options()
+        .write(true)
+        .open(members.lab.path("place/repo/moved"))
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
+    fs::hard_link(members.lab.path("secrets/linked"), members.lab.path("place/repo/linked")).unwrap();
+    std::os::unix::fs::symlink(members.lab.path("secrets/below"), members.lab.path("place/repo/below"))
+        .unwrap();
+    members.lab.write("tree/notes", "notes");
+    members.ok_as_root("backup tree");
+    for name in ["secrets/linked", "secrets/below", "secrets/below/followed", "place/repo/moved"] {
+        assert!(of_root(name), "{name}");
+    }
+    assert!(!of_root("place/repo/refs/heads/main"));
+}
+
+/// A configuration that is not to be read is no sign that there is no repository.
+#[test]
+fn a_configuration_of_another_user_is_named() {
+    let Some(members) = Members::of("init") else { return };
+    members.open("place/repo/config", 0o600);
+    std::os::unix::fs::chown(members.lab.path("place/repo/config"), Some(0), Some(0)).unwrap();
+    for line in ["snapshots", "backup tree", "remote list", "check"] {
+        let Outcome { status, err, .. } = members.run(Members::FIRST, line);
+        assert!(status.is_some_and(|status| status != 0), "{line}");
+        assert!(err.contains("place/repo/config") && err.contains("Permission denied"), "{line}: {err}");
+        assert!(!err.contains("not a treering repository"), "{line}: {err}");
+    }
 }
 
 #[test]
