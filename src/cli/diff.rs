@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::json;
@@ -63,7 +63,7 @@ fn snapshot(
     }
     match SnapshotPath::parse(text, &session.now) {
         Ok(named) => session.find_in(repository, named, &arguments.filters).map(Some),
-        Err(_) if bytes.contains(&b'/') || Path::new(text).is_dir() => Ok(None),
+        Err(_) if bytes.contains(&b'/') || directory(text).symlink_metadata().is_ok() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -163,7 +163,10 @@ impl Repository {
         snapshot: &Snapshot,
         path: Option<&[u8]>,
     ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
-        let (top, mut entries) = self.entries_below(snapshot, path)?;
+        let (mut top, mut entries) = self.entries_below(snapshot, path)?;
+        if path.is_some_and(|path| !trim_slashes(path).is_empty()) {
+            top = lone(snapshot, &entries).unwrap_or(top);
+        }
         for entry in &mut entries {
             entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
         }
@@ -190,11 +193,16 @@ impl Repository {
             threads: 1,
             left_out: None,
         };
-        let (top, mut old) = match &options.path {
+        let (mut top, mut old) = match &options.path {
             Some(path) => self.entries_at(snapshot, Some(path))?,
             None => self.entries_of(snapshot, directory)?,
         };
         let source = SourceDir::new(directory);
+        let is_directory = source.held(&RelPath::root()).is_some();
+        if !is_directory && let Some(path) = lone(snapshot, &old) {
+            old.iter_mut().for_each(|entry| entry.path = RelPath::root());
+            top = path;
+        }
         let mut problems = Vec::new();
         let (mut same, mut fresh) = (Vec::new(), Vec::new());
         let mut at = 0;
@@ -242,13 +250,17 @@ impl Repository {
             ScanErrorKind::Io(error) => error.kind() != io::ErrorKind::NotFound,
             _ => true,
         });
-        let there = Beneath::open(directory);
+        let there = is_directory.then(|| Beneath::open(directory));
+        // What is no directory any more has nothing below it.
+        let is_gone = |path: &RelPath| match &there {
+            Some(there) => there.as_ref().is_ok_and(|there| is_gone(there, path)),
+            None => !path.is_root(),
+        };
         // What is there, and was left out or could not be read, is not gone.
         old.retain(|entry| {
             let is_new = new.binary_search_by(|new| new.path.cmp(&entry.path)).is_ok();
             let is_dir = matches!(entry.kind, Kind::Directory);
-            let is_gone = || there.as_ref().is_ok_and(|there| is_gone(there, &entry.path));
-            is_new || (!is_excluded(&entry.path, is_dir) && is_gone())
+            is_new || (!is_excluded(&entry.path, is_dir) && is_gone(&entry.path))
         });
         Ok(Comparison { changes: owned(&compare(&old, &new)), problems, unknown, files_read })
     }
@@ -262,9 +274,15 @@ impl Repository {
     ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
         let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
         let absolute: PathBuf = absolute.components().collect();
-        let real = absolute.canonicalize().map_err(RepositoryError::io(directory))?;
+        absolute.symlink_metadata().map_err(RepositoryError::io(directory))?;
+        // A link may lead nowhere.
+        let real = absolute.canonicalize().unwrap_or_else(|_| absolute.clone());
+        // The link itself, where links lead to it.
+        let named = absolute.parent().zip(absolute.file_name());
+        let named = named.and_then(|(parent, name)| Some(parent.canonicalize().ok()?.join(name)));
+        let named = named.unwrap_or_else(|| absolute.clone());
         let mut is_below = false;
-        for path in [&absolute, &real] {
+        for path in [&absolute, &named, &real] {
             let is_in_snapshot =
                 snapshot.record.roots.iter().any(|root| path.starts_with(OsStr::from_bytes(root)));
             if !is_in_snapshot {
@@ -281,6 +299,17 @@ impl Repository {
         }
         let path = directory.display().to_string();
         Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() })
+    }
+}
+
+/// Where the only thing in a snapshot of one file, or of anything but a directory, is in its index.
+fn lone(snapshot: &Snapshot, entries: &[Entry]) -> Option<RelPath> {
+    let record = &snapshot.record;
+    match entries {
+        [only] if record.layout == Layout::Single && record.statistics.directories == 0 => {
+            Some(only.path.clone()).filter(|path| !path.is_root())
+        }
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use treering::repository::{Repository, Selector};
 use treering::timeline;
 
 use crate::commits::commit;
-use crate::lab::{Lab, contents};
+use crate::lab::{Lab, Outcome, contents};
 
 /// A repository with two snapshots, a day apart, of a tree that changed in every way.
 fn two_snapshots() -> Lab {
@@ -247,6 +247,52 @@ M  notes
     assert_eq!(lab.ok(["diff", "latest~1", "latest"]), expected);
     assert_eq!(lab.ok(["diff", "latest", "tree"]), "no differences\n");
     assert_eq!(lab.ok(["diff", "latest", "./tree", "--quiet"]), "");
+}
+
+#[test]
+fn diff_compares_a_source_that_is_no_directory_by_any_of_its_names() {
+    let lab = Lab::new();
+    lab.write("tree/new\nline", "odd name\n");
+    lab.write("tree/fee", "a name like the beginning of an id\n");
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, lab.path("tree").join(name)).unwrap();
+    link("letters", "lk");
+    link("nowhere", "dangling");
+    link("tree", "../way");
+    for name in ["notes", "fee", "new\nline", "lk", "dangling"] {
+        let path = format!("tree/{name}");
+        // A link that is saved as one is told of.
+        assert_eq!(lab.run(["backup", "-q", &path]).status, Some(0));
+        let listed = lab.ok(["ls", "latest"]);
+        let listed = listed.trim_end_matches('\n').split(" -> ").next().unwrap();
+        let absolute = lab.path(&path).display().to_string();
+        let way = format!("way/{name}");
+        for named in [path.as_str(), &absolute, listed, &way] {
+            for old in ["latest".to_owned(), format!("latest:{name}"), format!("latest:{absolute}")] {
+                assert_eq!(lab.ok(["diff", &old, named]), "no differences\n", "{old} {named}");
+            }
+        }
+        let mut here = lab.command(["-r", "../repo", "diff", "latest", name]);
+        let outcome = Outcome::from(here.current_dir(lab.path("tree")).output().unwrap());
+        assert_eq!((outcome.status, outcome.out.as_str()), (Some(0), "no differences\n"), "{outcome:?}");
+        assert_eq!(lab.run(["backup", "-q", &path, "tree/letters"]).status, Some(0));
+        let files = ["latest~1", "latest"].map(|snapshot| format!("{snapshot}:{absolute}"));
+        assert_eq!(lab.ok(["diff", &files[0], &files[1]]), "no differences\n");
+        assert_eq!(lab.ok(["diff", "latest", &path]), "no differences\n");
+        assert_eq!(lab.ok(["diff", &files[0], &path]), "no differences\n");
+    }
+    lab.ok(["backup", "-q", "tree/notes"]);
+    lab.write("tree/notes", "other notes\n");
+    assert_eq!(lab.ok(["diff", "latest", "tree/notes"]), "M  .\n1 updated\n");
+    lab.write("other/notes", "notes of elsewhere\n");
+    assert_eq!(lab.ok(["diff", "latest", "other/notes"]), "M  .\n1 updated\n");
+    assert_eq!(lab.run(["diff", "latest", "tree/none"]).status, Some(1));
+    // A link, or a file, where a directory was has nothing below it.
+    lab.ok(["backup", "-q", "tree/letters"]);
+    fs::rename(lab.path("tree/letters"), lab.path("tree/moved")).unwrap();
+    link("moved", "letters");
+    let gone = lab.ok(["diff", "latest", "tree/letters"]);
+    assert!(gone.contains("-  one\n") && gone.contains("-  two\n"), "{gone}");
+    assert!(!lab.ok(["diff", "latest", "tree/letters/"]).contains("one"), "a slash follows the link");
 }
 
 #[test]
