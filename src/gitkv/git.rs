@@ -295,13 +295,7 @@ impl Git {
 
     /// Fails where there are branches, whose names begin with `prefix`, although that of `reference` is not.
     pub(super) fn expect_no_branch(&self, reference: &str, prefix: &str) -> Result<(), GitError> {
-        let mut others: Vec<_> = self
-            .references()?
-            .into_iter()
-            .filter_map(|(name, _)| Some(name.strip_prefix(prefix)?.to_owned()))
-            .filter(|name| name != "HEAD")
-            .collect();
-        others.sort();
+        let others = self.branches_below(prefix)?;
         match others.is_empty() {
             true => Ok(()),
             false => Err(GitError::NoBranch {
@@ -310,6 +304,15 @@ impl Git {
                 others: others.join(", "),
             }),
         }
+    }
+
+    /// The names of branches below `prefix`, without that.
+    pub(super) fn branches_below(&self, prefix: &str) -> Result<Vec<String>, GitError> {
+        let names = self.references()?.into_iter();
+        let names = names.filter_map(|(name, _)| Some(name.strip_prefix(prefix)?.to_owned()));
+        let mut branches: Vec<_> = names.filter(|name| name != "HEAD").collect();
+        branches.sort_unstable();
+        Ok(branches)
     }
 
     /// The object that the reference of that full name stands for, if there is one.

@@ -76,11 +76,9 @@ impl GitKv {
         let url = url.into();
         let clone = cached_clone(&url, cache)?;
         let kv = Self::open(&clone)?;
-        // The origin may have chosen another branch since it was cloned.
-        let kv = match (&kv.origin, kv.head()) {
-            (Some(origin), Err(GitError::NoBranch { .. })) if origin.follow_head(&kv.git)? => {
-                Self::open(&clone)?
-            }
+        // The origin may have chosen another branch since it was last used.
+        let kv = match &kv.origin {
+            Some(origin) if origin.follow_head(&kv.git, &url)? => Self::open(&clone)?,
             _ => kv,
         };
         match kv.head() {

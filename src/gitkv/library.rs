@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::url::{Url, redact};
 
 use super::git::from_git2;
-use super::transport::{FETCH, MAX_SAID, PUSH, PushedFrom};
+use super::transport::{FETCH, MAX_SAID, PUSH, PushedFrom, RemoteHead};
 use super::{Git, GitError};
 
 /// Hooks that a push sets off in the repository that gets it.
@@ -112,11 +112,17 @@ pub(super) fn push(
     Ok(tip.map_or(PushedFrom::Nothing, PushedFrom::Commit))
 }
 
-/// The branch that `HEAD` of a remote names.
-pub(super) fn branch(git: &Git, remote: &str) -> Result<Option<String>, GitError> {
+/// What `HEAD` of a remote names.
+pub(super) fn head(git: &Git, remote: &str) -> Result<RemoteHead, GitError> {
     match place(&url(git, remote)?)? {
-        Place::Here(path) => Ok(Some(open(&path, FETCH, Git::open_with_work_tree)?.branch().to_owned())),
-        Place::Far => default_branch(git, remote),
+        Place::Here(path) => match Git::open_with_work_tree(&path) {
+            Err(GitError::Detached(_) | GitError::DetachedClone(_)) => Ok(RemoteHead::Commit),
+            _ => {
+                let there = open(&path, FETCH, Git::open_with_work_tree)?;
+                Ok(RemoteHead::Branch(there.branch().to_owned()))
+            }
+        },
+        Place::Far => Ok(default_branch(git, remote)?.map_or(RemoteHead::Nothing, RemoteHead::Branch)),
     }
 }
 

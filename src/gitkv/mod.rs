@@ -152,6 +152,17 @@ pub enum GitError {
     /// `HEAD` of an ordinary clone names a commit, not a branch.
     #[error("no branch is checked out in {}: check one out with `git switch`", .0.display())]
     DetachedClone(PathBuf),
+    /// `HEAD` of a remote names nothing that is there, while there are branches.
+    #[error(
+        "HEAD of {} names a branch that does not exist; there are: {others}. Choose one with `git symbolic-ref HEAD refs/heads/NAME` there",
+        path.display()
+    )]
+    NoHead {
+        /// Where.
+        path: PathBuf,
+        /// The branches that are there.
+        others: String,
+    },
     /// `HEAD` names a branch that is not there, while others are.
     #[error(
         "HEAD of {} names the branch {branch:?}, which does not exist; there are: {others}. Choose one with `git symbolic-ref HEAD refs/heads/NAME`, in the repository that it was cloned from too",

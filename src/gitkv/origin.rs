@@ -18,7 +18,7 @@ use super::commit::Person;
 use super::git::sync_below;
 use super::program::{self, Settings};
 use super::transaction::Edit;
-use super::transport::{run, turn};
+use super::transport::{RemoteHead, run, turn};
 use super::{Git, GitError, library, pause};
 
 /// The name of the remote that a clone came from.
@@ -54,14 +54,27 @@ impl Origin {
         Ok(tip)
     }
 
-    /// Makes the branch of the clone the one that `HEAD` of the origin names. Whether that is another than before.
-    pub fn follow_head(&self, git: &Git) -> Result<bool, GitError> {
-        match git.remote_branch(ORIGIN)? {
-            Some(branch) if branch != git.branch() => {
+    /// Makes the branch of the clone the one that `HEAD` of the origin, which is at `url`, names. Whether that is another
+    /// than before.
+    pub fn follow_head(&self, git: &Git, url: &Url) -> Result<bool, GitError> {
+        match git.named_by_head(ORIGIN)? {
+            RemoteHead::Branch(branch) if branch != git.branch() => {
                 git.libgit2().set_head(&branch).map_err(GitError::git("set HEAD"))?;
                 Ok(true)
             }
-            _ => Ok(false),
+            RemoteHead::Branch(_) => Ok(false),
+            RemoteHead::Commit => Err(GitError::Detached(url.to_string().into())),
+            // It is empty, or the branch that the clone has is not there either, which whoever uses it is told.
+            RemoteHead::Nothing => {
+                let branches = git.branches_below(&format!("refs/remotes/{ORIGIN}/"))?;
+                match self.tip(git) {
+                    Ok(None) | Err(GitError::NoBranch { .. }) => Ok(false),
+                    Err(error) => Err(error),
+                    Ok(Some(_)) => {
+                        Err(GitError::NoHead { path: url.to_string().into(), others: branches.join(", ") })
+                    }
+                }
+            }
         }
     }
 
@@ -138,6 +151,7 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
     let (clone, unfinished, lock) = (at("git"), at("new"), at("lock"));
     let turn = turn(&lock, &Progress::new())?;
     if clone.exists() {
+        attach(&clone)?;
         return Ok(clone);
     }
     // Whoever has the turn owns what a killed process left.
@@ -169,10 +183,22 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
         let git = Git::open(&unfinished)?;
         git.configure(|config| config.set_str(&format!("remote.{ORIGIN}.url"), url.reveal()))?;
     }
+    attach(&unfinished)?;
     sync_below(&unfinished).map_err(GitError::io("sync", &unfinished))?;
     fs::rename(&unfinished, &clone).map_err(GitError::io("move", &unfinished))?;
     atomic::sync_dir(cache).map_err(GitError::io("sync", cache))?;
     Ok(clone)
+}
+
+/// Points `HEAD` of a clone, which names a commit where that of its origin did, to a branch: it follows the origin's at
+/// each use.
+fn attach(clone: &Path) -> Result<(), GitError> {
+    let is_detached = fs::read(clone.join("HEAD")).is_ok_and(|head| !head.starts_with(b"ref:"));
+    if is_detached {
+        let set = git2::Repository::open_bare(clone).and_then(|clone| clone.set_head("refs/heads/main"));
+        set.map_err(GitError::git("set HEAD"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -69,6 +69,17 @@ pub enum PushedFrom {
     Unknown,
 }
 
+/// What `HEAD` of a remote names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RemoteHead {
+    /// The branch of that full name.
+    Branch(String),
+    /// A commit.
+    Commit,
+    /// Nothing that is there.
+    Nothing,
+}
+
 impl PushedFrom {
     /// What git says when it has pushed one branch: `* [new branch] main -> main`, `old..new main -> main`, with a third
     /// dot and a plus where history was replaced, or that it is up to date.
@@ -215,16 +226,24 @@ impl Git {
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
     }
 
-    /// The branch that `HEAD` of a remote names, if it says.
-    pub(super) fn remote_branch(&self, remote: &str) -> Result<Option<String>, GitError> {
+    /// What `HEAD` of a remote names.
+    pub(super) fn named_by_head(&self, remote: &str) -> Result<RemoteHead, GitError> {
         let (mut command, there) = self.program_for(remote)?;
         command.args(["ls-remote", "--quiet", "--symref", "--", &there.argument, "HEAD"]);
         match ask("look at the remote", &mut command, &Progress::new()) {
-            Err(GitError::NoProgram) => library::branch(self, remote),
+            Err(GitError::NoProgram) => library::head(self, remote),
             said => {
                 let said = said.map_err(|error| there.redacted(error))?;
                 let branch = said.lines().find_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"));
-                Ok(branch.map(str::to_owned))
+                Ok(match branch {
+                    Some(branch) => RemoteHead::Branch(branch.to_owned()),
+                    // Git does not say what is not there.
+                    None if said.trim().is_empty() => match library::path_of(&there.url) {
+                        Some(_) => library::head(self, remote)?,
+                        None => RemoteHead::Nothing,
+                    },
+                    None => RemoteHead::Commit,
+                })
             }
         }
     }

@@ -272,6 +272,74 @@ fn a_branch_that_the_origin_does_not_have_is_said_and_a_new_one_is_followed() {
 }
 
 #[test]
+fn an_address_that_was_used_before_follows_head_as_a_new_one_does() {
+    let lab = lab();
+    let by_path = url(&lab);
+    // Git itself does not say of a path what HEAD names, if that is not there.
+    lab.write_program(
+        "bin/ssh",
+        "#!/bin/sh\nwhile [ \"$1\" = -o ]; do shift 2; done\nshift\nexec sh -c \"$*\"\n",
+    );
+    let ssh = format!("ssh://host{}", lab.path("kv.git").display());
+    let run = |url: &str, cache: &str, line: &str| {
+        let words = line.split(' ').map(|word| if word == "URL" { url } else { word });
+        let mut command = lab.command(["kv"].into_iter().chain(words));
+        command.env("XDG_CACHE_HOME", lab.path(cache)).env("GIT_SSH_COMMAND", lab.path("bin/ssh"));
+        Outcome::from(command.output().unwrap())
+    };
+    let git = |arguments: &[&str]| {
+        let done = Command::new("git").arg("-C").arg(lab.path("kv.git")).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    for (number, url) in [by_path.as_str(), &ssh].into_iter().enumerate() {
+        let (used, first) = (format!("used{number}"), format!("first{number}"));
+        let outcome = run(url, &used, &format!("put URL {first} tree/notes"));
+        assert_eq!(outcome.status, Some(0), "{outcome:?}");
+        let old = git(&["symbolic-ref", "HEAD"]).trim().to_owned();
+        let second = format!("second{number}");
+        git(&["branch", &second]);
+        git(&["symbolic-ref", "HEAD", &format!("refs/heads/{second}")]);
+        let outcome = run(url, &used, "put URL later tree/letters/one");
+        assert_eq!(outcome.status, Some(0), "{outcome:?}");
+        assert!(git(&["ls-tree", "--name-only", &second]).contains("later"), "{url}");
+        assert!(!git(&["ls-tree", "--name-only", &old]).contains("later"), "{url}");
+        assert_eq!(run(url, &used, "get URL later").out, "first letter\n");
+        assert_eq!(run(url, &used, "rm URL later").status, Some(0));
+
+        // What it names is not there, or is no branch.
+        for (head, said) in [("refs/heads/none", "there are: "), ("commit", "is not a branch")] {
+            match head {
+                "commit" => drop(git(&["update-ref", "--no-deref", "HEAD", &second])),
+                head => drop(git(&["symbolic-ref", "HEAD", head])),
+            }
+            for cache in [&used, &format!("new{head}{number}").replace('/', "")] {
+                for line in ["list URL", "put URL key tree/notes"] {
+                    let outcome = run(url, cache, line);
+                    assert_eq!(
+                        (outcome.status, outcome.out.as_str()),
+                        (Some(1), ""),
+                        "{url} {cache} {outcome:?}"
+                    );
+                    assert!(
+                        outcome.err.contains(said) && outcome.err.contains(url),
+                        "{cache}: {}",
+                        outcome.err
+                    );
+                }
+            }
+            git(&["symbolic-ref", "HEAD", &format!("refs/heads/{second}")]);
+            for cache in [&used, &format!("new{head}{number}").replace('/', "")] {
+                assert_eq!(
+                    run(url, cache, "list URL").out.trim(),
+                    git(&["ls-tree", "--name-only", &second]).trim()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_clone_with_files_is_changed_as_a_person_would() {
     let lab = lab();
     let git = |arguments: &[&str]| {
