@@ -380,7 +380,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let git = Git::init(&dir.path().join("repo"), &[]).unwrap();
         let remotes = Remotes::open(git.path(), 1).unwrap();
-        remotes.add("cold", &format!("file://{}", dir.path().join("store").display())).unwrap();
+        remotes.add("cold", format!("file://{}", dir.path().join("store").display())).unwrap();
         let store = remotes.stores.create("cold").unwrap();
         let mut writer = LayerWriter::create(dir.path()).unwrap();
         let id = writer.write(crate::layers::ObjectKind::Blob, b"missing").unwrap();
