@@ -284,7 +284,9 @@ pub enum GitError {
         source: io::Error,
     },
     /// An object that something names is not there.
-    #[error("object {0} is missing; fetch it from a remote, or see what `git fsck` says")]
+    #[error(
+        "object {0} is missing; `treering pull` brings it from a remote that has it, or see what `git fsck` says"
+    )]
     Missing(ObjectId),
     /// An object is not of the kind that is expected where it is named.
     #[error("object {id} is a {found}, where a {expected} is expected")]

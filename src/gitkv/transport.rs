@@ -217,6 +217,26 @@ impl Git {
         Ok(())
     }
 
+    /// Asks the program git for these objects of a remote, and what they name. No reference moves.
+    pub(crate) fn fetch_objects(
+        &self,
+        remote: &str,
+        ids: &[ObjectId],
+        progress: &Progress,
+    ) -> Result<(), GitError> {
+        let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
+        let _keep = self.keep_layers()?;
+        let running = self.run_of_git(None, progress)?;
+        let (mut command, there) = self.program_for(remote)?;
+        command.args(["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--refmap="]);
+        if is_local(&there.url) {
+            command.arg(format!("--upload-pack={LOCAL} upload-pack"));
+        }
+        command.args(["--", &there.argument]).args(ids.iter().map(ObjectId::to_string));
+        let fetched = run_marked(running, FETCH, &mut command, progress);
+        fetched.map_err(|error| blame_lock(there.redacted(error))).map(drop)
+    }
+
     /// Where this repository's branch is in a remote, without fetching what is there.
     pub fn remote_head(&self, remote: &str, progress: &Progress) -> Result<Option<ObjectId>, GitError> {
         let (mut command, there) = self.program_for(remote)?;

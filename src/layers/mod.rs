@@ -211,7 +211,11 @@ pub enum LayerError {
         fault: &'static str,
     },
     /// The layer's `.idx` is here, its `.pack` is not: it was evicted, or never fetched.
-    #[error("layer {layer} is not in this repository, only its index; {}", bring_again(layer))]
+    #[error(
+        "layer {layer} is not in this repository, only its index; `treering pull` brings what it holds from a git remote that has \
+         it, {}",
+        bring_again(layer)
+    )]
     Missing {
         /// The layer's name.
         layer: String,

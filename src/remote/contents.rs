@@ -140,12 +140,12 @@ impl Remotes {
         Err(RemoteError::Incomplete { remote: remote.to_owned(), object })
     }
 
-    /// What the commits `tips` reach and what is neither here nor in a layer of which a cold remote is known to have a
+    /// What `tips`, commits or trees, reach and what is neither here nor in a layer of which a cold remote is known to have a
     /// copy; the tips included. What a missing tree or commit names cannot be told.
     pub(super) fn missing(
         &self,
         layers: &LayerSet,
-        tips: impl IntoIterator<Item = ObjectId>,
+        tips: impl IntoIterator<Item = (ObjectId, Mode)>,
     ) -> Result<HashSet<ObjectId>, RemoteError> {
         let holders = self.stores.holders()?;
         let mut loose: Option<HashSet<ObjectId>> = None;
@@ -160,7 +160,7 @@ impl Remotes {
             Ok(loose.as_ref().is_some_and(|loose| loose.contains(id)))
         };
         let (mut missing, mut seen) = (HashSet::new(), HashSet::new());
-        let mut to_do: Vec<_> = tips.into_iter().map(|tip| (tip, Mode::Module)).collect();
+        let mut to_do: Vec<_> = tips.into_iter().collect();
         while let Some((id, mode)) = to_do.pop() {
             if !seen.insert(id) {
                 continue;
@@ -342,7 +342,7 @@ impl Remotes {
             if absent.is_empty() {
                 return Ok(());
             }
-            let missing = self.missing(&layers, tips.iter().copied())?;
+            let missing = self.missing(&layers, tips.iter().map(|&tip| (tip, Mode::Module)))?;
             if missing.is_empty() {
                 return Ok(());
             }

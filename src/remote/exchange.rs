@@ -98,7 +98,10 @@ impl Remotes {
         let is_cold = self.is_cold(remote)?;
         match is_cold {
             true => drop(self.pull_cold(remote, who, Bring::Indexes, progress)?),
-            false => self.fetch_and_join(remote, who, progress)?,
+            false => {
+                self.fetch_and_join(remote, who, progress)?;
+                self.bring_lost_from_git(remote, progress)?;
+            }
         }
         let after = self.git.head()?;
         if after == before {

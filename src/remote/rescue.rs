@@ -4,20 +4,25 @@
 //! the names of its content; the branch stays where it is. Where the remote does not have the newest commit, the
 //! error says how the branch goes back to the newest one that it has.
 //!
-//! Of a git remote everything is fetched, data too, since nobody can ask git for what is missing.
+//! Of a git remote everything is fetched then, data too, since what is below the newest state is not known. Where that
+//! can be read, a pull asks for what is missing.
 
 use std::collections::BTreeSet;
 
-use crate::gitkv::{Git, GitError, PRIVATE};
+use crate::gitkv::{Git, GitError, Mode, PRIVATE};
 use crate::layers::{LayerError, ObjectId};
 use crate::progress::Progress;
 use crate::trust::{self, Claim};
+use crate::url::Url;
 
 use super::cold::LAYERS_AT_ONCE;
 use super::cold::at_once;
 use super::head::{Copies, LayerKind};
 use super::merge::CONFIG;
 use super::{RemoteError, Remotes, Unfinished};
+
+/// So many objects are asked for by name; where more are missing, everything is.
+const MAX_ASKED: usize = 10_000;
 
 impl Remotes {
     /// Whether the newest commit, its tree or the configuration in it is not here. What can be read from a cold remote is
@@ -30,7 +35,7 @@ impl Remotes {
             None => Ok(()),
         };
         match read() {
-            Err(GitError::Missing(_) | GitError::Layer(LayerError::Missing { .. })) => Ok(true),
+            Err(error) if is_lost(&error) => Ok(true),
             // It may be what the damaged index tells of.
             Err(_) if !self.git.layers().faults().is_empty() => Ok(true),
             read => Ok(read.map(|()| false)?),
@@ -85,10 +90,46 @@ impl Remotes {
         Ok(commit)
     }
 
-    /// Fetches a git remote into a repository beside, and takes its packs. The commit that it is at.
-    fn rescue_from_git(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
+    /// Brings what the newest tree here lacks of that which it has in common with the branch of a git remote, as that was
+    /// fetched last: git takes it to be here.
+    pub(super) fn bring_lost_from_git(&self, remote: &str, progress: &Progress) -> Result<(), RemoteError> {
+        let (ours, theirs) = (self.git.head()?, self.git.reference(&self.git.tracking(remote))?);
+        let (Some(ours), Some(theirs)) = (ours, theirs) else { return Ok(()) };
+        let tree =
+            |commit: &ObjectId| Ok::<_, RemoteError>((self.git.read_commit(commit)?.tree, Mode::Directory));
+        let layers = self.git.refresh()?;
+        // What is damaged cannot be brought beside itself, and keeps nobody from pulling.
+        let Ok(mut missing) = self.missing(&layers, [tree(&ours)?]) else { return Ok(()) };
+        // Of a repository that borrows objects they are elsewhere.
+        missing.retain(|id| matches!(self.git.blob_size(id), Err(error) if is_lost(&error)));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if let Ok(there) = self.git.reachable(vec![tree(&theirs)?]) {
+            missing.retain(|id| there.contains(id));
+        }
+        let missing: Vec<_> = missing.into_iter().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let scratch = self.scratch()?;
+        let (beside, _) = self.repository_beside(&scratch, remote)?;
+        // A host that gives away branches only gives all of them.
+        if missing.len() > MAX_ASKED || beside.fetch_objects(remote, &missing, progress).is_err() {
+            progress.check().map_err(GitError::from)?;
+            beside.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
+        }
+        let _keep = self.git.keep_layers()?;
+        Ok(self.git.take_packs(&beside)?)
+    }
+
+    fn scratch(&self) -> Result<Unfinished, RemoteError> {
         let private = self.git.path().join(PRIVATE);
-        let scratch = Unfinished::begin(&private).map_err(RemoteError::io("write to", &private))?;
+        Unfinished::begin(&private).map_err(RemoteError::io("write to", &private))
+    }
+
+    /// A new repository with the same remote, which is at the address that is returned.
+    fn repository_beside(&self, scratch: &Unfinished, remote: &str) -> Result<(Git, Url), RemoteError> {
         let beside = Git::init(&scratch.dir.path().join("fetched"), &[])?;
         let url = self.git.url_of(remote)?.ok_or_else(|| RemoteError::Unknown(remote.to_owned()))?;
         // What is trusted here is trusted in what is made of it.
@@ -96,6 +137,13 @@ impl Remotes {
             trust::say(&url);
         }
         beside.add_remote(remote, &url)?;
+        Ok((beside, url))
+    }
+
+    /// Fetches a git remote into a repository beside, and takes its packs. The commit that it is at.
+    fn rescue_from_git(&self, remote: &str, progress: &Progress) -> Result<ObjectId, RemoteError> {
+        let scratch = self.scratch()?;
+        let (beside, url) = self.repository_beside(&scratch, remote)?;
         beside.fetch_with(remote, progress).map_err(RemoteError::of(remote))?;
         let commit = beside.reference(&self.git.tracking(remote))?;
         let commit = commit.ok_or(RemoteError::Empty(url))?;
@@ -106,6 +154,11 @@ impl Remotes {
         self.git.take_packs(&beside)?;
         Ok(commit)
     }
+}
+
+/// Whether something is not here, as an error says.
+fn is_lost(error: &GitError) -> bool {
+    matches!(error, GitError::Missing(_) | GitError::Layer(LayerError::Missing { .. }))
 }
 
 #[cfg(test)]

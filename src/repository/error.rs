@@ -272,7 +272,9 @@ pub enum RepositoryError {
     #[error("{0} is no regular file: `treering ls` shows what it is")]
     NotFile(String),
     /// Something that a snapshot names is not there, or is not what it should be.
-    #[error("{path} is damaged or missing: run `treering check`, and fetch it from a remote or a copy")]
+    #[error(
+        "{path} is damaged or missing: run `treering check`; `treering pull` brings what is missing from a remote that has it"
+    )]
     Damaged {
         /// Its path in the repository's tree.
         path: String,
@@ -344,10 +346,12 @@ pub enum RepositoryError {
         fault: String,
     },
     /// A segment that no volume holds.
-    #[error("segment {0} is in no volume: run `treering check`, and fetch it from a remote or a copy")]
+    #[error(
+        "segment {0} is in no volume: run `treering check`; `treering pull` brings what is missing from a remote that has it"
+    )]
     NoSegment(Digest),
     /// A segment that does not have the bytes it is named by.
-    #[error("segment {0} is damaged: run `treering check`, and fetch it from a remote or a copy")]
+    #[error("segment {0} is damaged: run `treering check`, which says how its layer is brought again")]
     DamagedSegment(Digest),
     /// A segment that has another length than the index of a snapshot says.
     #[error(

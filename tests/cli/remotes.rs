@@ -1055,11 +1055,15 @@ fn lose_newest(lab: &Lab, with_index: bool) {
 /// The index of the layer that holds the newest commit.
 fn newest_index(lab: &Lab) -> std::path::PathBuf {
     let newest = fs::read_to_string(lab.path("repo/refs/heads/main")).unwrap();
+    index_with(lab, &format!("{} commit", newest.trim()))
+}
+
+/// The index of the layer that holds the object of that id and kind.
+fn index_with(lab: &Lab, object: &str) -> std::path::PathBuf {
     let packs = fs::read_dir(lab.path("repo/objects/pack")).unwrap().map(|entry| entry.unwrap().path());
     let indexes: Vec<_> = packs.filter(|path| path.extension().is_some_and(|end| end == "idx")).collect();
     let holds = |index: &&std::path::PathBuf| {
-        git(lab, &format!("verify-pack -v {}", index.display()))
-            .contains(&format!("{} commit", newest.trim()))
+        git(lab, &format!("verify-pack -v {}", index.display())).contains(object)
     };
     indexes.iter().find(holds).expect("some layer has it").clone()
 }
@@ -1140,6 +1144,45 @@ fn a_newest_state_whose_index_is_damaged_comes_back_from_a_git_remote() {
     // What is wrong with the index is told as long as it is there.
     git(&lab, &format!("index-pack {}", index.with_extension("pack").display()));
     lab.ok(words("check --read-data"));
+}
+
+#[test]
+fn data_that_only_a_git_remote_has_comes_back_with_a_pull() {
+    let programs = std::env::var("PATH").unwrap();
+    for (with_index, path) in [(true, &*programs), (false, &programs), (true, "/empty"), (false, "/empty")] {
+        let lab = with_hub();
+        let volumes = || -> Vec<String> {
+            let listed = git(&lab, "--git-dir repo ls-tree -r main archives");
+            let volumes = listed.lines().filter(|line| line.contains(".tar"));
+            volumes.map(|line| line.split_whitespace().nth(2).unwrap().to_owned()).collect()
+        };
+        let first = volumes();
+        lab.write("tree/more", &"more and more\n".repeat(100));
+        lab.ok(words("backup tree -q"));
+        lab.ok(["remote", "add", "git", &address_of(&lab, "git")]);
+        lab.ok(["push", "-q"]);
+        let lost = volumes().into_iter().find(|volume| !first.contains(volume)).unwrap();
+        let index = index_with(&lab, &format!("{lost} blob"));
+        fs::remove_file(index.with_extension("pack")).unwrap();
+        if with_index {
+            fs::remove_file(&index).unwrap();
+        }
+        let outcome = lab.run(["check"]);
+        assert!(outcome.status != Some(0), "{outcome:?}");
+        assert!((outcome.out.clone() + &outcome.err).contains("`treering pull`"), "{outcome:?}");
+        let pull = Outcome::lossy(lab.command(words("pull git")).env("PATH", path).output().unwrap());
+        assert_eq!(pull.status, Some(0), "{pull:?}");
+        lab.ok(words("check --read-data"));
+        if path != "/empty" {
+            let packed = git(&lab, &format!("verify-pack -v {}", index_with(&lab, &lost).display()));
+            assert!(!packed.contains(" commit "), "what was there came again: {packed}");
+        }
+        // With nothing to bring, nothing comes.
+        let packs = || fs::read_dir(lab.path("repo/objects/pack")).unwrap().count();
+        let before = packs();
+        lab.ok(words("pull git"));
+        assert_eq!(packs(), before);
+    }
 }
 
 #[test]
