@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -64,6 +65,14 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
     if !report.unread.is_empty() {
         complain(&partial(&snapshot, &report));
     }
+    if !report.unread_attributes.is_empty() {
+        complain(&format!(
+            "snapshot {} is partial: the backup could not read all extended attributes of {}, so what is there keeps its own: {}",
+            snapshot.short_id(),
+            plural(report.unread_attributes.len() as u64, "name"),
+            some_of(&report.unread_attributes)
+        ));
+    }
     print(|out| {
         session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
         session.tell_failures(out, "restore", &report.target, &report.applied.failures)?;
@@ -83,15 +92,21 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
 /// What the snapshot lacks of what was restored.
 fn partial(snapshot: &Snapshot, report: &RestoreReport) -> String {
     let unread = report.unread.len();
-    let mut names: Vec<_> = report.unread.iter().take(SHOWN_UNREAD).map(|path| shown(path)).collect();
-    names.extend((unread > SHOWN_UNREAD).then(|| format!("{} more", count((unread - SHOWN_UNREAD) as u64))));
     format!(
         "snapshot {} is partial: the backup could not read {}, so {} not restored: {}",
         snapshot.short_id(),
         plural(unread as u64, "name"),
         if unread == 1 { "it is" } else { "they are" },
-        names.join(", ")
+        some_of(&report.unread)
     )
+}
+
+/// The first of `paths`, and how many more there are.
+fn some_of(paths: &[PathBuf]) -> String {
+    let mut names: Vec<_> = paths.iter().take(SHOWN_UNREAD).map(|path| shown(path)).collect();
+    let more = paths.len().saturating_sub(SHOWN_UNREAD) as u64;
+    names.extend((more > 0).then(|| format!("{} more", count(more))));
+    names.join(", ")
 }
 
 /// Shows at the terminal what `plan` would delete, and goes on only if the person agrees.
@@ -237,8 +252,9 @@ impl Done<'_> {
             "bytes_reused": applied.reused_bytes,
             "files_deleted": applied.deleted,
             "entries_unchanged": report.unchanged,
-            "partial": !report.unread.is_empty(),
+            "partial": !report.unread.is_empty() || !report.unread_attributes.is_empty(),
             "entries_unreadable": report.unread.len(),
+            "attributes_unreadable": report.unread_attributes.len(),
             "entries_spared": report.spared.len(),
             "includes_unmatched": report.unmet,
             "sockets_skipped": applied.sockets,

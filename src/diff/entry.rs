@@ -68,6 +68,18 @@ pub struct Metadata {
     pub xattrs: Option<Box<Xattrs>>,
 }
 
+impl Metadata {
+    /// Adds the extended attributes that `there` has, and this has not.
+    pub(crate) fn keep_attributes(&mut self, there: &Self) {
+        let Some(kept) = &there.xattrs else { return };
+        let xattrs = self.xattrs.get_or_insert_default();
+        let is_new = |(name, _): &&(Vec<u8>, Vec<u8>)| !xattrs.iter().any(|(own, _)| own == name);
+        let new: Vec<_> = kept.iter().filter(is_new).cloned().collect();
+        xattrs.extend(new);
+        xattrs.sort_unstable();
+    }
+}
+
 /// Names and values of extended attributes, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 

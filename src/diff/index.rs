@@ -296,23 +296,27 @@ pub fn fill<R: Send, E: From<Interrupted>>(
                         progress.bytes.add(size.saturating_sub(counted));
                         let outcome = outcome.map(|read| (read.content(&segments), read));
                         segments.clear();
-                        let source = match outcome {
+                        let mut fail = |source| {
+                            progress.errors.add(1);
+                            problems.push(ScanError { path: directory.locate(&paths[number]), source });
+                        };
+                        match outcome {
                             Ok((content, read)) => {
                                 entries[number].kind = Kind::File(content);
                                 entries[number].meta = read.meta;
-                                match (read.changed, read.xattr_fault) {
-                                    (true, _) => ScanErrorKind::Changed,
-                                    (false, Some(error)) => ScanErrorKind::Attributes(error),
-                                    (false, None) => return Ok(()),
+                                if read.changed {
+                                    fail(ScanErrorKind::Changed);
                                 }
+                                read.xattr_fault
+                                    .map(ScanErrorKind::Attributes)
+                                    .into_iter()
+                                    .for_each(&mut fail);
                             }
                             Err(error) => {
                                 lost.push(number);
-                                ScanErrorKind::Io(error)
+                                fail(ScanErrorKind::Io(error));
                             }
-                        };
-                        progress.errors.add(1);
-                        problems.push(ScanError { path: directory.locate(&paths[number]), source });
+                        }
                     }
                 }
                 Ok(())

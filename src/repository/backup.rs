@@ -602,6 +602,7 @@ impl<'a> Session<'a> {
         };
         report.statistics.count_changes(&diff::compare(&report.old, &report.new));
         let unreadable = list_unreadable(sources.unreadable(&report.problems));
+        let unread_attributes = list_unreadable(sources.unread_attributes(&report.problems));
         let Some(mut batch) = self.batch.take() else {
             report.statistics.bytes_stored = statistics.bytes_volumes;
             report.leave_out_unknown(parent, &unreadable);
@@ -632,6 +633,7 @@ impl<'a> Session<'a> {
             owners,
             statistics: report.statistics,
             unreadable,
+            unread_attributes,
             mounts: Some(plan.mounts),
             program: concat!("treering ", env!("CARGO_PKG_VERSION")).into(),
         };

@@ -153,6 +153,12 @@ impl Sources {
         problems.iter().filter(is_left_out).map(|problem| self.path_of(&problem.path)).collect()
     }
 
+    /// The paths of the index whose attributes are not all in the snapshot for these problems.
+    pub fn unread_attributes(&self, problems: &[ScanError]) -> Vec<RelPath> {
+        let is_one = |problem: &&ScanError| matches!(problem.source, ScanErrorKind::Attributes(_));
+        problems.iter().filter(is_one).map(|problem| self.path_of(&problem.path)).collect()
+    }
+
     /// The path in the index of something in a source. What can have none there is in the directory whose path
     /// this is.
     fn path_of(&self, path: &Path) -> RelPath {

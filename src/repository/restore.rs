@@ -21,8 +21,8 @@ use crate::atomic;
 use crate::diff::DiffIndex;
 use crate::diff::pattern::{Meaning, Pattern, Space, check_signs};
 use crate::diff::{
-    ApplyOptions, ApplyReport, Beneath, Change, ChangeRef, DirIndex, Entry, Kind, Owners, apply_diff_with,
-    settable,
+    ApplyError, ApplyOptions, ApplyReport, Beneath, Change, ChangeRef, DirIndex, Entry, Failure, Kind,
+    Owners, apply_diff_with, settable,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -113,6 +113,9 @@ pub struct RestoreReport {
     pub spared: Vec<(RelPath, Spared)>,
     /// What the backup could not read of what is restored, where it would be: the snapshot is partial there.
     pub unread: Vec<PathBuf>,
+    /// What may have had more extended attributes than the backup could read, where it would be: what is there keeps those
+    /// that the snapshot does not have.
+    pub unread_attributes: Vec<PathBuf>,
     /// Patterns of what was to be included that match nothing.
     pub unmet: Vec<String>,
     /// Entries that lack something that only root can set: their owner, a group, set-user-id and set-group-id, or
@@ -251,9 +254,25 @@ impl Repository {
         let owners = if options.numeric_ids { &numbers } else { &snapshot.record.owners };
         // With the numbers of the owners here, which therefore need no names any more.
         let lacking = settable(&mut entries, owners);
-        let wanted = DirIndex { entries, ..DirIndex::default() };
-        let present = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
-        let (mut spared, failures) = extras.map(Extras::into_parts).unwrap_or_default();
+        let mut wanted = DirIndex { entries, ..DirIndex::default() };
+        let (present, hidden) = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
+        let (mut spared, mut failures) = extras.map(Extras::into_parts).unwrap_or_default();
+        let lacks_attributes = |path: &RelPath| {
+            destination.origin(path).is_some_and(|path| snapshot.record.lacks_attributes(&path))
+        };
+        let has_any = !snapshot.record.unread_attributes.is_empty();
+        for entry in wanted.entries.iter_mut().filter(|entry| has_any && lacks_attributes(&entry.path)) {
+            if let Ok(at) = present.entries.binary_search_by(|there| there.path.cmp(&entry.path)) {
+                entry.meta.keep_attributes(&present.entries[at].meta);
+            }
+        }
+        let unread_attributes = destination.places(&snapshot.record.unread_attributes, &top);
+        let is_restored = |path: &RelPath| {
+            let first = wanted.entries.partition_point(|entry| entry.path < *path);
+            wanted.entries.get(first).is_some_and(|entry| entry.path.is_within(path))
+        };
+        let unread_attributes = unread_attributes.into_iter().filter(is_restored);
+        let unread_attributes = unread_attributes.map(|path| join(target, &path)).collect();
         let unmet = choice.unmet();
         let unread = choice.asked_of(places);
         if options.delete {
@@ -267,15 +286,25 @@ impl Repository {
             diff.keep_extra();
         }
         diff.changes.retain(|change| !is_left(change, &on_the_way));
+        let unchanged = unchanged(total, &diff.changes);
+        // What is replaced loses what nobody can read.
+        diff.changes.retain(|change| {
+            let path = change.path();
+            let is_lost =
+                matches!(change, Change::Updated(_)) && hidden.contains(path) && lacks_attributes(path);
+            failures.extend(is_lost.then(|| Failure { path: path.clone(), source: ApplyError::Attributes }));
+            !is_lost
+        });
         let unread_places = unread.iter().map(|path| join(target, path)).collect();
         let report = RestoreReport {
-            unchanged: unchanged(total, &diff.changes),
+            unchanged,
             sources,
             target: destination.target,
             changes: Vec::new(),
             applied: ApplyReport { failures, ..ApplyReport::default() },
             spared,
             unread: unread_places,
+            unread_attributes,
             unmet,
             lacking: lacking.len() as u64,
             verified: None,
@@ -353,7 +382,7 @@ impl RestorePlan<'_> {
         let failed: HashSet<&RelPath> = report.applied.failures.iter().map(|failure| &failure.path).collect();
         report.lacking -= lacking.iter().filter(|path| failed.contains(path)).count() as u64;
         if let Some(wanted) = self.to_verify {
-            let now = look_at(repository, &report.target, &wanted, None, progress)?;
+            let (now, _) = look_at(repository, &report.target, &wanted, None, progress)?;
             let mut wrong = crate::diff::compare(&now.entries, &wanted);
             wrong.retain(|change| {
                 !failed.contains(change.path()) && !is_socket(change) && !is_left(change, &on_the_way)
@@ -509,7 +538,12 @@ impl Destination {
 
     /// Where that would be which the backup could not read.
     fn unread(&self, snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
-        let unread = snapshot.record.unreadable.iter().filter_map(|path| {
+        self.places(&snapshot.record.unreadable, top)
+    }
+
+    /// Where `paths` of the index would be, as far as they are at `top`, below, or above.
+    fn places(&self, paths: &[RelPath], top: &RelPath) -> Vec<RelPath> {
+        let unread = paths.iter().filter_map(|path| {
             // A directory above what is restored could not be read as a whole.
             let path = if top.is_within(path) { top } else { path };
             path.is_within(top).then(|| self.below(path))?

@@ -610,6 +610,7 @@ mod tests {
             owners: Owners::default(),
             statistics: Statistics::default(),
             unreadable: Vec::new(),
+            unread_attributes: Vec::new(),
             mounts: None,
             program: String::new(),
         };

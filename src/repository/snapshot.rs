@@ -74,6 +74,10 @@ pub struct SnapshotRecord {
     /// anything below it need be in the snapshot, whatever the source held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<RelPath>,
+    /// What has not all of its extended attributes here, since they could not be read, in path order, none below another:
+    /// the thing at one of these paths, and what lies below it, may have had more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread_attributes: Vec<RelPath>,
     /// The directories at which something was mounted, and below which the backup went on, in path order; sources too.
     /// `None` in the records of earlier versions, which do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,9 +95,9 @@ pub(super) const MAX_MOUNTS: usize = 4096;
 const MAX_UNREADABLE: usize = 10_000;
 
 impl SnapshotRecord {
-    /// Whether parts of the sources could not be read, so that the snapshot lacks them.
+    /// Whether parts of the sources, or attributes, could not be read, so that the snapshot lacks them.
     pub fn is_partial(&self) -> bool {
-        !self.unreadable.is_empty()
+        !self.unreadable.is_empty() || !self.unread_attributes.is_empty()
     }
 
     /// Whether `path` of the index is, or lies below, something that could not be read: that the snapshot does
@@ -118,6 +122,11 @@ impl SnapshotRecord {
             Layout::Single => root.rsplit(|&byte| byte == b'/').next().unwrap_or_default(),
         };
         RelPath::new(path).unwrap_or_default()
+    }
+
+    /// Whether what stands at `path` of the index may have had more extended attributes than are here.
+    pub(super) fn lacks_attributes(&self, path: &RelPath) -> bool {
+        listed_above(&self.unread_attributes, path).is_some()
     }
 
     /// What could not be read and is `path`, or above it.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use rustix::fs::FileType;
 
 use crate::diff::pattern::{Meaning, PatternSet, Space};
 use crate::diff::{
-    Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, Stat, comparable, describe, fill,
+    Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, ScanErrorKind, Stat, comparable,
+    describe, fill,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -167,20 +169,20 @@ impl<'a> Extras<'a> {
 }
 
 /// The state of those paths of `target` that `wanted` has, content included; with `extras` also the names of what
-/// stands beside them and is to be removed.
+/// stands beside them and is to be removed. And the paths of which the attributes cannot all be read.
 pub(super) fn look_at(
     repository: &Repository,
     target: &Path,
     wanted: &[Entry],
     mut extras: Option<&mut Extras<'_>>,
     progress: &Progress,
-) -> Result<DirIndex, RepositoryError> {
+) -> Result<(DirIndex, HashSet<RelPath>), RepositoryError> {
     let below = match Beneath::open(target) {
         Ok(below) => below,
         // What is not there holds nothing; what is no directory fails when something is put there.
-        Err(_) => return Ok(DirIndex::default()),
+        Err(_) => return Ok(Default::default()),
     };
-    let mut entries = Vec::new();
+    let (mut entries, mut hidden) = (Vec::new(), HashSet::new());
     let mut reach = Reach { below: &below, current: None, blocked: None };
     for entry in wanted {
         progress.check()?;
@@ -196,11 +198,14 @@ pub(super) fn look_at(
         let located = target.join(entry.path.as_path());
         let place = Place::new((*directory).as_fd(), entry.path.name(), &located);
         // What cannot be read is as good as not there: it is made anew.
-        entries.extend(describe(&place, found, SystemTime::UNIX_EPOCH).ok().map(|(entry, _)| entry));
+        if let Ok((described, fault)) = describe(&place, found, SystemTime::UNIX_EPOCH) {
+            hidden.extend(fault.map(|_| entry.path.clone()));
+            entries.push(described);
+        }
     }
     entries.sort_by(|a: &Entry, b: &Entry| a.path.cmp(&b.path));
     let read = ReadOptions::new(repository.config().segments, SystemTime::UNIX_EPOCH);
-    fill(
+    let problems = fill(
         &mut entries,
         &below.source(target),
         &read,
@@ -208,8 +213,12 @@ pub(super) fn look_at(
         |_, _| (),
         |_, _, ()| Ok::<_, RepositoryError>(progress.check()?),
     )?;
+    for problem in problems.iter().filter(|problem| matches!(problem.source, ScanErrorKind::Attributes(_))) {
+        let path = problem.path.strip_prefix(target).ok();
+        hidden.extend(path.and_then(|path| RelPath::new(path.as_os_str().as_bytes()).ok()));
+    }
     comparable(&mut entries);
-    Ok(DirIndex { entries, ..DirIndex::default() })
+    Ok((DirIndex { entries, ..DirIndex::default() }, hidden))
 }
 
 /// Which directories of the target can be reached without following a link, asked for in path order.

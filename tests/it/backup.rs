@@ -6,10 +6,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use treering::diff::Excludes;
+use treering::diff::{ApplyError, Excludes};
 use treering::progress::Progress;
 use treering::relpath::RelPath;
-use treering::repository::{BackupOptions, CompareOptions, Repository, Selector};
+use treering::repository::{BackupOptions, CompareOptions, Repository, RestoreOptions, Selector};
 use treering::spoken::TimeRange;
 
 use crate::deep;
@@ -358,7 +358,32 @@ fn a_file_whose_attributes_cannot_be_listed_is_saved_without_them() {
     assert_eq!(report.problems.iter().map(|problem| &problem.path).collect::<Vec<_>>(), [&path]);
     assert!(report.problems[0].to_string().contains("file"), "{:?}", report.problems);
     let snapshot = report.snapshot.unwrap();
-    assert!(!snapshot.record.is_partial(), "what it holds is there");
+    assert!(snapshot.record.is_partial(), "it lacks attributes");
+    let lacks: Vec<_> = snapshot.record.unread_attributes.iter().map(ToString::to_string).collect();
+    assert_eq!(lacks, ["file"]);
+    assert!(snapshot.record.unreadable.is_empty(), "what it holds is there");
     let restored = lab.restore(&snapshot, "restored");
     assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
+
+    // What is there keeps attributes of which nobody knows whether the snapshot should have them.
+    let restore = |to: &Path| {
+        let options = RestoreOptions::new(to);
+        lab.repository.restore(&snapshot, &options, &Progress::new()).unwrap()
+    };
+    fs::write(restored.join("file"), "other").unwrap();
+    let kept = xattr::set(restored.join("file"), "user.own", b"kept").is_ok();
+    let report = restore(&restored);
+    assert!(report.applied.failures.is_empty(), "{:?}", report.applied.failures);
+    assert_eq!(report.unread_attributes, [restored.join("file")]);
+    assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
+    if kept {
+        assert_eq!(xattr::get(restored.join("file"), "user.own").unwrap().unwrap(), b"kept");
+    }
+    // Those that cannot be read here either would be lost with the file.
+    fs::write(&path, "changed").unwrap();
+    let report = restore(directory.path());
+    assert_eq!(report.applied.failures.len(), 1, "{:?}", report.applied.failures);
+    assert!(matches!(report.applied.failures[0].source, ApplyError::Attributes));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "changed");
+    assert!(xattr::get(&path, format!("user.{:03}{}", 299, "x".repeat(240))).unwrap().is_some());
 }
