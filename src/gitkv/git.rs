@@ -23,6 +23,9 @@ use super::tree::{MAX_DEPTH, Mode, Node, Tree};
 use super::work_tree::WorkTree;
 use super::{GitError, shown};
 
+/// The newest version of git's format that libgit2 reads.
+pub(super) const NEWEST_GIT_FORMAT: i64 = 1;
+
 /// The branch of repositories that are made here.
 const BRANCH: &str = "refs/heads/main";
 
@@ -645,7 +648,7 @@ pub(super) fn expect_known_format(path: &Path) -> Result<(), GitError> {
     let no_ceilings: [&Path; 0] = [];
     match git2::Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, no_ceilings) {
         Err(error) if error.code() != ErrorCode::NotFound => match unread_format(path, error) {
-            format @ GitError::Format { .. } => Err(format),
+            format @ (GitError::Format { .. } | GitError::FormatVersion { .. }) => Err(format),
             // Whoever opens it says what else is the matter.
             _ => Ok(()),
         },
@@ -657,9 +660,14 @@ pub(super) fn expect_known_format(path: &Path) -> Result<(), GitError> {
 fn unread_format(path: &Path, error: git2::Error) -> GitError {
     const KNOWN: [&str; 5] =
         ["noop", "objectformat", "worktreeconfig", "preciousobjects", "relativeworktrees"];
+    let at = [path.join("config"), path.join(".git/config")];
+    let open = || git2::Config::open(at.iter().find(|file| file.is_file())?).ok();
+    let version = open().and_then(|config| config.get_i64("core.repositoryformatversion").ok());
+    if let Some(found) = version.filter(|found| *found > NEWEST_GIT_FORMAT) {
+        return GitError::FormatVersion { path: path.to_owned(), found, source: Box::new(error.into()) };
+    }
     let extension = || {
-        let at = [path.join("config"), path.join(".git/config")];
-        let config = git2::Config::open(at.iter().find(|file| file.is_file())?).ok()?;
+        let config = open()?;
         let mut entries = config.entries(Some("^extensions\\.")).ok()?;
         while let Some(Ok(entry)) = entries.next() {
             let name = entry.name().ok()?.strip_prefix("extensions.")?.to_owned();

@@ -85,6 +85,7 @@ pub use create::create;
 pub use edit::TreeEdit;
 pub use exchange::TreeMerge;
 pub use file::{KvFile, OpenMode, ParseOpenModeError};
+use git::NEWEST_GIT_FORMAT;
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
 pub use refs::PRIVATE;
@@ -134,6 +135,20 @@ pub enum GitError {
         extension: String,
         /// Its value.
         value: String,
+        /// What libgit2 says.
+        source: Box<Libgit2>,
+    },
+    /// There is one, in a later version of git's format.
+    #[error(
+        "the git repository {} has version {found} of git's format, and treering reads up to {NEWEST_GIT_FORMAT}: use a newer treering, or \
+         have the git that made it clone it into the older format",
+        path.display()
+    )]
+    FormatVersion {
+        /// Where it is.
+        path: PathBuf,
+        /// The version.
+        found: i64,
         /// What libgit2 says.
         source: Box<Libgit2>,
     },

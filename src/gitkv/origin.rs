@@ -136,8 +136,9 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
     };
     // Said of a path in the words of every other command.
     if let Some(path) = library::path_of(&url)
-        && let Err(error @ (GitError::NotRepository(_) | GitError::Format { .. })) =
-            Git::open_with_work_tree(&path)
+        && let Err(
+            error @ (GitError::NotRepository(_) | GitError::Format { .. } | GitError::FormatVersion { .. }),
+        ) = Git::open_with_work_tree(&path)
     {
         return Err(error);
     }

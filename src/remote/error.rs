@@ -49,6 +49,17 @@ pub enum RemoteError {
         /// What git says.
         source: GitError,
     },
+    /// Git where the remote is does not read it.
+    #[error(
+        "the git where the remote {remote} is does not read that repository, whose format is newer: update git there, or give \
+         another address"
+    )]
+    GitFormat {
+        /// Its name.
+        remote: String,
+        /// What git says.
+        source: GitError,
+    },
     /// Nothing is where the remote should be.
     #[error(
         "there is no git repository where the remote {remote} should be: check its address, or make one with `git init --bare`"
@@ -495,6 +506,9 @@ const NOT_REACHED: [&str; 12] = [
 /// What git says where the other side has another object format: of a push, and of a fetch by either protocol.
 const HASH: [&str; 3] = ["hash algorithm", "mismatched algorithms", "object format"];
 
+/// What git says of a repository in a later version of its format.
+const NEWER: &str = "expected git repo version";
+
 /// What git says when it needs an object that lies in a cold remote.
 const PROMISED: &str = "promisor remote";
 
@@ -526,6 +540,8 @@ impl RemoteError {
             let remote = remote.clone();
             if says(&said, &HASH) {
                 Self::ObjectFormat { remote, source }
+            } else if said.contains(NEWER) {
+                Self::GitFormat { remote, source }
             } else if said.contains(PROMISED) {
                 Self::ColdData { remote, source }
             } else if says(&said, &REFUSED) {
@@ -649,6 +665,9 @@ mod tests {
         ] {
             assert!(matches!(of(hash), RemoteError::ObjectFormat { .. }), "{hash}");
         }
+        let newer =
+            "fatal: Expected git repo version <= 1, found 7\nfatal: Could not read from remote repository.";
+        assert!(matches!(of(newer), RemoteError::GitFormat { .. }));
         assert!(matches!(of("fatal: out of memory"), RemoteError::Failed { .. }));
     }
 

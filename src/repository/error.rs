@@ -109,9 +109,14 @@ pub enum RepositoryError {
     },
     /// A later version made it.
     #[error(
-        "the repository has format {0}, and this program reads up to {FORMAT_VERSION}: use a newer treering"
+        "the repository {} has format {found}, and this program reads up to {FORMAT_VERSION}: use a newer treering", .path.display()
     )]
-    Version(u32),
+    Version {
+        /// Where it is.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// Another process holds what is needed.
     #[error("the repository is in use by another process: try again when it is done")]
     Locked(#[source] GitError),

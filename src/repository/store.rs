@@ -48,7 +48,9 @@ fn read_config(timeline: &Timeline) -> Result<Option<Config>, RepositoryError> {
     let Some(id) = timeline.find(config::PATH)? else { return Ok(None) };
     let bytes = timeline.git().read_blob_within(&id, MAX_CONFIG).map_err(TimelineError::from)?;
     match Config::parse(&bytes, FORMAT_VERSION) {
-        Err(ConfigError::Newer(version)) => Err(RepositoryError::Version(version)),
+        Err(ConfigError::Newer(found)) => {
+            Err(RepositoryError::Version { path: timeline.git().path().to_owned(), found })
+        }
         Err(error) => Err(RepositoryError::damaged(config::PATH)(error.into())),
         Ok(config) => Ok(Some(config)),
     }

@@ -240,6 +240,32 @@ fn a_format_that_is_not_read_is_named_with_the_way_out() {
 }
 
 #[test]
+fn a_later_version_of_gits_format_is_named_with_the_way_out() {
+    let lab = lab();
+    lab.ok(["-r", "rings", "init", "-q"]);
+    let git = ["-C", "kv.git", "config", "core.repositoryformatversion", "7"];
+    assert!(Command::new("git").current_dir(lab.path("")).args(git).status().unwrap().success());
+    let address = url(&lab);
+    let clone = format!("clone {address} other");
+    for line in [
+        "kv list kv.git",
+        "-r kv.git snapshots",
+        "-r kv.git blob list",
+        "-r rings remote add x kv.git",
+        "clone kv.git other",
+        &clone,
+    ] {
+        let outcome = lab.run(line.split(' '));
+        assert_eq!(outcome.status, Some(1), "{line}: {outcome:?}");
+        for said in ["kv.git has version 7 of git's format", "use a newer treering"] {
+            assert!(outcome.err.contains(said), "{line}: {}", outcome.err);
+        }
+    }
+    let outcome = run(&lab, &["list", &address]);
+    assert!(outcome.err.contains("kv.git has version 7 of git's format"), "{}", outcome.err);
+}
+
+#[test]
 fn a_branch_that_the_origin_does_not_have_is_said_and_a_new_one_is_followed() {
     let lab = lab();
     let url = url(&lab);
