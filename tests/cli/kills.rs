@@ -70,6 +70,10 @@ go_on() {
     treering -r "$1" prune -q
     whole "$1"
 }
+# The repository $1 has $2 snapshots.
+has() {
+    test "$(treering -r "$1" snapshots --json | grep -o '"short_id"' | wc -l)" = "$2"
+}
 # The cold remote at $1 is whole.
 cold_whole() {
     treering clone --cold "$1" looked -q
@@ -361,11 +365,20 @@ fn backups_and_upkeep() {
     ]);
 }
 
+/// The same, which forgets all that was there before, and prunes.
+const REMOVER: &str = "
+    treering clone hub.git other -q && seq 50 > tree/theirs && treering -r other backup tree -q
+    treering -r other forget --keep-last 1 --prune -q && treering -r other push -q
+";
+
 #[test]
 fn git_remotes() {
     let pushed = before(&[REPOSITORY, HUB, "treering push -q", CHANGE]);
     let other = before(&[pushed, OTHER]);
     let after = "go_on repo && treering push -q && whole repo && whole hub.git";
+    let removed = before(&[pushed, REMOVER]);
+    // Whatever was kept stays, and does not come back there.
+    let after_removal = "go_on repo && treering push -q 2> /dev/null && whole repo && whole hub.git && has repo 4 && has hub.git 2";
     sweep_all(&[
         (
             "remote add git",
@@ -411,6 +424,32 @@ fn git_remotes() {
             },
         ),
         ("pull from git", Case { command: "treering pull -q", before: other, after, ..CASE }),
+        (
+            "pull from git what others removed",
+            Case { command: "treering pull -q 2> /dev/null", before: removed, after: after_removal, ..CASE },
+        ),
+        (
+            "push to git where others removed something",
+            Case { command: "treering push -q 2> /dev/null", before: removed, after: after_removal, ..CASE },
+        ),
+        (
+            "push to git beside what is kept",
+            Case {
+                command: "treering push -q",
+                before: before(&[removed, "treering pull -q 2> /dev/null && treering backup tree -q"]),
+                after: "go_on repo && treering push -q && whole repo && whole hub.git && has repo 5 && has hub.git 3",
+                ..CASE
+            },
+        ),
+        (
+            "pull from git with removals",
+            Case {
+                command: "treering pull -q --removals",
+                before: before(&[removed, "treering pull -q 2> /dev/null"]),
+                after: "go_on repo && treering push -q && whole repo && whole hub.git && has repo 2 && has hub.git 2",
+                ..CASE
+            },
+        ),
         (
             "clone",
             Case {
