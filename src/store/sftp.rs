@@ -15,10 +15,13 @@
 //! the server may undo the last renames. A server that can neither replace by a rename nor link (OpenSSH
 //! can both) gets the steps one after the other.
 //!
+//! What a killed process was writing goes when it is a day older, by the server's clock, than what is written beside it.
+//!
 //! That a server offers links says little: rclone's answers that it made one, and makes none. So the first
 //! link of a process is tried at a name that nobody else has, and after each link and rename we look at
 //! both names before anything is removed.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::ops::Range;
 use std::pin::pin;
@@ -54,6 +57,10 @@ use crate::signals;
 const PIECE: usize = 240 << 10;
 /// Requests of one object under way.
 const PIECES_AT_ONCE: usize = 16;
+/// The time without a further byte after which nobody writes an unfinished file any more.
+const DEAD: Duration = Duration::from_secs(24 * 3600);
+/// By which a name tells that it may be the only one of an object, see [`Ssh::replace`].
+const ASIDE: &str = "aside-";
 /// How much of what ssh says is kept.
 const SAID: usize = 2 << 10;
 
@@ -72,6 +79,8 @@ pub(super) struct Ssh {
     links: OnceLock<bool>,
     /// Whether the server takes the pieces of a file in their order only.
     in_order: AtomicBool,
+    /// Directories that were looked through for what killed processes left.
+    swept: Mutex<HashSet<String>>,
 }
 
 struct Session {
@@ -97,6 +106,7 @@ impl Ssh {
             session: tokio::sync::Mutex::new(None),
             links: OnceLock::new(),
             in_order: AtomicBool::new(false),
+            swept: Mutex::default(),
         })
     }
 
@@ -357,7 +367,7 @@ impl Ssh {
             return self.rename_and_look(sftp, from, to, size).await;
         }
         // What is there goes aside, so that it can come back.
-        let aside = sibling(to)?;
+        let aside = sibling_of(to, ASIDE)?;
         let has_aside = match self.within(sftp.fs().rename(to, &aside)).await {
             Ok(()) => true,
             Err(Reason::NotFound) => false,
@@ -381,6 +391,27 @@ impl Ssh {
         match futures_util::future::try_join(self.size(sftp, from), self.size(sftp, to)).await? {
             (None, Some(held)) if held == size => Ok(()),
             _ => Err(pretended("rename")),
+        }
+    }
+
+    /// Removes what processes were writing beside `path`, which was just written, that are no more. Once for each directory.
+    async fn sweep(&self, sftp: &Sftp, path: &str) {
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        if !self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned()) {
+            return;
+        }
+        // What cannot be listed or removed is left to others.
+        let Ok(now) = self.metadata(sftp, &self.full(path)).await else { return };
+        let Ok(entries) = self.list_directory(sftp, directory).await else { return };
+        let time = |metadata: &MetaData| Some(metadata.modified()?.as_duration());
+        for (path, metadata) in entries {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let is_of_writer = is_unfinished(name) && !name.contains(ASIDE);
+            let is_dead = time(&now).zip(time(&metadata)).is_some_and(|(now, then)| now > then + DEAD);
+            if is_of_writer && is_dead && metadata.file_type().is_some_and(|kind| kind.is_file()) {
+                tracing::debug!(path, "removing what a killed process left");
+                let _ = self.within(sftp.fs().remove_file(self.full(&path))).await;
+            }
         }
     }
 
@@ -500,8 +531,12 @@ impl Ssh {
 
 /// A name beside `path` that nobody else has, which marks what is unfinished.
 fn sibling(path: &str) -> Result<String, Reason> {
+    sibling_of(path, "")
+}
+
+fn sibling_of(path: &str, sort: &str) -> Result<String, Reason> {
     let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-    Ok(format!("{directory}/{}{}.tmp", atomic::TEMP_PREFIX, random()?))
+    Ok(format!("{directory}/{}{sort}{}.tmp", atomic::TEMP_PREFIX, random()?))
 }
 
 async fn listen(mut stderr: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
@@ -629,8 +664,9 @@ impl Backend for Ssh {
                 Ok(()) => self.publish(sftp, &temporary, &target, content.size(), new).await,
                 Err(reason) => Err(reason),
             };
-            if stored.is_err() {
-                let _ = self.within(sftp.fs().remove_file(&temporary)).await;
+            match stored {
+                Ok(()) => self.sweep(sftp, path).await,
+                Err(_) => drop(self.within(sftp.fs().remove_file(&temporary)).await),
             }
             stored
         })

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use treering::store::{
     CacheMode, CachePolicy, Emulation, LocalOptions, MAX_LEVEL, NamespaceOptions, Operation, Options, Reason,
@@ -367,6 +367,34 @@ fn a_path_over_sftp_is_absolute_only_with_two_slashes() {
     assert_eq!(fs::read(directory.join("relative/store/data/0123")).unwrap(), b"content");
     store.destroy(None).unwrap();
     assert!(!directory.join("relative/store").exists());
+}
+
+#[test]
+fn what_killed_processes_were_writing_over_sftp_goes_after_a_day() {
+    for place in
+        [SshServer::place(&[]), SshServer::place(&["posix-rename", "hardlink"])].into_iter().flatten()
+    {
+        let open = || Store::open(&place.url, place.options.clone()).unwrap();
+        Store::create(&place.url, place.options.clone()).unwrap().store(&name("data/0123"), b"old").unwrap();
+        let data = place.server.files().join("data");
+        let unfinished = |name: &str, hours: u64| {
+            let path = data.join(format!(".treering-tmp-{name}.tmp"));
+            let file = fs::File::create(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+            path
+        };
+        let dead = unfinished("dead", 25);
+        // Somebody may go on with the one, and the other may be all that is left of an object.
+        let kept = [unfinished("alive", 23), unfinished("aside-one", 25)];
+        fs::create_dir(data.join(".treering-tmp-directory.tmp")).unwrap();
+        let store = open();
+        store.load(&name("data/0123")).unwrap();
+        assert!(dead.exists(), "who only reads removes nothing");
+        store.store(&name("data/0123"), b"new").unwrap();
+        assert!(!dead.exists());
+        assert!(kept.iter().all(|path| path.exists()) && data.join(".treering-tmp-directory.tmp").exists());
+        assert_eq!(store.load(&name("data/0123")).unwrap(), b"new");
+    }
 }
 
 #[test]
