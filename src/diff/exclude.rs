@@ -53,7 +53,7 @@ impl Excludes {
             for line in lines(&text) {
                 let directory = path.parent().map(Path::to_owned);
                 let pattern = Pattern { text: line.to_owned(), directory, is_line: true };
-                let meaning = self.read(&pattern).map_err(|error| error.in_file(path))?;
+                let meaning = self.read(&pattern).map_err(|error| error.in_file(path, &text))?;
                 all.push((pattern, meaning));
             }
         }
@@ -225,7 +225,7 @@ impl Rules {
             }
             Err(source) => drop(error.get_or_insert(source)),
         }
-        (rules, error.map(|error| error.in_file(&path)))
+        (rules, error.map(|error| error.in_file(&path, &text)))
     }
 
     /// Why `path` is left out, if it is.
@@ -351,9 +351,11 @@ mod tests {
             assert_eq!(rules.exclude(&dir.path().join("x"), true), Some(expected), "{line}");
         }
         for line in ["[", "a[b", "x\\", "../x", "/", "!"] {
-            let (rules, error) = enter(&format!("{line}\ny\n"));
+            let (rules, error) = enter(&format!("# a comment\n{line}\ny\n"));
             let error = error.unwrap_or_else(|| panic!("{line}"));
-            assert!(error.to_string().ends_with(".skip"), "{line}: {error}");
+            let file = dir.path().join(".skip");
+            let expected = format!("cannot use the pattern of line 2 in {}", file.display());
+            assert_eq!(error.to_string(), expected, "{line}");
             assert!(rules.exclude(&dir.path().join("y"), false).is_some(), "{line}");
         }
     }

@@ -656,21 +656,31 @@ fn is_match(part: &str, name: &OsStr) -> bool {
 
 /// A pattern that cannot be used, or a file of patterns that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use a pattern{}", .from.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default())]
+#[error("cannot use {}{}", which(*.line), .from.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default())]
 pub struct PatternError {
     from: Option<PathBuf>,
+    /// The number of its line there, from 1 on.
+    line: Option<usize>,
     source: Box<Fault>,
 }
 
 impl PatternError {
     pub(super) fn new(fault: Fault, from: Option<&Path>) -> Self {
-        Self { from: from.map(Path::to_owned), source: fault.into() }
+        Self { from: from.map(Path::to_owned), line: None, source: fault.into() }
     }
 
-    /// The same of a pattern that stands in the file `from`.
-    pub(super) fn in_file(self, from: &Path) -> Self {
-        Self { from: Some(from.to_owned()), ..self }
+    /// The same of a pattern that stands in the file `from`, of which `text` is the content.
+    pub(super) fn in_file(self, from: &Path, text: &str) -> Self {
+        let is_it = |line: &str| {
+            self.source.pattern().is_some_and(|pattern| split_sign(line).0 == split_sign(pattern).0)
+        };
+        let line = text.trim_start_matches('\u{feff}').lines().position(is_it);
+        Self { from: Some(from.to_owned()), line: line.map(|line| line + 1), ..self }
     }
+}
+
+fn which(line: Option<usize>) -> String {
+    line.map_or_else(|| "a pattern".to_owned(), |line| format!("the pattern of line {line}"))
 }
 
 /// What is wrong with a pattern.
@@ -707,6 +717,22 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// The pattern, if it is one that is wrong.
+    fn pattern(&self) -> Option<&str> {
+        match self {
+            Self::Glob(pattern, _)
+            | Self::Empty(pattern)
+            | Self::NothingBefore(pattern)
+            | Self::OpenClass(pattern)
+            | Self::Dangling(pattern)
+            | Self::NoHome(pattern)
+            | Self::OtherHome(pattern)
+            | Self::Outside(pattern)
+            | Self::Everything { pattern, .. } => Some(pattern),
+            Self::File(_) | Self::NotText(_) => None,
+        }
+    }
+
     fn of(error: ignore::Error, given: &str) -> Self {
         let reason = match error {
             ignore::Error::Glob { err, .. } => err,

@@ -109,7 +109,7 @@ impl Stat {
 
 /// What could not be looked at, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {}", .path.display())]
+#[error("{} {}", .source.prevented(), .path.display())]
 pub struct ScanError {
     /// The name, as the walk reached it.
     pub path: PathBuf,
@@ -136,6 +136,17 @@ pub enum ScanErrorKind {
     /// The name cannot be kept.
     #[error(transparent)]
     Path(#[from] RelPathError),
+}
+
+impl ScanErrorKind {
+    /// What could not be done.
+    fn prevented(&self) -> &'static str {
+        match self {
+            // What stands there is read all the same.
+            Self::Exclude(_) => "not all patterns count in",
+            _ => "cannot read",
+        }
+    }
 }
 
 /// A directory that is listed, being listed, or still to be.

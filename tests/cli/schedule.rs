@@ -281,7 +281,11 @@ fn hooks_run_in_order_and_know_how_it_went() {
     let expected =
         format!("before part   \nfailed part partial saved {error}\nfinally part partial saved {error}\n");
     assert_eq!(trace, expected);
-    assert!(log.contains("WARN part: cannot read ") && log.contains("1 file not read"), "{log}");
+    let file = home.0.path("other/.leave");
+    let told =
+        format!(": cannot use the pattern of line 1 in {}: \"[z-a]\" is not a pattern", file.display());
+    assert!(log.contains("WARN part: not all patterns count in ") && log.contains(&told), "{log}");
+    assert!(log.contains("1 file not read"), "{log}");
     let (trace, _) = forced("some", 3);
     assert_eq!(trace, format!("before some   \nsome\nfinally some partial saved {error}\n"));
     assert_eq!(home.shown("none")["failures"], 1);
