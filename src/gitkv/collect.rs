@@ -283,6 +283,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_volume_counts_in_a_layer_without_one() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("volume", &"x".repeat(5000)), ("record", "describes")]);
+        let id = |path: &str| fixture.run(&["rev-parse", &format!("main:{path}")]).trim().parse().unwrap();
+        let (volume, record): (ObjectId, ObjectId) = (id("volume"), id("record"));
+        let mut copy = LayerWriter::create(&git.pack_dir()).unwrap();
+        copy.write(crate::layers::ObjectKind::Blob, b"describes").unwrap();
+        copy.write(crate::layers::ObjectKind::Blob, b"nothing needs that, and so much of it is here")
+            .unwrap();
+        let copy = copy.finish().unwrap().unwrap().name;
+        let counts_in_copy = |volumes: &HashSet<ObjectId>| {
+            let uses = git.layer_uses(&live(&git), volumes, &HashSet::new()).unwrap();
+            let used = uses.iter().find(|used| used.name == copy).unwrap();
+            used.live.iter().any(|(id, _)| *id == record)
+        };
+        assert!(!counts_in_copy(&HashSet::new()), "it wastes more");
+        assert!(counts_in_copy(&HashSet::from([volume])));
+    }
+
+    #[test]
     fn live_objects_are_copied_and_the_layer_can_go() {
         let fixture = Fixture::new();
         let git = fixture.open();
