@@ -190,7 +190,7 @@ pub struct CompressionArguments {
 #[command(after_help = "\
 What has not changed since the last snapshot of the same directories, or of one that was moved, is not read again, and of what \
 has changed only the new bytes are stored. What cannot be read, or is not there while other sources are, is named, the \
-rest is saved, and the exit status is 3. The repository itself is left out where it lies in one of the directories.
+rest is saved, and the exit status is 3; it is 3 too where data of earlier backups is lost or damaged. The repository itself is left out where it lies in one of the directories.
 
 A symbolic link is saved as a link, also where it is a source itself; `link/`, with a slash at its end, is the directory that it \
 leads to.

@@ -110,7 +110,11 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     for remote in remotes {
         remote::push_snapshot(session, &repository, remote)?;
     }
-    Ok(if report.problems.is_empty() && !is_base_damaged(&report) { Exit::Done } else { Exit::Partial })
+    let is_whole = report.problems.is_empty()
+        && !is_base_damaged(&report)
+        && report.lost.is_empty()
+        && report.first_damage.is_none();
+    Ok(if is_whole { Exit::Done } else { Exit::Partial })
 }
 
 fn options(session: &Session, arguments: &BackupArguments) -> Result<BackupOptions, CliError> {
@@ -225,7 +229,7 @@ fn write(
     let statistics = &report.statistics;
     let holds = format!("{}, {}", plural(statistics.files, "file"), size(statistics.bytes));
     match &report.snapshot {
-        Some(snapshot) => writeln!(out, "Saved snapshot {}: {holds}", snapshot.short_id())?,
+        Some(snapshot) => writeln!(out, "Saved snapshot {}: {holds}", snapshot.name())?,
         None => writeln!(out, "Would save a snapshot: {holds}")?,
     }
     let parent = report.parent.as_deref().filter(|_| !report.is_first);
@@ -268,7 +272,7 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
     let record = report.snapshot.as_ref().map(|snapshot| &snapshot.record);
     json!({
         "dry_run": report.snapshot.is_none(),
-        "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
+        "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.full_name()),
         "key": report.snapshot.as_ref().map(|snapshot| snapshot.key.to_string()),
         "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
         "hostname": record.map(|record| &record.host),

@@ -138,7 +138,7 @@ impl Session {
             let time = self.local(range.first.timestamp());
             complain(&format!(
                 "{time} lies in the future: this is snapshot {} of {}",
-                found.short_id(),
+                found.name(),
                 self.local(found.time())
             ));
         }
@@ -187,7 +187,7 @@ impl Session {
             0 => String::new(),
             others => format!(" (and {others} more)"),
         };
-        let id = last.short_id();
+        let id = last.name();
         let text = format!(
             "snapshot {id} is dated {}, in the future{others}: {what_follows}. If the clock is right now, `treering forget {id}` \
              removes it",

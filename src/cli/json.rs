@@ -86,7 +86,7 @@ impl<'a> SnapshotObject<'a> {
         let base64 = || record.roots.iter().map(|root| STANDARD.encode(root)).collect();
         Self {
             id: snapshot.id.to_string(),
-            short_id: snapshot.short_id(),
+            short_id: snapshot.name(),
             time: snapshot.time().to_string(),
             key: snapshot.key.to_string(),
             parent: record.parent.as_deref(),

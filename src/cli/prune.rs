@@ -17,7 +17,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::json::SnapshotObject;
 use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments, WasteArguments};
 use crate::cli::report::{self, Align, plural, print, size, text};
-use crate::cli::snapshots::{Names, readable};
+use crate::cli::snapshots::readable;
 use crate::cli::{Session, host_name, user_name};
 
 /// Removes snapshots.
@@ -46,10 +46,9 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
         named
     };
     if !session.json && !session.quiet {
-        let names = Names::of(repository.snapshot_names()?);
         print(|out| match arguments.ids.is_empty() {
-            true => tell_groups(session, out, &groups, &names),
-            false => tell_named(session, out, &removed, &names),
+            true => tell_groups(session, out, &groups),
+            false => tell_named(session, out, &removed),
         })?;
     }
     let keys: Vec<TimeKey> = removed.iter().map(|name| name.key).collect();
@@ -106,12 +105,12 @@ fn name_of(group: &Group) -> String {
     if parts.is_empty() { "all snapshots".into() } else { parts.join(", ") }
 }
 
-fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group], names: &Names) -> io::Result<()> {
+fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group]) -> io::Result<()> {
     for group in groups {
         let row = |word: &str, snapshot: &Snapshot, why: String| {
             let time = session.local(snapshot.time());
             let tags = text(&snapshot.record.tags.join(","));
-            (snapshot.key, vec![word.to_owned(), names.shown(&snapshot.into()), time, tags, why])
+            (snapshot.key, vec![word.to_owned(), snapshot.name(), time, tags, why])
         };
         let kept = group.keep.iter().map(|(snapshot, reasons)| row("keep", snapshot, why(reasons)));
         let removed = group.remove.iter().map(|snapshot| row("remove", snapshot, "no rule keeps it".into()));
@@ -124,14 +123,8 @@ fn tell_groups(session: &Session, out: &mut dyn Write, groups: &[Group], names: 
     Ok(())
 }
 
-fn tell_named(
-    session: &Session,
-    out: &mut dyn Write,
-    removed: &[SnapshotName],
-    names: &Names,
-) -> io::Result<()> {
-    let row =
-        |name: &SnapshotName| vec!["remove".to_owned(), names.shown(name), session.local(name.key.time())];
+fn tell_named(session: &Session, out: &mut dyn Write, removed: &[SnapshotName]) -> io::Result<()> {
+    let row = |name: &SnapshotName| vec!["remove".to_owned(), name.name(), session.local(name.key.time())];
     report::table(out, &[Align::Left; 3], &removed.iter().map(row).collect::<Vec<_>>())
 }
 

@@ -58,8 +58,8 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
         complain(&format!(
             "--include {} matches nothing in snapshot {}: `treering ls {}` lists what there is",
             name(pattern.as_bytes()),
-            snapshot.short_id(),
-            snapshot.short_id()
+            snapshot.name(),
+            snapshot.name()
         ));
     }
     if !report.unread.is_empty() {
@@ -94,7 +94,7 @@ fn partial(snapshot: &Snapshot, report: &RestoreReport) -> String {
     let unread = report.unread.len();
     format!(
         "snapshot {} is partial: the backup could not read {}, so {} not restored: {}",
-        snapshot.short_id(),
+        snapshot.name(),
         plural(unread as u64, "name"),
         if unread == 1 { "it is" } else { "they are" },
         some_of(&report.unread)
@@ -123,7 +123,7 @@ fn confirm(plan: &RestorePlan<'_>, snapshot: &Snapshot) -> Result<(), CliError> 
         let mut out = io::stderr().lock();
         let shown = shown(plan.target());
         let names = plural(removals as u64, "name");
-        writeln!(out, "Not in snapshot {}, and to be deleted in {shown}: {names}", snapshot.short_id())?;
+        writeln!(out, "Not in snapshot {}, and to be deleted in {shown}: {names}", snapshot.name())?;
         report::changes(&mut out, plan.removals().take(SHOWN_REMOVALS).map(Change::as_ref))?;
         if removals > SHOWN_REMOVALS {
             let more = count((removals - SHOWN_REMOVALS) as u64);
@@ -175,9 +175,9 @@ impl Done<'_> {
         let applied = &report.applied;
         let verb = if options.dry_run { "Would restore" } else { "Restored" };
         match options.target {
-            RestoreTarget::InPlace => writeln!(out, "{verb} snapshot {} in place", snapshot.short_id())?,
+            RestoreTarget::InPlace => writeln!(out, "{verb} snapshot {} in place", snapshot.name())?,
             RestoreTarget::Directory(_) => {
-                writeln!(out, "{verb} snapshot {} to {}", snapshot.short_id(), shown(&report.target))?
+                writeln!(out, "{verb} snapshot {} to {}", snapshot.name(), shown(&report.target))?
             }
         }
         for (source, place) in report.sources.iter().take(SHOWN_SOURCES) {
@@ -243,7 +243,7 @@ impl Done<'_> {
         });
         json!({
             "dry_run": options.dry_run,
-            "snapshot_id": snapshot.id.to_string(),
+            "snapshot_id": snapshot.full_name(),
             "target": report.target.to_string_lossy(),
             "sources": sources.collect::<Vec<_>>(),
             "changes": json::totals(&self.totals()),

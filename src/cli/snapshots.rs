@@ -1,12 +1,10 @@
 //! `init`, `compression` and `snapshots`: a repository as a whole.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
 use treering::gitkv::Access;
-use treering::repository::{InitOptions, Repository, RepositoryId, Snapshot, SnapshotName};
+use treering::repository::{InitOptions, Repository, RepositoryId, Snapshot};
 
 use crate::cli::args::{CompressionArguments, InitArguments};
 use crate::cli::error::{CliError, Exit};
@@ -99,33 +97,12 @@ pub fn list(session: &Session, filters: &FilterArguments) -> Result<Exit, CliErr
         }
         use Align::{Left, Right};
         let titles = ["ID", "Time", "Host", "Tags", "Files", "Size", "Added", "Roots"];
-        let names = Names::of(snapshots.iter().map(SnapshotName::from));
         let rows: Vec<_> = std::iter::once(titles.map(str::to_owned).to_vec())
-            .chain(snapshots.iter().map(|snapshot| row(session, snapshot, names.shown(&snapshot.into()))))
+            .chain(snapshots.iter().map(|snapshot| row(session, snapshot)))
             .collect();
         report::table(out, &[Left, Left, Left, Left, Right, Right, Right, Left], &rows)
     })?;
     Ok(Exit::Done)
-}
-
-/// What snapshots are called in a listing.
-pub struct Names(HashMap<String, usize>);
-
-impl Names {
-    /// In a listing of some of these snapshots.
-    pub fn of(snapshots: impl IntoIterator<Item = SnapshotName>) -> Self {
-        let mut named = HashMap::new();
-        snapshots.into_iter().for_each(|snapshot| *named.entry(snapshot.short_id()).or_insert(0) += 1);
-        Self(named)
-    }
-
-    /// The short id, or the key of what has the short id of others too.
-    pub fn shown(&self, name: &SnapshotName) -> String {
-        match self.0.get(&name.short_id()) {
-            Some(2..) => name.key.to_string(),
-            _ => name.short_id(),
-        }
-    }
 }
 
 /// The snapshots that can be read, oldest first. Complains about the others, without which a command is not wholly done.
@@ -135,14 +112,14 @@ pub fn readable(repository: &Repository) -> Result<Vec<Snapshot>, CliError> {
     Ok(snapshots)
 }
 
-fn row(session: &Session, snapshot: &Snapshot, name: String) -> Vec<String> {
+fn row(session: &Session, snapshot: &Snapshot) -> Vec<String> {
     let record = &snapshot.record;
     // Early versions counted volumes only.
     let added = record.statistics.bytes_stored.max(record.statistics.bytes_volumes);
     let tags: Vec<_> = record.tags.iter().map(|tag| report::text(tag)).collect();
     let roots: Vec<_> = record.roots.iter().map(|root| report::name(root)).collect();
     vec![
-        name,
+        snapshot.name(),
         session.local(snapshot.time()),
         report::text(&record.host),
         tags.join(","),

@@ -325,7 +325,7 @@ impl Git {
             Ok(id) => Ok(Some(from_git2(id)?)),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
             Err(error) if error.class() == ErrorClass::Reference && self.path.join(name).is_file() => {
-                Err(GitError::Reference { path: self.path.clone(), name: name.to_owned() })
+                Err(GitError::Reference { path: self.path.components().collect(), name: name.to_owned() })
             }
             Err(error) => Err(GitError::git("read a reference")(error)),
         }
@@ -804,6 +804,17 @@ mod tests {
         assert_eq!(git.trees_read() - before, 4);
         assert_eq!(git.walk(&head, b"").unwrap().count(), 3);
         assert_eq!(git.trees_read() - before, 4, "they are kept");
+    }
+
+    #[test]
+    fn the_file_of_a_damaged_reference_is_named_as_it_is_written() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        fixture.commit(&git, &[("a", "1")]);
+        let file = fixture.path().join("refs/heads/main");
+        fs::write(&file, "").unwrap();
+        let fault = git.head().unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("{} is damaged", file.display())), "{fault}");
     }
 
     #[test]

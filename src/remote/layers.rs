@@ -109,7 +109,10 @@ impl Remotes {
             match self.fetch_layer(&layer, there, !names.is_empty(), progress) {
                 Ok(fetched) => {
                     if fetched || brought.contains(&layer.name) {
-                        moved.layers.push(LayerStatus { is_here: true, ..layer });
+                        // What was here may have been cut off.
+                        let pack_bytes =
+                            holders.get(&layer.name).map_or(layer.pack_bytes, |there| there.pack_bytes);
+                        moved.layers.push(LayerStatus { is_here: true, pack_bytes, ..layer });
                     }
                 }
                 Err(error) => {

@@ -641,7 +641,10 @@ impl<'a> Session<'a> {
         self.repository.put(&mut batch, kind::SNAPSHOTS, &self.key, SNAPSHOT_SUFFIX, &content)?;
         let committed = batch.commit(&self.who, &format!("Snapshot {}", self.key))?;
         self.layers.extend(committed.into_iter().flat_map(|committed| committed.layers));
-        report.snapshot = Some(Snapshot { key: self.key, id: content.id(), record });
+        let id = content.id();
+        // It is saved, whatever fails now. The key names it in any case.
+        let shares_id = self.repository.shares_id(&id).unwrap_or(true);
+        report.snapshot = Some(Snapshot { key: self.key, id, shares_id, record });
         report.bytes_added = self.layers.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
         report.layers = self.layers;
         Ok(report)

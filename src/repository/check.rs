@@ -213,7 +213,7 @@ impl Repository {
         for snapshot in &snapshots {
             progress.check()?;
             if let Err(error) = self.check_pages(snapshot, &mut pages, &mut wanted) {
-                let affects = vec![snapshot.short_id()];
+                let affects = vec![snapshot.name()];
                 report.add(Finding::of(&error), affects);
             }
         }
@@ -327,7 +327,7 @@ impl Repository {
                 (None, Some(found)) => found.clone(),
                 (None, None) => continue,
             };
-            checked.faults.entry(what).or_default().insert(snapshot.short_id());
+            checked.faults.entry(what).or_default().insert(snapshot.name());
         }
         Ok(())
     }
@@ -558,7 +558,7 @@ impl Repository {
 
     /// What a path of a snapshot is called in a fault.
     fn shown(&self, snapshot: &Snapshot, path: &RelPath) -> String {
-        format!("{}:{}", snapshot.short_id(), self.display_path(snapshot, path).display())
+        format!("{}:{}", snapshot.name(), self.display_path(snapshot, path).display())
     }
 }
 

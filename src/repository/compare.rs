@@ -72,10 +72,10 @@ impl Repository {
         let unread = |path: &RelPath| snapshot.record.unreadable_above(path).cloned();
         if let Some(unread) = candidates(snapshot, path)?.iter().find_map(unread) {
             let path = self.display_path(snapshot, &unread);
-            return Err(RepositoryError::Unread { path, snapshot: snapshot.short_id() });
+            return Err(RepositoryError::Unread { path, snapshot: snapshot.name() });
         }
         let path = String::from_utf8_lossy(path).into_owned();
-        Err(RepositoryError::NoPath { path, snapshot: snapshot.short_id() })
+        Err(RepositoryError::NoPath { path, snapshot: snapshot.name() })
     }
 
     /// Where the thing at `path` of a snapshot was on its host.
@@ -298,7 +298,7 @@ impl Repository {
             return self.entries_below(snapshot, None);
         }
         let path = directory.display().to_string();
-        Err(RepositoryError::NotRoot { path, snapshot: snapshot.short_id() })
+        Err(RepositoryError::NotRoot { path, snapshot: snapshot.name() })
     }
 }
 

@@ -14,9 +14,9 @@ use crate::archive::{EntryKind, VolumeIndex};
 use crate::digest::Digest;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
+use crate::repository::SnapshotName;
 use crate::repository::pages::Pages;
 use crate::repository::segments::Segments;
-use crate::repository::snapshot::short;
 use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{TimeKey, TimedBlob, path};
@@ -68,6 +68,7 @@ impl Needs {
         for record in repository.records()?.into_iter().filter(|record| !without.contains(&record.key)) {
             progress.check()?;
             keys.insert(record.key);
+            let id = SnapshotName::from(&record).name();
             let needs = record.snapshot.and_then(|snapshot| {
                 page_blobs.extend(snapshot.record.pages.blobs.iter().cloned());
                 let pages = Pages::of(repository, &snapshot.record)?;
@@ -85,7 +86,7 @@ impl Needs {
             });
             needs.map_err(|error| match error {
                 RepositoryError::Encrypted => error,
-                source => RepositoryError::UnknownNeeds { id: short(&record.id), source: source.into() },
+                source => RepositoryError::UnknownNeeds { id, source: source.into() },
             })?;
         }
         drop(seen);

@@ -246,9 +246,9 @@ impl Repository {
             if let Some(path) = choice.asked_of(places).first() {
                 let path = destination.origin(path).unwrap_or_default();
                 let path = self.display_path(snapshot, &path);
-                return Err(RepositoryError::Unread { path, snapshot: snapshot.short_id() });
+                return Err(RepositoryError::Unread { path, snapshot: snapshot.name() });
             }
-            return Err(RepositoryError::NothingChosen(snapshot.short_id()));
+            return Err(RepositoryError::NothingChosen(snapshot.name()));
         }
         let numbers = Owners::default();
         let owners = if options.numeric_ids { &numbers } else { &snapshot.record.owners };

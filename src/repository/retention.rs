@@ -614,7 +614,12 @@ mod tests {
             mounts: None,
             program: String::new(),
         };
-        Snapshot { key: TimeKey::new(time, 0).unwrap(), id: ObjectId::from_bytes([0; 20]), record }
+        Snapshot {
+            key: TimeKey::new(time, 0).unwrap(),
+            id: ObjectId::from_bytes([0; 20]),
+            shares_id: false,
+            record,
+        }
     }
 
     fn of(times: &[&str]) -> Vec<Snapshot> {

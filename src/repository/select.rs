@@ -170,24 +170,26 @@ pub struct SnapshotName {
     pub key: TimeKey,
     /// The id of its record. Records of equal content have one id.
     pub id: ObjectId,
+    /// Whether other snapshots have the same first digits of their ids.
+    pub shares_id: bool,
 }
 
 impl SnapshotName {
-    /// The first eight digits of the id.
-    pub fn short_id(&self) -> String {
-        short(&self.id)
+    /// The first eight digits of the id, or the key where others have these too.
+    pub fn name(&self) -> String {
+        if self.shares_id { self.key.to_string() } else { short(&self.id) }
     }
 }
 
 impl From<&Snapshot> for SnapshotName {
     fn from(snapshot: &Snapshot) -> Self {
-        Self { key: snapshot.key, id: snapshot.id }
+        Self { key: snapshot.key, id: snapshot.id, shares_id: snapshot.shares_id }
     }
 }
 
 impl From<&Record> for SnapshotName {
     fn from(record: &Record) -> Self {
-        Self { key: record.key, id: record.id }
+        Self { key: record.key, id: record.id, shares_id: record.shares_id }
     }
 }
 
@@ -350,6 +352,7 @@ mod tests {
         let record = |&(time, id): &(&str, u8)| Record {
             key: TimeKey::new(time.parse().unwrap(), id.into()).unwrap(),
             id: ObjectId::from_bytes([id; 20]),
+            shares_id: false,
             snapshot: Err(RepositoryError::NoSources),
         };
         all.iter().map(record).collect()

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub key: TimeKey,
     /// The id of its record as a git object, by which people call it.
     pub id: ObjectId,
+    /// Whether other snapshots have the same first digits of their ids: then the id names none of them.
+    pub shares_id: bool,
     /// What it says.
     pub record: SnapshotRecord,
 }
@@ -32,6 +34,16 @@ impl Snapshot {
     /// The first eight digits of the id, which tell it from most others.
     pub fn short_id(&self) -> String {
         short(&self.id)
+    }
+
+    /// What it is called: its short id, or its key where others have that too.
+    pub fn name(&self) -> String {
+        super::SnapshotName::from(self).name()
+    }
+
+    /// The same with the whole id.
+    pub fn full_name(&self) -> String {
+        if self.shares_id { self.key.to_string() } else { self.id.to_string() }
     }
 
     /// Whether it has all of `tags`.

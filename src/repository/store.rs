@@ -1,5 +1,6 @@
 //! The blobs of a repository, and what they mean.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -168,13 +169,15 @@ impl Repository {
         let _hold = self.hold()?;
         let (blobs, mut unreadable) = self.blobs_and_strays(kind::SNAPSHOTS)?;
         let mut snapshots = Vec::new();
-        for Record { id, snapshot, .. } in self.records_of(&blobs)? {
-            match snapshot {
+        for record in self.records_of(&blobs)? {
+            let name = SnapshotName::from(&record).name();
+            match record.snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
                 // This one is not of the record.
                 Err(RepositoryError::Encrypted) => return Err(RepositoryError::Encrypted),
-                Err(source) => unreadable
-                    .push(RepositoryError::UnreadableSnapshot { id: short(&id), source: source.into() }),
+                Err(source) => {
+                    unreadable.push(RepositoryError::UnreadableSnapshot { id: name, source: source.into() })
+                }
             }
         }
         Ok((snapshots, unreadable))
@@ -190,7 +193,13 @@ impl Repository {
     pub fn snapshot_names(&self) -> Result<Vec<SnapshotName>, RepositoryError> {
         let _hold = self.hold()?;
         let blobs = self.blobs_of(kind::SNAPSHOTS)?;
-        Ok(blobs.iter().map(|found| SnapshotName { key: found.key, id: found.id }).collect())
+        let shared = SharedIds::of(&blobs);
+        let name = |found: &TimedBlob| SnapshotName {
+            key: found.key,
+            id: found.id,
+            shares_id: shared.contains(found),
+        };
+        Ok(blobs.iter().map(name).collect())
     }
 
     /// Fails where the branch was set back to an older state, and lacks snapshots for that.
@@ -224,6 +233,12 @@ impl Repository {
         Ok(self.timeline.list(kind, ..)?.without_strays().collect::<Result<_, _>>()?)
     }
 
+    /// Whether several snapshots have the first digits of this id.
+    pub(super) fn shares_id(&self, id: &ObjectId) -> Result<bool, RepositoryError> {
+        let blobs = self.blobs_of(kind::SNAPSHOTS)?;
+        Ok(blobs.iter().filter(|blob| short(&blob.id) == short(id)).count() > 1)
+    }
+
     /// The blobs of a kind, in order of time, and what lies among them that is none.
     pub(super) fn blobs_and_strays(
         &self,
@@ -247,14 +262,21 @@ impl Repository {
 
     fn records_of(&self, blobs: &[TimedBlob]) -> Result<Vec<Record>, RepositoryError> {
         let mut budget = Budget::of(self)?;
+        let shared = SharedIds::of(blobs);
         let record = |found: &TimedBlob| {
-            let snapshot = self.read_record(found, &mut budget);
-            Record { key: found.key, id: found.id, snapshot }
+            let shares_id = shared.contains(found);
+            let snapshot = self.read_record(found, shares_id, &mut budget);
+            Record { key: found.key, id: found.id, shares_id, snapshot }
         };
         Ok(blobs.iter().map(record).collect())
     }
 
-    fn read_record(&self, found: &TimedBlob, budget: &mut Budget) -> Result<Snapshot, RepositoryError> {
+    fn read_record(
+        &self,
+        found: &TimedBlob,
+        shares_id: bool,
+        budget: &mut Budget,
+    ) -> Result<Snapshot, RepositoryError> {
         let blob = Blob::listed(kind::SNAPSHOTS, found);
         let mut take = |bytes: u64| {
             budget.take(bytes).map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))
@@ -268,7 +290,7 @@ impl Repository {
         take(VALUE * values as u64)?;
         let decoded = cbor::from_slice(&bytes);
         let record = decoded.map_err(|error| RepositoryError::damaged(&blob.path)(error.into()))?;
-        Ok(Snapshot { key: found.key, id: found.id, record })
+        Ok(Snapshot { key: found.key, id: found.id, shares_id, record })
     }
 
     /// Keeps whatever takes layers away, such as pruning and evicting, waiting as long as what is returned lives.
@@ -318,11 +340,28 @@ fn lost_newest(path: &Path, error: RepositoryError) -> RepositoryError {
     }
 }
 
+/// The short ids that several snapshots have.
+pub(super) struct SharedIds(HashMap<String, usize>);
+
+impl SharedIds {
+    pub fn of(all: &[TimedBlob]) -> Self {
+        let mut found = HashMap::new();
+        all.iter().for_each(|blob| *found.entry(short(&blob.id)).or_insert(0) += 1);
+        found.retain(|_, count| *count > 1);
+        Self(found)
+    }
+
+    pub fn contains(&self, blob: &TimedBlob) -> bool {
+        self.0.contains_key(&short(&blob.id))
+    }
+}
+
 /// A snapshot record that the tree holds, whether it can be read or not.
 #[derive(Debug)]
 pub(super) struct Record {
     pub key: TimeKey,
     pub id: ObjectId,
+    pub shares_id: bool,
     pub snapshot: Result<Snapshot, RepositoryError>,
 }
 

@@ -75,7 +75,7 @@ fn lost_data_is_told_and_stored_again() {
     assert_eq!(checked.status, Some(1));
     assert!(checked.err.contains(data), "{}", checked.err);
     let outcome = lab.run(["backup", "tree"]);
-    assert_eq!(outcome.status, Some(0), "{}", outcome.err);
+    assert_eq!(outcome.status, Some(3), "{}", outcome.err);
     assert!(outcome.err.contains("1 volume of earlier backups cannot be read"), "{}", outcome.err);
     lab.ok(["restore", "latest", "--target", "restored"]);
 }

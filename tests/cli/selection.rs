@@ -282,8 +282,47 @@ fn records_of_one_id_are_named_by_their_keys() {
     for (key, lines) in [(of(0, "key"), 2), (of(1, "key"), 1), (of(2, "key"), 0)] {
         assert_eq!(planned.matches(&key).count(), lines, "{planned}");
     }
+    assert_eq!([of(0, "short_id"), of(1, "short_id")], [of(0, "key"), of(1, "key")]);
+    assert_eq!(of(2, "short_id"), of(2, "id")[..8]);
     lab.ok(["forget", &of(0, "key")]);
     assert_eq!(parse(&lab.ok(["snapshots", "--json"]))[0]["key"], of(1, "key"));
+}
+
+#[test]
+fn whatever_names_a_snapshot_names_one() {
+    let lab = Lab::new();
+    // Until the files are old enough to count as unchanged.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let backup = |time: &str, option: &str| lab.ok(["backup", "tree", option, "--host", "h", "--time", time]);
+    let saved =
+        |out: &str| out.split_once("Saved snapshot ").unwrap().1.split(':').next().unwrap().to_owned();
+    let alone = saved(&backup("2020-01-05", "--one-file-system"));
+    assert_eq!(alone.len(), 8);
+    backup("2020-01-01", "-q");
+    let shared = saved(&backup("2020-01-02", "--one-file-system"));
+    let summary = parse(backup("2020-01-03", "--json").lines().last().unwrap());
+    for name in [&alone, &shared, summary["snapshot_id"].as_str().unwrap()] {
+        assert_eq!(lab.ok(["cat", &format!("{name}:notes")]), "notes\n");
+    }
+    let restored = lab.ok(["restore", &shared, "-t", "restored"]);
+    assert!(restored.contains(&format!("snapshot {shared} ")), "{restored}");
+    let restored = lab.ok(["restore", &shared, "-t", "again", "--json"]);
+    assert_eq!(parse(restored.lines().last().unwrap())["snapshot_id"], *shared);
+    let outcome = lab.run(["ls", &format!("{shared}:nothing")]);
+    assert!(outcome.err.contains(&shared), "{outcome:?}");
+    // What is dated in the future is told with the command that removes it.
+    let late = |time: &str| lab.run(["backup", "tree", "-q", "--host", "h", "--time", time]);
+    late("2100-01-02");
+    let forget = || {
+        let err = lab.run(["ls", "latest"]).err;
+        err.split_once("`treering forget ").map(|(_, rest)| rest.split('`').next().unwrap().to_owned())
+    };
+    late("2100-01-03");
+    for _ in 0..2 {
+        let name = forget().unwrap();
+        assert_eq!(lab.run(["forget", &name]).status, Some(0), "{name}");
+    }
+    assert_eq!(forget(), None);
 }
 
 #[test]

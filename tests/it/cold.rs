@@ -358,6 +358,7 @@ fn what_is_damaged_here_is_not_spread_and_can_be_brought_again() {
         assert!(matches!(&error, RemoteError::DamagedHere { layer, .. } if *layer == name), "{error}");
         let fetched = here.fetch_layers(std::slice::from_ref(&name)).unwrap();
         assert_eq!((fetched.layers.len(), fetched.failures.len()), (1, 0), "{:?}", fetched.failures);
+        assert_eq!(fetched.layers[0].pack_bytes, sound.len() as u64);
         assert_eq!(fs::read(&pack).unwrap(), sound);
         assert_eq!(here.fetch_layers(std::slice::from_ref(&name)).unwrap().layers, [], "it is sound");
         here.push(&second_name, &who()).unwrap();
