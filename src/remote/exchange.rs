@@ -831,6 +831,17 @@ mod tests {
         }
     }
 
+    /// A hub without snapshots, a clone that has the one which was removed there, and that one.
+    fn emptied(dir: &Path) -> (Git, Remotes, String) {
+        let (hub, a) = pair(dir);
+        let gone = paths(&a.git).remove(0);
+        a.push("hub", &who()).unwrap();
+        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.join("b"), 1).unwrap();
+        forget(&a, &gone);
+        a.push("hub", &who()).unwrap();
+        (hub, b, gone)
+    }
+
     /// Three clones add, forget, prune, pull and push in any order. What one keeps never goes, what was removed from the
     /// remote never comes back, and what nobody removed is everywhere in the end.
     #[test]
@@ -903,12 +914,7 @@ mod tests {
     #[test]
     fn what_is_kept_and_then_removed_here_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let (hub, a) = pair(dir.path());
-        let kept = paths(&a.git).remove(0);
-        a.push("hub", &who()).unwrap();
-        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
-        forget(&a, &kept);
-        a.push("hub", &who()).unwrap();
+        let (hub, b, kept) = emptied(dir.path());
         b.pull("origin", &who()).unwrap();
         forget(&b, &kept);
         let of_b = add(&b, 10);
@@ -962,12 +968,7 @@ mod tests {
     #[test]
     fn a_setting_of_a_remote_takes_removals_and_goes_with_the_remote() {
         let dir = tempfile::tempdir().unwrap();
-        let (hub, a) = pair(dir.path());
-        let gone = paths(&a.git).remove(0);
-        a.push("hub", &who()).unwrap();
-        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
-        forget(&a, &gone);
-        a.push("hub", &who()).unwrap();
+        let (hub, b, _) = emptied(dir.path());
         assert!(matches!(b.set_removals("nobody", true), Err(RemoteError::Unknown(_))));
         b.pull("origin", &who()).unwrap();
         assert!(!b.takes_removals("origin").unwrap());
@@ -982,12 +983,7 @@ mod tests {
     #[test]
     fn a_remote_that_is_added_again_takes_nothing_away() {
         let dir = tempfile::tempdir().unwrap();
-        let (hub, a) = pair(dir.path());
-        let kept = paths(&a.git).remove(0);
-        a.push("hub", &who()).unwrap();
-        let b = Remotes::clone_from(hub.path().to_str().unwrap(), &dir.path().join("b"), 1).unwrap();
-        forget(&a, &kept);
-        a.push("hub", &who()).unwrap();
+        let (hub, b, _) = emptied(dir.path());
         b.pull("origin", &who()).unwrap();
         b.remove("origin").unwrap();
         b.add("again", hub.path().to_str().unwrap()).unwrap();

@@ -43,11 +43,10 @@ impl Kept {
     pub fn is_to_go(&self) -> bool {
         self.take && !self.paths.is_empty()
     }
+}
 
-    /// How many snapshots stay.
-    pub fn snapshots(&self) -> u64 {
-        self.paths.iter().filter(|path| path.as_bytes().starts_with(SNAPSHOTS)).count() as u64
-    }
+fn count_snapshots<'a>(paths: impl IntoIterator<Item = &'a String>) -> u64 {
+    paths.into_iter().filter(|path| path.as_bytes().starts_with(SNAPSHOTS)).count() as u64
 }
 
 impl Remotes {
@@ -78,21 +77,17 @@ impl Remotes {
 
     /// How many snapshots of a remote stay here, where it was `before`. What was removed here, too, is forgotten.
     pub(super) fn kept_since(&self, remote: &str, before: &Kept) -> Result<KeptHere, RemoteError> {
-        let mut now = self.kept(remote)?;
-        let Some(head) = self.git.head()?.filter(|_| !now.paths.is_empty()) else {
-            return Ok(KeptHere::default());
-        };
+        let Some(head) = self.git.head()? else { return Ok(KeptHere::default()) };
         let mut paths = BTreeSet::new();
-        for path in now.paths {
+        for path in self.kept(remote)?.paths {
             if self.git.find(&head, path.as_bytes())?.is_some() {
                 paths.insert(path);
             }
         }
-        now.paths = paths.clone();
+        let new = count_snapshots(paths.difference(&before.paths));
+        let kept = KeptHere { all: count_snapshots(&paths), new };
         self.note_kept(remote, paths)?;
-        let is_new = |path: &&String| !before.paths.contains(*path);
-        let paths = now.paths.iter().filter(is_new).cloned().collect();
-        Ok(KeptHere { all: now.snapshots(), new: Kept { paths, take: false }.snapshots() })
+        Ok(kept)
     }
 
     /// Notes what is kept.
