@@ -127,6 +127,11 @@ impl Repository {
             None => {
                 let git = timeline.git();
                 let branches = git.branches_with(HEADS, config::PATH).map_err(TimelineError::from)?;
+                let head = git.head().map_err(TimelineError::from)?;
+                let snapshots = head.map(|head| git.find(&head, kind::SNAPSHOTS.as_bytes())).transpose();
+                if snapshots.map_err(TimelineError::from)?.flatten().is_some() {
+                    return Err(RepositoryError::damaged(config::PATH)("nothing is there".into()));
+                }
                 let references = git.references().map_err(TimelineError::from)?;
                 let is_used = references.iter().any(|(name, _)| name.starts_with(HEADS));
                 return Err(match branches.is_empty() {

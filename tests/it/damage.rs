@@ -474,7 +474,7 @@ fn without_its_configuration_a_repository_is_not_opened() {
     });
     refused(|scene| {
         scene.lab.replace("config.cbor", None);
-        "is not a treering repository".into()
+        "config.cbor is damaged or missing".into()
     });
 }
 
