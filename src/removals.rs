@@ -81,15 +81,20 @@ impl Removals {
     }
 }
 
-/// The paths of all blobs that others removed from any remote and that are kept here.
+/// The paths of all blobs that others removed from any remote and that are kept here. What may not be read is of a remote
+/// that another user exchanges with.
 pub fn kept(private: &Path) -> io::Result<BTreeSet<String>> {
+    let is_another_users = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     let entries = match fs::read_dir(private.join(REMOTES)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) if is_absent(&error) || is_another_users(&error) => return Ok(BTreeSet::new()),
         entries => entries?,
     };
     let mut kept = BTreeSet::new();
     for entry in entries {
-        kept.append(&mut Removals::read(&entry?.path().join(FILE))?.kept);
+        match Removals::read(&entry?.path().join(FILE)) {
+            Err(error) if is_another_users(&error) => {}
+            removals => kept.append(&mut removals?.kept),
+        }
     }
     Ok(kept)
 }
@@ -98,7 +103,8 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn path_of(private: &Path, remote: &str) -> PathBuf {
+/// Where the file of a remote is.
+pub fn path_of(private: &Path, remote: &str) -> PathBuf {
     // Each remote has one directory, whatever its name.
     private.join(REMOTES).join(remote.replace('%', "%25").replace('/', "%2F")).join(FILE)
 }

@@ -43,6 +43,9 @@ const LET_THROUGH: [&[u8]; 9] = [
 const ALLOC_LIMIT: &str = "GIT_ALLOC_LIMIT";
 const MOST_ALLOCATED: &str = "512m";
 
+/// A server that sends less than a byte a second for this long is given up, over HTTP.
+const LOW_SPEED: [(&str, &str); 2] = [("GIT_HTTP_LOW_SPEED_LIMIT", "1"), ("GIT_HTTP_LOW_SPEED_TIME", "600")];
+
 /// What the names of the variables begin with that git gets, of those that begin with `GIT_`.
 const VARIABLES: [&[u8]; 14] = [
     b"GIT_ALLOC_LIMIT",
@@ -129,6 +132,7 @@ impl Settings {
         if env::var_os(ALLOC_LIMIT).is_none() {
             command.env(ALLOC_LIMIT, MOST_ALLOCATED);
         }
+        command.envs(LOW_SPEED.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
         command
     }
 }

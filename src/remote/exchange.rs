@@ -14,7 +14,9 @@ use super::cold::Bring;
 use super::error::is_race;
 use super::guarded::Sent;
 use super::kept::{Kept, KeptHere, keep_what_they_removed};
-use super::merge::{CONFIG, Change, Changes, SnapshotCount, changes, expect_sound, merge, restore_gone};
+use super::merge::{
+    CONFIG, Change, Changes, KEYS, SnapshotCount, changes, expect_sound, merge, restore_gone,
+};
 use super::removal::Removed;
 use super::{RemoteError, Remotes, seen};
 
@@ -335,6 +337,8 @@ impl Remotes {
         self.keep_what_is_append_only(remote, &our_tree, &mut wanted)?;
         if !kept.take {
             keep_what_they_removed(&Changes::new(), &mut wanted);
+        } else if !self.shares_a_key(&our_tree, &tree(&theirs)?)? {
+            wanted.retain(|path, _| !path.starts_with(KEYS));
         }
         match wanted.len() == count {
             true => {
@@ -476,6 +480,11 @@ impl Remotes {
         if is_set_back {
             theirs.retain(|_, change| change.new.is_some());
         }
+        if !self.shares_a_key(our_tree, their_tree)? {
+            // Without any of them nobody opens either repository any more: they stay, and are sent again.
+            theirs.retain(|path, change| change.new.is_some() || !path.starts_with(KEYS));
+            still_kept.retain(|path| !path.as_bytes().starts_with(KEYS));
+        }
         if !kept.take {
             still_kept.append(&mut keep_what_they_removed(&ours, &mut theirs));
         }
@@ -487,6 +496,19 @@ impl Remotes {
         let take_theirs = version(&theirs)? >= version(&ours)?;
         let edit = merge(&ours, &theirs, take_theirs).map_err(RemoteError::of_merge(remote))?;
         Ok((edit, still_kept))
+    }
+
+    /// Whether a remote has any of the keys of this repository, or this has none.
+    fn shares_a_key(&self, our_tree: &ObjectId, their_tree: &ObjectId) -> Result<bool, GitError> {
+        let mut has_any = false;
+        for file in self.git.walk(our_tree, &KEYS[..KEYS.len() - 1])? {
+            let (path, node) = file?;
+            has_any = true;
+            if self.git.find(their_tree, &path)? == Some(node) {
+                return Ok(true);
+            }
+        }
+        Ok(!has_any)
     }
 
     /// The commit that the remote's branch was at when it was fetched, if it has any; found to be of this

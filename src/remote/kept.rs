@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use crate::gitkv::PRIVATE;
 use crate::layers::ObjectId;
-use crate::removals::Removals;
+use crate::removals::{Removals, path_of};
 
 use super::merge::{Change, Changes, SNAPSHOTS, Side};
 use super::{RemoteError, Remotes};
@@ -102,17 +102,17 @@ impl Remotes {
     /// Forgets what was noted of a remote.
     pub(super) fn forget_removals(&self, remote: &str) -> Result<(), RemoteError> {
         let private = self.git.path().join(PRIVATE);
-        Removals::forget(&private, remote).map_err(RemoteError::io("write to", &private))
+        Removals::forget(&private, remote).map_err(RemoteError::io("remove", &path_of(&private, remote)))
     }
 
     fn removals(&self, remote: &str) -> Result<Removals, RemoteError> {
         let private = self.git.path().join(PRIVATE);
-        Removals::load(&private, remote).map_err(RemoteError::io("read what is kept in", &private))
+        Removals::load(&private, remote).map_err(RemoteError::io("read", &path_of(&private, remote)))
     }
 
     fn store_removals(&self, remote: &str, removals: &Removals) -> Result<(), RemoteError> {
         let private = self.git.private_dir()?;
-        removals.store(&private, remote).map_err(RemoteError::io("write to", &private))
+        removals.store(&private, remote).map_err(RemoteError::io("write", &path_of(&private, remote)))
     }
 
     /// Puts what is kept into what both sides are compared with: neither has added it, and the remote has removed it.

@@ -29,7 +29,7 @@ const DIFFERENCES: &[u8] = b"diffs/";
 const KINDS: [&str; 5] = ["snapshots", "diffs", "index", "signatures", "archives"];
 
 /// Where the keys of an encrypted repository lie.
-const KEYS: &[u8] = b"keys/";
+pub(super) const KEYS: &[u8] = b"keys/";
 
 /// Directories above the deepest file; the format has four.
 const MAX_DEPTH: usize = 16;

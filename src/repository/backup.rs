@@ -232,7 +232,8 @@ impl Repository {
             left_out: options.list_left_out.then(Arc::default),
         };
         let lost = self.lost_volumes()?;
-        let segments = if lost.is_empty() { None } else { Some(self.segments()?) };
+        let is_all_there = lost.is_empty() && self.removed_elsewhere()?.is_empty();
+        let segments = if is_all_there { None } else { Some(self.segments()?) };
         let plan_options = PlanOptions {
             scan: &scan,
             force: options.force,
@@ -329,6 +330,7 @@ impl Repository {
                 && own.wrote(&path, &snapshot.id)
                 // What a remote does not have any more is nothing to rest on.
                 && !removed.contains(&path)
+                && !snapshot.record.pages.blobs.iter().any(|blob| removed.contains(blob))
         });
         let is_future = |snapshot: &Snapshot| is_future(snapshot.time(), options.now);
         // Stable, so that each part has the oldest first.

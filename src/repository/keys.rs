@@ -8,15 +8,13 @@
 use jiff::Timestamp;
 
 use crate::crypt::{self, Credential, CryptError, Identity, Lock, Recipient, SlotKind};
-use crate::gitkv::{Mode, Node};
+use crate::gitkv::{Mode, Node, TreeEntry};
+use crate::layers::{ObjectKind, object_id};
 use crate::repository::blobs::{ENCRYPTED, Vault};
 use crate::repository::cache::{self, Cache};
-use crate::repository::store::person;
+use crate::repository::store::{kind::KEYS, person};
 use crate::repository::{Config, Repository, RepositoryError};
 use crate::timeline::Batch;
-
-/// The directory of the tree that holds the slots.
-const KEYS: &str = "keys";
 
 /// Slots that are looked at; somebody else may have made some.
 const MAX_SLOTS: usize = 64;
@@ -48,10 +46,21 @@ pub(super) fn create(batch: &mut Batch<'_>, locks: &[Lock]) -> Result<Identity, 
     Ok(identity)
 }
 
-fn add_slot(batch: &mut Batch<'_>, identity: &Identity, lock: &Lock) -> Result<String, RepositoryError> {
+fn add_slot(
+    batch: &mut Batch<'_>,
+    identity: &Identity,
+    lock: &Lock,
+) -> Result<(String, Vec<u8>), RepositoryError> {
     let id = format!("{:08x}", getrandom::u32().map_err(RepositoryError::Random)?);
-    batch.set(&path(&id), &crypt::lock(identity, lock)?)?;
-    Ok(id)
+    let bytes = crypt::lock(identity, lock)?;
+    batch.set(&path(&id), &bytes)?;
+    Ok((id, bytes))
+}
+
+/// One of the keys, and whether no other writer of a remote has made it.
+struct Slot {
+    id: String,
+    is_own: bool,
 }
 
 fn path(id: &str) -> String {
@@ -115,14 +124,18 @@ impl Repository {
     }
 
     /// The slots in the order in which they are to be tried: those first that take the least, since costly ones may have
-    /// been made to use up all rounds.
-    fn by_cost(&self, mut slots: Vec<String>, credentials: &[Credential]) -> Vec<String> {
+    /// been made to use up all rounds; and before them those that no other writer of a remote has made.
+    fn by_cost(
+        &self,
+        mut slots: Vec<Slot>,
+        credentials: &[Credential],
+    ) -> impl Iterator<Item = String> + use<> {
         slots.sort_by_cached_key(|slot| {
             let cost =
                 |bytes: Vec<u8>| credentials.iter().map(|credential| crypt::rounds(&bytes, credential)).sum();
-            self.slot(slot).map_or(0u64, cost)
+            (!slot.is_own, self.slot(&slot.id).map_or(0u64, cost))
         });
-        slots
+        slots.into_iter().map(|slot| slot.id)
     }
 
     /// What a slot holds, if one of the credentials opens it.
@@ -157,25 +170,34 @@ impl Repository {
     }
 
     /// The ids of the slots.
-    fn slots(&self) -> Result<Vec<String>, RepositoryError> {
+    fn slots(&self) -> Result<Vec<Slot>, RepositoryError> {
         let git = self.timeline.git();
         let Some(head) = git.head()? else { return Ok(Vec::new()) };
         let node = git.find(&head, KEYS.as_bytes())?;
         let Some(Node { mode: Mode::Directory, id }) = node else { return Ok(Vec::new()) };
         let tree = git.read_tree(&id)?;
         let files = tree.entries().filter(|entry| entry.mode != Mode::Directory);
-        let names = files.filter_map(|entry| std::str::from_utf8(entry.name).ok()?.strip_suffix(ENCRYPTED));
-        let ids: Vec<String> = names.take(MAX_SLOTS).map(str::to_owned).collect();
-        Ok(ids)
+        let own = self.own()?;
+        let slot = |entry: TreeEntry<'_>| {
+            let id = std::str::from_utf8(entry.name).ok()?.strip_suffix(ENCRYPTED)?.to_owned();
+            Some(Slot { is_own: own.wrote(&path(&id), &entry.id), id })
+        };
+        let mut slots: Vec<Slot> = files.filter_map(slot).collect();
+        // Stable, so that each part stays in order.
+        slots.sort_by_key(|slot| !slot.is_own);
+        slots.truncate(MAX_SLOTS);
+        Ok(slots)
     }
 
     /// The slots, and which of them one of `credentials` opens.
     pub fn keys(&self, credentials: &[Credential]) -> Result<Vec<KeySlot>, RepositoryError> {
         self.recipient().ok_or(RepositoryError::NotEncrypted)?;
         let _hold = self.hold()?;
-        let ids = self.slots()?;
+        let slots = self.slots()?;
+        let mut ids: Vec<String> = slots.iter().map(|slot| slot.id.clone()).collect();
+        ids.sort_unstable();
         let mut rounds = MAX_ROUNDS;
-        let mut opening = self.by_cost(ids.clone(), credentials);
+        let mut opening: Vec<String> = self.by_cost(slots, credentials).collect();
         opening.retain(|id| matches!(self.open_slot(id, credentials, &mut rounds), Ok(Some(_))));
         let slot = |id: String| {
             let kind = self.slot(&id).and_then(|bytes| {
@@ -191,7 +213,8 @@ impl Repository {
         let vault = self.vault.as_ref().ok_or(RepositoryError::NotEncrypted)?;
         let identity = vault.identity.as_ref().ok_or(RepositoryError::Encrypted)?;
         let mut batch = self.timeline.begin()?;
-        let id = add_slot(&mut batch, identity, lock)?;
+        let (id, bytes) = add_slot(&mut batch, identity, lock)?;
+        self.note_own(&path(&id), || object_id(ObjectKind::Blob, &bytes));
         batch.commit(&self.committer("", "", time), "Add a key")?;
         Ok(id)
     }
@@ -206,9 +229,9 @@ impl Repository {
     ) -> Result<String, RepositoryError> {
         self.recipient().ok_or(RepositoryError::NotEncrypted)?;
         let (meant, others): (Vec<_>, Vec<_>) =
-            self.slots()?.into_iter().partition(|slot| slot.starts_with(id));
-        let [meant] =
-            <[String; 1]>::try_from(meant).map_err(|_| RepositoryError::NoKeySlot(id.to_owned()))?;
+            self.slots()?.into_iter().partition(|slot| slot.id.starts_with(id));
+        let [Slot { id: meant, .. }] =
+            <[Slot; 1]>::try_from(meant).map_err(|_| RepositoryError::NoKeySlot(id.to_owned()))?;
         if others.is_empty() {
             return Err(RepositoryError::LastKey(meant));
         }
@@ -217,7 +240,7 @@ impl Repository {
         }
         let mut rounds = MAX_ROUNDS;
         let mut opens = |slot: &String| matches!(self.open_slot(slot, credentials, &mut rounds), Ok(Some(_)));
-        if !self.by_cost(others, credentials).iter().any(&mut opens) {
+        if !self.by_cost(others, credentials).any(|slot| opens(&slot)) {
             let is_only = opens(&meant);
             return Err(match is_only {
                 true => RepositoryError::OnlyKey(meant),
@@ -282,7 +305,7 @@ mod tests {
     fn costly_keys_keep_nobody_from_the_right_ones() {
         let (_dir, repository) = repository();
         let right = [Credential::Passphrase(passphrase())];
-        let own = repository.slots().unwrap();
+        let own: Vec<String> = repository.slots().unwrap().into_iter().map(|slot| slot.id).collect();
         // They count as tried though they cannot be, which takes a test no time.
         let costly = b"age-encryption.org/v1\n-> scrypt c2FsdA 20\n";
         let forged: Vec<_> = (0..4).map(|number| format!("{number:08x}")).collect();
@@ -307,11 +330,11 @@ mod tests {
         let [one, other] = &repository.slots().unwrap()[..] else { panic!("there are two") };
         let mut rounds = 20;
         for slot in [one, other] {
-            assert!(repository.open_slot(slot, &wrong, &mut rounds).unwrap().is_none());
+            assert!(repository.open_slot(&slot.id, &wrong, &mut rounds).unwrap().is_none());
         }
         assert_eq!(rounds, 20 - 8 - 4);
-        let opened = repository.open_slot(one, &right, &mut 3);
-        assert!(matches!(opened, Err(RepositoryError::KeyTooCostly(id)) if id == *one));
+        let opened = repository.open_slot(&one.id, &right, &mut 3);
+        assert!(matches!(opened, Err(RepositoryError::KeyTooCostly(id)) if id == one.id));
         repository.unlock(&right).unwrap();
         // Of 64 keys, with the right one among those that take the least.
         let mut batch = repository.timeline.begin().unwrap();

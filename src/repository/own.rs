@@ -18,12 +18,12 @@ use std::path::PathBuf;
 
 use crate::atomic;
 use crate::digest::Digest;
-use crate::gitkv::PRIVATE;
+use crate::gitkv::{GitError, PRIVATE};
 use crate::layers::ObjectId;
 use crate::removals;
 use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::path as blob_path;
+use crate::timeline::{TimelineError, path as blob_path};
 
 /// The file, in the private directory of the repository.
 const FILE: &str = "own";
@@ -107,6 +107,18 @@ impl Repository {
                 }
             }
         }
+        let git = self.timeline.git();
+        let own_keys = || -> Result<Vec<(String, ObjectId)>, GitError> {
+            let Some(head) = git.head()? else { return Ok(Vec::new()) };
+            let files = git.walk(&head, kind::KEYS.as_bytes())?;
+            let named = files.map(|file| file.map(|(path, node)| (String::from_utf8(path).ok(), node.id)));
+            named.filter_map(|file| file.map(|(path, id)| Some((path?, id))).transpose()).collect()
+        };
+        for (path, id) in own_keys().map_err(TimelineError::from)? {
+            if own.wrote(&path, &id) && !path.contains('\n') {
+                lines += &format!("blob {id} {path}\n");
+            }
+        }
         own.segments.iter().for_each(|digest| lines += &format!("segment {digest}\n"));
         let private = self.timeline.git().private_dir()?;
         let path = private.join(FILE);
@@ -148,7 +160,8 @@ impl Repository {
 fn is_claim(path: &str) -> bool {
     match path.split_once('/') {
         Some((kind, below)) => {
-            kind == kind::SNAPSHOTS || (kind == kind::ARCHIVES && below.contains(INDEX_SUFFIX))
+            matches!(kind, kind::SNAPSHOTS | kind::KEYS)
+                || (kind == kind::ARCHIVES && below.contains(INDEX_SUFFIX))
         }
         None => false,
     }

@@ -321,7 +321,8 @@ pub(super) struct PlanOptions<'a> {
     pub scan: &'a ScanOptions,
     /// Take nothing for unchanged.
     pub force: bool,
-    /// Where anything stored is lost, what is still there: files that need anything else count as changed.
+    /// Where anything stored is lost, or was removed from a remote by others, what is still there: files that need
+    /// anything else count as changed.
     pub segments: Option<&'a Segments>,
     pub threads: usize,
     pub began: SystemTime,

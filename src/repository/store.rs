@@ -25,6 +25,8 @@ pub(super) mod kind {
     pub const INDEX: &str = "index";
     pub const SIGNATURES: &str = "signatures";
     pub const ARCHIVES: &str = "archives";
+    /// The keys of an encrypted repository, which have no time.
+    pub const KEYS: &str = "keys";
     pub const ALL: [&str; 5] = [SNAPSHOTS, DIFFS, INDEX, SIGNATURES, ARCHIVES];
 }
 

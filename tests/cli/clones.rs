@@ -173,7 +173,7 @@ fn a_copy_relies_on_no_claim_of_its_first_pull_or_push() {
         assert_eq!(days(&lab, "clone").len(), 2, "{line}: the claim is there");
         lab.write("own/file", &guessed);
         let Outcome { status, err, .. } = lab.run(["-r", "clone", "backup", "-q", "own"]);
-        assert_eq!(status, Some(0), "{line}: {err}");
+        assert_eq!(status, Some(3), "{line}: {err}");
         assert!(err.contains("what files here have of it was stored again"), "{line}: {err}");
         lab.ok(["-r", "clone", "restore", "-q", "latest", "--path", "own", "--target", "restored"]);
         assert_eq!(std::fs::read_to_string(lab.path("restored/file")).unwrap(), guessed, "{line}");

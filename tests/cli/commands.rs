@@ -168,7 +168,7 @@ fn excludes_that_cannot_be_used_fail_before_anything_is_saved() {
         (["--exclude-file", "/nope"], "/nope"),
         (
             ["--exclude-file", "patterns"],
-            r#"a pattern in patterns: "a**b\\" ends with a \ that escapes nothing"#,
+            r#"the pattern of line 3 in patterns: "a**b\\" ends with a \ that escapes nothing"#,
         ),
         (["-e", "a**b\\"], r"a**b\\"),
     ] {

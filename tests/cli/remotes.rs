@@ -457,7 +457,7 @@ fn the_branch_of_a_remote_may_have_another_name() {
             ok(&lab, if is_without { "forget latest -q" } else { "forget latest -q --prune" });
             ok(&lab, "push -q");
         }
-        ok(&lab, "-r clone pull -q");
+        ok(&lab, "-r clone pull -q --removals");
         let listed = |repository: &str| ok(&lab, &format!("-r {repository} snapshots -q"));
         assert_eq!(listed("repo"), listed("clone"));
         assert_eq!(listed("repo"), listed("hub.git"));
@@ -501,7 +501,7 @@ fn a_repository_beside_something_else_is_found_wherever_head_points() {
     assert_eq!(lab.ok(words("-r hub.git snapshots -q")), lab.ok(words("snapshots -q")));
     lab.ok(words("-r hub.git backup tree -q"));
     lab.ok(words("-r hub.git forget latest~1 -q --prune"));
-    lab.ok(words("pull -q"));
+    lab.ok(words("pull -q --removals"));
     assert_eq!(lab.ok(words("-r hub.git snapshots -q")), lab.ok(words("snapshots -q")));
     assert_eq!(git(&lab, "-C hub.git rev-parse docs"), docs);
     lab.ok(words("clone hub.git clone -q"));
@@ -664,7 +664,7 @@ fn a_server_is_reached_without_git() {
     ok("-r clone backup tree -q --push");
     assert!(ok("pull").starts_with("Pulled from origin: 1 snapshot in "));
     ok("check --read-data");
-    git(&lab, "init -q --bare -b trunk kv.git");
+    git(&lab, "init -q --bare -b main kv.git");
     ok(&format!("kv put {url}/kv.git key tree/notes"));
     assert_eq!(ok(&format!("kv get {url}/kv.git key")), "other");
     let outcome = without_git(&lab, &format!("clone {url}/nothing.git new"));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::commits::commit;
 use crate::lab::{Lab, contents};
 
 /// What a `file:` URL or a path of a remote is called in these tests.
@@ -148,5 +149,89 @@ fn a_push_alone_takes_nothing_away_and_a_setting_does() {
         lab.ok(["push", "-q", "hub"]);
         assert_eq!(count(&lab, "repo"), 1, "{kind}");
         expect_whole(&lab, &url, 1);
+    }
+}
+
+/// Somebody removes everything from a git remote whose path has `part`.
+fn remove_there(lab: &Lab, part: &str) {
+    let hub = lab.path("hub");
+    let listed =
+        Command::new("git").arg("-C").arg(&hub).args(["ls-tree", "-r", "--name-only", "main"]).output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    let gone: Vec<&str> = listed.lines().filter(|path| path.contains(part)).collect();
+    assert!(!gone.is_empty(), "{part}: {listed}");
+    commit(&hub, |_, edit| gone.iter().for_each(|path| edit.remove(path.as_bytes()).unwrap()));
+}
+
+#[test]
+fn new_snapshots_are_whole_in_a_remote_that_lost_only_data() {
+    for part in ["archives/", ".idx", ".tar", "index/"] {
+        for line in ["pull -q hub", "push -q hub"] {
+            let lab = Lab::new();
+            let url = three(&lab, "git");
+            remove_there(&lab, part);
+            lab.ok(line.split(' '));
+            lab.write("tree/new", part);
+            lab.ok(["backup", "-q", "--push=hub", "tree"]);
+            let _ = fs::remove_dir_all(lab.path("restored"));
+            lab.ok(["clone", "-q", &url, "whole"]);
+            lab.ok(["-r", "whole", "restore", "-q", "latest", "--path", "tree", "--target", "restored"]);
+            assert_eq!(contents(&lab.path("restored")), contents(&lab.path("tree")), "{part}, {line}");
+            lab.ok(["check", "-q", "--read-data"]);
+        }
+    }
+}
+
+/// A lab whose commands have the passphrase, with an encrypted repository that was pushed.
+fn encrypted() -> Lab {
+    let lab = Lab::bare();
+    lab.write("password", "correct horse");
+    lab.write("tree/file", "content");
+    lab.ok(["--password-file", "password", "init", "-q", "--encrypt", "--repo", "repo"]);
+    assert!(
+        Command::new("git").args(["init", "-q", "--bare"]).arg(lab.path("hub")).status().unwrap().success()
+    );
+    lab.ok(["remote", "add", "hub", lab.path("hub").to_str().unwrap()]);
+    lab.ok(["--password-file", "password", "backup", "-q", "--push=hub", "tree"]);
+    lab
+}
+
+#[test]
+fn the_last_key_goes_neither_here_nor_there() {
+    for line in ["pull -q hub", "pull -q hub --removals", "push -q hub --removals"] {
+        let lab = encrypted();
+        remove_there(&lab, "keys/");
+        lab.ok(line.split(' '));
+        lab.ok(["--password-file", "password", "snapshots", "-q"]);
+        lab.ok(["--password-file", "password", "backup", "-q", "--push=hub", "tree"]);
+        lab.ok(["clone", "-q", lab.path("hub").to_str().unwrap(), "other"]);
+        lab.ok(["-r", "other", "--password-file", "password", "check", "-q", "--read-data"]);
+    }
+}
+
+/// More keys than are looked at, all of which sort and cost less than the real one.
+#[test]
+fn keys_that_others_add_lock_nobody_out() {
+    let lab = encrypted();
+    let line = |seed: usize, len: usize| -> String {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        (0..len).map(|at| alphabet[(seed * 31 + at * 7) % 64] as char).collect()
+    };
+    commit(&lab.path("hub"), |transaction, edit| {
+        for number in 0..80 {
+            // The last digit of 16 or 32 bytes in base 64 has bits that are zero.
+            let [salt, body, mac] =
+                [(21, "A"), (42, "A"), (42, "A")].map(|(len, end)| line(number, len) + end);
+            let slot = format!(
+                "age-encryption.org/v1\n-> scrypt {salt} 1\n{body}\n--- {mac}\n{}",
+                line(number, 107)
+            );
+            let blob = transaction.blob(slot.as_bytes()).unwrap();
+            edit.set(format!("keys/{number:08x}.age").as_bytes(), blob).unwrap();
+        }
+    });
+    lab.ok(["pull", "-q", "hub"]);
+    for line in ["snapshots -q", "check -q", "key list", "key remove 00000000 -q"] {
+        lab.ok(["--password-file", "password"].into_iter().chain(line.split(' ')));
     }
 }
