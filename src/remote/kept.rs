@@ -72,7 +72,9 @@ impl Remotes {
 
     pub(super) fn kept(&self, remote: &str) -> Result<Kept, RemoteError> {
         let Removals { take, kept } = self.removals(remote)?;
-        Ok(Kept { take: take || self.take_removals, paths: kept })
+        // One that is append-only gives everything back.
+        let paths = if self.is_append_only(remote)? { BTreeSet::new() } else { kept };
+        Ok(Kept { take: take || self.take_removals, paths })
     }
 
     /// How many snapshots of a remote stay here, where it was `before`. What was removed here, too, is forgotten.

@@ -152,6 +152,21 @@ fn a_push_alone_takes_nothing_away_and_a_setting_does() {
     }
 }
 
+#[test]
+fn a_repository_that_becomes_append_only_gives_back_what_it_kept() {
+    for kind in KINDS {
+        let lab = Lab::new();
+        let url = three(&lab, kind);
+        empty_the_remote(&lab, &url);
+        assert!(lab.run(["pull", "-q", "hub"]).err.contains("3 snapshots removed"), "{kind}");
+        lab.ok(["append-only", "on"]);
+        lab.ok(["push", "-q", "hub"]);
+        expect_whole(&lab, &url, 3);
+        let pulled: serde_json::Value = serde_json::from_str(&lab.ok(["pull", "hub", "--json"])).unwrap();
+        assert_eq!(pulled["snapshots_kept_here"], 0, "{kind}: {pulled}");
+    }
+}
+
 /// Somebody removes everything from a git remote whose path has `part`.
 fn remove_there(lab: &Lab, part: &str) {
     let hub = lab.path("hub");
