@@ -501,8 +501,7 @@ impl Remotes {
     /// Whether a remote has any of the keys of this repository, or this has none.
     fn shares_a_key(&self, our_tree: &ObjectId, their_tree: &ObjectId) -> Result<bool, GitError> {
         let mut has_any = false;
-        for file in self.git.walk(our_tree, &KEYS[..KEYS.len() - 1])? {
-            let (path, node) = file?;
+        for (path, node) in self.git.files_in(our_tree, &KEYS[..KEYS.len() - 1])? {
             has_any = true;
             if self.git.find(their_tree, &path)? == Some(node) {
                 return Ok(true);

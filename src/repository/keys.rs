@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 
 use crate::crypt::{self, Credential, CryptError, Identity, Lock, Recipient, SlotKind};
-use crate::gitkv::{Mode, Node, TreeEntry};
+use crate::gitkv::Node;
 use crate::layers::{ObjectKind, object_id};
 use crate::repository::blobs::{ENCRYPTED, Vault};
 use crate::repository::cache::{self, Cache};
@@ -173,16 +173,14 @@ impl Repository {
     fn slots(&self) -> Result<Vec<Slot>, RepositoryError> {
         let git = self.timeline.git();
         let Some(head) = git.head()? else { return Ok(Vec::new()) };
-        let node = git.find(&head, KEYS.as_bytes())?;
-        let Some(Node { mode: Mode::Directory, id }) = node else { return Ok(Vec::new()) };
-        let tree = git.read_tree(&id)?;
-        let files = tree.entries().filter(|entry| entry.mode != Mode::Directory);
         let own = self.own()?;
-        let slot = |entry: TreeEntry<'_>| {
-            let id = std::str::from_utf8(entry.name).ok()?.strip_suffix(ENCRYPTED)?.to_owned();
-            Some(Slot { is_own: own.wrote(&path(&id), &entry.id), id })
+        let slot = |(path, node): (Vec<u8>, Node)| {
+            let path = String::from_utf8(path).ok()?;
+            let id = path.strip_prefix(KEYS)?.strip_prefix('/')?.strip_suffix(ENCRYPTED)?.to_owned();
+            Some(Slot { is_own: own.wrote(&path, &node.id), id })
         };
-        let mut slots: Vec<Slot> = files.filter_map(slot).collect();
+        let files = git.files_in(&head, KEYS.as_bytes())?;
+        let mut slots: Vec<Slot> = files.into_iter().filter_map(slot).collect();
         // Stable, so that each part stays in order.
         slots.sort_by_key(|slot| !slot.is_own);
         slots.truncate(MAX_SLOTS);

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use crate::atomic;
 use crate::digest::Digest;
-use crate::gitkv::{GitError, PRIVATE};
+use crate::gitkv::PRIVATE;
 use crate::layers::ObjectId;
 use crate::removals;
 use crate::repository::store::{INDEX_SUFFIX, kind};
@@ -108,15 +108,16 @@ impl Repository {
             }
         }
         let git = self.timeline.git();
-        let own_keys = || -> Result<Vec<(String, ObjectId)>, GitError> {
-            let Some(head) = git.head()? else { return Ok(Vec::new()) };
-            let files = git.walk(&head, kind::KEYS.as_bytes())?;
-            let named = files.map(|file| file.map(|(path, node)| (String::from_utf8(path).ok(), node.id)));
-            named.filter_map(|file| file.map(|(path, id)| Some((path?, id))).transpose()).collect()
+        let keys = match git.head().map_err(TimelineError::from)? {
+            Some(head) => git.files_in(&head, kind::KEYS.as_bytes()).map_err(TimelineError::from)?,
+            None => Vec::new(),
         };
-        for (path, id) in own_keys().map_err(TimelineError::from)? {
-            if own.wrote(&path, &id) && !path.contains('\n') {
-                lines += &format!("blob {id} {path}\n");
+        for (path, node) in keys {
+            if let Ok(path) = String::from_utf8(path)
+                && own.wrote(&path, &node.id)
+                && !path.contains('\n')
+            {
+                lines += &format!("blob {} {path}\n", node.id);
             }
         }
         own.segments.iter().for_each(|digest| lines += &format!("segment {digest}\n"));
