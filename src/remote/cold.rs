@@ -209,7 +209,7 @@ impl Remotes {
             }
             let state = self.pull_cold(remote, who, Bring::Indexes, progress)?;
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
-            let commit = self.commit_beside(remote, who, &state.commits, head)?;
+            let commit = self.commit_to_publish(remote, who, &state.commits, head)?;
             let repository = self.own_id(remote)?.unwrap_or_default();
             let pushed = |layers, bytes| {
                 Ok(Pushed {

@@ -10,9 +10,9 @@ use crate::gitkv::{GitError, Onto, Person, PushedFrom, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
+use super::aside::Sent;
 use super::cold::Bring;
 use super::error::is_race;
-use super::guarded::Sent;
 use super::kept::{Kept, KeptHere, keep_what_they_removed};
 use super::merge::{
     CONFIG, Change, Changes, KEYS, SnapshotCount, changes, expect_sound, merge, restore_gone,
@@ -154,12 +154,9 @@ impl Remotes {
             // Sent in full first, everything would go twice each time.
             let guarded = known.filter(|known| self.is_guarded(known));
             let kept = self.kept(remote)?.paths;
-            let pushed = match (guarded, known) {
-                (Some(theirs), _) => self.push_guarded(remote, who, theirs, head, &kept, progress),
-                (None, Some(theirs)) if !kept.is_empty() => {
-                    self.push_beside(remote, who, theirs, head, &kept, progress)
-                }
-                _ => self.push_in_steps(remote, known, head, progress).map(|from| (head, from)),
+            let pushed = match guarded {
+                Some(theirs) => self.push_guarded(remote, who, theirs, head, &kept, progress),
+                None => self.push_all(remote, who, known, head, &kept, progress),
             };
             let done = |there: ObjectId, from: PushedFrom| -> Result<Pushed, RemoteError> {
                 // It may have been set back, or made anew, since it was looked at.

@@ -60,11 +60,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod aside;
 mod cold;
 mod contents;
 mod error;
 mod exchange;
-mod guarded;
 mod head;
 mod kept;
 mod layers;

@@ -64,6 +64,13 @@ fn empty_the_remote(lab: &Lab, url: &str) {
     assert_eq!(count(lab, "other"), 0);
 }
 
+/// A repository with three snapshots, whose remote has lost them all. Where that is.
+fn emptied(lab: &Lab, kind: &str) -> String {
+    let url = three(lab, kind);
+    empty_the_remote(lab, &url);
+    url
+}
+
 /// A clone of the remote has this many snapshots, and each can be restored; the newest one is `tree`.
 fn expect_whole(lab: &Lab, url: &str, snapshots: usize) {
     let _ = fs::remove_dir_all(lab.path("whole"));
@@ -79,8 +86,7 @@ fn expect_whole(lab: &Lab, url: &str, snapshots: usize) {
 fn what_others_removed_stays_and_the_next_snapshots_are_whole_in_the_remote() {
     for kind in KINDS {
         let lab = Lab::new();
-        let url = three(&lab, kind);
-        empty_the_remote(&lab, &url);
+        let url = emptied(&lab, kind);
         // What only the first of the removed snapshots had is there again.
         lab.write("tree/own", &noise(1));
         let pushed = lab.run(["pull", "-q", "hub"]);
@@ -125,8 +131,7 @@ fn what_others_removed_stays_and_the_next_snapshots_are_whole_in_the_remote() {
 fn a_push_alone_takes_nothing_away_and_a_setting_does() {
     for kind in KINDS {
         let lab = Lab::new();
-        let url = three(&lab, kind);
-        empty_the_remote(&lab, &url);
+        let url = emptied(&lab, kind);
         lab.write("tree/own", &noise(4));
         let pushed = lab.run(["backup", "-q", "--push=hub", "tree"]);
         assert_eq!(pushed.status, Some(0), "{kind}: {pushed:?}");
@@ -156,8 +161,7 @@ fn a_push_alone_takes_nothing_away_and_a_setting_does() {
 fn a_repository_that_becomes_append_only_gives_back_what_it_kept() {
     for kind in KINDS {
         let lab = Lab::new();
-        let url = three(&lab, kind);
-        empty_the_remote(&lab, &url);
+        let url = emptied(&lab, kind);
         assert!(lab.run(["pull", "-q", "hub"]).err.contains("3 snapshots removed"), "{kind}");
         lab.ok(["append-only", "on"]);
         lab.ok(["push", "-q", "hub"]);

@@ -436,21 +436,27 @@ fn without_treering_git_and_a_copy_bring_everything_back() {
     check(&Repository::open(&plain).unwrap());
 }
 
-#[test]
-fn git_remotes_and_cold_ones_go_together() {
-    let lab = filled();
+/// A clone of what git packed, pushed to a cold remote.
+pub fn packed_by_git(lab: &Lab) -> (PathBuf, String) {
     let hub = lab.path("hub.git");
     run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&hub));
     let here = remotes(&lab.path("repo"));
     here.add("hub", hub.to_str().unwrap()).unwrap();
     here.push("hub", &who()).unwrap();
-    // What git fetches is one pack of everything, of which only a part is needed by every command.
     let clone = lab.path("clone");
     Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
-    let there = remotes(&clone);
-    let url = store_url(&lab);
-    there.add("cold", &url).unwrap();
-    there.push("cold", &who()).unwrap();
+    let url = store_url(lab);
+    remotes(&clone).add("cold", &url).unwrap();
+    remotes(&clone).push("cold", &who()).unwrap();
+    (clone, url)
+}
+
+#[test]
+fn git_remotes_and_cold_ones_go_together() {
+    let lab = filled();
+    // What git fetches is one pack of everything, of which only a part is needed by every command.
+    let (clone, url) = packed_by_git(&lab);
+    let (here, there) = (remotes(&lab.path("repo")), remotes(&clone));
     let kinds: Vec<_> = there.list().unwrap().into_iter().map(|one| (one.name, one.kind)).collect();
     assert_eq!(kinds, [("cold".into(), RemoteKind::Cold), ("origin".into(), RemoteKind::Git)]);
     let again = there.push("cold", &who()).unwrap();

@@ -18,7 +18,7 @@ use treering::repository::{
 use treering::store::{Namespace, Options, Store, StoreUrl};
 
 use crate::cold::{
-    check, open, program, push_to, quick, remotes, restore, s3_url, snapshots, store_url, who,
+    check, open, packed_by_git, program, push_to, quick, remotes, restore, s3_url, snapshots, store_url, who,
 };
 use crate::lab::{Lab, run};
 use crate::store::s3_server::S3Server;
@@ -129,21 +129,6 @@ fn what_was_pruned_goes_and_a_cold_clone_restores_what_stays() {
     check(&open(&clone));
     let again = push(&lab.path("repo"), "cold");
     assert_eq!((again.layers, again.removed.layers), (0, 0));
-}
-
-/// A clone of what git packed, pushed to a cold remote.
-fn packed_by_git(lab: &Lab) -> (PathBuf, String) {
-    let hub = lab.path("hub.git");
-    run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&hub));
-    let here = remotes(&lab.path("repo"));
-    here.add("hub", hub.to_str().unwrap()).unwrap();
-    here.push("hub", &who()).unwrap();
-    let clone = lab.path("clone");
-    Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
-    let url = store_url(lab);
-    remotes(&clone).add("cold", &url).unwrap();
-    push(&clone, "cold");
-    (clone, url)
 }
 
 /// That a clone of what describes, and the repository when it has no more than that, can do everything.

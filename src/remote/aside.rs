@@ -71,29 +71,28 @@ impl Remotes {
             return Ok(there);
         }
         // Only removals are left, which cost little to send. They may be allowed by now.
-        let pushed = match kept.is_empty() {
-            true => self.push_in_steps(remote, Some(theirs), head, progress).map(|from| (head, from)),
-            false => self.push_beside(remote, who, theirs, head, kept, progress),
-        };
-        match pushed {
+        match self.push_all(remote, who, Some(theirs), head, kept, progress) {
             Err(error) if is_refused(&error) && !is_race(&error) => Ok((theirs, PushedFrom::Commit(theirs))),
             pushed => pushed,
         }
     }
 
-    /// Pushes to a remote that is at `theirs`, and from which others removed what is `kept` here. Where it is afterwards,
-    /// and was before.
-    pub(super) fn push_beside(
+    /// Pushes everything to a remote that is at `theirs`; where others removed something there that is `kept` here,
+    /// everything else. Where it is afterwards, and was before.
+    pub(super) fn push_all(
         &self,
         remote: &str,
         who: &Person,
-        theirs: ObjectId,
+        theirs: Option<ObjectId>,
         head: ObjectId,
         kept: &BTreeSet<String>,
         progress: &Progress,
     ) -> Result<(ObjectId, PushedFrom), GitError> {
-        let pushed = self.push_aside(remote, who, theirs, head, (Sent::Changes, kept), progress)?;
-        Ok(pushed.unwrap_or((theirs, PushedFrom::Commit(theirs))))
+        let Some(at) = theirs.filter(|_| !kept.is_empty()) else {
+            return self.push_in_steps(remote, theirs, head, progress).map(|from| (head, from));
+        };
+        let pushed = self.push_aside(remote, who, at, head, (Sent::Changes, kept), progress)?;
+        Ok(pushed.unwrap_or((at, PushedFrom::Commit(at))))
     }
 
     /// Pushes a commit that follows `theirs`, where the remote is, with what `head` has beside that; `None` where that is
@@ -112,7 +111,7 @@ impl Remotes {
         // What is there and was not merged is not known here.
         let Some(known) = known.filter(|known| known.commit == theirs) else { return Ok(None) };
         let count = |id: &ObjectId| self.git.blob_size(id).map(|size| progress.total_bytes.add(size));
-        let Some(edit) = self.beside(&theirs, &head, (sent, kept), count)? else { return Ok(None) };
+        let Some(edit) = self.edit_aside(&theirs, &head, (sent, kept), count)? else { return Ok(None) };
         let seen_before = self.git.reference(&seen(remote))?;
         let their_tree = self.git.read_commit(&theirs)?.tree;
         let onto = Onto { expected: None, parents: vec![theirs], base: Some(their_tree) };
@@ -127,7 +126,7 @@ impl Remotes {
 
     /// The commit that a cold remote with the heads `commits`, which were merged, is to be at: `head`, or where others
     /// removed what is kept here, one that follows those heads.
-    pub(super) fn commit_beside(
+    pub(super) fn commit_to_publish(
         &self,
         remote: &str,
         who: &Person,
@@ -137,7 +136,7 @@ impl Remotes {
         let kept = self.kept(remote)?.paths;
         let Some(theirs) = commits.last().filter(|_| !kept.is_empty()) else { return Ok(head) };
         let sent = Sent::Changes;
-        let edit = self.beside(theirs, &head, (sent, &kept), |_| Ok(()))?;
+        let edit = self.edit_aside(theirs, &head, (sent, &kept), |_| Ok(()))?;
         if edit.is_none() && commits.len() == 1 {
             return Ok(*theirs);
         }
@@ -154,7 +153,7 @@ impl Remotes {
 
     /// What is to be done to what a remote has, `theirs`, so that it has what `head` has beside that; `None` where that is
     /// nothing. What is `kept` here stays removed there. `each` new blob is told of.
-    pub(super) fn beside(
+    fn edit_aside(
         &self,
         theirs: &ObjectId,
         head: &ObjectId,
