@@ -313,7 +313,8 @@ class Snapshot:
     def describe(self):
         time = datetime.datetime.strptime(self.key[:15], "%Y%m%dT%H%M%S").isoformat(" ")
         roots = " ".join(show(root) for root in self.record["roots"])
-        partial = "  (partial)" if self.record.get("unreadable") else ""
+        unread = self.record.get("unreadable") or self.record.get("unread_attributes")
+        partial = "  (partial)" if unread else ""
         return f"{self.id[:8]}  {time} UTC  {self.record['host']}  {roots}{partial}"
 
     def entries(self):

@@ -190,7 +190,8 @@ pub struct CompressionArguments {
 #[command(after_help = "\
 What has not changed since the last snapshot of the same directories, or of one that was moved, is not read again, and of what \
 has changed only the new bytes are stored. What cannot be read, or is not there while other sources are, is named, the \
-rest is saved, and the exit status is 3; it is 3 too where data of earlier backups is lost or damaged. The repository itself is left out where it lies in one of the directories.
+rest is saved, and the exit status is 3, also if data of earlier backups is lost or damaged. The repository itself is left out \
+where it lies in one of the directories.
 
 A symbolic link is saved as a link, also where it is a source itself; `link/`, with a slash at its end, is the directory that it \
 leads to.
@@ -555,7 +556,7 @@ Examples:
 Exit status:
   0    done
   1    failed
-  3    done, except for files, snapshots or parts of the repository that could not be read
+  3    done, except for files, snapshots or parts of the repository that could not be read or restored
   10   there is no repository, or no store
   11   the repository is in use
   12   the repository is encrypted, and no key was given that opens it

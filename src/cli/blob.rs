@@ -70,7 +70,7 @@ fn add(session: &Session, arguments: &BlobAddArguments) -> Result<Exit, CliError
     let time = session.time("--time", arguments.time.as_deref())?;
     let time = time.unwrap_or_else(|| session.now.timestamp());
     let blobs = open(session, &arguments.codec)?;
-    prepare_to_write(blobs.timeline().git())?;
+    prepare_to_write(blobs.timeline().git(), session.repository_path()?)?;
     let files = match arguments.files.as_slice() {
         [] => &[PathBuf::from("-")],
         files => files,
@@ -215,7 +215,7 @@ fn remote<'a>(session: &Session, arguments: &'a BlobRemoteArguments) -> Result<(
     let blobs = open_with(repository, Codec::default())?;
     let name = &arguments.remote;
     let git = blobs.timeline().git();
-    prepare_to_write(git)?;
+    prepare_to_write(git, repository)?;
     if git.remotes()?.iter().any(|remote| remote.name == *name) {
         return Ok((blobs, name));
     }

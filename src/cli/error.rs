@@ -114,9 +114,9 @@ pub enum CliError {
     )]
     NoNewKey,
     #[error(
-        "{} is a repository of snapshots, which `blob` and `kv` only read: use a repository of its own for that", .0.display()
+        "{} is a repository of snapshots, which `blob` and `kv` only read: use a repository of its own for that", .0
     )]
-    SnapshotsThere(PathBuf),
+    SnapshotsThere(Url),
     #[error("there is no directory for clones: set XDG_CACHE_HOME or HOME")]
     NoCache,
     #[error("the editor {0:?} failed, and nothing was saved: set VISUAL or EDITOR to one that works")]

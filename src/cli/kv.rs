@@ -72,18 +72,19 @@ fn edit(session: &Session, arguments: &EditArguments) -> Result<Exit, CliError> 
     let draft = directory.path().join(Path::new(key).file_name().unwrap_or(key));
     fs::write(&draft, &before).map_err(CliError::file("write", &draft))?;
     let edited = run_editor(&draft);
-    let after = fs::read(&draft).map_err(CliError::file("read", &draft))?;
+    let read = || fs::read(&draft).map_err(CliError::file("read", &draft));
     let unsaved = |directory: TempDir, source: Box<dyn Error + Send + Sync>| {
         let path = directory.keep().join(draft.file_name().unwrap_or_default());
         CliError::Unsaved { path, source }
     };
     match edited {
         // It was saved in the editor before.
-        Err(CliError::Interrupted(interrupted)) if after != before => {
+        Err(CliError::Interrupted(interrupted)) if read()? != before => {
             return Err(unsaved(directory, interrupted.into()));
         }
         edited => edited?,
     }
+    let after = read()?;
     if after == before {
         return tell_commit(session, None);
     }
@@ -201,7 +202,7 @@ fn show(arguments: &ShowArguments) -> Result<Exit, CliError> {
 /// As [`open`], to write.
 fn open_to_write(repository: &KvRepository) -> Result<GitKv, CliError> {
     let kv = open(repository)?;
-    prepare_to_write(kv.git())?;
+    prepare_to_write(kv.git(), &repository.url)?;
     Ok(kv)
 }
 

@@ -57,7 +57,7 @@ use treering::schedule::Profile;
 use treering::signals;
 use treering::spoken;
 use treering::timeline::MAX_CONTENT;
-use treering::url::redact;
+use treering::url::{Url, redact};
 
 use args::{Arguments, Command, Global, KeyArguments};
 use bar::Show;
@@ -186,10 +186,11 @@ fn way_out_of_full_disk(error: &CliError, command: &Command) -> &'static str {
 }
 
 /// Makes ready to write to a repository of blobs or keys. One of snapshots is refused: what is written there without a
-/// look at them could remove some, also where nothing may be removed, and would not be encrypted.
-fn prepare_to_write(git: &Git) -> Result<(), CliError> {
+/// look at them could remove some, also where nothing may be removed, and would not be encrypted. It is called what the
+/// person called it, `given`: it may be a clone in the cache.
+fn prepare_to_write(git: &Git, given: &Path) -> Result<(), CliError> {
     if Repository::is_at(git.path())? {
-        return Err(CliError::SnapshotsThere(git.path().to_owned()));
+        return Err(CliError::SnapshotsThere(Url::from(given.to_string_lossy().as_ref())));
     }
     if git.is_shared() {
         write_for_group();

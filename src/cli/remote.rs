@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use treering::remote::{KeptHere, Pulled, Pushed, Remote, RemoteKind, Remotes, Removed, SnapshotCount};
+use treering::remote::{
+    KeptHere, Pulled, Pushed, Remote, RemoteError, RemoteKind, Remotes, Removed, SnapshotCount,
+};
 use treering::repository::{FORMAT_VERSION, Repository, RepositoryError, RepositoryId};
 
 use crate::cli::cold;
@@ -95,8 +97,6 @@ fn push_to(
     let remotes = open(repository, removals)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(repository);
-    // Before it holds what the remote only claims.
-    repository.trust_what_is_here()?;
     let Pushed { there, here, layers, bytes, made, removed, kept, kept_here, refusal } =
         session.watch(|progress| remotes.push_with(&name, &who, progress))?;
     if let Some(failure) = &removed.failure {
@@ -191,12 +191,17 @@ pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repositor
     let remotes = Remotes::open_with(session.repository_path()?, FORMAT_VERSION, &cold::options()?)?;
     let names = match name {
         Some(name) => vec![name.to_owned()],
-        None => remotes.list_readable()?.0.into_iter().map(|remote| remote.name).collect(),
+        None => {
+            let (remotes, unread) = remotes.list_readable()?;
+            unread.iter().for_each(|error| report::complain(&treering::causes::chain(error)));
+            remotes.into_iter().map(|remote| remote.name).collect()
+        }
     };
-    let mut failed = CliError::Repository(lost);
+    let mut first: Option<RemoteError> = None;
     for name in names {
         match session.watch(|progress| remotes.rescue(&name, progress)) {
             Ok(()) => {
+                first.iter().for_each(|error| report::complain(&treering::causes::chain(error)));
                 report::complain(&format!(
                     "restored the missing objects of the latest commit from {}",
                     text(&name)
@@ -204,11 +209,11 @@ pub fn open_or_rescue(session: &Session, name: Option<&str>) -> Result<Repositor
                 return session.open();
             }
             // The command fails for the first reason, and tells it then.
-            Err(error) if matches!(failed, CliError::Repository(_)) => failed = error.into(),
+            Err(error) if first.is_none() => first = Some(error),
             Err(error) => report::complain(&treering::causes::chain(&error)),
         }
     }
-    Err(failed)
+    Err(first.map_or(CliError::Repository(lost), CliError::from))
 }
 
 /// Pulls from a remote.
@@ -219,8 +224,6 @@ pub fn pull(session: &Session, arguments: &PullArguments) -> Result<Exit, CliErr
     let remotes = open(&repository, arguments.removals)?;
     let name = named(&remotes, name)?;
     let who = session.who_in(&repository);
-    // Before it holds what the remote only claims.
-    repository.trust_what_is_here()?;
     let Pulled { here, kept_here } = session.watch(|progress| remotes.pull_with(&name, &who, progress))?;
     complain_of_kept(&name, kept_here);
     print(|out| {
@@ -285,7 +288,10 @@ struct Cloned<'a> {
     total_duration: f64,
 }
 
+/// The remotes of a repository, to exchange snapshots with.
 fn open(repository: &Repository, removals: bool) -> Result<Remotes, CliError> {
+    // Before it holds what the remote only claims.
+    repository.trust_what_is_here()?;
     let remotes = Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?;
     Ok(if removals { remotes.taking_removals() } else { remotes })
 }

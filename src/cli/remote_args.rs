@@ -27,7 +27,7 @@ pub struct CloneArguments {
     pub path: PathBuf,
 }
 
-/// Say where else the repository lies
+/// Manage remotes
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -91,7 +91,7 @@ pub struct RemoteRemovalsArguments {
     pub rule: Option<RemovalRule>,
 }
 
-/// What becomes of snapshots here that others removed from a remote
+/// Whether snapshots that others removed from a remote are removed here
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RemovalRule {
     Keep,
@@ -113,8 +113,7 @@ pub struct RemoteTrustArguments {
 /// Send snapshots to a remote
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What others have pushed there meanwhile is merged first; snapshots that they removed stay in this repository, unless you say \
---removals. A push that was interrupted is made again with the same command.")]
+Snapshots that others pushed are merged first; those that others removed stay in this repository, unless you say --removals. A push that was interrupted is made again with the same command.")]
 pub struct PushArguments {
     /// Remove from this repository the snapshots that others removed from the remote
     #[arg(long)]

@@ -1,8 +1,7 @@
 //! `restore`: a directory brought to the state of a snapshot.
 
 use std::io::{self, BufRead, Read, Write};
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -68,7 +67,7 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
     if !report.unread_attributes.is_empty() {
         complain(&format!(
             "snapshot {} is partial: the backup could not read all extended attributes of {}, so what is there keeps its own: {}",
-            snapshot.short_id(),
+            snapshot.name(),
             plural(report.unread_attributes.len() as u64, "name"),
             some_of(&report.unread_attributes)
         ));

@@ -504,7 +504,7 @@ fn how(status: ExitStatus) -> String {
     text
 }
 
-/// What a line says that a step has printed to standard error: the message of the `object` that it is, or text.
+/// The message in a line that a step printed to standard error, which is JSON, `object`, or text.
 fn complaint(line: &str, object: Option<&Value>) -> String {
     let message = object.and_then(|object| object["message"].as_str());
     message.unwrap_or_else(|| line.strip_prefix("treering: ").unwrap_or(line)).to_owned()

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use super::error::Reason;
 use super::net::shorten;
-use crate::child::{self, LOOK};
-use crate::progress::Progress;
+use crate::child::LOOK;
+use crate::progress::Interrupted;
+use crate::signals;
 
 /// Starts the command that it is given, and ends it at the end of its own input, with whatever that has
 /// started: all are one process group. The error output is left to the command alone, so that its end is
@@ -92,11 +93,13 @@ impl Kept {
         });
         let deadline = Instant::now() + timeout;
         let wanted = loop {
-            let wanted = found.recv_timeout(LOOK.min(timeout));
-            let goes_on = matches!(wanted, Err(RecvTimeoutError::Timeout)) && Instant::now() < deadline;
-            match goes_on {
-                true => child::check(&Progress::new()).map_err(Reason::permanent)?,
-                false => break wanted,
+            match found.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
+                    if signals::is_stopping() {
+                        return Err(Reason::permanent(Interrupted));
+                    }
+                }
+                wanted => break wanted,
             }
         };
         match wanted {

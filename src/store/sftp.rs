@@ -15,7 +15,8 @@
 //! the server may undo the last renames. A server that can neither replace by a rename nor link (OpenSSH
 //! can both) gets the steps one after the other.
 //!
-//! What a killed process was writing goes when it is a day older, by the server's clock, than what is written beside it.
+//! What a killed process was writing is removed by a later write into the same directory, once it is a day older than
+//! that by the server's clock.
 //!
 //! That a server offers links says little: rclone's answers that it made one, and makes none. So the first
 //! link of a process is tried at a name that nobody else has, and after each link and rename we look at
@@ -215,11 +216,22 @@ impl Ssh {
         if self.is_directory(sftp, self.root()).await? { Ok(()) } else { Err(Reason::NoStore) }
     }
 
-    /// Makes `directory` where it is not there.
-    async fn make_directory(&self, sftp: &Sftp, directory: &str) -> Result<(), Reason> {
-        match self.within(sftp.fs().create_dir(directory)).await {
+    /// Makes `directory` where it is not there, with the mode that is given, or as the server does. Whether it was made.
+    async fn make_directory(
+        &self,
+        sftp: &Sftp,
+        directory: &str,
+        mode: Option<Permissions>,
+    ) -> Result<bool, Reason> {
+        let mut fs = sftp.fs();
+        let mut builder = fs.dir_builder();
+        if let Some(mode) = mode {
+            builder.permissions(mode);
+        }
+        match self.within(builder.create(directory)).await {
+            Ok(()) => Ok(true),
             Err(reason) if !self.is_directory(sftp, directory).await? => Err(reason),
-            _ => Ok(()),
+            Err(_) => Ok(false),
         }
     }
 
@@ -227,22 +239,11 @@ impl Ssh {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a directory for a new store where it is not there.
-    async fn make_directory_of_store(&self, sftp: &Sftp, directory: &str) -> Result<(), Reason> {
-        let mode = Permissions::from((self.mode & 0o777) as u16);
-        match self.within(sftp.fs().dir_builder().permissions(mode).create(directory)).await {
-            Ok(()) => self.made().push(directory.to_owned()),
-            Err(reason) if !self.is_directory(sftp, directory).await? => return Err(reason),
-            Err(_) => {}
-        }
-        Ok(())
-    }
-
     /// Makes the directories below the root in which `path` lies.
     async fn make_directories(&self, sftp: &Sftp, path: &str) -> Result<(), Reason> {
         self.expect_root(sftp).await?;
         for (end, _) in path.match_indices('/') {
-            self.make_directory(sftp, &self.full(&path[..end])).await?;
+            self.make_directory(sftp, &self.full(&path[..end]), None).await?;
         }
         Ok(())
     }
@@ -394,7 +395,8 @@ impl Ssh {
         }
     }
 
-    /// Removes what processes were writing beside `path`, which was just written, that are no more. Once for each directory.
+    /// Removes temporary files whose writers have died from the directory of `path`, which was just written. Once for each
+    /// directory.
     async fn sweep(&self, sftp: &Sftp, path: &str) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         if !self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned()) {
@@ -579,10 +581,14 @@ fn entry_of(path: String, metadata: &MetaData) -> Result<Entry, Reason> {
 impl Backend for Ssh {
     fn create(&self) -> Result<(), Reason> {
         self.run(async |sftp| {
-            for (end, _) in self.root.match_indices('/').filter(|(end, _)| *end > 0) {
-                self.make_directory_of_store(sftp, &self.root[..end]).await?;
+            let mode = Some(Permissions::from((self.mode & 0o777) as u16));
+            let above = self.root.match_indices('/').filter(|(end, _)| *end > 0);
+            for directory in above.map(|(end, _)| &self.root[..end]).chain([self.root()]) {
+                if self.make_directory(sftp, directory, mode).await? {
+                    self.made().push(directory.to_owned());
+                }
             }
-            self.make_directory_of_store(sftp, self.root()).await
+            Ok(())
         })?;
         match self.run(async |sftp| self.has_only_leftovers(sftp).await)? {
             true => Ok(()),

@@ -64,11 +64,9 @@ fn what_is_read_from_a_shared_repository_is_not_for_the_group() {
     git(&["init", "-q", "--bare", "hub"]);
     git(&["-C", "blobs", "remote", "add", "hub", lab.path("hub").to_str().unwrap()]);
     let ok = |arguments: &[&str]| {
-        let own = lab.command(arguments);
         let mut shell = Command::new("sh");
-        shell.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(own.get_program()).args(own.get_args());
-        shell.envs(own.get_envs().filter_map(|(key, value)| Some((key, value?)))).current_dir(lab.path(""));
-        let output = shell.output().unwrap();
+        shell.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        let output = lab.by(shell, arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     let packs = || fs::read_dir(lab.path("blobs/objects/pack")).unwrap().map(|entry| entry.unwrap().path());

@@ -235,6 +235,8 @@ fn a_repository_of_snapshots_is_only_read() {
             let outcome = lab.run(line.split(' '));
             assert_eq!(outcome.status, Some(1), "{line}");
             assert!(outcome.err.contains("which `blob` and `kv` only read"), "{}", outcome.err);
+            let given = line.split(' ').nth(if line.starts_with("kv") { 2 } else { 1 }).unwrap();
+            assert!(outcome.err.starts_with(&format!("treering: {given} ")), "{}", outcome.err);
         }
         assert_eq!(lab.ok(["kv", "list", "repo", "snapshots/"]).trim(), snapshot);
     }

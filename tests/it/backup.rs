@@ -14,6 +14,8 @@ use treering::spoken::TimeRange;
 
 use crate::deep;
 use crate::lab::{Lab, run};
+use crate::programs;
+use crate::recover::recovered;
 use crate::tree::{assert_same, everything, is_root, noise, unlock};
 
 #[test]
@@ -362,6 +364,10 @@ fn a_file_whose_attributes_cannot_be_listed_is_saved_without_them() {
     let lacks: Vec<_> = snapshot.record.unread_attributes.iter().map(ToString::to_string).collect();
     assert_eq!(lacks, ["file"]);
     assert!(snapshot.record.unreadable.is_empty(), "what it holds is there");
+    if programs::are_here(&["python3", "git"]) {
+        let listed = recovered(&[&lab.path("repo")]);
+        assert!(listed.trim_end().ends_with("(partial)"), "{listed}");
+    }
     let restored = lab.restore(&snapshot, "restored");
     assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "content");
 

@@ -24,7 +24,7 @@ fn recover(args: &[&Path]) -> Output {
 
 /// As [`recover`], which must succeed; returns what it prints.
 #[track_caller]
-fn recovered(args: &[&Path]) -> String {
+pub fn recovered(args: &[&Path]) -> String {
     let done = recover(args);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
