@@ -131,8 +131,11 @@ pub fn output(command: &mut Command, limit: u64) -> io::Result<Result<(ExitStatu
         Err(interrupted) => return Ok(Err(interrupted)),
     };
     let mut printed = Vec::new();
-    if let Some(stdout) = running.child.stdout.take() {
-        read(stdout.take(limit), &mut printed)?;
+    if let Some(stdout) = running.child.stdout.take()
+        && let Err(error) = read(stdout.take(limit), &mut printed)
+    {
+        let _ = running.end();
+        return Err(error);
     }
     Ok(running.wait()?.map(|status| (status, printed)))
 }

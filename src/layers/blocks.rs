@@ -10,12 +10,14 @@
 //! be removed at any time. Processes share it without locks, since all of them write the same bytes. What
 //! exceeds the bound goes stripe by stripe, the one that was used longest ago first.
 
-use std::fs::{self, File, FileTimes};
+use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
+
+use rustix::fs::OFlags;
 
 /// The bytes of a block, the unit in which packs elsewhere are read: small, so that little is read that
 /// nobody asked for.
@@ -53,7 +55,7 @@ impl Blocks {
     /// The block `number` of a pack, if it is here and sound.
     pub fn get(&self, layer: &str, number: u64) -> Option<Vec<u8>> {
         let (path, at) = self.place(layer, number);
-        let file = File::open(path).ok()?;
+        let file = open(File::options().read(true), &path).ok()?;
         let mut words = [0; WORDS as usize];
         file.read_exact_at(&mut words, at * WORDS).ok()?;
         let (len, crc) =
@@ -88,10 +90,10 @@ impl Blocks {
         let (path, at) = self.place(layer, number);
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
-        let file = match options.open(&path) {
+        let file = match open(&mut options, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&self.dir)?;
-                options.open(&path)?
+                open(&mut options, &path)?
             }
             file => file?,
         };
@@ -146,6 +148,15 @@ impl Blocks {
     }
 }
 
+/// Opens a file. Whoever opens a pipe waits for the other end, and what is written to a device is not kept.
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a file")),
+    }
+}
+
 /// Whether the last use lies so far back that it is worth to be noted anew.
 fn is_aging(used: SystemTime) -> bool {
     used.elapsed().is_ok_and(|age| age.as_secs() >= 60)
@@ -154,6 +165,7 @@ fn is_aging(used: SystemTime) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -174,6 +186,15 @@ mod tests {
         assert_eq!(again.get("pack-a", 5000).as_deref(), Some(&b"the short last one"[..]));
         assert_eq!(again.get("pack-b", 0), Some(block(2)));
         assert_eq!(again.get("pack-b", 1), None);
+    }
+
+    #[test]
+    fn a_pipe_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Blocks::new(dir.path(), 1 << 20);
+        mknodat(CWD, dir.path().join("pack-a-0"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        cache.put("pack-a", 0, &block(1));
+        assert_eq!(cache.get("pack-a", 0), None);
     }
 
     #[test]

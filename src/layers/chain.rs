@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 
 use flate2::read::ZlibDecoder;
 
+use crate::varint;
+
 use super::entry::{CHECKSUM, Header, MAX_HEADER};
 use super::layer::Layer;
 use super::{LayerError, LayerSet, ObjectId};
@@ -39,16 +41,25 @@ impl ChainWeight {
 
 impl LayerSet {
     /// What resolving an object takes, in the layer in which it takes most; `None` when no layer that is here holds it.
+    /// The error is that of the first copy, where none can be weighed.
     pub fn chain_weight(&self, id: &ObjectId) -> Result<Option<ChainWeight>, LayerError> {
-        let mut most: Option<ChainWeight> = None;
+        let (mut most, mut fault): (Option<ChainWeight>, _) = (None, None);
         for layer in self.layers().filter(|layer| layer.pack_bytes().is_some()) {
             if let Ok(position) = layer.index.ids().binary_search(id.as_bytes()) {
-                let ChainWeight { largest, total } = chain_weight(layer, position)?;
-                let known = most.get_or_insert_default();
-                *known = ChainWeight { largest: known.largest.max(largest), total: known.total.max(total) };
+                match chain_weight(layer, position) {
+                    Ok(ChainWeight { largest, total }) => {
+                        let known = most.get_or_insert_default();
+                        known.largest = known.largest.max(largest);
+                        known.total = known.total.max(total);
+                    }
+                    Err(error) => fault = fault.or(Some(error)),
+                }
             }
         }
-        Ok(most)
+        match (most, fault) {
+            (None, Some(fault)) => Err(fault),
+            (most, _) => Ok(most),
+        }
     }
 }
 
@@ -113,7 +124,7 @@ fn base<'a>(head: &[u8], rest: &'a [u8]) -> Option<(Base, &'a [u8])> {
         if byte & 0x80 == 0 {
             return (before > 0).then_some((Base::Before(before), &rest[at + 1..]));
         }
-        before += 1;
+        before = before.checked_add(1)?;
     }
     None
 }
@@ -123,17 +134,18 @@ fn sizes(stream: &[u8]) -> Option<(u64, u64)> {
     let mut begin = Vec::new();
     // What is cut off behind the sizes is an error, and none that matters.
     let _ = ZlibDecoder::new(stream).take(SIZES).read_to_end(&mut begin);
-    let mut bytes = begin.into_iter();
-    let mut size = || {
-        let mut size = 0u64;
-        for shift in (0..63).step_by(7) {
-            let byte = bytes.next()?;
-            size |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(size);
-            }
-        }
-        None
-    };
-    Some((size()?, size()?))
+    let mut sizes = varint::Reader::new(&begin);
+    Some((sizes.unsigned().ok()?, sizes.unsigned().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_is_too_far_away_is_none() {
+        let far = [&[0x80][..], &[0xfe; 8], &[0xff, 0]].concat();
+        assert!(base(&[0x60], &far).is_none());
+        assert!(matches!(base(&[0x60], &[0x80, 0x01, 7]), Some((Base::Before(129), [7]))));
+    }
 }

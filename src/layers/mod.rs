@@ -258,7 +258,7 @@ fn index_again(index: &Path) -> String {
     let layer = index.file_stem().unwrap_or_default().display();
     let fetch = format!("`treering layers fetch {layer}` brings it from a cold remote that has it");
     match place::is_of_cold(index) {
-        true => format!("{fetch}, or a pull from that does"),
+        true => format!("{fetch}, or `treering pull` from there"),
         false => {
             let pack = index.with_extension("pack");
             format!(

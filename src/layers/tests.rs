@@ -201,6 +201,38 @@ fn a_pack_that_git_made_is_read_except_for_its_deltas() {
 }
 
 #[test]
+fn a_delta_is_weighed_in_the_layer_that_is_sound() {
+    let Some(()) = git() else { return };
+    let (repository, packs) = bare_repository();
+    let git = |args: &[&str], input: &[u8]| run_git(repository.path(), args, input);
+    let blob = noise(1, 70_000);
+    let mut changed = blob.clone();
+    changed[35_000] ^= 1;
+    let ids = [&blob, &changed].map(|bytes| {
+        git(&["hash-object", "-w", "--stdin"], bytes);
+        object_id(ObjectKind::Blob, bytes)
+    });
+    let packed =
+        git(&["pack-objects", "-q", "objects/pack/pack"], format!("{}\n{}\n", ids[0], ids[1]).as_bytes());
+    let name = format!("pack-{}", String::from_utf8(packed).unwrap().trim());
+    let weigh = || {
+        let set = LayerSet::open(&packs).unwrap();
+        ids.map(|id| set.chain_weight(&id).map(Option::unwrap).ok())
+    };
+    let sound = weigh();
+    assert!(sound.iter().all(Option::is_some));
+    for other in
+        ["pack-0000000000000000000000000000000000000000", "pack-ffffffffffffffffffffffffffffffffffffffff"]
+    {
+        fs::copy(packs.join(format!("{name}.idx")), packs.join(format!("{other}.idx"))).unwrap();
+        fs::write(packs.join(format!("{other}.pack")), b"PACK").unwrap();
+        assert_eq!(weigh(), sound, "{other}");
+    }
+    fs::remove_file(packs.join(format!("{name}.pack"))).unwrap();
+    assert_eq!(weigh(), [None, None]);
+}
+
+#[test]
 fn git_shows_the_offsets_of_an_index_beyond_four_gib() {
     let Some(()) = git() else { return };
     let offsets = [12, (1 << 31) - 1, 1 << 31, 1 << 33];
