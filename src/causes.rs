@@ -39,7 +39,7 @@ fn without_path(error: &(dyn Error + 'static)) -> String {
 /// What the system calls it that a disk has no room left, or a user no more of it.
 pub(crate) const FULL_KINDS: [ErrorKind; 2] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
 
-/// How the system says that a disk is full, where a library or a program of others passes on only what it said.
+/// How the system reports a full disk or an exhausted quota.
 const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 /// Whether an error or one of its causes is that a disk has no room left, or a user no more of it.

@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic;
 
-/// Where remotes have a directory each, in the private directory of a repository, and the file there.
-const REMOTES: &str = "remotes";
+/// The directory in the private one of a repository that has one for each remote, with what is known of it.
+pub const REMOTES: &str = "remotes";
+
+/// The file in the directory of a remote.
 const FILE: &str = "removals";
 
 /// Bytes of a file at most: some two million paths.

@@ -8,6 +8,7 @@
 //! What root makes in the repository of somebody else is that one's when the program ends: see [`give_to_owners`].
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -89,7 +90,7 @@ static OTHERS: Mutex<BTreeMap<PathBuf, i64>> = Mutex::new(BTreeMap::new());
 /// Clocks of file systems are as coarse as that.
 const COARSE: Duration = Duration::from_secs(2);
 
-/// Directories lie no deeper in each other in a repository.
+/// Directories of a repository are nested no deeper.
 const MAX_DEPTH: u32 = 256;
 
 /// Notes that the repository at `path` was opened, if it is another user's and this is root.
@@ -137,40 +138,52 @@ struct Owner {
 }
 
 impl Owner {
-    /// Gives what lies in a directory, and below.
+    /// Gives what is in a directory, and below.
     fn give(&self, directory: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Ok(());
+        }
         for entry in Dir::read_from(directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") || depth > MAX_DEPTH {
+            if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            // What is gone meanwhile needs no owner.
-            let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else { continue };
-            let found = rustix::fs::fstat(&file)?;
-            let is_directory = match FileType::from_raw_mode(found.st_mode) {
-                FileType::Directory => true,
-                FileType::RegularFile if found.st_nlink == 1 => false,
-                _ => continue,
-            };
-            if found.st_dev as u64 != self.device {
-                continue;
-            }
-            if found.st_uid == 0 && found.st_mtime as i64 >= self.since {
-                // A directory for a group has given its own already.
-                let is_own = found.st_gid == rustix::process::getegid().as_raw();
-                let group = is_own.then_some(self.group);
-                rustix::fs::chownat(&file, c"", Some(self.user), group, AtFlags::EMPTY_PATH)?;
-            }
-            if is_directory {
-                let below = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                if let Ok(below) = rustix::fs::openat(&file, c".", below, Mode::empty()) {
-                    self.give(below.as_fd(), depth + 1)?;
-                }
+            if let Err(error) = self.give_entry(directory, name, depth) {
+                tracing::debug!(%error, ?name, "it is not given to its owner");
             }
         }
         Ok(())
+    }
+
+    /// The same of what is called `name` there.
+    fn give_entry(&self, directory: BorrowedFd<'_>, name: &CStr, depth: u32) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // What is gone meanwhile needs no owner.
+        let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else { return Ok(()) };
+        let found = rustix::fs::fstat(&file)?;
+        let is_directory = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => true,
+            FileType::RegularFile if found.st_nlink == 1 => false,
+            _ => return Ok(()),
+        };
+        if found.st_dev as u64 != self.device {
+            return Ok(());
+        }
+        let mut given = Ok(());
+        if found.st_uid == 0 && found.st_mtime as i64 >= self.since {
+            // A directory for a group has given its own already.
+            let is_own = found.st_gid == rustix::process::getegid().as_raw();
+            let group = is_own.then_some(self.group);
+            given = rustix::fs::chownat(&file, c"", Some(self.user), group, AtFlags::EMPTY_PATH);
+        }
+        if is_directory {
+            let below = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if let Ok(below) = rustix::fs::openat(&file, c".", below, Mode::empty()) {
+                self.give(below.as_fd(), depth + 1)?;
+            }
+        }
+        Ok(given?)
     }
 }
 

@@ -130,9 +130,11 @@ impl Git {
         let has_volume = |used: &LayerUse| used.live.iter().any(|(id, _)| volumes.contains(id));
         let stays = |used: &LayerUse| used.pack_bytes.is_some() && !last.contains(&used.name);
         let mixed: Vec<bool> = uses.iter().map(|used| stays(used) && has_volume(used)).collect();
-        let apart = uses.iter().zip(&mixed).filter(|(used, mixed)| stays(used) && !**mixed);
-        let apart: HashSet<ObjectId> =
-            apart.flat_map(|(used, _)| used.live.iter().map(|(id, _)| *id)).collect();
+        let mut apart = HashSet::new();
+        if mixed.contains(&true) {
+            let others = uses.iter().zip(&mixed).filter(|(used, mixed)| stays(used) && !**mixed);
+            apart.extend(others.flat_map(|(used, _)| used.live.iter().map(|(id, _)| *id)));
+        }
         let mut taken = HashSet::new();
         for (used, mixed) in uses.iter_mut().zip(mixed) {
             let is_elsewhere = |id: &ObjectId| mixed && !volumes.contains(id) && apart.contains(id);
@@ -174,7 +176,8 @@ impl<'a> Alone<'a> {
     }
 
     /// Removes every layer, and every loose object, without which no object of `live` is missing; of two layers
-    /// that hold the same rather one called one of `copied`, or one with some of `volumes` where it is none. `live` must have all that is to stay.
+    /// that hold the same rather one called one of `copied`, or, for what is not a volume, one that holds volumes. `live`
+    /// must have all that is to stay.
     pub fn collect(
         &self,
         live: &HashSet<ObjectId>,

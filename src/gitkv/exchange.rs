@@ -72,7 +72,7 @@ impl Git {
             let Some(head) = self.head()? else { return Ok(()) };
             let known = self.reference(&self.tracking(remote))?;
             let Err(refused) = self.push_commit(remote, &head) else { return Ok(()) };
-            if refused.is_unsynced() {
+            if matches!(refused, GitError::Unsynced { .. }) {
                 return Err(refused);
             }
             self.pull(remote, who)?;

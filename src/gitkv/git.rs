@@ -27,7 +27,7 @@ use super::{GitError, shown};
 pub(super) const NEWEST_GIT_FORMAT: i64 = 1;
 
 /// The branch of repositories that are made here.
-const BRANCH: &str = "refs/heads/main";
+pub(super) const BRANCH: &str = "refs/heads/main";
 
 /// How a repository made here is set up: git syncs what it writes, never repacks by itself, looks for no
 /// deltas when it sends layers, which hold compressed data and travel as they are, and keeps what it receives
@@ -291,7 +291,7 @@ impl Git {
     pub fn head_or_none(&self) -> Result<Option<ObjectId>, GitError> {
         let head = self.head()?;
         if head.is_none() {
-            self.expect_no_branch(&self.branch, "refs/heads/")?;
+            self.expect_no_branch(&self.branch, HEADS)?;
         }
         Ok(head)
     }
@@ -509,7 +509,8 @@ impl Git {
         let oid = to_git2(id)?;
         let too_large = |size| Err(LayerError::TooLarge { id: *id, size }.into());
         // What it hangs on is inflated with it.
-        let chain = self.layers().chain_weight(id)?.unwrap_or_default();
+        let chain = self.in_layers(|layers| layers.chain_weight(id).map(Some))?;
+        let chain = chain.flatten().unwrap_or_default();
         let limit = || self.expansion_limit(id);
         if chain.largest > SMALL && chain.largest > limit() {
             return too_large(chain.largest);

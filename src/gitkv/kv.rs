@@ -10,8 +10,9 @@ use crate::url::Url;
 use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
 use super::file::{KvFile, OpenMode};
-use super::origin::{Origin, cached_clone};
+use super::origin::{self, Origin, cached_clone};
 use super::transaction::Edit;
+use super::transport::RemoteHead;
 use super::tree::{self, Mode, Node};
 use super::{Git, GitError, Walk, shown};
 
@@ -63,7 +64,10 @@ impl GitKv {
     /// Opens the repository at `path`. A bare one that has a remote called `origin` is a clone of that; an
     /// ordinary clone is what counts itself.
     pub fn open(path: &Path) -> Result<Self, GitError> {
-        let git = Git::open_with_work_tree(path)?;
+        Self::of(Git::open_with_work_tree(path)?)
+    }
+
+    fn of(git: Git) -> Result<Self, GitError> {
         let origin = if git.work_tree.is_none() { Origin::of(&git)? } else { None };
         let kv = Self { origin, git };
         kv.refresh()?;
@@ -75,12 +79,16 @@ impl GitKv {
     pub fn open_url(url: impl Into<Url>, cache: &Path) -> Result<Self, GitError> {
         let url = url.into();
         let clone = cached_clone(&url, cache)?;
-        let kv = Self::open(&clone)?;
+        let mut git = Git::open_with_work_tree(&clone)?;
         // The origin may have chosen another branch since it was last used.
-        let kv = match &kv.origin {
-            Some(origin) if origin.follow_head(&kv.git, &url)? => Self::open(&clone)?,
-            _ => kv,
-        };
+        let head = origin::follow_head(&git, &url)?;
+        if matches!(&head, RemoteHead::Branch(branch) if branch != git.branch()) {
+            git = Git::open_with_work_tree(&clone)?;
+        }
+        let kv = Self::of(git)?;
+        if let (RemoteHead::Nothing, Some(origin)) = (head, &kv.origin) {
+            origin.expect_nothing(&kv.git, &url)?;
+        }
         match kv.head() {
             Err(GitError::NoBranch { branch, others, .. }) => {
                 Err(GitError::NoBranch { path: url.to_string().into(), branch, others })

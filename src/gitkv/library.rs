@@ -24,15 +24,12 @@ use crate::progress::Progress;
 use crate::url::{Url, redact};
 
 use super::git::from_git2;
-use super::transport::{FETCH, MAX_SAID, PUSH, PushedFrom, RemoteHead};
+use super::transport::{FETCH, HEADS, MAX_SAID, PUSH, PushedFrom, RemoteHead};
 use super::{Git, GitError};
 
 /// Hooks that a push sets off in the repository that gets it.
 const HOOKS: [&str; 6] =
     ["pre-receive", "update", "proc-receive", "post-receive", "post-update", "reference-transaction"];
-
-/// What the full names of branches begin with.
-const BRANCHES: &str = "refs/heads/";
 
 /// Where a URL leads.
 enum Place {
@@ -47,7 +44,7 @@ pub(super) fn fetch(git: &Git, remote: &str, progress: &Progress) -> Result<(), 
     let Place::Here(path) = place(&url(git, remote)?)? else { return fetch_far(git, remote, progress) };
     let there = open(&path, FETCH, Git::open_with_work_tree)?;
     let branches: Vec<_> =
-        there.references()?.into_iter().filter(|(name, _)| name.starts_with(BRANCHES)).collect();
+        there.references()?.into_iter().filter(|(name, _)| name.starts_with(HEADS)).collect();
     let commits: Vec<_> = branches.iter().map(|&(_, id)| id).collect();
     let mut writing = git.fetch_commits(&there, &commits, progress)?;
     follow(git, remote, &branches)?;
@@ -60,7 +57,7 @@ fn follow(git: &Git, remote: &str, branches: &[(String, ObjectId)]) -> Result<()
     let prefix = format!("refs/remotes/{remote}/");
     let followed: Vec<_> = branches
         .iter()
-        .filter_map(|(name, id)| Some((format!("{prefix}{}", name.strip_prefix(BRANCHES)?), *id)))
+        .filter_map(|(name, id)| Some((format!("{prefix}{}", name.strip_prefix(HEADS)?), *id)))
         .collect();
     for (gone, _) in git.references()?.into_iter().filter(|(name, _)| name.starts_with(&prefix)) {
         if !followed.iter().any(|(name, _)| *name == gone) {
@@ -99,7 +96,7 @@ pub(super) fn push(
     };
     if tip == Some(*commit) {
         // By somebody who may have been killed, or failed, before it was durable.
-        there.sync_reference(&branch)?;
+        there.sync_reference(&branch).map_err(GitError::when_done)?;
         return Ok(PushedFrom::Commit(*commit));
     }
     if !tip.as_ref().map_or(Ok(true), follows)? {
@@ -115,12 +112,9 @@ pub(super) fn push(
 /// What `HEAD` of a remote names.
 pub(super) fn head(git: &Git, remote: &str) -> Result<RemoteHead, GitError> {
     match place(&url(git, remote)?)? {
-        Place::Here(path) => match Git::open_with_work_tree(&path) {
+        Place::Here(path) => match open(&path, FETCH, Git::open_with_work_tree) {
             Err(GitError::Detached(_) | GitError::DetachedClone(_)) => Ok(RemoteHead::Commit),
-            _ => {
-                let there = open(&path, FETCH, Git::open_with_work_tree)?;
-                Ok(RemoteHead::Branch(there.branch().to_owned()))
-            }
+            there => Ok(RemoteHead::Branch(there?.branch().to_owned())),
         },
         Place::Far => Ok(default_branch(git, remote)?.map_or(RemoteHead::Nothing, RemoteHead::Branch)),
     }
@@ -260,7 +254,7 @@ fn fetch_far(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitErro
     let mut branches = Vec::new();
     for head in far.list().map_err(failed(FETCH, progress))? {
         let name = head.name();
-        if name.starts_with(BRANCHES) && git2::Reference::is_valid_name(name) {
+        if name.starts_with(HEADS) && git2::Reference::is_valid_name(name) {
             branches.push((name.to_owned(), from_git2(head.oid())?));
         }
     }
@@ -440,6 +434,27 @@ mod tests {
         fetch();
         assert_eq!((tracked("main"), tracked("side/one")), (Some(first), None));
         here.fsck();
+    }
+
+    #[test]
+    fn what_fails_behind_a_push_is_said_of_a_push_that_is_done() {
+        let (here, there) = (Fixture::new(), Fixture::new());
+        let (git, far) = (here.open(), there.open());
+        git.add_remote("far", there.path().to_str().unwrap()).unwrap();
+        let first = here.commit(&git, &[("a", "1")]);
+        // No file can take the place of a directory that holds one.
+        let obstruct = |path: PathBuf| {
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("x.lock"), "").unwrap();
+        };
+        obstruct(here.path().join("refs/remotes/far/main"));
+        let failed = git.push_commit("far", &first).unwrap_err();
+        assert!(matches!(failed, GitError::Unsynced { .. }), "{failed}");
+        assert_eq!(far.head().unwrap(), Some(first));
+        obstruct(there.path().join("refs/heads/other"));
+        git.follow_branch("far", "refs/heads/other").unwrap();
+        let failed = push(&git, "far", &first, &Progress::new()).unwrap_err();
+        assert!(matches!(failed, GitError::Io { .. }), "{failed}");
     }
 
     #[test]

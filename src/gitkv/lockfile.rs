@@ -148,7 +148,7 @@ impl Turn {
                 continue;
             }
             match entry.metadata() {
-                // Other things are made here too, by who does not need the turn.
+                // Other things are made here too, by processes that do not need the turn.
                 Ok(metadata) if metadata.is_file() && atomic::is_owned(&entry.path()) => {}
                 Ok(metadata)
                     if metadata.is_dir() && atomic::is_owned(&entry.path().join(atomic::DIR_LOCK)) => {}

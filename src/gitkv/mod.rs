@@ -88,6 +88,7 @@ pub use file::{KvFile, OpenMode, ParseOpenModeError};
 use git::NEWEST_GIT_FORMAT;
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
+pub(crate) use refs::BLOCKS;
 pub use refs::PRIVATE;
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
@@ -254,7 +255,7 @@ pub enum GitError {
         /// What to do.
         way_out: String,
     },
-    /// Something in its directory is no file that could be read.
+    /// Something in its directory is not a readable file.
     #[error(
         "{} {fault}, so it is not opened: remove it if you did not put it there, or clone the repository from a remote",
         path.display()
@@ -467,10 +468,13 @@ impl GitError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// Whether a file or directory could not be made, written, moved or synced, so that nobody knows what of it is
-    /// durable. A later sync that succeeds proves nothing: the system may have dropped what the first one could not write.
-    pub(crate) fn is_unsynced(&self) -> bool {
-        matches!(self, Self::Unsynced { .. } | Self::Io { action: "make" | "write" | "move" | "sync", .. })
+    /// For `map_err`: what was to be done is done, and the operating system refused to make it durable. A later sync
+    /// that succeeds proves nothing: the system may have dropped what the first one could not write.
+    fn when_done(self) -> Self {
+        match self {
+            Self::Io { path, source, .. } => Self::Unsynced { path, source },
+            error => error,
+        }
     }
 
     /// The lock file at `path` is in the way.

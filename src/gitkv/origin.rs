@@ -15,7 +15,7 @@ use crate::trust;
 use crate::url::Url;
 
 use super::commit::Person;
-use super::git::sync_below;
+use super::git::{BRANCH, sync_below};
 use super::program::{self, Settings};
 use super::transaction::Edit;
 use super::transport::{RemoteHead, run, turn};
@@ -54,26 +54,16 @@ impl Origin {
         Ok(tip)
     }
 
-    /// Makes the branch of the clone the one that `HEAD` of the origin, which is at `url`, names. Whether that is another
-    /// than before.
-    pub fn follow_head(&self, git: &Git, url: &Url) -> Result<bool, GitError> {
-        match git.named_by_head(ORIGIN)? {
-            RemoteHead::Branch(branch) if branch != git.branch() => {
-                git.libgit2().set_head(&branch).map_err(GitError::git("set HEAD"))?;
-                Ok(true)
-            }
-            RemoteHead::Branch(_) => Ok(false),
-            RemoteHead::Commit => Err(GitError::Detached(url.to_string().into())),
-            // It is empty, or the branch that the clone has is not there either, which whoever uses it is told.
-            RemoteHead::Nothing => {
-                let branches = git.branches_below(&format!("refs/remotes/{ORIGIN}/"))?;
-                match self.tip(git) {
-                    Ok(None) | Err(GitError::NoBranch { .. }) => Ok(false),
-                    Err(error) => Err(error),
-                    Ok(Some(_)) => {
-                        Err(GitError::NoHead { path: url.to_string().into(), others: branches.join(", ") })
-                    }
-                }
+    /// Fails where the origin, which is at `url` and whose `HEAD` names nothing that is there, has the branch that the
+    /// clone has.
+    pub fn expect_nothing(&self, git: &Git, url: &Url) -> Result<(), GitError> {
+        let branches = git.branches_below(&format!("refs/remotes/{ORIGIN}/"))?;
+        match self.tip(git) {
+            // It is empty, or that branch is not there either, which whoever uses it is told.
+            Ok(None) | Err(GitError::NoBranch { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(Some(_)) => {
+                Err(GitError::NoHead { path: url.to_string().into(), others: branches.join(", ") })
             }
         }
     }
@@ -117,6 +107,20 @@ impl Origin {
         }
         Err(GitError::Contended { reference: self.tracking.clone(), tries: TRIES }.into())
     }
+}
+
+/// Makes the branch of a clone the one that `HEAD` of its origin, which is at `url`, names, for who opens it next. What it
+/// names.
+pub(super) fn follow_head(git: &Git, url: &Url) -> Result<RemoteHead, GitError> {
+    let head = git.named_by_head(ORIGIN)?;
+    match &head {
+        RemoteHead::Branch(branch) if branch != git.branch() => {
+            git.libgit2().set_head(branch).map_err(GitError::git("set HEAD"))?;
+        }
+        RemoteHead::Commit => return Err(GitError::Detached(url.to_string().into())),
+        RemoteHead::Branch(_) | RemoteHead::Nothing => {}
+    }
+    Ok(head)
 }
 
 /// The clone's own branch goes from `tip` to `commit`, if it was there.
@@ -196,7 +200,7 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
 fn attach(clone: &Path) -> Result<(), GitError> {
     let is_detached = fs::read(clone.join("HEAD")).is_ok_and(|head| !head.starts_with(b"ref:"));
     if is_detached {
-        let set = git2::Repository::open_bare(clone).and_then(|clone| clone.set_head("refs/heads/main"));
+        let set = git2::Repository::open_bare(clone).and_then(|clone| clone.set_head(BRANCH));
         set.map_err(GitError::git("set HEAD"))?;
     }
     Ok(())

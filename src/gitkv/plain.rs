@@ -4,54 +4,72 @@
 //! somebody copied from elsewhere may hold a pipe, whose reader waits without end; a link to `/dev/zero`; a file of a
 //! terabyte that takes nothing on the disk, since it is one hole; or links between directories that lead in circles.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{GitError, PRIVATE};
+use super::{BLOCKS, GitError, PRIVATE};
 use crate::layers::{EXPANSION, SMALL, on_disk};
 
-/// The directories whose files are read, beside those that lie at the top.
+/// The directories whose files are read, besides the files at the top.
 const READ: [&str; 7] = ["refs", "objects", "info", "logs", "hooks", "worktrees", PRIVATE];
 
 /// Those that are read of the directory of objects, beside those of loose ones.
 const OBJECTS: [&str; 3] = ["pack", "info", "cold"];
 
-/// Directories lie in each other no deeper: a path has 4096 bytes at most, and names are not made of one letter each.
+/// Directories are nested no deeper: a path has 4096 bytes at most, and names are not made of one letter each.
 const MAX_DEPTH: usize = 256;
 
 /// A repository borrows objects from no more directories, nor over more steps: git takes five.
 const MAX_BORROWED: usize = 5;
 
-/// Links to directories lie no deeper: the objects or the references may be on another disk.
+/// Links to directories are followed no deeper than this: the objects or the references may be on another disk.
 const MAX_LINK_DEPTH: usize = 1;
 
-/// Fails where a file of the repository at `path`, or of the clone whose root that is, is none that can be read.
+/// The repositories in which nothing was found. They may be large, and are opened several times by one command.
+static PASSED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn passed() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    PASSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fails where a file of the repository at `path`, or of the clone whose root that is, is not a file that can be read. A
+/// process looks at each repository once.
 pub(super) fn expect_plain(path: &Path) -> Result<(), GitError> {
+    if !passed().contains(path) && look_at(path)? {
+        passed().insert(path.to_owned());
+    }
+    Ok(())
+}
+
+/// The same each time. Whether there is a repository.
+fn look_at(path: &Path) -> Result<bool, GitError> {
     let inner = path.join(".git");
     if !inner.is_dir()
         && let Some(elsewhere) = named(path, ".git", "gitdir: ")?
     {
         expect_plain_in(&elsewhere)?;
     }
-    expect_plain_in(&inner)?;
-    expect_plain_in(path)
+    Ok(expect_plain_in(&inner)? | expect_plain_in(path)?)
 }
 
 /// The same of a directory that git may take for a repository.
-fn expect_plain_in(directory: &Path) -> Result<(), GitError> {
+fn expect_plain_in(directory: &Path) -> Result<bool, GitError> {
     let is_there = |name: &str| fs::symlink_metadata(directory.join(name)).is_ok();
     if !is_there("HEAD") || !is_there("refs") && !is_there("commondir") {
-        return Ok(());
+        return Ok(false);
     }
     below(directory, 0, false)?;
     let common = named(directory, "commondir", "")?;
     if let Some(common) = &common {
         below(common, 0, false)?;
     }
-    borrowed(&common.as_deref().unwrap_or(directory).join("objects"), 0)
+    borrowed(&common.as_deref().unwrap_or(directory).join("objects"), 0)?;
+    Ok(true)
 }
 
 /// The same of the directories from which `objects` borrows some, and those from which these do.
@@ -71,7 +89,7 @@ fn borrowed(objects: &Path, level: usize) -> Result<(), GitError> {
     Ok(())
 }
 
-/// Fails where `path` is there, and is none that can be read like a file.
+/// Fails where `path` is there, and is not a file that can be read.
 pub(super) fn expect_plain_file(path: &Path) -> Result<(), GitError> {
     match fs::metadata(path).ok().and_then(|found| fault(&found, false)) {
         Some(fault) => Err(GitError::NotPlain { path: path.to_owned(), fault }),
@@ -91,6 +109,7 @@ fn named(directory: &Path, file: &str, prefix: &str) -> Result<Option<PathBuf>, 
 /// The same of all that lies in `directory`, which is so many directories deep, and `in_objects` or not.
 fn below(directory: &Path, depth: usize, in_objects: bool) -> Result<(), GitError> {
     let is_pack = in_objects && directory.file_name().is_some_and(|name| name == "pack");
+    let is_private = depth == 1 && directory.file_name().is_some_and(|name| name == PRIVATE);
     let is_loose = in_objects && depth == 2 && is_hex(directory);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -107,6 +126,8 @@ fn below(directory: &Path, depth: usize, in_objects: bool) -> Result<(), GitErro
             let is_read = match depth {
                 0 => is_one_of(&READ),
                 1 if in_objects => is_hex(&path) || is_one_of(&OBJECTS),
+                // There may be very many, and whoever opens one looks what it is.
+                1 if is_private => !is_one_of(&[BLOCKS]),
                 _ => true,
             };
             if !is_read {
@@ -116,7 +137,7 @@ fn below(directory: &Path, depth: usize, in_objects: bool) -> Result<(), GitErro
                 return refused("is a link to a directory");
             }
             if depth == MAX_DEPTH {
-                return refused("lies too deep");
+                return refused("is nested too deeply");
             }
             below(&path, depth + 1, in_objects || depth == 0 && is_one_of(&["objects"]))?;
         } else if let Some(fault) = fault(&found, is_pack) {
@@ -136,7 +157,7 @@ fn is_hex(directory: &Path) -> bool {
 fn fault(file: &Metadata, is_pack: bool) -> Option<&'static str> {
     let kind = file.file_type();
     if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
-        return Some("is a pipe or a device, and no file");
+        return Some("is a pipe or a device, not a file");
     }
     // A file system that counts no blocks may hold packs of any size.
     let disk = if is_pack { on_disk(file) } else { file.blocks().saturating_mul(512) };
@@ -159,6 +180,12 @@ mod tests {
         let path = dir.path().join("repo");
         Git::init(&path, &[]).unwrap();
         (dir, path)
+    }
+
+    /// Opens it as a process does that has not looked at it yet.
+    fn open(path: &Path) -> Result<Git, GitError> {
+        passed().remove(path);
+        Git::open(path)
     }
 
     fn pipe(at: &Path) {
@@ -191,7 +218,7 @@ mod tests {
                 let at = path.join(name);
                 fs::create_dir_all(at.parent().unwrap()).unwrap();
                 put(&at);
-                let error = Git::open(&path).map(drop).unwrap_err();
+                let error = open(&path).map(drop).unwrap_err();
                 let error = error.to_string();
                 let told = error.starts_with(&format!("{} ", at.display())) && error.contains(fault);
                 assert!(told, "{name}: {error}");
@@ -208,10 +235,12 @@ mod tests {
             symlink(dir.path().join(name), path.join(name)).unwrap();
         }
         symlink(dir.path().join("nowhere"), path.join("objects/info/alternates")).unwrap();
-        // Not read by anybody here.
-        fs::create_dir(path.join("annex")).unwrap();
-        pipe(&path.join("annex/pipe"));
-        Git::open(&path).unwrap();
+        // Not read by anybody here, or read with care.
+        for name in ["annex", "treering/blocks"] {
+            fs::create_dir_all(path.join(name)).unwrap();
+            pipe(&path.join(name).join("pipe"));
+        }
+        open(&path).unwrap();
     }
 
     #[test]
@@ -225,13 +254,13 @@ mod tests {
         borrow("repo/objects", "../../one");
         borrow("one", "../two");
         fs::create_dir_all(dir.path().join("two/pack")).unwrap();
-        Git::open(&path).unwrap();
+        open(&path).unwrap();
         pipe(&dir.path().join("two/pack/pack-0.idx"));
-        let error = Git::open(&path).map(drop).unwrap_err();
+        let error = open(&path).map(drop).unwrap_err();
         assert!(matches!(error, GitError::NotPlain { .. }), "{error}");
         // From itself.
         borrow("one", "../one");
-        let error = Git::open(&path).map(drop).unwrap_err().to_string();
+        let error = open(&path).map(drop).unwrap_err().to_string();
         assert!(error.contains("too many"), "{error}");
     }
 
@@ -239,9 +268,9 @@ mod tests {
     fn a_directory_beside_hides_nothing() {
         let (_dir, path) = repository();
         fs::create_dir(path.join(".git")).unwrap();
-        Git::open(&path).unwrap();
+        open(&path).unwrap();
         pipe(&path.join("packed-refs"));
-        let error = Git::open(&path).map(drop).unwrap_err();
+        let error = open(&path).map(drop).unwrap_err();
         assert!(matches!(error, GitError::NotPlain { .. }), "{error}");
     }
 
@@ -249,7 +278,7 @@ mod tests {
     fn links_that_lead_in_a_circle_end() {
         let (_dir, path) = repository();
         symlink("..", path.join("refs/circle")).unwrap();
-        let error = Git::open(&path).map(drop).unwrap_err();
+        let error = open(&path).map(drop).unwrap_err();
         assert!(matches!(error, GitError::NotPlain { .. }), "{error}");
     }
 }

@@ -16,6 +16,9 @@ use super::{Git, GitError};
 /// part of the format.
 pub const PRIVATE: &str = "treering";
 
+/// The directory there that has blocks of cold layers.
+pub(crate) const BLOCKS: &str = "blocks";
+
 /// Where git keeps references that were packed.
 pub(super) const PACKED: &str = "packed-refs";
 
@@ -171,6 +174,12 @@ impl Git {
     /// Waits for the turn to change references, and removes what dead processes left that had it.
     pub(super) fn turn(&self) -> Result<Turn, GitError> {
         Turn::take(self.path(), &self.private_dir()?)
+    }
+
+    /// Does `act` while it has that turn.
+    pub(crate) fn in_turn<T>(&self, act: impl FnOnce() -> T) -> Result<T, GitError> {
+        let _turn = self.turn()?;
+        Ok(act())
     }
 
     /// Where the reference of that full name lies, unless it is packed.

@@ -193,23 +193,12 @@ impl Git {
     pub fn fetch_with(&self, remote: &str, progress: &Progress) -> Result<(), GitError> {
         let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
         let _keep = self.keep_layers()?;
-        // Git waits for no lock, so none of a dead process may be there.
-        let running = self.run_of_git(None, progress)?;
-        let refspec = format!("+refs/heads/*:refs/remotes/{remote}/*");
-        let (mut command, there) = self.program_for(remote)?;
-        // A quiet fetch does not tell what it receives, whatever else it is told.
-        command.args(["fetch", "--progress", "--no-tags", "--prune", "--no-recurse-submodules"]);
-        // In a mirror git would move the branch itself too, over what is only here.
-        command.arg("--refmap=");
         // Of a shallow repository git would fetch nothing.
-        command.arg("--update-shallow");
-        if is_local(&there.url) {
-            command.arg(format!("--upload-pack={LOCAL} upload-pack"));
-        }
-        match run_marked(running, FETCH, command.args(["--", &there.argument, &refspec]), progress) {
+        let options = ["--prune", "--update-shallow"];
+        match self.run_fetch(remote, &options, &[format!("+{HEADS}*:refs/remotes/{remote}/*")], progress) {
             Err(GitError::NoProgram) => library::fetch(self, remote, progress)?,
             fetched => {
-                fetched.map_err(|error| blame_lock(there.redacted(error))).map(drop)?;
+                fetched?;
                 // Git syncs files, and no directories.
                 sync_names(self.path(), format!("refs/remotes/{remote}"))?;
             }
@@ -226,13 +215,29 @@ impl Git {
     ) -> Result<(), GitError> {
         let _turn = turn(&self.private_dir()?.join(TURN), progress)?;
         let _keep = self.keep_layers()?;
+        let ids: Vec<_> = ids.iter().map(ObjectId::to_string).collect();
+        self.run_fetch(remote, &[], &ids, progress)
+    }
+
+    /// Lets the program git fetch what is `wanted`, for who has the turn and keeps layers.
+    fn run_fetch(
+        &self,
+        remote: &str,
+        options: &[&str],
+        wanted: &[String],
+        progress: &Progress,
+    ) -> Result<(), GitError> {
+        // Git waits for no lock, so none of a dead process may be there.
         let running = self.run_of_git(None, progress)?;
         let (mut command, there) = self.program_for(remote)?;
-        command.args(["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--refmap="]);
+        // A quiet fetch does not tell what it receives, whatever else it is told.
+        command.args(["fetch", "--progress", "--no-tags", "--no-recurse-submodules"]);
+        // In a mirror git would move the branch itself too, over what is only here.
+        command.arg("--refmap=").args(options);
         if is_local(&there.url) {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
-        command.args(["--", &there.argument]).args(ids.iter().map(ObjectId::to_string));
+        command.args(["--", &there.argument]).args(wanted);
         let fetched = run_marked(running, FETCH, &mut command, progress);
         fetched.map_err(|error| blame_lock(there.redacted(error))).map(drop)
     }
@@ -353,7 +358,7 @@ impl Git {
                 }
             };
         if let Some(there) = there {
-            sync_names(&there, atomic::parent(Path::new(&branch)))?;
+            sync_names(&there, atomic::parent(Path::new(&branch))).map_err(GitError::when_done)?;
             // Whoever opens or clones it finds the branch. Where it cannot be set, all is pushed nevertheless.
             if let Ok(there) = Git::open(&there)
                 && matches!(there.head(), Ok(None))
@@ -362,11 +367,12 @@ impl Git {
                 let _ = there.set_head(&branch);
             }
         }
-        match self.compare_and_set(&tracking, before.as_ref(), commit) {
+        let tracked = match self.compare_and_set(&tracking, before.as_ref(), commit) {
             // Whoever moved it, as git does, has seen what the remote has by now.
-            Err(GitError::Moved { .. }) => self.sync_reference(&tracking)?,
-            moved => moved?,
-        }
+            Err(GitError::Moved { .. }) => self.sync_reference(&tracking),
+            tracked => tracked,
+        };
+        tracked.map_err(GitError::when_done)?;
         Ok(from)
     }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic;
 use crate::layers::{self, LayerInfo, LayerSet, LayerWriter, ObjectId, ObjectKind};
+use crate::removals::REMOTES;
 
 use super::create;
 use super::git::{parse_commit, parse_tree};
@@ -28,9 +29,6 @@ use super::{Git, GitError};
 
 /// The file that writers lock.
 const WRITERS: &str = "writers.lock";
-
-/// The directory of what is known of cold remotes, in the private one.
-const REMOTES: &str = "remotes";
 
 /// What the name of every marker begins with.
 const MARKER_PREFIX: &str = "writer-";

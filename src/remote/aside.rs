@@ -18,7 +18,7 @@ use crate::progress::Progress;
 
 use super::error::{is_race, is_refused};
 use super::exchange::Known;
-use super::merge::{Change, changes, is_data};
+use super::merge::{Changes, changes, is_data};
 use super::{RemoteError, Remotes, seen};
 
 /// How the message of a commit begins that only adds to what a remote has.
@@ -43,6 +43,17 @@ impl Sent {
     }
 }
 
+/// A push to a remote.
+pub(super) struct Push<'a> {
+    pub remote: &'a str,
+    pub who: &'a Person,
+    /// What is pushed.
+    pub head: ObjectId,
+    /// What others removed there, and is kept here.
+    pub kept: &'a BTreeSet<String>,
+    pub progress: &'a Progress,
+}
+
 impl Remotes {
     /// Whether `commit`, which a remote is at, was made since the remote lets nobody remove anything.
     pub(super) fn is_guarded(&self, commit: &ObjectId) -> bool {
@@ -59,39 +70,31 @@ impl Remotes {
     /// Pushes to a remote that is at `theirs` and lets nobody remove anything. Where it is afterwards, and was before.
     pub(super) fn push_guarded(
         &self,
-        remote: &str,
-        who: &Person,
+        push: &Push<'_>,
         theirs: ObjectId,
-        head: ObjectId,
-        kept: &BTreeSet<String>,
-        progress: &Progress,
     ) -> Result<(ObjectId, PushedFrom), GitError> {
-        let additions = (Sent::Additions, kept);
-        if let Some(there) = self.push_aside(remote, who, theirs, head, additions, progress)? {
+        if let Some(there) = self.push_aside(push, theirs, Sent::Additions)? {
             return Ok(there);
         }
         // Only removals are left, which cost little to send. They may be allowed by now.
-        match self.push_all(remote, who, Some(theirs), head, kept, progress) {
+        match self.push_all(push, Some(theirs)) {
             Err(error) if is_refused(&error) && !is_race(&error) => Ok((theirs, PushedFrom::Commit(theirs))),
             pushed => pushed,
         }
     }
 
-    /// Pushes everything to a remote that is at `theirs`; where others removed something there that is `kept` here,
+    /// Pushes everything to a remote that is at `theirs`; where others removed something there that is kept here,
     /// everything else. Where it is afterwards, and was before.
     pub(super) fn push_all(
         &self,
-        remote: &str,
-        who: &Person,
+        push: &Push<'_>,
         theirs: Option<ObjectId>,
-        head: ObjectId,
-        kept: &BTreeSet<String>,
-        progress: &Progress,
     ) -> Result<(ObjectId, PushedFrom), GitError> {
+        let &Push { remote, head, kept, progress, .. } = push;
         let Some(at) = theirs.filter(|_| !kept.is_empty()) else {
             return self.push_in_steps(remote, theirs, head, progress).map(|from| (head, from));
         };
-        let pushed = self.push_aside(remote, who, at, head, (Sent::Changes, kept), progress)?;
+        let pushed = self.push_aside(push, at, Sent::Changes)?;
         Ok(pushed.unwrap_or((at, PushedFrom::Commit(at))))
     }
 
@@ -100,25 +103,25 @@ impl Remotes {
     /// for what the branch becomes next, and what was removed here would be back.
     pub(super) fn push_aside(
         &self,
-        remote: &str,
-        who: &Person,
+        &Push { remote, who, head, kept, progress }: &Push<'_>,
         theirs: ObjectId,
-        head: ObjectId,
-        (sent, kept): (Sent, &BTreeSet<String>),
-        progress: &Progress,
+        sent: Sent,
     ) -> Result<Option<(ObjectId, PushedFrom)>, GitError> {
         let known = self.known(remote)?;
         // What is there and was not merged is not known here.
         let Some(known) = known.filter(|known| known.commit == theirs) else { return Ok(None) };
-        let count = |id: &ObjectId| self.git.blob_size(id).map(|size| progress.total_bytes.add(size));
-        let Some(edit) = self.edit_aside(&theirs, &head, (sent, kept), count)? else { return Ok(None) };
+        let changes = self.changes_aside(&theirs, &head, sent, kept)?;
+        let Some(edit) = edit_of(&changes)? else { return Ok(None) };
+        for node in changes.values().filter(|change| change.old.is_none()).filter_map(|change| change.new) {
+            progress.total_bytes.add(self.git.blob_size(&node.id)?);
+        }
         let seen_before = self.git.reference(&seen(remote))?;
         let their_tree = self.git.read_commit(&theirs)?.tree;
         let onto = Onto { expected: None, parents: vec![theirs], base: Some(their_tree) };
         let mut from = PushedFrom::Unknown;
         let publish = |commit: &ObjectId| {
             from = self.git.push_commit_with(remote, commit, progress)?;
-            self.see_aside(remote, who, (known, seen_before), commit)
+            self.see_aside(remote, who, known, seen_before, commit)
         };
         let made = self.git.begin()?.commit_aside(who, &sent.message(remote), onto, &edit, publish)?;
         Ok(Some((made.commit, from)))
@@ -136,7 +139,7 @@ impl Remotes {
         let kept = self.kept(remote)?.paths;
         let Some(theirs) = commits.last().filter(|_| !kept.is_empty()) else { return Ok(head) };
         let sent = Sent::Changes;
-        let edit = self.edit_aside(theirs, &head, (sent, &kept), |_| Ok(()))?;
+        let edit = edit_of(&self.changes_aside(theirs, &head, sent, &kept)?)?;
         if edit.is_none() && commits.len() == 1 {
             return Ok(*theirs);
         }
@@ -151,34 +154,24 @@ impl Remotes {
         Ok(made.commit)
     }
 
-    /// What is to be done to what a remote has, `theirs`, so that it has what `head` has beside that; `None` where that is
-    /// nothing. What is `kept` here stays removed there. `each` new blob is told of.
-    fn edit_aside(
+    /// What is to be done to what a remote has, `theirs`, so that it has what `head` has beside that. What is `kept` here
+    /// stays removed there.
+    fn changes_aside(
         &self,
         theirs: &ObjectId,
         head: &ObjectId,
-        (sent, kept): (Sent, &BTreeSet<String>),
-        mut each: impl FnMut(&ObjectId) -> Result<(), GitError>,
-    ) -> Result<Option<TreeEdit>, GitError> {
+        sent: Sent,
+        kept: &BTreeSet<String>,
+    ) -> Result<Changes, GitError> {
         let (their_tree, our_tree) = self.trees(theirs, head)?;
-        let mut edit = TreeEdit::new();
-        for (path, change) in changes(&self.git, Some(&their_tree), Some(&our_tree))? {
-            match change {
-                Change { old: None, new: Some(node) } if !is_among(kept, &path) => {
-                    each(&node.id)?;
-                    edit.set(&path, node.id)?;
-                }
-                Change { old: Some(_), new: Some(node) } if sent == Sent::Changes => {
-                    edit.set(&path, node.id)?;
-                }
-                // The same data may be in volumes that are kept here.
-                Change { old: Some(_), new: None } if sent == Sent::Changes && !is_data(&path) => {
-                    edit.remove(&path)?;
-                }
-                _ => {}
-            }
-        }
-        Ok((!edit.is_empty()).then_some(edit))
+        let mut changes = changes(&self.git, Some(&their_tree), Some(&our_tree))?;
+        changes.retain(|path, change| match (change.old, change.new) {
+            (None, _) => !is_among(kept, path),
+            (Some(_), Some(_)) => sent == Sent::Changes,
+            // The same data may be in volumes that are kept here.
+            (Some(_), None) => sent == Sent::Changes && !is_data(path),
+        });
+        Ok(changes)
     }
 
     /// Notes `commit` as what a remote is at, which is no commit of the branch. What was known of the remote, and the
@@ -187,7 +180,8 @@ impl Remotes {
         &self,
         remote: &str,
         who: &Person,
-        (known, seen_before): (Known, Option<ObjectId>),
+        known: Known,
+        seen_before: Option<ObjectId>,
         commit: &ObjectId,
     ) -> Result<(), GitError> {
         if known.trace.is_none() {
@@ -206,6 +200,18 @@ impl Remotes {
     fn trees(&self, theirs: &ObjectId, ours: &ObjectId) -> Result<(ObjectId, ObjectId), GitError> {
         Ok((self.git.read_commit(theirs)?.tree, self.git.read_commit(ours)?.tree))
     }
+}
+
+/// What makes these changes in a tree; `None` where there are none.
+fn edit_of(changes: &Changes) -> Result<Option<TreeEdit>, GitError> {
+    let mut edit = TreeEdit::new();
+    for (path, change) in changes {
+        match change.new {
+            Some(node) => edit.set(path, node.id)?,
+            None => edit.remove(path)?,
+        }
+    }
+    Ok((!edit.is_empty()).then_some(edit))
 }
 
 fn is_among(kept: &BTreeSet<String>, path: &[u8]) -> bool {

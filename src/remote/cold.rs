@@ -250,7 +250,7 @@ impl Remotes {
                     self.follow(remote, &commit)?;
                     let seen_before = self.git.reference(&seen(remote))?;
                     match self.known(remote)?.filter(|_| commit != head) {
-                        Some(known) => self.see_aside(remote, who, (known, seen_before), &commit)?,
+                        Some(known) => self.see_aside(remote, who, known, seen_before, &commit)?,
                         None => self.see(remote, seen_before.as_ref(), &commit)?,
                     }
                     self.stores.see(remote, number, &new)?;

@@ -408,7 +408,7 @@ pub enum RemoteError {
     NotData(String),
     /// A layer of data that holds what nothing can be opened without, and that nothing else here holds.
     #[error(
-        "layer {0} alone holds what describes snapshots here now, and stays: evict it again when nobody prunes"
+        "layer {0} has the only copy here of what describes some snapshots, so it stays; try again when no prune is running"
     )]
     Describes(String),
     /// The pack of a layer here is not what it was.

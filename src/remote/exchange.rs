@@ -10,7 +10,7 @@ use crate::gitkv::{GitError, Onto, Person, PushedFrom, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
-use super::aside::Sent;
+use super::aside::{Push, Sent};
 use super::cold::Bring;
 use super::error::is_race;
 use super::kept::{Kept, KeptHere, keep_what_they_removed};
@@ -130,7 +130,7 @@ impl Remotes {
     /// so.
     pub fn push_with(&self, remote: &str, who: &Person, progress: &Progress) -> Result<Pushed, RemoteError> {
         self.expect(remote)?;
-        // An earlier command may have failed at making that durable, and here is nothing to be done about it again.
+        // An earlier command may have failed at making that durable, and this push may find nothing to do.
         self.git.sync_branch()?;
         if self.is_cold(remote)? {
             return self.push_cold(remote, who, progress);
@@ -154,9 +154,10 @@ impl Remotes {
             // Sent in full first, everything would go twice each time.
             let guarded = known.filter(|known| self.is_guarded(known));
             let kept = self.kept(remote)?.paths;
+            let push = Push { remote, who, head, kept: &kept, progress };
             let pushed = match guarded {
-                Some(theirs) => self.push_guarded(remote, who, theirs, head, &kept, progress),
-                None => self.push_all(remote, who, known, head, &kept, progress),
+                Some(theirs) => self.push_guarded(&push, theirs),
+                None => self.push_all(&push, known),
             };
             let done = |there: ObjectId, from: PushedFrom| -> Result<Pushed, RemoteError> {
                 // It may have been set back, or made anew, since it was looked at.
@@ -175,7 +176,7 @@ impl Remotes {
             };
             match pushed {
                 Ok((there, from)) => return done(there, from),
-                Err(source) if source.is_unsynced() => {
+                Err(source @ GitError::Unsynced { .. }) => {
                     return Err(RemoteError::Unsynced { remote: remote.to_owned(), source });
                 }
                 Err(error) => {
@@ -191,14 +192,7 @@ impl Remotes {
                             && self.removes(&theirs, &head)?
                         {
                             // What is refused now is refused for another reason, which is told.
-                            let added = self.push_aside(
-                                remote,
-                                who,
-                                theirs,
-                                head,
-                                (Sent::Additions, &kept),
-                                progress,
-                            );
+                            let added = self.push_aside(&push, theirs, Sent::Additions);
                             progress.check().map_err(GitError::from)?;
                             match added {
                                 Ok(Some((there, from))) => return done(there, from),
@@ -297,56 +291,25 @@ impl Remotes {
         };
         let (Some(theirs), Some(ours)) = (theirs, self.git.head()?) else { return Ok(()) };
         let is_known = known.is_some_and(|known| known.commit == theirs);
-        let still_kept = if kept.is_to_go() && (is_known || self.git.has_seen(&ours, &theirs)?) {
-            Some(self.merge(remote, who, known, &kept, ours, theirs)?)
-        } else if is_known && known.is_some_and(|known| known.trace.is_some()) {
+        let has_trace = known.is_some_and(|known| known.trace.is_some());
+        if is_known && has_trace && !kept.is_to_go() {
             return Ok(());
-        } else if self.git.has_seen(&ours, &theirs)? {
+        }
+        let has_seen = self.git.has_seen(&ours, &theirs)?;
+        let base = if kept.is_to_go() && (is_known || has_seen) {
+            Some(known)
+        } else if has_seen {
             None
         } else if self.git.descends(&theirs, &ours)? {
-            Some(self.advance(remote, who, &kept, ours, theirs)?)
-        } else if !is_known {
-            Some(self.merge(remote, who, known, &kept, ours, theirs)?)
+            Some(Some(Known { commit: ours, base: ours, trace: None }))
         } else {
-            None
+            (!is_known).then_some(known)
         };
-        if !is_known || known.is_some_and(|known| known.trace.is_none()) {
+        let still_kept = base.map(|base| self.merge(remote, who, base, &kept, ours, theirs)).transpose()?;
+        if !is_known || !has_trace {
             self.see(remote, seen_before.as_ref(), &theirs)?;
         }
-        still_kept.map_or(Ok(()), |paths| self.note_kept(remote, paths))
-    }
-
-    /// Brings the branch to what follows it in a remote. What a merge would not take is not taken here either: then there
-    /// is a merge. What stays here that others removed.
-    fn advance(
-        &self,
-        remote: &str,
-        who: &Person,
-        kept: &Kept,
-        ours: ObjectId,
-        theirs: ObjectId,
-    ) -> Result<BTreeSet<String>, RemoteError> {
-        let tree = |commit: &ObjectId| self.git.read_commit(commit).map(|commit| commit.tree);
-        let our_tree = tree(&ours)?;
-        let mut wanted = changes(&self.git, Some(&our_tree), Some(&tree(&theirs)?))?;
-        let count = wanted.len();
-        expect_sound(&wanted).map_err(RemoteError::of_merge(remote))?;
-        self.keep_what_is_append_only(remote, &our_tree, &mut wanted)?;
-        if !kept.take {
-            keep_what_they_removed(&Changes::new(), &mut wanted);
-        } else if !self.shares_a_key(&our_tree, &tree(&theirs)?)? {
-            wanted.retain(|path, _| !path.starts_with(KEYS));
-        }
-        match wanted.len() == count {
-            true => {
-                self.git.advance(Some(&ours), &theirs)?;
-                Ok(BTreeSet::new())
-            }
-            false => {
-                let known = Known { commit: ours, base: ours, trace: None };
-                self.merge(remote, who, Some(known), kept, ours, theirs)
-            }
-        }
+        still_kept.map_or(Ok(()), |paths| self.note_kept(remote, &kept.paths, &paths))
     }
 
     /// Takes out of what was done in a remote what a repository that is append-only here does not take over: removals,
@@ -371,7 +334,8 @@ impl Remotes {
         Ok(())
     }
 
-    /// Merges two commits, of which neither follows the other or something is kept. What stays here that others removed.
+    /// Merges two commits. Where theirs follows ours, or began anew, and nothing is kept, theirs is taken as it is. What
+    /// stays here that others removed.
     fn merge(
         &self,
         remote: &str,
@@ -408,14 +372,14 @@ impl Remotes {
         let (edit, still_kept) = self.merged(remote, known, kept, &our_tree, &their_tree, is_set_back)?;
         let mut transaction = self.git.begin()?;
         let merged = edit.write(&self.git, Some(&our_tree), transaction.layer()?)?;
-        if their_new && merged == their_tree {
+        if merged == their_tree && (their_new || self.git.descends(&theirs, &ours)?) {
             drop(transaction);
             self.git.advance(Some(&ours), &theirs)?;
             return Ok(still_kept);
         }
         // Killed after this, it has noted more than is kept, which counts for nothing.
         if !still_kept.is_empty() {
-            self.note_kept(remote, still_kept.union(&kept.paths).cloned().collect())?;
+            self.note_kept(remote, &BTreeSet::new(), &still_kept)?;
         }
         // A history that was dropped stays dropped.
         let parents = match (our_new || !still_kept.is_empty(), their_new) {
@@ -996,6 +960,28 @@ mod tests {
         b.remove("origin").unwrap();
         b.add("origin", hub.path().to_str().unwrap()).unwrap();
         assert!(!b.takes_removals("origin").unwrap());
+    }
+
+    #[test]
+    fn exchanges_that_overlap_lose_none_of_each_others_notes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_hub, b, _) = emptied(dir.path());
+        let note = |of: u32, number: u32| BTreeSet::from([format!("snapshots/{of}-{number}")]);
+        std::thread::scope(|scope| {
+            for of in 0..2 {
+                let path = b.git.path();
+                scope.spawn(move || {
+                    let one = Remotes::open(path, 1).unwrap();
+                    for number in 0..20 {
+                        one.note_kept("origin", &BTreeSet::new(), &note(of, number)).unwrap();
+                    }
+                    one.note_kept("origin", &note(of, 0), &BTreeSet::new()).unwrap();
+                });
+            }
+        });
+        assert_eq!(b.kept("origin").unwrap().paths.len(), 2 * 19);
+        b.kept_since("origin", &Kept::default()).unwrap();
+        assert!(b.kept("origin").unwrap().paths.is_empty(), "none of them is in the branch");
     }
 
     #[test]

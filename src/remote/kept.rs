@@ -60,8 +60,7 @@ impl Remotes {
     /// Sets whether pulls from a remote and pushes to it remove here what others removed there.
     pub fn set_removals(&self, remote: &str, take: bool) -> Result<(), RemoteError> {
         self.expect(remote)?;
-        let noted = self.removals(remote)?;
-        self.store_removals(remote, &Removals { take, ..noted })
+        self.update(remote, |noted| noted.take = take)
     }
 
     /// Whether pulls from a remote and pushes to it remove here what others removed there.
@@ -80,25 +79,43 @@ impl Remotes {
     /// How many snapshots of a remote stay here, where it was `before`. What was removed here, too, is forgotten.
     pub(super) fn kept_since(&self, remote: &str, before: &Kept) -> Result<KeptHere, RemoteError> {
         let Some(head) = self.git.head()? else { return Ok(KeptHere::default()) };
-        let mut paths = BTreeSet::new();
-        for path in self.kept(remote)?.paths {
-            if self.git.find(&head, path.as_bytes())?.is_some() {
-                paths.insert(path);
-            }
+        let kept = self.kept(remote)?.paths;
+        let (mut paths, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        for path in self.removals(remote)?.kept {
+            match kept.contains(&path) && self.git.find(&head, path.as_bytes())?.is_some() {
+                true => paths.insert(path),
+                false => gone.insert(path),
+            };
         }
         let new = count_snapshots(paths.difference(&before.paths));
-        let kept = KeptHere { all: count_snapshots(&paths), new };
-        self.note_kept(remote, paths)?;
-        Ok(kept)
+        self.note_kept(remote, &gone, &BTreeSet::new())?;
+        Ok(KeptHere { all: count_snapshots(&paths), new })
     }
 
-    /// Notes what is kept.
-    pub(super) fn note_kept(&self, remote: &str, paths: BTreeSet<String>) -> Result<(), RemoteError> {
-        let noted = self.removals(remote)?;
-        match noted.kept == paths {
-            true => Ok(()),
-            false => self.store_removals(remote, &Removals { kept: paths, ..noted }),
-        }
+    /// Notes that `kept` is kept, and what else is in `before` is not any more.
+    pub(super) fn note_kept(
+        &self,
+        remote: &str,
+        before: &BTreeSet<String>,
+        kept: &BTreeSet<String>,
+    ) -> Result<(), RemoteError> {
+        self.update(remote, |noted| {
+            noted.kept.retain(|path| !before.contains(path));
+            noted.kept.extend(kept.iter().cloned());
+        })
+    }
+
+    /// Changes what is noted of a remote. Another exchange with it may do so at the same time.
+    fn update(&self, remote: &str, change: impl FnOnce(&mut Removals)) -> Result<(), RemoteError> {
+        self.git.in_turn(|| {
+            let before = self.removals(remote)?;
+            let mut noted = before.clone();
+            change(&mut noted);
+            match noted == before {
+                true => Ok(()),
+                false => self.store_removals(remote, &noted),
+            }
+        })?
     }
 
     /// Forgets what was noted of a remote.

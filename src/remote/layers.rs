@@ -323,14 +323,14 @@ impl Remotes {
         proven?;
         let _alone = self.git.alone()?;
         let layers = self.git.refresh()?;
-        let (own, others): (Vec<_>, Vec<_>) = layers
-            .layers()
-            .filter(|other| other.pack_bytes().is_some())
-            .partition(|other| other.name() == layer);
-        let own = own.iter().flat_map(|own| own.ids());
+        let own = layers.layers().filter(|own| own.name() == layer).flat_map(Layer::ids);
         let mut described: HashSet<ObjectId> = own.filter(|id| mixed.contains(id)).collect();
-        for id in others.iter().flat_map(|other| other.ids()) {
-            described.remove(&id);
+        if !described.is_empty() {
+            let others =
+                layers.layers().filter(|other| other.pack_bytes().is_some() && other.name() != layer);
+            for id in others.flat_map(Layer::ids) {
+                described.remove(&id);
+            }
         }
         match described.is_empty() {
             true => Ok(self.git.remove_pack(layer)?),
@@ -405,12 +405,15 @@ impl Remotes {
     /// what describes is written once more into a layer of its own. So are objects in files of their own. It may have
     /// to be so again: what was published is pruned and lost.
     pub(super) fn settle(&self, commit: &ObjectId) -> Result<Settled, RemoteError> {
-        let Sorted { layers, mut kinds } = self.sort_layers()?;
+        let Sorted { layers, mut kinds, volumes } = self.sort_layers()?;
         let is_data = |layer: &&Layer| kinds.get(layer.name()) != Some(&LayerKind::Metadata);
         let (data, metadata): (Vec<_>, Vec<_>) = layers.layers().partition(is_data);
         let mut mixed: HashSet<ObjectId> = data.iter().flat_map(|layer| layer.ids()).collect();
         if !mixed.is_empty() {
-            let volumes = self.volumes(commit)?;
+            let volumes = match volumes {
+                Some((of, volumes)) if of == *commit => volumes,
+                _ => self.volumes(commit)?,
+            };
             mixed.retain(|id| !volumes.contains(id));
         }
         // Mostly nothing is left, and history need not be read.
@@ -453,18 +456,22 @@ impl Remotes {
                 None => with_structure.push(layer),
             }
         }
+        let mut volumes = None;
         if !with_structure.is_empty() {
-            let head = self.git.head()?;
-            let volumes = head.map_or_else(|| Ok(HashSet::new()), |head| self.volumes(&head))?;
+            volumes = match self.git.head()? {
+                Some(head) => Some((head, self.volumes(&head)?)),
+                None => None,
+            };
+            let is_volume = |id| volumes.as_ref().is_some_and(|(_, volumes)| volumes.contains(&id));
             for layer in with_structure {
-                let kind = match layer.ids().any(|id| volumes.contains(&id)) {
+                let kind = match layer.ids().any(is_volume) {
                     true => LayerKind::Data,
                     false => LayerKind::Metadata,
                 };
                 kinds.insert(layer.name().to_owned(), kind);
             }
         }
-        Ok(Sorted { layers, kinds })
+        Ok(Sorted { layers, kinds, volumes })
     }
 
     /// Forgets the indexes of layers that are neither here nor in a cold remote, unless the branch needs what
@@ -514,6 +521,8 @@ fn chosen(layers: Vec<LayerStatus>, names: &[String]) -> Result<Vec<LayerStatus>
 struct Sorted {
     layers: LayerSet,
     kinds: BTreeMap<String, LayerKind>,
+    /// The volumes of a commit, where they had to be found.
+    volumes: Option<(ObjectId, HashSet<ObjectId>)>,
 }
 
 /// Layers of which those of metadata hold all that describes.

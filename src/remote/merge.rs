@@ -8,8 +8,11 @@
 //! added snapshots, what the other removed beside snapshots stays, until the next pruning looks at all
 //! snapshots together. Pruned snapshots stay pruned.
 //!
-//! Keys of an encrypted repository that one side removed are gone. Where both removed some, none of them is,
-//! since together they may have removed the last.
+//! Keys of an encrypted repository that one side removed are gone, with two exceptions. Where both removed some, none of
+//! them is gone, since together they may have removed the last. And where a remote has none of the keys of this
+//! repository, all of them stay and are sent there again: nobody could open either repository any more.
+//!
+//! What others removed from a remote is gone here only where that is asked for; else it [is kept](super::kept).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -181,7 +184,7 @@ pub(super) fn merge(ours: &Changes, theirs: &Changes, take_theirs: bool) -> Resu
         };
         match change.new {
             _ if is_settled => {}
-            Some(node) => edit.set(path, node.id)?,
+            Some(node) => edit.set_node(path, node)?,
             None => edit.remove(path)?,
         }
     }

@@ -82,7 +82,7 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic::{self, NewDirs};
-use crate::gitkv::{Access, Git, GitError, GitRemote, PRIVATE, Person, SEEN};
+use crate::gitkv::{Access, BLOCKS, Git, GitError, GitRemote, HEADS, PRIVATE, Person, SEEN};
 use crate::layers::Cold;
 use crate::progress::Progress;
 use crate::store::StoreUrl;
@@ -90,7 +90,7 @@ use crate::trust;
 use crate::url::Url;
 
 use cold::Bring;
-use stores::{BLOCKS, ColdPacks, Stores};
+use stores::{ColdPacks, Stores};
 
 pub use error::RemoteError;
 pub use exchange::{Pulled, Pushed};
@@ -178,7 +178,7 @@ fn is_git_gone(url: &Url) -> bool {
 /// What reads layers from the cold remotes of the repository at `path`; `None` when it has no cold remotes.
 pub fn cold_reader(path: &Path, options: &ColdOptions) -> Option<Arc<Cold>> {
     let private = path.join(PRIVATE);
-    // Who only reads makes no store.
+    // Reading makes no store.
     let stores = Stores::new(&private, &options.store, Access::Owner);
     stores.may_be_any().then(|| reader(&private, Arc::new(stores), options.cache_bytes))
 }
@@ -344,7 +344,7 @@ impl Remotes {
             }
             branches = if alike.is_empty() { branches } else { alike };
         }
-        let full = |branch: &String| format!("refs/heads/{branch}");
+        let full = |branch: &String| format!("{HEADS}{branch}");
         let own = self.git.branch().to_owned();
         for wanted in [self.git.branch_in(remote), own.clone()] {
             if branches.iter().any(|branch| full(branch) == wanted) {
@@ -356,7 +356,8 @@ impl Remotes {
             [only] => Ok(full(only)),
             several => {
                 let (remote, branches) = (remote.to_owned(), several.join(", "));
-                Err(RemoteError::SeveralBranches { remote, branches, own: own.replace("refs/heads/", "") })
+                let own = own.strip_prefix(HEADS).unwrap_or(&own).to_owned();
+                Err(RemoteError::SeveralBranches { remote, branches, own })
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::atomic::{self, NewDirs};
 use crate::gitkv::{Access, GitRemote};
 use crate::layers::PackSource;
 use crate::progress::Progress;
+use crate::removals::REMOTES;
 use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
 use crate::trust::{self, Claim};
 use crate::url::Url;
@@ -32,18 +33,12 @@ use super::uploads::Uploads;
 /// The file of a cold remote that holds its URL.
 const URL_FILE: &str = "url";
 
-/// Where in the repository's private directory cold remotes have theirs.
-const REMOTES: &str = "remotes";
-
 /// The head that was last seen of a remote, and one that is being brought here, in the remote's directory.
 const SEEN: &str = "head";
 const COMING: &str = "coming";
 
 /// The file that names the mount on which a store of files would have been made when the remote was added.
 const MOUNT: &str = "mount";
-
-/// Where in the same directory blocks of cold layers are kept.
-pub(super) const BLOCKS: &str = "blocks";
 
 /// How stores of cold remotes are used.
 #[derive(Debug, Clone)]
