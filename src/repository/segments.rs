@@ -20,11 +20,12 @@ use crate::archive::{
     ArchiveError, DeltaLink, EntryKind, MemberCache, Payload, ReadAt, SignatureLocation, Stored, VolumeIndex,
     VolumeReader, gunzip,
 };
+use crate::causes::with_causes;
 use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
 use crate::digest::Digest;
-use crate::layers::{Layer, LayerError, OutOfReach};
+use crate::layers::{Layer, LayerError};
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
 use crate::repository::budget::Budget;
@@ -565,10 +566,7 @@ impl Segments {
                     .inspect_err(|_| has_bases = false)?;
                 attempts.held += bytes.len();
                 match attempts.held > MAX_HELD {
-                    true => {
-                        has_bases = false;
-                        Err(RepositoryError::Chain(*base))
-                    }
+                    true => Err(RepositoryError::Chain(*base)),
                     false => Ok(bytes),
                 }
             });
@@ -576,8 +574,8 @@ impl Segments {
             match read {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
-                    // What is elsewhere may be in reach the next time.
-                    if has_bases && OutOfReach::find(&error).is_none() {
+                    // What cannot be read now may be read the next time.
+                    if has_bases && is_damage(&error) {
                         lock(&self.damaged).insert(at);
                     }
                     fault = error;
@@ -706,6 +704,20 @@ fn checked(digest: &Digest, bytes: Vec<u8>) -> Result<Vec<u8>, RepositoryError> 
     }
 }
 
+/// Whether an error says that the bytes are wrong, and not only that they could not be read this time.
+fn is_damage(error: &RepositoryError) -> bool {
+    match error {
+        RepositoryError::DamagedSegment(_) | RepositoryError::Archive(_) | RepositoryError::Patch(_) => true,
+        // A volume that could not be read counts as damaged too.
+        RepositoryError::Damaged { source, .. } => {
+            let mut of_system =
+                with_causes(source.as_ref()).filter_map(|cause| cause.downcast_ref::<io::Error>());
+            !of_system.any(|error| error.raw_os_error().is_some())
+        }
+        _ => false,
+    }
+}
+
 /// Takes out the places of segments in `lost` volumes, and those that hang on such, where there are others; and
 /// tells which segments have no others. Those in `kept` volumes are no such others, and stay. `bases_of` has the bases of
 /// each delta, by volume and entry.
@@ -760,5 +772,28 @@ impl SegmentSource for RepositorySource<'_> {
         _base: &dyn Fn(&Digest) -> Option<Vec<u8>>,
     ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.segments.read(self.repository, &segment.digest)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gitkv::GitError;
+
+    #[test]
+    fn what_could_not_be_read_this_time_is_not_damaged_for_good() {
+        let read = |source: io::Error| {
+            let layer = LayerError::Io { action: "open", path: "pack".into(), source };
+            let blob = RepositoryError::damaged("a.tar")(TimelineError::from(GitError::from(layer)).into());
+            RepositoryError::damaged("a.tar")(ArchiveError::Read(io::Error::other(blob)).into())
+        };
+        for errno in [rustix::io::Errno::IO, rustix::io::Errno::MFILE] {
+            assert!(!is_damage(&read(errno.into())));
+        }
+        let short = ArchiveError::Read(io::ErrorKind::UnexpectedEof.into());
+        assert!(is_damage(&RepositoryError::damaged("a.tar")(short.into())));
+        assert!(is_damage(&RepositoryError::damaged("a.tar")(ArchiveError::Member("short").into())));
+        assert!(is_damage(&RepositoryError::DamagedSegment(Digest::of(b""))));
+        assert!(!is_damage(&RepositoryError::Encrypted));
     }
 }
