@@ -8,10 +8,10 @@
 use jiff::Timestamp;
 
 use crate::crypt::{self, Credential, CryptError, Identity, Lock, Recipient, SlotKind};
-use crate::gitkv::Node;
-use crate::layers::{ObjectKind, object_id};
+use crate::layers::{ObjectId, ObjectKind, object_id};
 use crate::repository::blobs::{ENCRYPTED, Vault};
 use crate::repository::cache::{self, Cache};
+use crate::repository::own::Own;
 use crate::repository::store::{kind::KEYS, person};
 use crate::repository::{Config, Repository, RepositoryError};
 use crate::timeline::Batch;
@@ -171,20 +171,31 @@ impl Repository {
 
     /// The ids of the slots.
     fn slots(&self) -> Result<Vec<Slot>, RepositoryError> {
+        let files = self.key_files()?;
+        let own = match files.len() {
+            0 | 1 => Own::default(),
+            // It only says which are tried first.
+            _ => self.own().unwrap_or_else(|_| Own::nothing()),
+        };
+        let slot = |(path, key): (String, ObjectId)| {
+            let id = path.strip_prefix(KEYS)?.strip_prefix('/')?.strip_suffix(ENCRYPTED)?.to_owned();
+            Some(Slot { is_own: own.wrote(&path, &key), id })
+        };
+        let mut slots: Vec<Slot> = files.into_iter().filter_map(slot).collect();
+        if slots.len() > MAX_SLOTS {
+            // Stable, so that each part stays in order.
+            slots.sort_by_key(|slot| !slot.is_own);
+            slots.truncate(MAX_SLOTS);
+        }
+        Ok(slots)
+    }
+
+    /// The paths and ids of the files among which the slots are.
+    pub(super) fn key_files(&self) -> Result<Vec<(String, ObjectId)>, RepositoryError> {
         let git = self.timeline.git();
         let Some(head) = git.head()? else { return Ok(Vec::new()) };
-        let own = self.own()?;
-        let slot = |(path, node): (Vec<u8>, Node)| {
-            let path = String::from_utf8(path).ok()?;
-            let id = path.strip_prefix(KEYS)?.strip_prefix('/')?.strip_suffix(ENCRYPTED)?.to_owned();
-            Some(Slot { is_own: own.wrote(&path, &node.id), id })
-        };
-        let files = git.files_in(&head, KEYS.as_bytes())?;
-        let mut slots: Vec<Slot> = files.into_iter().filter_map(slot).collect();
-        // Stable, so that each part stays in order.
-        slots.sort_by_key(|slot| !slot.is_own);
-        slots.truncate(MAX_SLOTS);
-        Ok(slots)
+        let files = git.files_in(&head, KEYS.as_bytes())?.into_iter();
+        Ok(files.filter_map(|(path, node)| Some((String::from_utf8(path).ok()?, node.id))).collect())
     }
 
     /// The slots, and which of them one of `credentials` opens.
@@ -318,6 +329,16 @@ mod tests {
         let of = |ids: &[String], opens| ids.iter().map(|id| (id.clone(), opens)).collect::<Vec<_>>();
         assert_eq!(listed, [of(&forged, false), of(&own, true)].concat());
         assert_eq!(repository.remove_key(&own[0], &right, Timestamp::now()).unwrap(), own[0]);
+    }
+
+    #[test]
+    fn keys_open_though_nobody_knows_which_are_own() {
+        let (_dir, mut repository) = repository();
+        let own = repository.path().join(crate::gitkv::PRIVATE).join("own");
+        std::fs::remove_file(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        assert!(matches!(repository.own(), Err(RepositoryError::Own { .. })));
+        repository.unlock(&[Credential::Passphrase(passphrase())]).unwrap();
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::layers::ObjectId;
 use crate::removals;
 use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
-use crate::timeline::{TimelineError, path as blob_path};
+use crate::timeline::path as blob_path;
 
 /// The file, in the private directory of the repository.
 const FILE: &str = "own";
@@ -37,6 +37,11 @@ pub(super) struct Own {
 }
 
 impl Own {
+    /// That nothing is own.
+    pub fn nothing() -> Self {
+        Self { blobs: Some(HashMap::new()), segments: HashSet::new() }
+    }
+
     /// Whether this repository wrote the record or the index that lies at `path`.
     pub fn wrote(&self, path: &str, id: &ObjectId) -> bool {
         self.blobs.as_ref().is_none_or(|blobs| blobs.get(path) == Some(id))
@@ -107,17 +112,9 @@ impl Repository {
                 }
             }
         }
-        let git = self.timeline.git();
-        let keys = match git.head().map_err(TimelineError::from)? {
-            Some(head) => git.files_in(&head, kind::KEYS.as_bytes()).map_err(TimelineError::from)?,
-            None => Vec::new(),
-        };
-        for (path, node) in keys {
-            if let Ok(path) = String::from_utf8(path)
-                && own.wrote(&path, &node.id)
-                && !path.contains('\n')
-            {
-                lines += &format!("blob {} {path}\n", node.id);
+        for (path, id) in self.key_files()? {
+            if own.wrote(&path, &id) && !path.contains('\n') {
+                lines += &format!("blob {id} {path}\n");
             }
         }
         own.segments.iter().for_each(|digest| lines += &format!("segment {digest}\n"));
