@@ -74,17 +74,15 @@ pub struct CheckReport {
 impl CheckReport {
     fn add(&mut self, Finding { what, unseen_for }: Finding, affects: Vec<String>) {
         let Some(cause) = unseen_for else { return self.faults.push(Fault { what, affects }) };
-        match self.out_of_reach.iter_mut().find(|unseen| unseen.cause == cause) {
-            None => self.out_of_reach.push(Unseen { first: Fault { what, affects }, count: 1, cause }),
-            Some(unseen) => {
-                unseen.count += 1;
-                let known = &mut unseen.first.affects;
-                let room = AFFECTED.saturating_sub(known.len());
-                let new: Vec<_> =
-                    affects.into_iter().filter(|path| !known.contains(path)).take(room).collect();
-                known.extend(new);
-            }
-        }
+        let at = self.out_of_reach.iter().position(|unseen| unseen.cause == cause).unwrap_or_else(|| {
+            self.out_of_reach.push(Unseen { first: Fault { what, affects: Vec::new() }, count: 0, cause });
+            self.out_of_reach.len() - 1
+        });
+        let Unseen { first: Fault { affects: known, .. }, count, .. } = &mut self.out_of_reach[at];
+        *count += 1;
+        let room = AFFECTED.saturating_sub(known.len());
+        let new: Vec<_> = affects.into_iter().filter(|path| !known.contains(path)).take(room).collect();
+        known.extend(new);
     }
 
     fn add_all<'a, E: std::error::Error + 'static>(&mut self, errors: impl IntoIterator<Item = &'a E>) {
@@ -143,11 +141,11 @@ impl std::error::Error for Fault {}
 /// What could not be looked at for one reason.
 #[derive(Debug)]
 pub struct Unseen {
-    /// One thing of it, and whom all of it affects.
+    /// One thing of it, and some of everything that is affected.
     pub first: Fault,
     /// How many there are.
     pub count: u64,
-    /// The reason.
+    /// Why it cannot be known.
     pub cause: String,
 }
 
@@ -387,6 +385,7 @@ impl Repository {
         let mut bases: HashSet<Digest> = wanted.iter().map(|segment| segment.digest).collect();
         let mut round: Vec<(Digest, Option<u32>)> =
             wanted.iter().map(|segment| (segment.digest, Some(segment.len))).collect();
+        // A depth that an index states wrong lets nothing go on for longer.
         for depth in 0..=MAX_DEPTH + 1 {
             // As they lie, so that an index is read once and not for each segment.
             round.sort_by_cached_key(|(digest, _)| {
@@ -422,7 +421,10 @@ impl Repository {
         let located = located.map_err(|error| Finding::about(format_args!("segment {digest}"), &error))?;
         let located = located.ok_or_else(missing)?;
         let view = located.index.entry(located.place.entry as usize).ok_or_else(missing)?;
-        if let EntryKind::Delta { bases, .. } = view.kind {
+        if let EntryKind::Delta { bases, depth, .. } = view.kind {
+            if depth > MAX_DEPTH {
+                return Err(Finding::of(&RepositoryError::Chain(digest)));
+            }
             hang(bases);
         }
         match len {

@@ -813,6 +813,20 @@ fn a_chain_that_is_longer_than_any_is_a_fault_before_it_is_read() {
     }
 }
 
+#[test]
+fn of_a_chain_that_is_too_long_the_segment_is_named_that_makes_it_so() {
+    let crafted = Crafted::new();
+    let whole = based(0, 0);
+    let mut segments = vec![Stored::whole(Digest::of(&whole), whole)];
+    segments.extend((1..=17).map(|depth| delta(&based(depth, 0), &[&based(depth - 1, 0)], depth)));
+    // All of them are needed themselves.
+    put_volume_of(&crafted, segments, 18);
+    let report = crafted.lab.open().check(&CheckOptions::default(), &Progress::new()).unwrap();
+    let [fault] = &report.faults[..] else { panic!("{:?}", report.faults) };
+    assert!(fault.what.contains(&Digest::of(&based(17, 0)).to_string()), "{fault}");
+    assert!(fault.affects.iter().any(|file| file.ends_with("/a")), "{fault}");
+}
+
 /// What stands for ssh(1), and answers like a remote that has `config.cbor` and, as the delta of a delta, a byte that is cut
 /// out of 3 GiB.
 const REMOTE: &str = r#"#!/usr/bin/env python3
