@@ -176,6 +176,14 @@ pub fn resolved(path: &Path) -> PathBuf {
     }
 }
 
+/// `path` without links above it, as far as there is something. What it names itself may be a link, and stays one.
+pub fn resolved_above(path: &Path) -> PathBuf {
+    match (path.parent(), path.file_name()) {
+        (Some(above), Some(name)) => resolved(above).join(name),
+        _ => path.to_owned(),
+    }
+}
+
 /// The directory that holds the name of `path`.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {

@@ -50,10 +50,10 @@ impl Excludes {
         for path in &self.files {
             let unusable = |error| PatternError::new(Fault::File(error), Some(path));
             let text = std::fs::read_to_string(path).map_err(unusable)?;
-            for line in lines(&text) {
+            for (number, line) in lines(&text) {
                 let directory = path.parent().map(Path::to_owned);
                 let pattern = Pattern { text: line.to_owned(), directory, is_line: true };
-                let meaning = self.read(&pattern).map_err(|error| error.in_file(path, &text))?;
+                let meaning = self.read(&pattern).map_err(|error| error.in_file(path, Some(number)))?;
                 all.push((pattern, meaning));
             }
         }
@@ -97,10 +97,10 @@ impl Excludes {
     }
 }
 
-/// The patterns in a file.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    let lines = text.trim_start_matches('\u{feff}').lines();
-    lines.filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+/// The patterns in a file, each with the number of its line.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(text.trim_start_matches('\u{feff}').lines());
+    lines.filter(|(_, line)| !line.starts_with('#') && !line.trim().is_empty())
 }
 
 /// The regular file of that name in a directory, opened for reading; `None` where something else stands there.
@@ -210,12 +210,12 @@ impl Rules {
         let mut error = None;
         let mut meanings = Vec::new();
         let spaces = Space::of_root(directory);
-        for line in lines(&text) {
+        for (number, line) in lines(&text) {
             let pattern =
                 Pattern { text: line.to_owned(), directory: Some(directory.to_owned()), is_line: true };
             match pattern.read_in_tree(self.home.as_deref(), &spaces) {
                 Ok(meaning) => meanings.push(meaning),
-                Err(source) => drop(error.get_or_insert(source)),
+                Err(source) => drop(error.get_or_insert(source.in_file(&path, Some(number)))),
             }
         }
         match PatternSet::new(directory, &spaces, &meanings) {
@@ -223,9 +223,9 @@ impl Rules {
                 let own = Arc::new(FileRules { patterns, file: Some(path.clone()) });
                 rules.matchers = self.matchers.iter().cloned().chain([own]).collect();
             }
-            Err(source) => drop(error.get_or_insert(source)),
+            Err(source) => drop(error.get_or_insert(source.in_file(&path, None))),
         }
-        (rules, error.map(|error| error.in_file(&path, &text)))
+        (rules, error)
     }
 
     /// Why `path` is left out, if it is.
@@ -298,6 +298,23 @@ mod tests {
         assert_eq!(rules.exclude(&root.join("x"), true), None);
         std::fs::write(&file, "[\n").unwrap();
         assert!(excludes.load().unwrap_err().to_string().ends_with(&format!("in {}", file.display())));
+    }
+
+    #[test]
+    fn the_line_that_is_wrong_is_named_and_none_that_looks_like_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["\n!\n", "#[\n!#["] {
+            let file = dir.path().join("patterns");
+            std::fs::write(&file, text).unwrap();
+            let excludes = Excludes { files: vec![file], ..Excludes::default() };
+            let error = excludes.load().unwrap_err().to_string();
+            assert!(error.contains("the pattern of line 2 in "), "{text:?}: {error}");
+            let in_tree = Excludes { ignore_file: Some("patterns".into()), ..Excludes::default() };
+            let rules = Rules::new(dir.path(), &in_tree).unwrap();
+            let (_, error) = rules.enter(File::open(dir.path()).unwrap(), dir.path());
+            let error = error.unwrap().to_string();
+            assert!(error.contains("the pattern of line 2 in "), "{text:?}: {error}");
+        }
     }
 
     #[test]

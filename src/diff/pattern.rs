@@ -85,10 +85,14 @@ impl Pattern {
         let is_printed = unescaped.as_ref().is_some_and(|name| printed::name(name) == rest);
         let literal = unescaped.unwrap_or_else(|| rest.as_bytes().to_vec());
         let mut paths: Vec<PathBuf> = bases.iter().map(|base| join_name(base, &literal)).collect();
-        for path in paths.clone() {
-            push_new(&mut paths, without_links(&path, literal.ends_with(b"/")));
+        // Else it means the same as a pattern, and links cost a look each.
+        let may_be_special = rest != escape(rest);
+        if may_be_special {
+            for path in paths.clone() {
+                push_new(&mut paths, without_links(&path, literal.ends_with(b"/")));
+            }
         }
-        let is_named = rest != escape(rest) && paths.iter().any(|path| exists(path));
+        let is_named = may_be_special && paths.iter().any(|path| exists(path));
         // Of stars and the like it is one of the names that match.
         let is_special = is_named || rest.contains(['[', ']', '{', '}', '\\']) || rest.trim() != rest;
         let mut meaning = Meaning {
@@ -112,8 +116,8 @@ impl Pattern {
                 let join =
                     |base: &Path, rest: &str| base.to_str().map(|base| join_pattern(&escape(base), rest));
                 meaning.globs = bases.iter().filter_map(|base| join(base, rest)).collect();
-                for base in &bases {
-                    let (directory, rest) = split_literal(base, rest);
+                // The bases themselves are there without links already.
+                for (directory, rest) in bases.iter().filter_map(|base| split_literal(base, rest)) {
                     if let Some(glob) = join(&atomic::resolved(&directory), &rest) {
                         push_new(&mut meaning.globs, glob);
                     }
@@ -550,15 +554,12 @@ fn join_name(base: &Path, rest: &[u8]) -> PathBuf {
 
 /// `path` as a shell finds it, with no link on the way. A link that it names itself is meant, unless a slash follows.
 fn without_links(path: &Path, is_followed: bool) -> PathBuf {
-    match (path.parent(), path.file_name()) {
-        (Some(above), Some(name)) if !is_followed => atomic::resolved(above).join(name),
-        _ => atomic::resolved(path),
-    }
+    if is_followed { atomic::resolved(path) } else { atomic::resolved_above(path) }
 }
 
 /// The directory below `base` with which the pattern `rest` begins, as far as it is no pattern, and what is left of that.
-/// What it ends with is left, too, unless a slash follows.
-fn split_literal(base: &Path, rest: &str) -> (PathBuf, String) {
+/// What it ends with is left, too, unless a slash follows. `None` where it begins with no directory.
+fn split_literal(base: &Path, rest: &str) -> Option<(PathBuf, String)> {
     let mut directory = base.to_owned();
     let mut at = 0;
     for component in rest.split_inclusive('/') {
@@ -571,8 +572,8 @@ fn split_literal(base: &Path, rest: &str) -> (PathBuf, String) {
         at += component.len();
     }
     // Whether a slash follows is still to be seen.
-    let rest = if at == rest.len() && at > 0 { "/" } else { &rest[at..] };
-    (directory, rest.to_owned())
+    let rest = if at == rest.len() { "/" } else { &rest[at..] };
+    (at > 0).then(|| (directory, rest.to_owned()))
 }
 
 fn push_new<T: PartialEq>(all: &mut Vec<T>, new: T) {
@@ -585,11 +586,11 @@ fn trim_slash(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(b"/").unwrap_or(bytes)
 }
 
-/// The absolute path of `path`, and the one without links if that is another.
+/// The absolute path of `path`, and the one without links, as far as there is something, if that is another.
 fn real_forms(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let absolute: PathBuf = std::path::absolute(path)?.components().collect();
-    let real = path.canonicalize().ok().filter(|real| *real != absolute);
+    let real = Some(atomic::resolved(&absolute)).filter(|real| *real != absolute);
     Ok(std::iter::once(absolute).chain(real).collect())
 }
 
@@ -669,13 +670,9 @@ impl PatternError {
         Self { from: from.map(Path::to_owned), line: None, source: fault.into() }
     }
 
-    /// The same of a pattern that stands in the file `from`, of which `text` is the content.
-    pub(super) fn in_file(self, from: &Path, text: &str) -> Self {
-        let is_it = |line: &str| {
-            self.source.pattern().is_some_and(|pattern| split_sign(line).0 == split_sign(pattern).0)
-        };
-        let line = text.trim_start_matches('\u{feff}').lines().position(is_it);
-        Self { from: Some(from.to_owned()), line: line.map(|line| line + 1), ..self }
+    /// The same of a pattern that stands in the file `from`, in that line if one is to blame.
+    pub(super) fn in_file(self, from: &Path, line: Option<usize>) -> Self {
+        Self { from: Some(from.to_owned()), line, ..self }
     }
 }
 
@@ -717,22 +714,6 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// The pattern, if it is one that is wrong.
-    fn pattern(&self) -> Option<&str> {
-        match self {
-            Self::Glob(pattern, _)
-            | Self::Empty(pattern)
-            | Self::NothingBefore(pattern)
-            | Self::OpenClass(pattern)
-            | Self::Dangling(pattern)
-            | Self::NoHome(pattern)
-            | Self::OtherHome(pattern)
-            | Self::Outside(pattern)
-            | Self::Everything { pattern, .. } => Some(pattern),
-            Self::File(_) | Self::NotText(_) => None,
-        }
-    }
-
     fn of(error: ignore::Error, given: &str) -> Self {
         let reason = match error {
             ignore::Error::Glob { err, .. } => err,
