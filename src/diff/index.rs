@@ -307,10 +307,9 @@ pub fn fill<R: Send, E: From<Interrupted>>(
                                 if read.changed {
                                     fail(ScanErrorKind::Changed);
                                 }
-                                read.xattr_fault
-                                    .map(ScanErrorKind::Attributes)
-                                    .into_iter()
-                                    .for_each(&mut fail);
+                                if let Some(error) = read.xattr_fault {
+                                    fail(ScanErrorKind::Attributes(error));
+                                }
                             }
                             Err(error) => {
                                 lost.push(number);

@@ -38,7 +38,7 @@ use std::path::Path;
 use crate::archive::ArchiveError;
 use crate::cbor::{self, CborError};
 use crate::delta::SignatureError;
-use crate::layers::{EXPANSION, SMALL, on_disk};
+use crate::layers::is_inflated;
 use crate::progress::Interrupted;
 
 mod acl;
@@ -140,7 +140,7 @@ pub enum DiffError {
 fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let found = file.metadata()?;
-    if found.len() > SMALL.saturating_add(on_disk(&found).saturating_mul(EXPANSION)) {
+    if is_inflated(&found) {
         return Err(io::Error::other("it is far larger than what it takes on the disk"));
     }
     let mut bytes = Vec::new();

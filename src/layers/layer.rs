@@ -34,6 +34,11 @@ pub fn on_disk(file: &Metadata) -> u64 {
     }
 }
 
+/// Whether a file is far larger than what it takes on the disk, so that reading all of it would take memory for holes.
+pub fn is_inflated(file: &Metadata) -> bool {
+    file.len() > SMALL.saturating_add(on_disk(file).saturating_mul(EXPANSION))
+}
+
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
 
@@ -331,7 +336,7 @@ pub(super) fn read_index(path: &Path) -> Result<Index, LayerError> {
     if !metadata.is_file() {
         return Err(damaged("it is no file"));
     }
-    if metadata.len() > SMALL.saturating_add(on_disk(&metadata).saturating_mul(EXPANSION)) {
+    if is_inflated(&metadata) {
         return Err(damaged("it is far larger than what it takes on the disk"));
     }
     let mut bytes = Vec::new();

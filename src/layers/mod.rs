@@ -66,7 +66,7 @@ use crate::digest;
 
 pub use chain::ChainWeight;
 pub use cold::{Cold, OutOfReach, PackSource};
-pub use layer::{EXPANSION, INFLATE_LIMIT, Layer, SMALL, on_disk};
+pub use layer::{EXPANSION, INFLATE_LIMIT, Layer, SMALL, is_inflated, on_disk};
 pub use place::{
     doubled_indexes, has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index,
     remove_pack,

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::atomic;
 use crate::diff::{
     Beneath, Change, ChangeRef, Entry, Excludes, Kind, ReadOptions, ScanError, ScanErrorKind, ScanOptions,
     SourceDir, compare, describe_in, fill, scan,
@@ -85,7 +86,7 @@ impl Repository {
             (Layout::Single, [root]) => {
                 let root = Path::new(OsStr::from_bytes(root));
                 let is_file = root.file_name().is_some_and(|name| name.as_bytes() == path.as_bytes());
-                return match is_file && snapshot.record.statistics.directories == 0 {
+                return match is_file && snapshot.record.is_single_file() {
                     true => root.to_owned(),
                     false if path.is_root() => root.to_owned(),
                     false => root.join(path.as_path()),
@@ -278,9 +279,7 @@ impl Repository {
         // A link may lead nowhere.
         let real = absolute.canonicalize().unwrap_or_else(|_| absolute.clone());
         // The link itself, where links lead to it.
-        let named = absolute.parent().zip(absolute.file_name());
-        let named = named.and_then(|(parent, name)| Some(parent.canonicalize().ok()?.join(name)));
-        let named = named.unwrap_or_else(|| absolute.clone());
+        let named = atomic::resolved_above(&absolute);
         let mut is_below = false;
         for path in [&absolute, &named, &real] {
             let is_in_snapshot =
@@ -304,11 +303,8 @@ impl Repository {
 
 /// Where the only thing in a snapshot of one file, or of anything but a directory, is in its index.
 fn lone(snapshot: &Snapshot, entries: &[Entry]) -> Option<RelPath> {
-    let record = &snapshot.record;
     match entries {
-        [only] if record.layout == Layout::Single && record.statistics.directories == 0 => {
-            Some(only.path.clone()).filter(|path| !path.is_root())
-        }
+        [only] if snapshot.record.is_single_file() => Some(only.path.clone()).filter(|path| !path.is_root()),
         _ => None,
     }
 }

@@ -588,6 +588,11 @@ pub(super) struct Ancestors<'a> {
     by_name: HashMap<&'a [u8], Vec<usize>>,
 }
 
+/// The path of an entry from its end on.
+fn reversed(entry: &Entry) -> impl Iterator<Item = &u8> {
+    entry.path.as_bytes().iter().rev()
+}
+
 impl<'a> Ancestors<'a> {
     /// Of the entries that changed or are gone, sorted by path; `is_gone` tells which.
     pub fn new(old: &'a [Entry], is_gone: impl Fn(&Entry) -> bool) -> Self {
@@ -599,9 +604,9 @@ impl<'a> Ancestors<'a> {
                 by_name.entry(entry.path.name()).or_default().push(number);
             }
         }
-        let paths = |number: usize| old[number].path.as_bytes().iter().rev();
+        let path = |number: usize| reversed(&old[number]);
         // There may be very many of one name: those whose paths end alike lie together.
-        by_name.values_mut().for_each(|alike| alike.sort_by(|a, b| paths(*a).cmp(paths(*b))));
+        by_name.values_mut().for_each(|alike| alike.sort_by(|a, b| path(*a).cmp(path(*b))));
         Self { old, by_inode, by_name }
     }
 
@@ -614,11 +619,10 @@ impl<'a> Ancestors<'a> {
         if let Some(&at) = self.by_inode.get(&new.meta.inode) {
             return Some(at);
         }
-        let new_path = || new.path.as_bytes().iter().rev();
-        let old_path = |at: usize| self.old[at].path.as_bytes().iter().rev();
-        let likeness = |at: &usize| old_path(*at).zip(new_path()).take_while(|(a, b)| a == b).count();
+        let old_path = |at: usize| reversed(&self.old[at]);
+        let likeness = |at: &usize| old_path(*at).zip(reversed(new)).take_while(|(a, b)| a == b).count();
         let alike = self.by_name.get(new.path.name())?;
-        let after = alike.partition_point(|&at| old_path(at).cmp(new_path()).is_lt());
+        let after = alike.partition_point(|&at| old_path(at).cmp(reversed(new)).is_lt());
         let neighbours = &alike[after.saturating_sub(1)..alike.len().min(after + 1)];
         neighbours.iter().copied().max_by_key(likeness)
     }

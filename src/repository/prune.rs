@@ -234,8 +234,8 @@ impl Repository {
         };
         let who = self.committer(&options.user, &options.host, options.time);
         let mut pruning = Pruning { repository: self, alone, options, needs, who, message, progress, report };
-        let live = pruning.begin_anew()?;
-        if let Err(error) = pruning.rewrite_wasteful(live) {
+        let (live, volumes) = pruning.begin_anew()?;
+        if let Err(error) = pruning.rewrite_wasteful(live, volumes) {
             // A step that failed may have made some of its layers.
             let _ = pruning.alone.sweep();
             return Err(error);
@@ -414,8 +414,8 @@ fn remains(git: &Git, references: &RemoteReferences) -> Result<BTreeSet<ObjectId
 
 impl Pruning<'_> {
     /// Writes the commit without parents that holds what is needed, and drops what then is dead. Returns what
-    /// is live.
-    fn begin_anew(&mut self) -> Result<HashSet<ObjectId>, RepositoryError> {
+    /// is live, and the volumes.
+    fn begin_anew(&mut self) -> Result<(HashSet<ObjectId>, HashSet<ObjectId>), RepositoryError> {
         let Self { repository, needs, who, .. } = self;
         let git = repository.timeline.git();
         let dead: HashSet<&str> = needs.dead.iter().map(|(path, _)| path.as_str()).collect();
@@ -437,16 +437,19 @@ impl Pruning<'_> {
         self.collect(&HashSet::new())
     }
 
-    /// Rewrites the most wasteful layers until little enough is waste. `live` is what is live before.
-    fn rewrite_wasteful(&mut self, mut live: HashSet<ObjectId>) -> Result<(), RepositoryError> {
+    /// Rewrites the most wasteful layers until little enough is waste. `live` is what is live before, and `volumes` those
+    /// there are.
+    fn rewrite_wasteful(
+        &mut self,
+        mut live: HashSet<ObjectId>,
+        mut volumes: HashSet<ObjectId>,
+    ) -> Result<(), RepositoryError> {
         let git = self.repository.timeline.git();
         // Each step makes what it rewrites dense; the bound is only for what nobody thought of.
         let most = git.layers().layers().len() + self.needs.partial.len() + 8;
         for _ in 0..most {
             self.progress.check()?;
-            let uses = git
-                .layer_uses(&live, &self.repository.volume_ids()?, &HashSet::new())
-                .map_err(TimelineError::from)?;
+            let uses = git.layer_uses(&live, &volumes, &HashSet::new()).map_err(TimelineError::from)?;
             let sizes = self.needs.sizes(&uses);
             let room = self.repository.room().saturating_sub(ROOM_FOR_COMMIT);
             let mut chosen = choose(&sizes, self.options.max_unused);
@@ -462,23 +465,26 @@ impl Pruning<'_> {
             if group.is_empty() {
                 break;
             }
-            self.rewrite(&group).map_err(|error| match is_disk_full(&error) {
+            self.rewrite(&group, &volumes).map_err(|error| match is_disk_full(&error) {
                 true => RepositoryError::NoRoom { needed: bytes + ROOM_FOR_COMMIT, source: Box::new(error) },
                 false => error,
             })?;
-            live = self.collect(&group.iter().map(|used| used.name.clone()).collect())?;
+            (live, volumes) = self.collect(&group.iter().map(|used| used.name.clone()).collect())?;
         }
         Ok(())
     }
 
-    /// Deletes what is dead, and returns what is live; the layers called `copied` hold nothing that others do not
-    /// hold too.
-    fn collect(&mut self, copied: &HashSet<String>) -> Result<HashSet<ObjectId>, RepositoryError> {
+    /// Deletes what is dead, and returns what is live, and the volumes; the layers called `copied` hold nothing that
+    /// others do not hold too.
+    fn collect(
+        &mut self,
+        copied: &HashSet<String>,
+    ) -> Result<(HashSet<ObjectId>, HashSet<ObjectId>), RepositoryError> {
         let live = self.repository.live(&HashSet::new())?;
         let volumes = self.repository.volume_ids()?;
         let collected = self.alone.collect(&live, &volumes, copied).map_err(TimelineError::from)?;
         self.report.layers_removed += collected.layers;
-        Ok(live)
+        Ok((live, volumes))
     }
 
     fn finish(mut self) -> Result<PruneReport, RepositoryError> {

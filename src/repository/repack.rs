@@ -14,14 +14,17 @@ use crate::timeline::{Tier, TimelineError};
 
 impl Pruning<'_> {
     /// Writes what is needed of some layers into new ones, and commits. Afterwards nothing in the old ones is
-    /// live.
+    /// live. `volumes` are all there are.
     ///
     /// A volume that is needed in part becomes part of a new one; its segments stay as they are stored, whole or
     /// as deltas of the same bases.
-    pub fn rewrite(&mut self, group: &[&LayerUse]) -> Result<(), RepositoryError> {
+    pub fn rewrite(
+        &mut self,
+        group: &[&LayerUse],
+        volumes: &HashSet<ObjectId>,
+    ) -> Result<(), RepositoryError> {
         let Self { repository, options, needs, progress, .. } = self;
         let timeline = &repository.timeline;
-        let volumes = repository.volume_ids()?;
         let here = group.iter().flat_map(|used| used.live.iter().map(|(id, _)| *id));
         let mut partial: Vec<(ObjectId, Partial)> =
             here.filter_map(|id| Some((id, needs.partial.remove(&id)?))).collect();

@@ -260,10 +260,11 @@ impl Repository {
         let lacks_attributes = |path: &RelPath| {
             destination.origin(path).is_some_and(|path| snapshot.record.lacks_attributes(&path))
         };
-        let has_any = !snapshot.record.unread_attributes.is_empty();
-        for entry in wanted.entries.iter_mut().filter(|entry| has_any && lacks_attributes(&entry.path)) {
-            if let Ok(at) = present.entries.binary_search_by(|there| there.path.cmp(&entry.path)) {
-                entry.meta.keep_attributes(&present.entries[at].meta);
+        if !snapshot.record.unread_attributes.is_empty() {
+            for entry in wanted.entries.iter_mut().filter(|entry| lacks_attributes(&entry.path)) {
+                if let Ok(at) = present.entries.binary_search_by(|there| there.path.cmp(&entry.path)) {
+                    entry.meta.keep_attributes(&present.entries[at].meta);
+                }
             }
         }
         let unread_attributes = destination.places(&snapshot.record.unread_attributes, &top);
@@ -462,7 +463,8 @@ impl Destination {
             }
             RestoreTarget::InPlace if several => {
                 let moves = roots.iter().map(|root| {
-                    let now = resolve_parent(&host(root))?;
+                    // Links above it were followed when it was backed up; one that it is itself was backed up as one.
+                    let now = atomic::resolved_above(&host(root));
                     let below = now.strip_prefix("/").unwrap_or(&now).as_os_str().as_bytes();
                     Ok::<_, RepositoryError>(Move { from: root.clone(), to: RelPath::new(below)? })
                 });
@@ -601,9 +603,7 @@ fn base_of(snapshot: &Snapshot) -> PathBuf {
     match (snapshot.record.layout, snapshot.record.roots.as_slice()) {
         (Layout::Single, [root]) => {
             let root = Path::new(OsStr::from_bytes(root));
-            // A single file lies in the index under its name.
-            let is_file = snapshot.record.statistics.directories == 0;
-            let directory = if is_file { root.parent() } else { None };
+            let directory = if snapshot.record.is_single_file() { root.parent() } else { None };
             directory.unwrap_or(root).to_owned()
         }
         _ => "/".into(),
@@ -618,15 +618,6 @@ fn roots_within(snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
         RelPath::new(below.as_os_str().as_bytes()).ok()
     });
     below.filter(|root| root.is_within(top)).unique().collect()
-}
-
-/// `path` without links above it, which were followed when it was backed up; the last component may be a link, which
-/// was backed up as one.
-fn resolve_parent(path: &Path) -> Result<PathBuf, RepositoryError> {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
-        _ => Ok(path.to_owned()),
-    }
 }
 
 /// The source that `path` lies below, or a directory between them, if that is a link by now.

@@ -121,8 +121,13 @@ impl SnapshotRecord {
     /// The sources that are not in it, or not known to be there with all that stands right in them, since they could
     /// not be read.
     pub fn missing(&self) -> impl Iterator<Item = &[u8]> {
-        let roots = self.roots.iter().filter(|_| self.is_partial());
-        roots.map(|root| root.as_slice()).filter(|root| self.is_unreadable(&self.path_of_root(root)))
+        let roots = self.roots.iter().map(|root| root.as_slice());
+        roots.filter(|root| self.is_unreadable(&self.path_of_root(root)))
+    }
+
+    /// Whether all that was backed up is one thing that is no directory. It lies in the index under its name.
+    pub(super) fn is_single_file(&self) -> bool {
+        self.layout == Layout::Single && self.statistics.directories == 0
     }
 
     /// Where a root is in the index.
@@ -130,8 +135,10 @@ impl SnapshotRecord {
         let path = match self.layout {
             Layout::Absolute => root.strip_prefix(b"/").unwrap_or(root),
             // A directory has an entry of its own, and anything else has its name.
-            Layout::Single if self.statistics.directories > 0 => b"",
-            Layout::Single => root.rsplit(|&byte| byte == b'/').next().unwrap_or_default(),
+            Layout::Single if self.is_single_file() => {
+                root.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+            }
+            Layout::Single => b"",
         };
         RelPath::new(path).unwrap_or_default()
     }

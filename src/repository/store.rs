@@ -1,9 +1,10 @@
 //! The blobs of a repository, and what they mean.
 
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+
+use itertools::Itertools;
 
 use crate::cbor;
 use crate::config::{ConfigError, MAX_CONFIG};
@@ -204,7 +205,7 @@ impl Repository {
         let name = |found: &TimedBlob| SnapshotName {
             key: found.key,
             id: found.id,
-            shares_id: shared.contains(found),
+            shares_id: shared.contains(&found.id),
         };
         Ok(blobs.iter().map(name).collect())
     }
@@ -242,11 +243,10 @@ impl Repository {
 
     /// Whether several snapshots have the first digits of this id.
     pub(super) fn shares_id(&self, id: &ObjectId) -> Result<bool, RepositoryError> {
-        let blobs = self.blobs_of(kind::SNAPSHOTS)?;
-        Ok(blobs.iter().filter(|blob| short(&blob.id) == short(id)).count() > 1)
+        Ok(SharedIds::of(&self.blobs_of(kind::SNAPSHOTS)?).contains(id))
     }
 
-    /// The blobs of a kind, in order of time, and what lies among them that is none.
+    /// The blobs of a kind, in order of time, and whatever else is there.
     pub(super) fn blobs_and_strays(
         &self,
         kind: &str,
@@ -271,7 +271,7 @@ impl Repository {
         let mut budget = Budget::of(self)?;
         let shared = SharedIds::of(blobs);
         let record = |found: &TimedBlob| {
-            let shares_id = shared.contains(found);
+            let shares_id = shared.contains(&found.id);
             let snapshot = self.read_record(found, shares_id, &mut budget);
             Record { key: found.key, id: found.id, shares_id, snapshot }
         };
@@ -348,18 +348,15 @@ fn lost_newest(path: &Path, error: RepositoryError) -> RepositoryError {
 }
 
 /// The short ids that several snapshots have.
-pub(super) struct SharedIds(HashMap<String, usize>);
+pub(super) struct SharedIds(HashSet<String>);
 
 impl SharedIds {
     pub fn of(all: &[TimedBlob]) -> Self {
-        let mut found = HashMap::new();
-        all.iter().for_each(|blob| *found.entry(short(&blob.id)).or_insert(0) += 1);
-        found.retain(|_, count| *count > 1);
-        Self(found)
+        Self(all.iter().map(|blob| short(&blob.id)).duplicates().collect())
     }
 
-    pub fn contains(&self, blob: &TimedBlob) -> bool {
-        self.0.contains_key(&short(&blob.id))
+    pub fn contains(&self, id: &ObjectId) -> bool {
+        self.0.contains(&short(id))
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Extras<'a> {
     /// Whether the backup could not read what stood at a path.
     is_unreadable: Box<dyn Fn(&RelPath) -> bool + 'a>,
     spared: Vec<(RelPath, Spared)>,
+    /// The mounts among it, which are few.
+    not_entered: Vec<RelPath>,
     /// What cannot be listed.
     failures: Vec<Failure>,
 }
@@ -65,6 +67,7 @@ impl<'a> Extras<'a> {
             entered: Box::new(entered),
             is_unreadable: Box::new(is_unreadable),
             spared: Vec::new(),
+            not_entered: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -72,6 +75,13 @@ impl<'a> Extras<'a> {
     /// What was spared, and what failed.
     pub fn into_parts(self) -> (Vec<(RelPath, Spared)>, Vec<Failure>) {
         (self.spared, self.failures)
+    }
+
+    fn spare(&mut self, path: RelPath, why: Spared) {
+        if why == Spared::Mount {
+            self.not_entered.push(path.clone());
+        }
+        self.spared.push((path, why));
     }
 
     fn fail(&mut self, path: RelPath, error: io::Error) {
@@ -89,15 +99,13 @@ impl<'a> Extras<'a> {
         entries: &mut Vec<Entry>,
         progress: &Progress,
     ) -> Result<(), RepositoryError> {
-        // What lies on a mount that the backup did not enter is no more its than the mount itself.
-        let is_spared =
-            |(path, why): &(RelPath, Spared)| matches!(why, Spared::Mount) && directory.is_within(path);
-        if self.spared.iter().any(is_spared) {
+        // Nothing on a mount that the backup did not enter belongs to the backup, just like the mount itself.
+        if self.not_entered.iter().any(|mount| directory.is_within(mount)) {
             return Ok(());
         }
         match below.is_mount(directory, stat) {
             Ok(true) if !(self.entered)(directory) => {
-                self.spared.push((directory.clone(), Spared::Mount));
+                self.spare(directory.clone(), Spared::Mount);
                 return Ok(());
             }
             Ok(_) => {}
@@ -129,7 +137,7 @@ impl<'a> Extras<'a> {
                     continue;
                 }
                 Verdict::Remove { .. } | Verdict::Keep => {}
-                Verdict::Spare(why) => self.spared.push((path.clone(), why)),
+                Verdict::Spare(why) => self.spare(path.clone(), why),
                 Verdict::Fail(error) => self.fail(path.clone(), error),
             }
             kept = Some(path);
@@ -169,7 +177,7 @@ impl<'a> Extras<'a> {
 }
 
 /// The state of those paths of `target` that `wanted` has, content included; with `extras` also the names of what
-/// stands beside them and is to be removed. And the paths of which the attributes cannot all be read.
+/// is next to them and is to be removed. Also returns the paths whose attributes could not all be read.
 pub(super) fn look_at(
     repository: &Repository,
     target: &Path,
