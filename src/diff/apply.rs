@@ -187,7 +187,7 @@ pub enum ApplyError {
          of it: remove it when the rest is restored"
     )]
     Kept(RelPath),
-    /// It has attributes that nobody can read, here or when it was backed up: what takes its place would lack them.
+    /// It has attributes that cannot be read, here or when it was backed up: what takes its place would lack them.
     #[error(
         "it is left as it is: its extended attributes cannot be read, the backup could not read them either, and what takes its \
          place would lack them; move it away, and restore again"

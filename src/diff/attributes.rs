@@ -58,7 +58,7 @@ const SET_GROUP_ID: u32 = 0o2000;
 
 impl Attributes {
     /// For entries with these owners: by name where the name is known here, else by number. So are those whom ACLs
-    /// name. Who is not root keeps what is made, and gives it to the groups that it is in.
+    /// name. A user other than root keeps what is made, and gives it to the groups that it is in.
     pub fn new(owners: &Owners) -> Self {
         Self { ids: Ids::new(owners) }
     }

@@ -200,7 +200,7 @@ impl Entry {
         let mut names = self.meta.xattrs.iter().flat_map(|xattrs| xattrs.iter().map(|(name, _)| name));
         match names.all(|name| is_text(name) && name.len() <= MAX_NAME) {
             true => None,
-            false => Some("it has an extended attribute whose name cannot be one"),
+            false => Some("it has an extended attribute with an invalid name"),
         }
     }
 

@@ -64,7 +64,7 @@ impl Taken {
     }
 
     /// What all pages but that one took.
-    fn beside(&self, number: usize) -> u64 {
+    fn by_others(&self, number: usize) -> u64 {
         self.sum.saturating_sub(self.of(number))
     }
 }
@@ -73,7 +73,7 @@ impl Allowance {
     /// Decodes page `number` of an index, which is compressed.
     pub fn unpack(&self, number: usize, packed: &[u8]) -> Result<Vec<Entry>, UnpackError> {
         let free = (packed.len() as u64).saturating_mul(EXPANSION);
-        let others = lock(&self.taken).beside(number);
+        let others = lock(&self.taken).by_others(number);
         let limit = free.saturating_add(ALLOWANCE.saturating_sub(others));
         let bytes = gunzip(packed, usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE))?;
         let values = (cbor::count_values(&bytes) as u64).saturating_mul(VALUE);
@@ -96,7 +96,7 @@ impl Allowance {
             return Ok(());
         }
         let mut taken = lock(&self.taken);
-        taken.sum = taken.beside(number).saturating_add(bytes);
+        taken.sum = taken.by_others(number).saturating_add(bytes);
         taken.pages.insert(number, bytes);
         if taken.sum > ALLOWANCE { Err(PageError::Expands) } else { Ok(()) }
     }

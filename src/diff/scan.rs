@@ -143,7 +143,7 @@ impl ScanErrorKind {
     fn prevented(&self) -> &'static str {
         match self {
             // What stands there is read all the same.
-            Self::Exclude(_) => "not all patterns count in",
+            Self::Exclude(_) => "some patterns are ignored in",
             _ => "cannot read",
         }
     }

@@ -163,7 +163,7 @@ impl Repository {
         Err(blob.damaged()(CryptError::Damaged("its header does not end")))
     }
 
-    /// How long a blob is as it lies in the repository: as its content, or longer by what encryption adds.
+    /// How long a blob is as stored: the length of its content, or longer by what encryption adds.
     pub(super) fn stored_len(&self, blob: &Blob) -> Result<u64, RepositoryError> {
         self.timeline.git().blob_size(&blob.id).map_err(blob.damaged())
     }

@@ -356,7 +356,7 @@ pub enum RepositoryError {
     )]
     NoSegment(Digest),
     /// A segment that does not have the bytes it is named by.
-    #[error("segment {0} is damaged: run `treering check`, which says how its layer is brought again")]
+    #[error("segment {0} is damaged: run `treering check`, which says how to get its layer back")]
     DamagedSegment(Digest),
     /// A segment that has another length than the index of a snapshot says.
     #[error(
@@ -370,7 +370,7 @@ pub enum RepositoryError {
     },
     /// A chain of deltas that does not end.
     #[error(
-        "segment {0} hangs on more deltas than any that is written: the repository is damaged, run `treering check`"
+        "segment {0} depends on a longer chain of deltas than treering ever writes: the repository is damaged, run `treering check`"
     )]
     Chain(Digest),
     /// An archive.

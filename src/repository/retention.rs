@@ -13,7 +13,7 @@
 //! A source that could not be read, such as a disk that is not mounted, is [missing](crate::repository::SnapshotRecord::missing) in the
 //! snapshot. What lacks a source takes no place from what has it: for each source that some snapshot of the group
 //! lacks, the rules also go through those alone that have it. So a disk that is away for longer than the rules reach
-//! loses nothing, and no more is kept than once as much for each such source.
+//! loses nothing, and each such source at most adds as many again.
 //!
 //! The clock is asked for one thing: a snapshot that is dated in the [future](is_future) is kept, and counts for
 //! no rule. If it did, a single snapshot made with a wrong clock would push all others out of
@@ -302,7 +302,7 @@ impl fmt::Display for Reason {
             }
             Self::Tags(tags) => write!(f, "has tags {}", tags.join(",")),
             Self::Having(source, reason) => {
-                write!(f, "{reason} that has {}", String::from_utf8_lossy(source))
+                write!(f, "{reason}, of those that have {}", String::from_utf8_lossy(source))
             }
             Self::Future => f.write_str("dated in the future"),
         }
@@ -503,9 +503,9 @@ fn decide(
     let mut verdicts = judge(&snapshots.iter().collect::<Vec<_>>(), policy, now)?;
     for (source, holders) in holders_of_missing(&snapshots) {
         let those: Vec<&Snapshot> = holders.iter().map(|&number| &snapshots[number]).collect();
-        for (number, mut verdict) in holders.into_iter().zip(judge(&those, policy, now)?) {
+        for (number, verdict) in holders.into_iter().zip(judge(&those, policy, now)?) {
             if verdicts[number].reasons.is_empty() {
-                let reasons = verdict.reasons.drain(..);
+                let reasons = verdict.reasons.into_iter();
                 let reasons = reasons.map(|reason| Reason::Having(source.to_vec(), Box::new(reason)));
                 verdicts[number] = Verdict { reasons: reasons.collect(), gap: verdict.gap };
             }
@@ -794,7 +794,7 @@ mod tests {
         // One source is away, below it a file is unreadable before.
         let away = || all([&[], &[], &["b/file"], &["b"], &["b"], &["b"]]);
         let kept = decided(away(), &last(2));
-        let having = "last snapshot that has /b".to_owned();
+        let having = "last snapshot, of those that have /b".to_owned();
         let newest = "last snapshot".to_owned();
         assert_eq!(kept, [(6, newest.clone()), (5, newest), (3, having.clone()), (2, having)]);
         assert_eq!(days(decided(away(), &within)), [6, 5, 3, 2], "of each the length is kept");

@@ -284,7 +284,7 @@ fn hooks_run_in_order_and_know_how_it_went() {
     let file = home.0.path("other/.leave");
     let told =
         format!(": cannot use the pattern of line 1 in {}: \"[z-a]\" is not a pattern", file.display());
-    assert!(log.contains("WARN part: not all patterns count in ") && log.contains(&told), "{log}");
+    assert!(log.contains("WARN part: some patterns are ignored in ") && log.contains(&told), "{log}");
     assert!(log.contains("1 file not read"), "{log}");
     let (trace, _) = forced("some", 3);
     assert_eq!(trace, format!("before some   \nsome\nfinally some partial saved {error}\n"));
@@ -393,7 +393,7 @@ fn runs_without_a_source_do_not_push_out_what_has_it() {
     let told = home.json("-P p forget --keep-last 2 --dry-run --json");
     let kept = told["groups"][0]["reasons"].as_array().unwrap();
     let matches: Vec<_> = kept.iter().map(|kept| kept["matches"][0].as_str().unwrap()).collect();
-    let having = format!("last snapshot that has {}", home.0.path("disk").display());
+    let having = format!("last snapshot, of those that have {}", home.0.path("disk").display());
     assert_eq!(matches, ["last snapshot", "last snapshot", &having], "{told}");
     let id = kept[2]["snapshot"]["id"].as_str().unwrap();
     let path = home.0.path("disk/only");

@@ -122,7 +122,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_saved() {
     lab.write("tree/letters/.leave", "[z-a]\n");
     let outcome = lab.run(["backup", "tree", "--ignore-file", ".leave"]);
     assert_eq!(outcome.status, Some(3), "{outcome:?}");
-    assert!(outcome.err.starts_with("treering: not all patterns count in "), "{}", outcome.err);
+    assert!(outcome.err.starts_with("treering: some patterns are ignored in "), "{}", outcome.err);
     assert!(outcome.err.contains("cannot use the pattern of line 1 in "), "{}", outcome.err);
     assert!(outcome.out.contains("errors   1; the rest is saved\n"), "{}", outcome.out);
     assert_eq!(lab.ok(["cat", "latest:letters/one"]), "first letter\n");
