@@ -6,7 +6,7 @@
 //! - **Whole or not at all.** [`store`](Store::store) replaces an object in one step: who loads it
 //!   meanwhile gets the old bytes or the new ones, and an interrupted store leaves the old ones, and
 //!   perhaps a file that is nobody's object. On local files the next store to that directory from the same
-//!   machine removes it; elsewhere nobody can tell whether its writer still lives. (WebDAV servers, rclone, and SFTP servers that cannot replace by
+//!   machine removes it; elsewhere nobody can tell whether its writer still lives, so that goes a day later. (WebDAV servers, rclone, and SFTP servers that cannot replace by
 //!   a rename take the old ones away just before, so that there may be nothing in between.)
 //! - **Nothing is removed on a server's word.** Servers exist that answer "done" to a link, a rename or a
 //!   copy and do nothing. After each we look whether the new name has the bytes, before the original goes:
@@ -102,6 +102,7 @@ mod options;
 mod rclone;
 mod sftp;
 mod statistics;
+mod sweep;
 mod url;
 
 use backend::{Backend, Content, FileContent};

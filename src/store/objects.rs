@@ -4,8 +4,11 @@
 //!
 //! - Paths get the root of the store here, and lose it here, because OpenDAL's own way to do that panics
 //!   when a server lists a name from elsewhere.
-//! - WebDAV has no atomic put: an object is put under a name that ends in `.tmp` and moved. S3 puts are
-//!   atomic, and larger ones go in parts, several at once.
+//! - WebDAV has no atomic put: an object is put under a name that ends in `.tmp` and moved. What a killed process
+//!   leaves there is removed by a later write into the same directory, once it is a day older than that by
+//!   the server's clock (see [`sweep`](super::sweep)).
+//! - S3 puts are atomic, and larger ones go in parts, several at once. The parts of a killed process are no objects,
+//!   and no listing has them: rules of the bucket remove them.
 //! - Each wait has a limit, on the answer and on each further piece of a body, so that a large object may
 //!   take long but a silent server may not.
 //! - A status that every service should treat alike (401, 429, 5xx, a range answered with the whole)
@@ -31,7 +34,8 @@ use super::backend::{
 };
 use super::error::Reason;
 use super::name::{MARKER, is_file_of_store};
-use super::net::{SLOWEST, client, random, runtime, shorten};
+use super::net::{SLOWEST, client, runtime, shorten};
+use super::sweep::{Swept, beside, dead};
 use super::url::{Credentials, S3, WebDav};
 
 const PIECE: usize = 16 << 20;
@@ -55,6 +59,7 @@ pub(super) struct Objects {
     timeout: Duration,
     /// Whether the server was seen to keep to the condition of a put.
     keeps_conditions: AtomicBool,
+    swept: Swept,
 }
 
 impl Objects {
@@ -124,6 +129,7 @@ impl Objects {
             root,
             timeout,
             keeps_conditions: AtomicBool::new(false),
+            swept: Swept::default(),
         })
     }
 
@@ -216,7 +222,8 @@ impl Objects {
 
     /// Puts the object under a name of nobody, then moves it.
     async fn put_and_move(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
-        let temporary = format!("{path}.{}.tmp", random()?);
+        let replaces = !new && self.look(path).await?.is_some();
+        let temporary = beside(path, replaces)?;
         let pieces = content.pieces(PIECE).map(|piece| piece.map(Buffer::from));
         let body: Buffer = pieces.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let size = content.size();
@@ -242,6 +249,17 @@ impl Objects {
             let _ = within(self.timeout, self.operator.delete(&temporary)).await;
         }
         stored
+    }
+
+    /// Removes what killed processes left in a directory on WebDAV, of which `path` was just written.
+    fn sweep(&self, path: &str) {
+        let Some(directory) = self.swept.next(path) else { return };
+        // What cannot be listed or removed is left to others.
+        let Ok((files, _)) = self.read_directory(directory) else { return };
+        for left in dead(&files, path) {
+            tracing::debug!(path = left, "removing what a killed process left");
+            let _ = self.wait(self.operator.delete(&self.full(left)));
+        }
     }
 
     /// Moves a file of `size` bytes on WebDAV, and looks that it is moved. With `new` the server is told to replace
@@ -441,7 +459,9 @@ impl Backend for Objects {
                 if new {
                     self.expect_free(path)?;
                 }
-                self.runtime.block_on(self.put_and_move(&self.full(path), content, new))
+                self.runtime.block_on(self.put_and_move(&self.full(path), content, new))?;
+                self.sweep(path);
+                Ok(())
             }
         }
     }

@@ -8,14 +8,17 @@
 //! when it has died.
 //!
 //! A remote made of buckets takes an object whole or not at all. On others it is put under a name that
-//! ends in `.tmp` and moved, and rclone removes what it replaces just before.
+//! ends in `.tmp` and moved, and rclone removes what it replaces just before. What a killed process leaves there is
+//! removed by a later write into the same directory, once the remote has it a day older than that (see
+//! [`sweep`](super::sweep)). rclone makes `.partial` files of its own when it copies, which it does here only on a
+//! remote that cannot take an upload whose length it does not know; they stay.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -33,6 +36,7 @@ use super::backend::{
 use super::error::Reason;
 use super::kept::Kept;
 use super::net::{SLOWEST, client, random, runtime, shorten};
+use super::sweep::{Swept, beside, dead};
 
 const USER: &str = "treering";
 /// Bytes of an upload that are read at a time.
@@ -47,6 +51,7 @@ pub(super) struct Rclone {
     server: Mutex<Option<Arc<Server>>>,
     /// Whether the directory of a new store was made.
     has_made: AtomicBool,
+    swept: Swept,
 }
 
 struct Server {
@@ -90,10 +95,12 @@ struct Listed {
     path: String,
     size: i64,
     is_dir: bool,
+    #[serde(default)]
+    mod_time: String,
 }
 
 impl Listed {
-    /// rclone's times are those that the client gave, so none is told.
+    /// rclone's times are those that the client gave where the remote takes them, so none is told.
     fn entry(self) -> Result<Entry, Reason> {
         let size = u64::try_from(self.size).map_err(|_| {
             Reason::permanent(format!("the remote does not tell the size of {:?}", self.path))
@@ -117,7 +124,8 @@ impl Rclone {
         let client = client().no_proxy().build().map_err(Reason::permanent)?;
         let (program, remote) = (program.to_vec(), remote.to_owned());
         let (server, has_made) = (Mutex::new(None), AtomicBool::new(false));
-        Ok(Self { runtime: runtime()?, client, program, remote, timeout, server, has_made })
+        let swept = Swept::default();
+        Ok(Self { runtime: runtime()?, client, program, remote, timeout, server, has_made, swept })
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Server>>> {
@@ -220,9 +228,28 @@ impl Rclone {
 
     fn list_once(&self, server: &Server, path: &str, recurse: bool) -> Result<Vec<Listed>, Reason> {
         // The time of an object may cost a request on the remote.
-        let options = json!({ "recurse": recurse, "noModTime": true, "noMimeType": true });
+        self.list_with(server, path, json!({ "recurse": recurse, "noModTime": true, "noMimeType": true }))
+    }
+
+    fn list_with(&self, server: &Server, path: &str, options: Value) -> Result<Vec<Listed>, Reason> {
         let input = json!({ "fs": self.remote, "remote": path, "opt": options });
         self.command(server, "operations/list", input).map(|list: List| list.list)
+    }
+
+    /// Removes what killed processes left in a directory of which `path` was just written.
+    fn sweep(&self, server: &Server, path: &str) {
+        let Some(directory) = self.swept.next(path) else { return };
+        // What cannot be listed or removed is left to others.
+        let Ok(listed) = self.list_with(server, directory, json!({ "noMimeType": true })) else { return };
+        let files = listed.into_iter().filter(|listed| !listed.is_dir).filter_map(|listed| {
+            let modified = listed.mod_time.parse::<jiff::Timestamp>().ok().map(SystemTime::from);
+            Some(Entry { modified, ..listed.entry().ok()? })
+        });
+        let files: Vec<_> = files.collect();
+        for left in dead(&files, path) {
+            tracing::debug!(path = left, "removing what a killed process left");
+            let _ = self.order(server, "operations/deletefile", left);
+        }
     }
 
     fn expect_root(&self, server: &Server) -> Result<(), Reason> {
@@ -454,23 +481,25 @@ impl Backend for Rclone {
 
     fn store(&self, path: &str, content: &Content<'_>, new: bool) -> Result<(), Reason> {
         self.served(|server| {
-            if new {
-                match self.stat(server, path) {
-                    Err(Reason::NotFound) => {}
-                    Err(reason) => return Err(reason),
-                    Ok(_) => return Err(Reason::Exists),
-                }
+            let is_taken = || match self.stat(server, path) {
+                Ok(_) => Ok(true),
+                Err(Reason::NotFound) => Ok(false),
+                Err(reason) => Err(reason),
+            };
+            if new && is_taken()? {
+                return Err(Reason::Exists);
             }
             if server.features.bucket_based {
                 self.upload(server, path, content)?;
                 return self.expect_file(server, path, content.size(), "store");
             }
-            let temporary = format!("{path}.{}.tmp", random()?);
+            let temporary = beside(path, !new && is_taken()?)?;
             let stored = self
                 .upload(server, &temporary, content)
                 .and_then(|()| self.move_and_look(server, &temporary, path, content.size()));
-            if stored.is_err() {
-                let _ = self.order(server, "operations/deletefile", &temporary);
+            match stored {
+                Ok(()) => self.sweep(server, path),
+                Err(_) => drop(self.order(server, "operations/deletefile", &temporary)),
             }
             stored
         })

@@ -16,13 +16,12 @@
 //! can both) gets the steps one after the other.
 //!
 //! What a killed process was writing is removed by a later write into the same directory, once it is a day older than
-//! that by the server's clock.
+//! that by the server's clock (see [`sweep`](super::sweep)).
 //!
 //! That a server offers links says little: rclone's answers that it made one, and makes none. So the first
 //! link of a process is tried at a name that nobody else has, and after each link and rename we look at
 //! both names before anything is removed.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::ops::Range;
 use std::pin::pin;
@@ -48,6 +47,7 @@ use super::backend::{
 use super::error::Reason;
 use super::name::MARKER;
 use super::net::{random, runtime, shorten};
+use super::sweep::{ASIDE, Swept, is_dead};
 use super::url;
 use crate::atomic;
 use crate::child::LOOK;
@@ -58,10 +58,6 @@ use crate::signals;
 const PIECE: usize = 240 << 10;
 /// Requests of one object under way.
 const PIECES_AT_ONCE: usize = 16;
-/// The time without a further byte after which nobody writes an unfinished file any more.
-const DEAD: Duration = Duration::from_secs(24 * 3600);
-/// By which a name tells that it may be the only one of an object, see [`Ssh::replace`].
-const ASIDE: &str = "aside-";
 /// How much of what ssh says is kept.
 const SAID: usize = 2 << 10;
 
@@ -80,8 +76,7 @@ pub(super) struct Ssh {
     links: OnceLock<bool>,
     /// Whether the server takes the pieces of a file in their order only.
     in_order: AtomicBool,
-    /// Directories that were looked through for what killed processes left.
-    swept: Mutex<HashSet<String>>,
+    swept: Swept,
 }
 
 struct Session {
@@ -107,7 +102,7 @@ impl Ssh {
             session: tokio::sync::Mutex::new(None),
             links: OnceLock::new(),
             in_order: AtomicBool::new(false),
-            swept: Mutex::default(),
+            swept: Swept::default(),
         })
     }
 
@@ -395,22 +390,17 @@ impl Ssh {
         }
     }
 
-    /// Removes temporary files whose writers have died from the directory of `path`, which was just written. Once for each
-    /// directory.
+    /// Removes temporary files whose writers have died from the directory of `path`, which was just written.
     async fn sweep(&self, sftp: &Sftp, path: &str) {
-        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-        if !self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned()) {
-            return;
-        }
+        let Some(directory) = self.swept.next(path) else { return };
         // What cannot be listed or removed is left to others.
-        let Ok(now) = self.metadata(sftp, &self.full(path)).await else { return };
         let Ok(entries) = self.list_directory(sftp, directory).await else { return };
-        let time = |metadata: &MetaData| Some(metadata.modified()?.as_duration());
+        let now = entries.iter().find(|(listed, _)| listed == path).and_then(|(_, found)| modified(found));
         for (path, metadata) in entries {
             let name = path.rsplit('/').next().unwrap_or_default();
             let is_of_writer = is_unfinished(name) && !name.contains(ASIDE);
-            let is_dead = time(&now).zip(time(&metadata)).is_some_and(|(now, then)| now > then + DEAD);
-            if is_of_writer && is_dead && metadata.file_type().is_some_and(|kind| kind.is_file()) {
+            let is_file = metadata.file_type().is_some_and(|kind| kind.is_file());
+            if is_of_writer && is_file && is_dead(modified(&metadata), now) {
                 tracing::debug!(path, "removing what a killed process left");
                 let _ = self.within(sftp.fs().remove_file(self.full(&path))).await;
             }
@@ -574,8 +564,11 @@ fn reason(error: Error) -> Reason {
 fn entry_of(path: String, metadata: &MetaData) -> Result<Entry, Reason> {
     let size =
         metadata.len().ok_or_else(|| Reason::permanent("the server does not tell the size of a file"))?;
-    let modified = metadata.modified().map(|time| SystemTime::UNIX_EPOCH + time.as_duration());
-    Ok(Entry { path, size, modified })
+    Ok(Entry { path, size, modified: modified(metadata) })
+}
+
+fn modified(metadata: &MetaData) -> Option<SystemTime> {
+    metadata.modified().map(|time| SystemTime::UNIX_EPOCH + time.as_duration())
 }
 
 impl Backend for Ssh {

@@ -398,6 +398,35 @@ fn what_killed_processes_were_writing_over_sftp_goes_after_a_day() {
 }
 
 #[test]
+fn what_killed_processes_were_writing_over_webdav_and_rclone_goes_after_a_day() {
+    for place in [WebDavServer::place(), RcloneRemote::place()].into_iter().flatten() {
+        let open = || Store::open(&place.url, place.options.clone()).unwrap();
+        Store::create(&place.url, place.options.clone()).unwrap().store(&name("data/0123"), b"old").unwrap();
+        let data = place.server.files().join("data");
+        let unfinished = |name: &str, hours: u64| {
+            let path = data.join(format!("{name}.tmp"));
+            let file = fs::File::create(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+            path
+        };
+        let dead = ["0123.0000000000000000", "4567.0000000000000000", "0123.aside-0000000000000000"];
+        let dead = dead.map(|name| unfinished(name, 25));
+        // Somebody may go on with the first, the second may be all that is left of an object, and others are others'.
+        let kept = [("0123.1111111111111111", 23), ("4567.aside-1111111111111111", 25), ("0123", 25)];
+        let kept = kept.map(|(name, hours)| unfinished(name, hours));
+        let store = open();
+        store.load(&name("data/0123")).unwrap();
+        assert!(dead.iter().all(|path| path.exists()), "who only reads removes nothing");
+        store.store(&name("data/0123"), b"new").unwrap();
+        let left: Vec<_> = dead.iter().filter(|path| path.exists()).collect();
+        assert!(left.is_empty(), "{}: {left:?}", place.url);
+        assert!(kept.iter().all(|path| path.exists()), "{}", place.url);
+        assert_eq!(store.load(&name("data/0123")).unwrap(), b"new");
+        assert_eq!(listed(&store, "data"), ["data/0123"]);
+    }
+}
+
+#[test]
 fn a_connection_that_is_lost_or_hangs_is_made_again() {
     let Some(server) = SshServer::start() else { return };
     let ssh = server.program("user", "known_hosts");
