@@ -1,10 +1,11 @@
 //! `check`: whether the repository is sound.
 
 use serde_json::json;
-use treering::repository::{CheckOptions, CheckReport, Fault, Unseen};
+use treering::repository::{CheckOptions, CheckReport, Fault, Repository, Unseen};
 
 use crate::cli::Session;
 use crate::cli::args::CheckArguments;
+use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::json;
 use crate::cli::report::{complain, plural, print, size};
@@ -14,11 +15,19 @@ use crate::cli::secrets;
 pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliError> {
     let options = CheckOptions { read_data: arguments.read_data, ..CheckOptions::default() };
     // Much can be checked without a key; but who has one shall not forget it.
-    let repository = match secrets::is_attended() {
-        true => session.open_readable()?,
-        false => session.open_with_what_is_given()?,
+    let opened = match secrets::is_attended() {
+        true => session.open_readable(),
+        false => session.open_with_what_is_given(),
     };
-    let report = session.watch(|progress| repository.check(&options, progress))?;
+    let report = match opened {
+        Ok(repository) => session.watch(|progress| repository.check(&options, progress))?,
+        Err(CliError::Repository(error)) => {
+            let path = session.repository_path()?;
+            let cold = cold::reader(path)?;
+            session.watch(|progress| Repository::check_unopened(path, error, cold, &options, progress))?
+        }
+        Err(error) => return Err(error),
+    };
     print(|out| {
         if session.json {
             return json::line(out, &document(&report));

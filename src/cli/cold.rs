@@ -1,8 +1,11 @@
 //! Cold remotes as the environment says that they are used.
 
 use std::env;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use treering::layers::Cold;
 use treering::remote::{ColdOptions, cold_reader};
 use treering::repository::Repository;
 use treering::spoken;
@@ -19,10 +22,15 @@ const BANDWIDTH: &str = "TREERING_STORE_BANDWIDTH";
 
 /// Lets the repository read layers from its cold remotes, if it has any.
 pub fn attach(repository: &Repository) -> Result<(), CliError> {
-    match cold_reader(repository.path(), &options()?) {
+    match reader(repository.path())? {
         Some(cold) => Ok(repository.read_cold(cold)?),
         None => Ok(()),
     }
+}
+
+/// What reads layers from the cold remotes of the repository at `path`, if it has any.
+pub fn reader(path: &Path) -> Result<Option<Arc<Cold>>, CliError> {
+    Ok(cold_reader(path, &options()?))
 }
 
 /// What the environment says.

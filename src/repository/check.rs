@@ -9,20 +9,24 @@
 //! segment that a page names is in a volume, and so is every base of a delta. With it: every layer that is here
 //! matches its checksums, every signature can be read, and every segment that a snapshot needs has its SHA-256.
 //!
+//! What cannot be read hides nothing else: of a repository whose newest state is damaged the layers are looked at.
+//!
 //! Without the key of an encrypted repository: every blob looks like an encrypted one, volumes and indexes
 //! come in pairs, no layer is missing or cut off, there are keys, and, if data is read, every layer matches its
 //! checksums.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::archive::{EntryKind, VolumeIndex};
 use crate::causes::chain;
 use crate::diff::{Entry, Kind, SegmentRef};
 use crate::digest::Digest;
-use crate::layers::OutOfReach;
+use crate::gitkv::Git;
+use crate::layers::{Cold, OutOfReach};
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
@@ -83,6 +87,26 @@ impl CheckReport {
         let room = AFFECTED.saturating_sub(known.len());
         let new: Vec<_> = affects.into_iter().filter(|path| !known.contains(path)).take(room).collect();
         known.extend(new);
+    }
+
+    /// What could be looked at; an error is among the faults, once for all that it is in the way of. Fails where
+    /// the check is to stop.
+    fn note<T>(
+        &mut self,
+        looked: Result<T, RepositoryError>,
+        progress: &Progress,
+    ) -> Result<Option<T>, RepositoryError> {
+        let error = match looked {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => error,
+        };
+        progress.check()?;
+        let found = Finding::of(&error);
+        let is_known = found.unseen_for.is_none() && self.faults.iter().any(|fault| fault.what == found.what);
+        if !is_known {
+            self.add(found, Vec::new());
+        }
+        Ok(None)
     }
 
     fn add_all<'a, E: std::error::Error + 'static>(&mut self, errors: impl IntoIterator<Item = &'a E>) {
@@ -196,12 +220,13 @@ impl Repository {
         let mut report = CheckReport::default();
         let mut wanted = HashSet::new();
         let mut pages = CheckedPages::default();
-        self.check_branch(&mut report)?;
+        self.check_branch(&mut report, progress)?;
         for kind in kind::ALL {
-            report.add_all(&self.blobs_and_strays(kind)?.1);
+            let listed = report.note(self.blobs_and_strays(kind), progress)?;
+            report.add_all(listed.iter().flat_map(|(_, strays)| strays));
         }
         let mut snapshots = Vec::new();
-        for record in self.records()? {
+        for record in report.note(self.records(), progress)?.unwrap_or_default() {
             report.snapshots += 1;
             match record.snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
@@ -223,11 +248,13 @@ impl Repository {
             report.add(format!("something cannot be restored, since {what}").into(), affects);
         }
         report.segments = wanted.len() as u64;
-        let segments = self.segments()?;
+        let segments = report.note(self.segments(), progress)?;
         let mut bad = BadSegments::new();
-        self.check_volumes(&segments, options.read_data, &wanted, &mut bad, &mut report);
-        self.check_layers(options, progress, &mut report)?;
-        if options.read_data {
+        if let Some(segments) = &segments {
+            self.check_volumes(segments, options.read_data, &wanted, &mut bad, &mut report);
+        }
+        check_layers(self.timeline.git(), options, progress, &mut report)?;
+        if let Some(segments) = segments.filter(|_| options.read_data) {
             self.check_segments(&segments, &wanted, options, progress, &mut bad, &mut report)?;
         }
         let mut affected = self.affected(&snapshots, &bad);
@@ -238,15 +265,28 @@ impl Repository {
         Ok(report)
     }
 
+    /// Checks what can be checked of the repository at `path`, which cannot be opened for `error`: its layers, of which
+    /// those that are not here are in `cold`. Fails with that error where it does not say that something is
+    /// [damaged](RepositoryError::is_damage).
+    pub fn check_unopened(
+        path: &Path,
+        error: RepositoryError,
+        cold: Option<Arc<Cold>>,
+        options: &CheckOptions,
+        progress: &Progress,
+    ) -> Result<CheckReport, RepositoryError> {
+        let git = if error.is_damage() { Git::open(path).ok() } else { None };
+        let Some(git) = git else { return Err(error) };
+        cold.map_or(Ok(()), |cold| git.read_cold(cold)).map_err(TimelineError::from)?;
+        let mut report = CheckReport::default();
+        report.add_all([&error]);
+        check_layers(&git, options, progress, &mut report)?;
+        Ok(report)
+    }
+
     /// Checks that the branch was not set back.
-    fn check_branch(&self, report: &mut CheckReport) -> Result<(), RepositoryError> {
-        match self.expect_newest() {
-            Err(error @ RepositoryError::SetBack { .. }) => {
-                report.add_all([&error]);
-                Ok(())
-            }
-            other => other,
-        }
+    fn check_branch(&self, report: &mut CheckReport, progress: &Progress) -> Result<(), RepositoryError> {
+        report.note(self.expect_newest(), progress).map(drop)
     }
 
     /// Checks what can be checked without a key.
@@ -256,9 +296,9 @@ impl Repository {
         progress: &Progress,
     ) -> Result<CheckReport, RepositoryError> {
         let mut report = CheckReport::default();
-        self.check_branch(&mut report)?;
+        self.check_branch(&mut report, progress)?;
         for kind in kind::ALL {
-            let (blobs, strays) = self.blobs_and_strays(kind)?;
+            let Some((blobs, strays)) = report.note(self.blobs_and_strays(kind), progress)? else { continue };
             report.add_all(&strays);
             for found in blobs {
                 progress.check()?;
@@ -268,16 +308,19 @@ impl Repository {
                 report.add_all(&self.blob_len(&blob).err());
             }
         }
-        let (volumes, faults) = self.volumes()?;
-        report.volumes = volumes.len() as u64;
-        report.add_all(&faults);
-        let keys = self.keys(&[])?;
-        report.add_all(keys.iter().filter_map(|slot| slot.kind.as_ref().err()));
-        if !keys.iter().any(|slot| slot.kind.is_ok()) {
-            let what = "no key is left that could be opened: fetch one from a remote or a copy".to_owned();
-            report.add(what.into(), Vec::new());
+        if let Some((volumes, faults)) = report.note(self.volumes(), progress)? {
+            report.volumes = volumes.len() as u64;
+            report.add_all(&faults);
         }
-        self.check_layers(options, progress, &mut report)?;
+        if let Some(keys) = report.note(self.keys(&[]), progress)? {
+            report.add_all(keys.iter().filter_map(|slot| slot.kind.as_ref().err()));
+            if !keys.iter().any(|slot| slot.kind.is_ok()) {
+                let what =
+                    "no key is left that could be opened: fetch one from a remote or a copy".to_owned();
+                report.add(what.into(), Vec::new());
+            }
+        }
+        check_layers(self.timeline.git(), options, progress, &mut report)?;
         Ok(report)
     }
 
@@ -445,39 +488,6 @@ impl Repository {
         Err(RepositoryError::damaged(&volume.archive.path)(fault.into()))
     }
 
-    fn check_layers(
-        &self,
-        options: &CheckOptions,
-        progress: &Progress,
-        report: &mut CheckReport,
-    ) -> Result<(), RepositoryError> {
-        let git = self.timeline.git();
-        let layers = git.refresh().map_err(TimelineError::from)?;
-        let lone = git.lone_packs().map_err(TimelineError::from)?;
-        for path in &lone {
-            let what = format!(
-                "the pack {} has no index, so nothing reads what it holds: `treering prune` removes it unless something is \
-                 missing without it, and `git index-pack` makes the index",
-                path.display()
-            );
-            report.add(what.into(), Vec::new());
-        }
-        report.add_all(layers.faults());
-        for layer in layers.layers() {
-            progress.check()?;
-            // Of those that are elsewhere, what snapshots need is read segment by segment.
-            let verified = (options.read_data && layer.pack_bytes().is_some()).then(|| layer.verify());
-            report.layers += u64::from(verified.is_some());
-            let damage = match verified {
-                Some(Ok(check)) => check.damage,
-                Some(Err(error)) => vec![error],
-                None => layer.expect_whole().err().into_iter().collect(),
-            };
-            report.add_all(&damage);
-        }
-        Ok(())
-    }
-
     /// Reads every segment, in the order in which they lie.
     fn check_segments(
         &self,
@@ -562,6 +572,39 @@ impl Repository {
     fn shown(&self, snapshot: &Snapshot, path: &RelPath) -> String {
         format!("{}:{}", snapshot.name(), self.display_path(snapshot, path).display())
     }
+}
+
+/// Checks that every layer is whole, or with `read_data` sound.
+fn check_layers(
+    git: &Git,
+    options: &CheckOptions,
+    progress: &Progress,
+    report: &mut CheckReport,
+) -> Result<(), RepositoryError> {
+    let layers = git.refresh().map_err(TimelineError::from)?;
+    let lone = git.lone_packs().map_err(TimelineError::from)?;
+    for path in &lone {
+        let what = format!(
+            "the pack {} has no index, so nothing reads what it holds: `treering prune` removes it unless something is \
+             missing without it, and `git index-pack` makes the index",
+            path.display()
+        );
+        report.add(what.into(), Vec::new());
+    }
+    report.add_all(layers.faults());
+    for layer in layers.layers() {
+        progress.check()?;
+        // Of those that are elsewhere, what snapshots need is read segment by segment.
+        let verified = (options.read_data && layer.pack_bytes().is_some()).then(|| layer.verify());
+        report.layers += u64::from(verified.is_some());
+        let damage = match verified {
+            Some(Ok(check)) => check.damage,
+            Some(Err(error)) => vec![error],
+            None => layer.expect_whole().err().into_iter().collect(),
+        };
+        report.add_all(&damage);
+    }
+    Ok(())
 }
 
 /// What is wrong with an entry below one that is no directory.

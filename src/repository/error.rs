@@ -462,6 +462,21 @@ impl RepositoryError {
         |source| Self::Io { path, source }
     }
 
+    /// Whether it says of a repository that what it holds is damaged or incomplete.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::LostBranch(_)
+            | Self::LostNewest { .. }
+            | Self::WithoutIndex { .. }
+            | Self::Damaged { .. } => true,
+            Self::Timeline(TimelineError::Git(error)) => matches!(
+                error,
+                GitError::Layer(_) | GitError::Missing(_) | GitError::Kind { .. } | GitError::Corrupt { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// No blob is at `path` of the tree, which something names.
     pub(super) fn nothing_at(path: &str) -> Self {
         Self::damaged(path)("nothing is there".into())

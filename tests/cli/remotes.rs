@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -1106,6 +1107,39 @@ fn a_lost_newest_state_comes_back_from_any_remote() {
             lab.ok(words("backup tree -q --push"));
             lab.ok(words("check --read-data"));
         }
+    }
+}
+
+#[test]
+fn a_check_of_a_damaged_tree_says_what_else_was_checked() {
+    for tree in ["HEAD^{tree}", "HEAD:snapshots", "HEAD:archives", "HEAD"] {
+        let lab = with_hub();
+        lab.ok(words("backup tree -q"));
+        let object = git(&lab, &format!("-C repo rev-parse {tree}")).trim().to_owned();
+        let index = index_with(&lab, &object);
+        let listed = git(&lab, &format!("verify-pack -v {}", index.display()));
+        let line = listed.lines().find(|line| line.starts_with(&object)).unwrap();
+        let at: usize = line.split_whitespace().nth(4).unwrap().parse().unwrap();
+        let pack = index.with_extension("pack");
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[at + 8] ^= 0xff;
+        fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&pack, bytes).unwrap();
+        for line in ["check", "check --read-data"] {
+            let outcome = lab.run(words(line));
+            assert_eq!(outcome.status, Some(1), "{tree}: {outcome:?}");
+            assert!(
+                outcome.err.contains(&object) && outcome.err.contains("is damaged"),
+                "{tree}: {outcome:?}"
+            );
+            let last = outcome.out.lines().last().unwrap_or_default();
+            assert!(last.starts_with("Checked ") && last.contains(" fault"), "{tree}: {outcome:?}");
+            assert_eq!(last.contains("; read "), line != "check", "{tree}: {outcome:?}");
+        }
+        let outcome = lab.run(words("check --json"));
+        let document: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+        let told = document["faults"][0]["message"].as_str().unwrap();
+        assert!(outcome.status == Some(1) && told.contains(&object), "{tree}: {outcome:?}");
     }
 }
 
