@@ -1,6 +1,7 @@
 //! `backup`: a new snapshot.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -37,7 +38,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
     let changes = report.changes();
     let totals = Totals::of(changes.iter().copied());
     print(|out| {
-        session.list_changes(out, changes.iter().copied(), false)?;
+        session.list_changes(out, Path::new(""), changes.iter().copied(), false)?;
         for left_out in &report.left_out {
             write_left_out(out, session, left_out)?;
         }

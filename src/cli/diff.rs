@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::json;
@@ -98,7 +98,7 @@ fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::R
             &Differences { changes, statistics: json::totals(&totals), errors, unknown: *unknown },
         );
     }
-    report::changes(out, changes.iter().map(Change::as_ref))?;
+    report::changes(out, Path::new(""), changes.iter().map(Change::as_ref))?;
     for problem in problems {
         session.tell(out, "scan", &problem.path, problem)?;
     }

@@ -57,7 +57,7 @@ fn diff(session: &Session, arguments: &DirDiffArguments) -> Result<Exit, CliErro
     diff.to_file(&arguments.output).map_err(CliError::of(&arguments.output))?;
     let changes = Totals::of(diff.changes.iter().map(Change::as_ref));
     print(|out| {
-        session.list_changes(out, diff.changes.iter().map(Change::as_ref), false)?;
+        session.list_changes(out, Path::new(""), diff.changes.iter().map(Change::as_ref), false)?;
         tell_problems(session, out, &new.problems)?;
         tell_problems(session, out, &data.problems)?;
         if session.json {
@@ -92,7 +92,7 @@ fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliEr
         Ok::<_, CliError>(report)
     })?;
     print(|out| {
-        session.list_changes(out, report.done(&diff.changes).map(Change::as_ref), false)?;
+        session.list_changes(out, Path::new(""), report.done(&diff.changes).map(Change::as_ref), false)?;
         session.tell_failures(out, "apply", directory, &report.failures)?;
         if session.json {
             let summary = json!({

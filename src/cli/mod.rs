@@ -431,17 +431,18 @@ impl Session {
         })
     }
 
-    /// Prints `changes` with `--verbose`, and where they are `wanted` also without it.
+    /// Prints `changes` with `--verbose`, and where they are `wanted` also without it; as [`report::changes`] does.
     fn list_changes<'a>(
         &self,
         out: &mut dyn Write,
+        base: &Path,
         changes: impl IntoIterator<Item = ChangeRef<'a>>,
         wanted: bool,
     ) -> io::Result<()> {
         match (self.verbose || (wanted && !self.quiet), self.json) {
             (false, _) => Ok(()),
             (true, true) => json::changes(out, changes),
-            (true, false) => report::changes(out, changes),
+            (true, false) => report::changes(out, base, changes),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use treering::diff::{Change, ChangeRef, Entry, FileTime, Kind};
 use treering::gitkv::Swept;
 pub use treering::printed::{name, text, unescape};
+use treering::relpath::RelPath;
 use treering::repository::Totals;
 use treering::url::redact;
 
@@ -199,8 +201,18 @@ pub fn table(out: &mut dyn Write, columns: &[Align], rows: &[Vec<String>]) -> io
     Ok(())
 }
 
-/// Writes one line a change; what each sign means stands in the help of `treering diff`.
-pub fn changes<'a>(out: &mut dyn Write, changes: impl IntoIterator<Item = ChangeRef<'a>>) -> io::Result<()> {
+/// Writes one line a change; what each sign means stands in the help of `treering diff`. Paths are those below `base`,
+/// and written with it: an empty one where what they are relative to is told elsewhere.
+pub fn changes<'a>(
+    out: &mut dyn Write,
+    base: &Path,
+    changes: impl IntoIterator<Item = ChangeRef<'a>>,
+) -> io::Result<()> {
+    let shown = |path: &RelPath| match (path.is_root(), base.as_os_str().is_empty()) {
+        (true, true) => ".".to_owned(),
+        (true, false) => name(base.as_os_str().as_encoded_bytes()),
+        (false, _) => name(base.join(path.as_path()).as_os_str().as_encoded_bytes()),
+    };
     for change in changes {
         let mark = match change {
             Change::Created(_) => '+',
@@ -211,11 +223,10 @@ pub fn changes<'a>(out: &mut dyn Write, changes: impl IntoIterator<Item = Change
         };
         write!(out, "{mark}  ")?;
         if let Change::Renamed { from, .. } = &change {
-            write!(out, "{} -> ", name(from.as_bytes()))?;
+            write!(out, "{} -> ", shown(from))?;
         }
         let path = change.path();
-        let shown = if path.is_root() { ".".to_owned() } else { name(path.as_bytes()) };
-        writeln!(out, "{shown}{}", if is_directory(&change) && !path.is_root() { "/" } else { "" })?;
+        writeln!(out, "{}{}", shown(path), if is_directory(&change) && !path.is_root() { "/" } else { "" })?;
     }
     Ok(())
 }
@@ -244,7 +255,6 @@ pub fn totals(totals: &Totals) -> String {
 #[cfg(test)]
 mod tests {
     use treering::diff::Metadata;
-    use treering::relpath::RelPath;
 
     use super::*;
 

@@ -48,7 +48,7 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
         plan.into_report()
     } else {
         if !arguments.yes {
-            confirm(&plan, &snapshot)?;
+            confirm(&plan, &snapshot, &options)?;
         }
         session.watch_lines(|progress| plan.execute(progress))?
     };
@@ -73,7 +73,8 @@ pub fn run(session: &Session, arguments: &RestoreArguments) -> Result<Exit, CliE
         ));
     }
     print(|out| {
-        session.list_changes(out, report.changes.iter().map(Change::as_ref), options.dry_run)?;
+        let changes = report.changes.iter().map(Change::as_ref);
+        session.list_changes(out, base(&options, &report.target), changes, options.dry_run)?;
         session.tell_failures(out, "restore", &report.target, &report.applied.failures)?;
         for (path, mismatch) in &report.mismatches {
             let path = report.target.join(path.as_path());
@@ -108,8 +109,14 @@ fn some_of(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
+/// What the paths of changes are printed with. In place, where nobody named the directory that they are relative to, they
+/// are whole.
+fn base<'a>(options: &RestoreOptions, target: &'a Path) -> &'a Path {
+    if options.target == RestoreTarget::InPlace { target } else { Path::new("") }
+}
+
 /// Shows at the terminal what `plan` would delete, and goes on only if the person agrees.
-fn confirm(plan: &RestorePlan<'_>, snapshot: &Snapshot) -> Result<(), CliError> {
+fn confirm(plan: &RestorePlan<'_>, snapshot: &Snapshot, options: &RestoreOptions) -> Result<(), CliError> {
     let removals = plan.removals().count();
     if removals == 0 {
         return Ok(());
@@ -123,7 +130,8 @@ fn confirm(plan: &RestorePlan<'_>, snapshot: &Snapshot) -> Result<(), CliError> 
         let shown = shown(plan.target());
         let names = plural(removals as u64, "name");
         writeln!(out, "Not in snapshot {}, and to be deleted in {shown}: {names}", snapshot.name())?;
-        report::changes(&mut out, plan.removals().take(SHOWN_REMOVALS).map(Change::as_ref))?;
+        let removed = plan.removals().take(SHOWN_REMOVALS).map(Change::as_ref);
+        report::changes(&mut out, base(options, plan.target()), removed)?;
         if removals > SHOWN_REMOVALS {
             let more = count((removals - SHOWN_REMOVALS) as u64);
             writeln!(out, "… and {more} more; --dry-run lists all of them")?;

@@ -407,6 +407,16 @@ fn only_what_is_not_in_the_snapshot_goes_when_sources_are_restored_in_place() {
     for extra in ["tree/extra", "second/extra", "beside"] {
         lab.write(extra, "extra");
     }
+    // Called as a person would call them, whatever they are relative to.
+    let called = |name: &str| format!("-  {}\n", lab.path(name).canonicalize().unwrap().display());
+    let dry = lab.ok(["restore", "latest", "--in-place", "--delete", "-n"]);
+    assert!(dry.contains(&called("tree/extra")) && dry.contains(&called("second/extra")), "{dry}");
+    if let Some(mut child) = lab.at_terminal("restore latest --in-place --delete", Stdio::piped()) {
+        let (first, second) = (called("tree/extra"), called("second/extra"));
+        let shown = answer(&mut child, "n\n").replace('\r', "");
+        assert!(shown.contains(&first) && shown.contains(&second), "{shown}");
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
     let out = lab.ok(["restore", "latest", "--in-place", "--delete", "--yes"]);
     assert!(out.contains(", 2 deleted"), "{out}");
     assert!(!lab.path("tree/extra").exists() && !lab.path("second/extra").exists());
