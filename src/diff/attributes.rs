@@ -91,7 +91,7 @@ impl Attributes {
         let changed = self.set_xattrs(&Handle::File(file), meta, || {
             Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode as u32 & 0o7777 | 0o600))?)
         });
-        let mode = self.mode(entry, owned.is_ok());
+        let mode = self.mode(entry, &stat, owned.is_ok());
         // Changes of owner and of ACLs take some bits away.
         let is_as_made = matches!((&owned, &changed), (Ok(false), Ok(false)));
         let permitted = match is_as_made && stat.st_mode as u32 & 0o7777 == mode {
@@ -119,7 +119,7 @@ impl Attributes {
             true => Ok(()),
             false => chmod(&opened, mode_now()? | 0o600),
         });
-        let mode = self.mode(entry, owned.is_ok());
+        let mode = self.mode(entry, &stat, owned.is_ok());
         let permitted = match is_link || mode_now()? == mode {
             true => Ok(()),
             false => chmod(&opened, mode),
@@ -135,9 +135,13 @@ impl Attributes {
         stat: &rustix::fs::Stat,
         chown: impl FnOnce(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
     ) -> io::Result<bool> {
-        let (user, group) = self.ids.local(meta)?;
+        let (user, mut group) = self.ids.local(meta)?;
         // Who is not root gives nothing to another user, and does not take what is another's.
         let user = self.is_root().then_some(user);
+        // Nor can he give back the group that it is to have.
+        if stat.st_gid == self.ids.named(meta).1 {
+            group = Gid::from_raw(stat.st_gid);
+        }
         let is_set = user.is_none_or(|user| user.as_raw() == stat.st_uid) && group.as_raw() == stat.st_gid;
         if !is_set {
             chown(user, Some(group))?;
@@ -145,9 +149,13 @@ impl Attributes {
         Ok(!is_set)
     }
 
-    /// The mode for something whose owner could be set or not.
-    fn mode(&self, entry: &Entry, is_owned: bool) -> u32 {
-        self.ids.mode(entry) & if is_owned { 0o7777 } else { 0o1777 }
+    /// The mode for something that was as `stat` says, and whose owner could be set or not.
+    fn mode(&self, entry: &Entry, stat: &rustix::fs::Stat, is_owned: bool) -> u32 {
+        let mode = match self.ids.named(&entry.meta) == (stat.st_uid, stat.st_gid) {
+            true => entry.meta.mode & 0o7777,
+            false => self.ids.mode(entry),
+        };
+        mode & if is_owned { 0o7777 } else { 0o1777 }
     }
 
     /// Sets extended attributes, and removes those that are not wanted; whether any was set or removed. What
@@ -234,23 +242,58 @@ impl Handle<'_> {
     }
 }
 
+/// What of an entry only root can set.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// Its path.
+    pub path: RelPath,
+    /// The owner, the group and the mode that it should have.
+    wanted: (u32, u32, u32),
+    /// The group and the mode that can be set.
+    settable: (u32, u32),
+    /// Whether there are attributes among it.
+    has_attributes: bool,
+}
+
 /// Makes of `entries`, which have these owners, what can be set here, so that they compare with what is there once
-/// they are restored. Returns the paths of those that will lack something: their owner, group, mode or attributes. For
-/// root there are none.
-pub fn settable(entries: &mut [Entry], owners: &Owners) -> Vec<RelPath> {
+/// they are restored. Returns, in their order, those of which something cannot be: their owner, group, mode or
+/// attributes. For root there are none.
+pub fn settable(entries: &mut [Entry], owners: &Owners) -> Vec<Lacking> {
     let ids = Ids::new(owners);
     let mut lacking = Vec::new();
     for entry in entries {
-        let (before, mode) = ((ids.named(&entry.meta), entry.meta.mode), ids.mode(entry));
+        let ((uid, gid), mode) = (ids.named(&entry.meta), entry.meta.mode);
+        let settable = ids.mode(entry);
         (entry.meta.uid, entry.meta.gid) = ids.numbers(&entry.meta);
-        entry.meta.mode = mode;
+        entry.meta.mode = settable;
         ids.renumber(&mut entry.meta);
-        let dropped = !ids.is_root() && drop_privileged(&mut entry.meta);
-        if dropped || before != ((entry.meta.uid, entry.meta.gid), mode) {
-            lacking.push(entry.path.clone());
+        let has_attributes = !ids.is_root() && drop_privileged(&mut entry.meta);
+        let settable = (entry.meta.gid, settable);
+        if has_attributes || (uid, gid, mode) != (entry.meta.uid, settable.0, settable.1) {
+            let (path, wanted) = (entry.path.clone(), (uid, gid, mode));
+            lacking.push(Lacking { path, wanted, settable, has_attributes });
         }
     }
     lacking
+}
+
+/// Lets `entries`, of which something cannot be set, have of that what they have `there` already: it stays as it is. Both
+/// are in path order. Returns the paths of those that will lack something.
+pub fn settle(entries: &mut [Entry], there: &[Entry], lacking: &[Lacking]) -> Vec<RelPath> {
+    let find =
+        |entries: &[Entry], path: &RelPath| entries.binary_search_by(|entry| entry.path.cmp(path)).ok();
+    let mut left = Vec::new();
+    for Lacking { path, wanted, settable, has_attributes } in lacking {
+        let Some(entry) = find(entries, path).map(|at| &mut entries[at]) else { continue };
+        // What gets another content is made anew.
+        let found = find(there, path).map(|at| &there[at]).filter(|found| found.same_content(entry));
+        let has_group = found.is_some_and(|found| found.meta.gid == wanted.1);
+        let has_all = found.is_some_and(|found| (found.meta.uid, found.meta.gid, found.meta.mode) == *wanted);
+        entry.meta.gid = if has_group { wanted.1 } else { settable.0 };
+        entry.meta.mode = if has_all { wanted.2 } else { settable.1 };
+        left.extend((*has_attributes || !has_all).then(|| path.clone()));
+    }
+    left
 }
 
 /// Makes of entries that are there what [`settable`] makes of those that are wanted: without what only root can

@@ -64,7 +64,7 @@ mod temporary;
 pub use apply::{
     ApplyError, ApplyOptions, ApplyReport, CommonCause, Failure, SegmentSource, apply_diff, apply_diff_with,
 };
-pub use attributes::{comparable, settable};
+pub use attributes::{Lacking, comparable, settable, settle};
 pub use bases::{Bases, Layout, MAX_BASES};
 pub(crate) use beneath::Beneath;
 pub use compute::{Change, ChangeRef, DiffIndex, compare};

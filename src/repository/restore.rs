@@ -22,7 +22,7 @@ use crate::diff::DiffIndex;
 use crate::diff::pattern::{Meaning, Pattern, Space, check_signs};
 use crate::diff::{
     ApplyError, ApplyOptions, ApplyReport, Beneath, Change, ChangeRef, DirIndex, Entry, Failure, Kind,
-    Owners, apply_diff_with, settable,
+    Lacking, Owners, apply_diff_with, comparable, settable, settle,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -164,8 +164,10 @@ pub struct RestorePlan<'a> {
     threads: usize,
     /// Whether the target is the directory that was backed up.
     is_source: bool,
-    /// What lacks something that only root can set, in path order.
-    lacking: Vec<RelPath>,
+    /// What only root can set, in path order.
+    lacking: Vec<Lacking>,
+    /// The paths of what will lack some of that.
+    left_lacking: Vec<RelPath>,
     report: RestoreReport,
 }
 
@@ -255,7 +257,9 @@ impl Repository {
         // With the numbers of the owners here, which therefore need no names any more.
         let lacking = settable(&mut entries, owners);
         let mut wanted = DirIndex { entries, ..DirIndex::default() };
-        let (present, hidden) = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
+        let (mut present, hidden) = look_at(self, target, &wanted.entries, extras.as_mut(), progress)?;
+        let left_lacking = settle(&mut wanted.entries, &present.entries, &lacking);
+        comparable(&mut present.entries);
         let (mut spared, mut failures) = extras.map(Extras::into_parts).unwrap_or_default();
         let lacks_attributes = |path: &RelPath| {
             destination.origin(path).is_some_and(|path| snapshot.record.lacks_attributes(&path))
@@ -307,7 +311,7 @@ impl Repository {
             unread: unread_places,
             unread_attributes,
             unmet,
-            lacking: lacking.len() as u64,
+            lacking: left_lacking.len() as u64,
             verified: None,
             mismatches: Vec::new(),
         };
@@ -320,6 +324,7 @@ impl Repository {
             threads: options.threads,
             is_source,
             lacking,
+            left_lacking,
             report,
         })
     }
@@ -367,7 +372,7 @@ impl RestorePlan<'_> {
 
     /// Does it.
     pub fn execute(self, progress: &Progress) -> Result<RestoreReport, RepositoryError> {
-        let Self { repository, diff, mut report, on_the_way, lacking, .. } = self;
+        let Self { repository, diff, mut report, on_the_way, lacking, left_lacking, .. } = self;
         let contents = diff.changes.iter().filter_map(Change::with_content).filter_map(Entry::content);
         for content in contents {
             progress.total_files.add(1);
@@ -381,9 +386,11 @@ impl RestorePlan<'_> {
         report.applied.failures.extend(unlisted);
         progress.check()?;
         let failed: HashSet<&RelPath> = report.applied.failures.iter().map(|failure| &failure.path).collect();
-        report.lacking -= lacking.iter().filter(|path| failed.contains(path)).count() as u64;
-        if let Some(wanted) = self.to_verify {
-            let (now, _) = look_at(repository, &report.target, &wanted, None, progress)?;
+        report.lacking -= left_lacking.iter().filter(|path| failed.contains(path)).count() as u64;
+        if let Some(mut wanted) = self.to_verify {
+            let (mut now, _) = look_at(repository, &report.target, &wanted, None, progress)?;
+            settle(&mut wanted, &now.entries, &lacking);
+            comparable(&mut now.entries);
             let mut wrong = crate::diff::compare(&now.entries, &wanted);
             wrong.retain(|change| {
                 !failed.contains(change.path()) && !is_socket(change) && !is_left(change, &on_the_way)

@@ -14,8 +14,7 @@ use rustix::fs::FileType;
 
 use crate::diff::pattern::{Meaning, PatternSet, Space};
 use crate::diff::{
-    Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, ScanErrorKind, Stat, comparable,
-    describe, fill,
+    Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, ScanErrorKind, Stat, describe, fill,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -225,7 +224,6 @@ pub(super) fn look_at(
         let path = problem.path.strip_prefix(target).ok();
         hidden.extend(path.and_then(|path| RelPath::new(path.as_os_str().as_bytes()).ok()));
     }
-    comparable(&mut entries);
     Ok((DirIndex { entries, ..DirIndex::default() }, hidden))
 }
 

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Stdio};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use crate::lab::{Lab, contents};
+use crate::lab::{Lab, Outcome, contents};
 
 /// A restored copy in `out`, with a name that is not in the snapshot.
 fn with_extra() -> Lab {
@@ -209,6 +210,60 @@ fn what_the_backup_could_not_read_is_spared() {
     lab.write("other/extra", "extra");
     told("restore latest:closed -t other --delete --yes", "1 name");
     assert!(lab.path("other/inside").exists() && lab.path("other/extra").exists());
+}
+
+#[test]
+fn what_only_root_could_set_and_is_so_already_is_left() {
+    if !rustix::process::geteuid().is_root() || !crate::programs::are_here(&["setpriv"]) {
+        return eprintln!("skipped: only root makes files of others");
+    }
+    const SOMEBODY: u32 = 65_534;
+    let lab = Lab::bare();
+    let (notes, one, two) =
+        (lab.path("tree/notes"), lab.path("tree/letters/one"), lab.path("tree/letters/two"));
+    for path in ["", "tree", "tree/letters", "tree/letters/one", "tree/notes"] {
+        chown(lab.path(path), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    }
+    // Of a group that somebody is not in; the last is another's, too.
+    chown(&notes, None, Some(0)).unwrap();
+    chown(&one, None, Some(0)).unwrap();
+    fs::set_permissions(&one, fs::Permissions::from_mode(0o2751)).unwrap();
+    fs::set_permissions(&two, fs::Permissions::from_mode(0o4755)).unwrap();
+    let run = |line: &str| {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args([&format!("--reuid={SOMEBODY}"), &format!("--regid={SOMEBODY}"), "--clear-groups"]);
+        let mut command = lab.by(setpriv, line.split(' '));
+        let outcome = Outcome::from(command.env("HOME", lab.path("")).output().unwrap());
+        assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{line}: {}", outcome.out);
+        outcome.out
+    };
+    run("init -q");
+    run("backup tree -q");
+    let of = |path: &Path| {
+        let found = fs::metadata(path).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o7777)
+    };
+    let before = [&notes, &one, &two].map(|path| of(path));
+    let out = run("restore latest --in-place --verify");
+    assert!(out.contains("no differences; 5 unchanged") && !out.contains("lacking"), "{out}");
+    assert_eq!([&notes, &one, &two].map(|path| of(path)), before);
+    // What can be set is, and the rest is left.
+    for path in [&notes, &one] {
+        fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    let out = run("restore latest --in-place --verify");
+    assert!(out.contains("2 with other metadata; 3 unchanged") && !out.contains("lacking"), "{out}");
+    assert_eq!([&notes, &one, &two].map(|path| of(path)), before);
+    // What is made anew has a group that can be given.
+    fs::write(&notes, "other").unwrap();
+    let out = run("restore latest --in-place --verify");
+    assert!(out.contains("1 updated; 4 unchanged") && out.contains("lacking  1 name"), "{out}");
+    assert_eq!(of(&notes).1, SOMEBODY);
+    assert!(run("restore latest --in-place").contains("no differences; 5 unchanged"));
+    // A group that is neither is changed.
+    chown(&notes, None, Some(7)).unwrap();
+    assert!(run("restore latest --in-place --verify").contains("1 with other metadata; 4 unchanged"));
+    assert_eq!(of(&notes).1, SOMEBODY);
 }
 
 #[test]
