@@ -73,15 +73,16 @@ fn follow(git: &Git, remote: &str, branches: &[(String, ObjectId)]) -> Result<()
     Ok(())
 }
 
-/// Moves the branch in a remote to `commit`, if that follows what is there.
+/// Moves the branch in a remote to `commit`, if that follows what is there. With `is_there` the branch is not made.
 pub(super) fn push(
     git: &Git,
     remote: &str,
     commit: &ObjectId,
+    is_there: bool,
     progress: &Progress,
 ) -> Result<PushedFrom, GitError> {
     let Place::Here(path) = place(&url(git, remote)?)? else {
-        return push_far(git, remote, commit, progress);
+        return push_far(git, remote, commit, is_there, progress);
     };
     let there = open(&path, PUSH, Git::open)?;
     if let Some(hook) = hook(&there)? {
@@ -99,6 +100,9 @@ pub(super) fn push(
         there.sync_reference(&branch).map_err(GitError::when_done)?;
         return Ok(PushedFrom::Commit(*commit));
     }
+    if tip.is_none() && is_there {
+        return Err(GitError::Remote { action: PUSH, said: gone(&branch) });
+    }
     if !tip.as_ref().map_or(Ok(true), follows)? {
         let said = format!("{branch} has commits that are not here; fetch first");
         return Err(GitError::Remote { action: PUSH, said });
@@ -107,6 +111,11 @@ pub(super) fn push(
     there.compare_and_set(&branch, tip.as_ref(), commit)?;
     writing.done();
     Ok(tip.map_or(PushedFrom::Nothing, PushedFrom::Commit))
+}
+
+/// Of a branch that was there when the remote was last looked at.
+fn gone(branch: &str) -> String {
+    format!("{branch} is not there any more; fetch first")
 }
 
 /// What `HEAD` of a remote names.
@@ -262,7 +271,14 @@ fn fetch_far(git: &Git, remote: &str, progress: &Progress) -> Result<(), GitErro
     follow(git, remote, &branches)
 }
 
-fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> Result<PushedFrom, GitError> {
+fn push_far(
+    git: &Git,
+    remote: &str,
+    commit: &ObjectId,
+    is_there: bool,
+    progress: &Progress,
+) -> Result<PushedFrom, GitError> {
+    let branch = git.branch_in(remote);
     let repository = reopen(git)?;
     let mut far = repository.find_remote(remote).map_err(GitError::git("find the remote"))?;
     let (refused, told) = (RefCell::new(None), RefCell::new(Vec::new()));
@@ -272,6 +288,7 @@ fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> 
         callbacks.push_negotiation(|updates| {
             if let [update] = updates {
                 from.set(match update.src() {
+                    old if old.is_zero() && is_there => return Err(git2::Error::from_str(&gone(&branch))),
                     old if old.is_zero() => PushedFrom::Nothing,
                     old => from_git2(old).map_or(PushedFrom::Unknown, PushedFrom::Commit),
                 });
@@ -290,7 +307,7 @@ fn push_far(git: &Git, remote: &str, commit: &ObjectId, progress: &Progress) -> 
         });
         let mut options = PushOptions::new();
         options.remote_callbacks(callbacks);
-        far.push(&[format!("{commit}:{}", git.branch_in(remote))], Some(&mut options))
+        far.push(&[format!("{commit}:{branch}")], Some(&mut options))
     };
     pushed.map_err(failed(PUSH, progress))?;
     match refused.into_inner() {
@@ -453,7 +470,7 @@ mod tests {
         assert_eq!(far.head().unwrap(), Some(first));
         obstruct(there.path().join("refs/heads/other"));
         git.follow_branch("far", "refs/heads/other").unwrap();
-        let failed = push(&git, "far", &first, &Progress::new()).unwrap_err();
+        let failed = push(&git, "far", &first, false, &Progress::new()).unwrap_err();
         assert!(matches!(failed, GitError::Io { .. }), "{failed}");
     }
 
@@ -462,7 +479,7 @@ mod tests {
         let (here, there) = (Fixture::new(), Fixture::new());
         let (git, far) = (here.open(), there.open());
         git.add_remote("far", there.path().to_str().unwrap()).unwrap();
-        let push = |commit: &ObjectId| push(&git, "far", commit, &Progress::new());
+        let push = |commit: &ObjectId| push(&git, "far", commit, false, &Progress::new());
         let first = here.commit(&git, &[("a", "1")]);
         push(&first).unwrap();
         push(&first).unwrap();

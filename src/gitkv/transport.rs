@@ -287,7 +287,20 @@ impl Git {
         progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
         let (mut command, there) = self.program_for(remote)?;
-        self.push_with(remote, commit, (&mut command, &there), None, progress)
+        self.push_with(remote, commit, (&mut command, &there), Expected::Anything, progress)
+    }
+
+    /// As [`push_commit_with`](Self::push_commit_with), of a commit that follows `old`, which the remote was seen to have:
+    /// a branch that is not there any more is not made anew, since it may have another name by now.
+    pub(crate) fn push_onto(
+        &self,
+        remote: &str,
+        old: &ObjectId,
+        commit: &ObjectId,
+        progress: &Progress,
+    ) -> Result<PushedFrom, GitError> {
+        let (mut command, there) = self.program_for(remote)?;
+        self.push_with(remote, commit, (&mut command, &there), Expected::Followed(old), progress)
     }
 
     /// Puts `commit` in the place of what a remote has, `old` and its history, if it still has that.
@@ -307,7 +320,7 @@ impl Git {
             writeln!(shallow.as_file(), "{old}").map_err(GitError::io("write to", shallow.path()))?;
             command.env("GIT_SHALLOW_FILE", shallow.path());
         }
-        self.push_with(remote, commit, (&mut command, &there), Some(old), progress)
+        self.push_with(remote, commit, (&mut command, &there), Expected::Replaced(old), progress)
     }
 
     fn push_with(
@@ -315,7 +328,7 @@ impl Git {
         remote: &str,
         commit: &ObjectId,
         (command, address): (&mut Command, &Address),
-        replaced: Option<&ObjectId>,
+        expected: Expected<'_>,
         progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
         let branch = self.branch_in(remote);
@@ -339,8 +352,9 @@ impl Git {
         }
         // Not abbreviated, it says where the remote was.
         command.args(["-c", "core.abbrev=40", "push", "--progress", "--no-recurse-submodules"]);
-        if let Some(replaced) = replaced {
-            command.arg(format!("--force-with-lease={branch}:{replaced}"));
+        // What follows the one that is there replaces nothing.
+        if let Expected::Followed(old) | Expected::Replaced(old) = expected {
+            command.arg(format!("--force-with-lease={branch}:{old}"));
         }
         if is_local(&address.url) {
             command.arg(format!("--receive-pack={LOCAL} receive-pack"));
@@ -350,8 +364,9 @@ impl Git {
         let from =
             match run_marked(running, PUSH, command.args(["--", &address.argument, &refspec]), progress) {
                 // It has no lease, without which nothing may be replaced.
-                Err(GitError::NoProgram) if replaced.is_none() => {
-                    library::push(self, remote, commit, progress)?
+                Err(GitError::NoProgram) if !matches!(expected, Expected::Replaced(_)) => {
+                    let is_there = matches!(expected, Expected::Followed(_));
+                    library::push(self, remote, commit, is_there, progress)?
                 }
                 said => {
                     PushedFrom::parse(&said.map_err(|error| blame_lock(address.redacted(error)))?, commit)
@@ -435,6 +450,16 @@ impl Git {
         let settings = Settings::read(Some(self.path()))?;
         Ok(self.settings.get_or_init(|| settings))
     }
+}
+
+/// What a remote is to have when something is pushed there.
+#[derive(Clone, Copy)]
+enum Expected<'a> {
+    Anything,
+    /// This, which what is pushed follows.
+    Followed(&'a ObjectId),
+    /// This, in the place of which it comes.
+    Replaced(&'a ObjectId),
 }
 
 /// A remote, as git is told of it.

@@ -51,6 +51,8 @@ pub(super) struct Push<'a> {
     pub head: ObjectId,
     /// What others removed there, and is kept here.
     pub kept: &'a BTreeSet<String>,
+    /// Whether the remote is to have the branch still, if it was seen to have it.
+    pub is_there: bool,
     pub progress: &'a Progress,
 }
 
@@ -90,9 +92,9 @@ impl Remotes {
         push: &Push<'_>,
         theirs: Option<ObjectId>,
     ) -> Result<(ObjectId, PushedFrom), GitError> {
-        let &Push { remote, head, kept, progress, .. } = push;
+        let &Push { head, kept, .. } = push;
         let Some(at) = theirs.filter(|_| !kept.is_empty()) else {
-            return self.push_in_steps(remote, theirs, head, progress).map(|from| (head, from));
+            return self.push_in_steps(push, theirs).map(|from| (head, from));
         };
         let pushed = self.push_aside(push, at, Sent::Changes)?;
         Ok(pushed.unwrap_or((at, PushedFrom::Commit(at))))
@@ -103,7 +105,7 @@ impl Remotes {
     /// for what the branch becomes next, and what was removed here would be back.
     pub(super) fn push_aside(
         &self,
-        &Push { remote, who, head, kept, progress }: &Push<'_>,
+        &Push { remote, who, head, kept, is_there, progress }: &Push<'_>,
         theirs: ObjectId,
         sent: Sent,
     ) -> Result<Option<(ObjectId, PushedFrom)>, GitError> {
@@ -120,7 +122,10 @@ impl Remotes {
         let onto = Onto { expected: None, parents: vec![theirs], base: Some(their_tree) };
         let mut from = PushedFrom::Unknown;
         let publish = |commit: &ObjectId| {
-            from = self.git.push_commit_with(remote, commit, progress)?;
+            from = match is_there {
+                true => self.git.push_onto(remote, &theirs, commit, progress)?,
+                false => self.git.push_commit_with(remote, commit, progress)?,
+            };
             self.see_aside(remote, who, known, seen_before, commit)
         };
         let made = self.git.begin()?.commit_aside(who, &sent.message(remote), onto, &edit, publish)?;

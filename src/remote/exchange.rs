@@ -138,7 +138,10 @@ impl Remotes {
         let _keep = self.git.keep_layers()?;
         let here_before = self.git.head()?;
         let kept_before = self.kept(remote)?;
-        let tracking = self.git.tracking(remote);
+        let place = || {
+            let tracking = self.git.tracking(remote);
+            self.git.reference(&tracking).map(|at| (tracking, at))
+        };
         // Where nothing was seen to be of this repository, it must be known what is there before anything
         // goes there.
         let known = self.whereabouts(remote)?;
@@ -148,13 +151,15 @@ impl Remotes {
         }
         let mut there_before = self.whereabouts(remote)?;
         let mut unmoved = None;
+        // It may have another name than when it was last looked for.
+        let mut is_there = true;
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
             let known = self.whereabouts(remote)?;
             // Sent in full first, everything would go twice each time.
             let guarded = known.filter(|known| self.is_guarded(known));
             let kept = self.kept(remote)?.paths;
-            let push = Push { remote, who, head, kept: &kept, progress };
+            let push = Push { remote, who, head, kept: &kept, is_there, progress };
             let pushed = match guarded {
                 Some(theirs) => self.push_guarded(&push, theirs),
                 None => self.push_all(&push, known),
@@ -180,11 +185,13 @@ impl Remotes {
                     return Err(RemoteError::Unsynced { remote: remote.to_owned(), source });
                 }
                 Err(error) => {
-                    let known = self.git.reference(&tracking)?;
+                    let known = place()?;
                     progress.check().map_err(GitError::from)?;
                     self.fetch_and_join(remote, who, progress)?;
-                    let now = self.git.reference(&tracking)?;
-                    let is_new = now != known || self.git.head()? != Some(head);
+                    let found = place()?;
+                    let was_there = std::mem::replace(&mut is_there, found.1.is_some());
+                    let is_new = found != known || is_there != was_there || self.git.head()? != Some(head);
+                    let now = found.1;
                     if !is_new && !is_race(&error) {
                         let refused = RemoteError::of(remote)(error);
                         let theirs = self.whereabouts(remote)?.filter(|_| guarded.is_none());
@@ -552,10 +559,8 @@ impl Remotes {
     /// Pushes `head` by way of earlier commits, so that an interrupted push goes on where it was.
     pub(super) fn push_in_steps(
         &self,
-        remote: &str,
+        &Push { remote, head, is_there, progress, .. }: &Push<'_>,
         mut known: Option<ObjectId>,
-        head: ObjectId,
-        progress: &Progress,
     ) -> Result<PushedFrom, GitError> {
         let mut first = None;
         for commit in self.steps(known, head, progress)? {
@@ -566,6 +571,7 @@ impl Remotes {
                 Some(old) if !self.git.descends(&commit, &old)? => {
                     self.git.replace_commit(remote, &old, &commit, progress)?
                 }
+                Some(old) if is_there => self.git.push_onto(remote, &old, &commit, progress)?,
                 _ => self.git.push_commit_with(remote, &commit, progress)?,
             };
             first.get_or_insert(from);

@@ -472,6 +472,26 @@ fn the_branch_of_a_remote_may_have_another_name() {
         ok(&lab, "push -q");
         assert_eq!(listed("repo"), listed("hub.git"));
         assert_eq!(branches(), "refs/heads/years\n");
+        // Also where a push is the first to find out, and nothing is known of the history but its trace.
+        for (line, name) in
+            [("backup tree -q", "one"), ("forget latest -q", "two"), ("forget latest -q --prune", "three")]
+        {
+            git(&lab, &format!("-C hub.git branch -q -m {name}"));
+            ok(&lab, if is_without { line.trim_end_matches(" --prune") } else { line });
+            ok(&lab, "push -q");
+            assert_eq!(listed("repo"), listed("hub.git"), "{name}");
+            assert_eq!(branches(), format!("refs/heads/{name}\n"));
+            ok(&lab, "backup tree -q");
+            git(&lab, &format!("-C hub.git branch -q -m {name}-again"));
+            ok(&lab, "push -q");
+            assert_eq!(branches(), format!("refs/heads/{name}-again\n"));
+        }
+        // One that is gone without another is made anew.
+        git(&lab, "-C hub.git update-ref -d refs/heads/three-again");
+        ok(&lab, "backup tree -q --push");
+        assert_eq!((listed("repo"), branches().as_str()), (listed("hub.git"), "refs/heads/main\n"));
+        git(&lab, "-C hub.git branch -q -m years");
+        ok(&lab, "pull -q");
         git(&lab, "-C hub.git branch -q trunk years");
         ok(&lab, "pull -q");
         git(&lab, "-C hub.git branch -q -m years other");
@@ -665,6 +685,10 @@ fn a_server_is_reached_without_git() {
     ok("-r clone backup tree -q --push");
     assert!(ok("pull").starts_with("Pulled from origin: 1 snapshot in "));
     ok("check --read-data");
+    // The branch has another name by now, and is not made anew under the old one.
+    git(&lab, "-C hub.git branch -q -m rings");
+    ok("backup tree -q --push");
+    assert_eq!(git(&lab, "-C hub.git for-each-ref --format=%(refname)"), "refs/heads/rings\n");
     git(&lab, "init -q --bare -b main kv.git");
     ok(&format!("kv put {url}/kv.git key tree/notes"));
     assert_eq!(ok(&format!("kv get {url}/kv.git key")), "other");
