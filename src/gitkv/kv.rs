@@ -85,9 +85,12 @@ impl GitKv {
         if matches!(&head, RemoteHead::Branch(branch) if branch != git.branch()) {
             git = Git::open_with_work_tree(&clone)?;
         }
-        let kv = Self::of(git)?;
+        let mut kv = Self::of(git)?;
         if let (RemoteHead::Nothing, Some(origin)) = (head, &kv.origin) {
             origin.expect_nothing(&kv.git, &url)?;
+            if origin.is_empty(&kv.git)? && origin::follow_unborn_head(&kv.git, &url)? {
+                kv = Self::of(Git::open_with_work_tree(&clone)?)?;
+            }
         }
         match kv.head() {
             Err(GitError::NoBranch { branch, others, .. }) => {

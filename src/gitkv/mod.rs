@@ -65,6 +65,7 @@ mod trace;
 mod transaction;
 mod transport;
 mod tree;
+mod unborn;
 mod work_tree;
 mod writers;
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::atomic;
 use crate::digest::Digest;
@@ -18,8 +19,8 @@ use super::commit::Person;
 use super::git::{BRANCH, sync_below};
 use super::program::{self, Settings};
 use super::transaction::Edit;
-use super::transport::{RemoteHead, run, turn};
-use super::{Git, GitError, library, pause};
+use super::transport::{HEADS, RemoteHead, run, turn};
+use super::{Git, GitError, library, pause, unborn};
 
 /// The name of the remote that a clone came from.
 const ORIGIN: &str = "origin";
@@ -52,6 +53,11 @@ impl Origin {
             git.expect_no_branch(&self.tracking, &format!("refs/remotes/{ORIGIN}/"))?;
         }
         Ok(tip)
+    }
+
+    /// Whether the origin had no branches when it was last looked at.
+    pub fn is_empty(&self, git: &Git) -> Result<bool, GitError> {
+        Ok(git.branches_below(&format!("refs/remotes/{ORIGIN}/"))?.is_empty())
     }
 
     /// Fails where the origin, which is at `url` and whose `HEAD` names nothing that is there, has the branch that the
@@ -123,6 +129,62 @@ pub(super) fn follow_head(git: &Git, url: &Url) -> Result<RemoteHead, GitError> 
     Ok(head)
 }
 
+/// Makes the branch of a clone the one that `HEAD` of its origin, which is at `url` and empty, names, where the server says
+/// so, for who opens it next. Whether it is another one now.
+pub(super) fn follow_unborn_head(git: &Git, url: &Url) -> Result<bool, GitError> {
+    match unborn_head(url)? {
+        Some(branch) if branch != git.branch() => {
+            git.set_head(&branch)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// The branch that `HEAD` of the empty repository at `url` names. Of git's commands only a clone asks for that; it leaves
+/// a name of ours where the server does not say.
+fn unborn_head(url: &Url) -> Result<Option<String>, GitError> {
+    const UNTOLD: &str = "treering-untold";
+    let dir = tempfile::tempdir().map_err(GitError::io("write to", &std::env::temp_dir()))?;
+    let path = dir.path().join("clone");
+    let settings = Settings::read(None)?;
+    let mut command = settings.command();
+    match clone_to(url, &mut command, UNTOLD, &[], &path) {
+        Err(GitError::NoProgram) => Ok(unborn::head(url)),
+        cloned => {
+            cloned?;
+            let clone =
+                git2::Repository::open_bare(&path).map_err(GitError::git("open the git repository"))?;
+            let head = clone.find_reference("HEAD").map_err(GitError::git("read HEAD"))?;
+            let branch = head.symbolic_target().ok().flatten().map(str::to_owned);
+            Ok(branch.filter(|branch| branch.strip_prefix(HEADS).is_some_and(|name| name != UNTOLD)))
+        }
+    }
+}
+
+/// Lets git make a bare clone of `url` at `path`, with these settings. Its branch is `default` where the other side does
+/// not say.
+fn clone_to(
+    url: &Url,
+    command: &mut Command,
+    default: &str,
+    settings: &[&str],
+    path: &Path,
+) -> Result<(), GitError> {
+    let given = url.for_git().map_err(|reason| GitError::Address { url: url.clone(), reason })?;
+    command.args(["-c", &format!("init.defaultBranch={default}")]);
+    command.args(["clone", "--quiet", "--bare", "--no-tags"]);
+    command.args(settings.iter().flat_map(|setting| ["-c", setting]));
+    if let Some(login) = &given.login {
+        program::log_in(command, &given.address, login);
+    }
+    command.args(["--", &given.address]).arg(path);
+    match run("clone the repository", command, &Progress::new()) {
+        Err(GitError::Remote { action, said }) => Err(GitError::Remote { action, said: url.redact(&said) }),
+        cloned => cloned.map(drop),
+    }
+}
+
 /// The clone's own branch goes from `tip` to `commit`, if it was there.
 fn follow(git: &Git, tip: Option<&ObjectId>, commit: &ObjectId) -> Result<(), GitError> {
     match git.compare_and_set(git.branch(), tip, commit) {
@@ -170,18 +232,10 @@ pub(super) fn cached_clone(url: &Url, cache: &Path) -> Result<PathBuf, GitError>
     let mut command = settings.command();
     // A git that outlives this process keeps the turn.
     command.stdin(turn.try_clone().map_err(GitError::io("use", &lock))?);
-    command.args(["clone", "--quiet", "--bare", "--no-tags"]);
-    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-    if let Some(login) = &given.login {
-        program::log_in(&mut command, &given.address, login);
-    }
-    command.args(["--", &given.address]).arg(&unfinished);
-    match run("clone the repository", &mut command, &Progress::new()) {
+    let default = BRANCH.strip_prefix(HEADS).unwrap_or(BRANCH);
+    match clone_to(&url, &mut command, default, &SETTINGS, &unfinished) {
         Err(GitError::NoProgram) => library::clone(&url, ORIGIN, &unfinished)?,
-        Err(GitError::Remote { action, said }) => {
-            return Err(GitError::Remote { action, said: url.redact(&said) });
-        }
-        cloned => drop(cloned?),
+        cloned => cloned?,
     }
     if given.login.is_some() {
         // Git was not told all of it.

@@ -366,6 +366,38 @@ fn an_address_that_was_used_before_follows_head_as_a_new_one_does() {
 }
 
 #[test]
+fn the_first_change_makes_the_branch_that_head_names() {
+    // The second server keeps git to a protocol in which nobody can say what is not there.
+    for (says, made) in [(true, "trunk"), (false, "main")] {
+        let lab = Lab::bare();
+        let old = if says { "" } else { "unset GIT_PROTOCOL\n" };
+        let script = "while [ \"$1\" = -o ]; do shift 2; done\nshift\nexec sh -c \"$*\"\n";
+        lab.write_program("bin/ssh", &format!("#!/bin/sh\n{old}{script}"));
+        let git = |arguments: &[&str]| {
+            let done = Command::new("git").current_dir(lab.path("")).args(arguments).output().unwrap();
+            assert!(done.status.success(), "{arguments:?}");
+            String::from_utf8(done.stdout).unwrap()
+        };
+        git(&["init", "-q", "--bare", "-b", "first", "new.git"]);
+        let url = format!("ssh://host{}", lab.path("new.git").display());
+        let run = |arguments: &[&str]| {
+            let outcome = command(&lab, arguments).env("GIT_SSH_COMMAND", lab.path("bin/ssh")).output();
+            let outcome = Outcome::from(outcome.unwrap());
+            assert_eq!((outcome.status, outcome.err.as_str()), (Some(0), ""), "{arguments:?}");
+            outcome.out
+        };
+        assert_eq!(run(&["list", &url]), "");
+        // Nobody has written yet, and it is called differently by now.
+        git(&["-C", "new.git", "symbolic-ref", "HEAD", "refs/heads/trunk"]);
+        run(&["put", &url, "key", "tree/notes"]);
+        let branches = git(&["-C", "new.git", "for-each-ref", "--format=%(refname)"]);
+        assert_eq!(branches, format!("refs/heads/{made}\n"));
+        git(&["-C", "new.git", "symbolic-ref", "HEAD", branches.trim()]);
+        assert_eq!(run(&["get", &url, "key"]), "notes\n");
+    }
+}
+
+#[test]
 fn a_clone_with_files_is_changed_as_a_person_would() {
     let lab = lab();
     let git = |arguments: &[&str]| {

@@ -692,6 +692,10 @@ fn a_server_is_reached_without_git() {
     git(&lab, "init -q --bare -b main kv.git");
     ok(&format!("kv put {url}/kv.git key tree/notes"));
     assert_eq!(ok(&format!("kv get {url}/kv.git key")), "other");
+    git(&lab, "init -q --bare -b trunk trunk.git");
+    ok(&format!("kv put {url}/trunk.git key tree/notes"));
+    assert_eq!(git(&lab, "-C trunk.git for-each-ref --format=%(refname)"), "refs/heads/trunk\n");
+    assert_eq!(ok(&format!("kv get {url}/trunk.git key")), "other");
     let outcome = without_git(&lab, &format!("clone {url}/nothing.git new"));
     assert_eq!(outcome.status, Some(1));
     assert!(outcome.err.contains("there is no git repository where"), "{}", outcome.err);
