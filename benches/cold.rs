@@ -5,6 +5,7 @@
 //! server is in this process, in front of files. `TREERING_BENCH_MIB` is the size of the repository.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -139,8 +140,10 @@ fn main() {
         repository.read_cold(cold_reader(&clone, &options).unwrap()).unwrap();
         let snapshot = repository.find(&Selector::Latest(0)).unwrap();
         let path = dir.path().join(format!("source/small/{number}"));
+        let view = repository.view(&snapshot).unwrap();
+        let path = view.resolve(Some(path.as_os_str().as_encoded_bytes())).unwrap();
         let mut out = Vec::new();
-        repository.cat(&snapshot, path.as_os_str().as_encoded_bytes(), &mut out).unwrap();
+        view.open(&view.entry(&path).unwrap().unwrap()).unwrap().read_to_end(&mut out).unwrap();
         assert_eq!(out, noise(number as u64, 4096));
         let after = server.served();
         requests = requests.max(after.0 - before.0);

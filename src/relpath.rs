@@ -116,17 +116,21 @@ impl RelPath {
 
     /// Whether this is `other` or lies below it.
     pub fn is_within(&self, other: &Self) -> bool {
-        self.strip_prefix(other).is_some()
+        self.bytes_below(other).is_some()
     }
 
     /// The path relative to `base`; `None` when it does not lie within it.
     pub fn strip_prefix(&self, base: &Self) -> Option<Self> {
+        self.bytes_below(base).map(|rest| Self(rest.into()))
+    }
+
+    fn bytes_below(&self, base: &Self) -> Option<&[u8]> {
         if base.is_root() {
-            return Some(self.clone());
+            return Some(&self.0);
         }
         match self.0.strip_prefix(&*base.0)? {
-            [] => Some(Self::root()),
-            [b'/', rest @ ..] => Some(Self(rest.into())),
+            [] => Some(&[]),
+            [b'/', rest @ ..] => Some(rest),
             _ => None,
         }
     }

@@ -114,7 +114,7 @@ impl Session {
         let printed = path.as_deref().and_then(|path| Some((path, unescape(path)?)));
         if let Some((as_is, meant)) = printed
             && matches!(
-                repository.entries(&snapshot, Some(as_is)),
+                repository.view(&snapshot)?.resolve(Some(as_is)),
                 Err(RepositoryError::NoPath { .. } | RepositoryError::Unread { .. })
             )
         {

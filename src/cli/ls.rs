@@ -1,12 +1,15 @@
 //! `ls` and `cat`: what a snapshot holds.
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::cell::RefCell;
+use std::io::{self, BufRead, Write};
+use std::iter;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::ser::{SerializeSeq, SerializeStruct};
+use serde::{Serialize, Serializer};
 use treering::diff::{Entry, Kind, Owners};
-use treering::repository::RepositoryError;
+use treering::repository::{RepositoryError, SnapshotView};
 
 use crate::cli::Session;
 use crate::cli::args::{CatArguments, LsArguments};
@@ -14,42 +17,79 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::json::{self, EntryObject, SnapshotObject};
 use crate::cli::report::{self, name, print};
 
+/// The entries that decide how wide the columns of a long listing are. What follows may be wider.
+const SAMPLE: usize = 1000;
+
 /// Lists the entries of a snapshot, by the absolute paths that they had.
 pub fn run(session: &Session, arguments: &LsArguments) -> Result<Exit, CliError> {
     let (repository, snapshot, path) = session.find(&arguments.snapshot, &arguments.filters)?;
-    let entries = repository.entries(&snapshot, path.as_deref())?;
-    let owners = &snapshot.record.owners;
-    print(|out| {
-        if session.json {
-            let paths: Vec<_> =
-                entries.iter().map(|entry| repository.display_path(&snapshot, &entry.path)).collect();
-            let entries =
-                paths.iter().zip(&entries).map(|(path, entry)| EntryObject::new(path, entry, owners));
-            let listing = Listing { snapshot: SnapshotObject::new(&snapshot), entries: entries.collect() };
-            return json::line(out, &listing);
-        }
-        let columns = arguments.long.then(|| Columns::new(session, &entries, owners));
-        for entry in &entries {
-            let path = repository.display_path(&snapshot, &entry.path);
-            match &columns {
-                Some(columns) => columns.write(out, &path, entry)?,
-                None => writeln!(out, "{}", name(path.as_os_str().as_bytes()))?,
+    let view = repository.view(&snapshot)?;
+    let top = view.resolve(path.as_deref())?;
+    let mut entries = view.walk(&top)?;
+    // A damaged page is told of when all the others are listed.
+    let mut fault = None;
+    let mut sound = iter::from_fn(|| {
+        loop {
+            match entries.next()? {
+                Ok(entry) => return Some(entry),
+                Err(error) => {
+                    let is_last = !matches!(error, RepositoryError::Damaged { .. });
+                    fault.get_or_insert(error);
+                    if is_last {
+                        return None;
+                    }
+                }
             }
         }
-        Ok(())
+    });
+    print(|out| {
+        if session.json {
+            return json::line(out, &Listing { view: &view, entries: RefCell::new(&mut sound) });
+        }
+        if !arguments.long {
+            return sound.try_for_each(|entry| {
+                writeln!(out, "{}", name(view.display_path(&entry.path).as_os_str().as_bytes()))
+            });
+        }
+        let first: Vec<Entry> = sound.by_ref().take(SAMPLE).collect();
+        let columns = Columns::new(session, &first, &snapshot.record.owners);
+        let mut rows = first.into_iter().chain(sound);
+        rows.try_for_each(|entry| columns.write(out, &view.display_path(&entry.path), &entry))
     })?;
-    Ok(Exit::Done)
+    fault.map_or(Ok(Exit::Done), |fault| Err(fault.into()))
 }
 
 /// The document that `ls --json` prints.
-#[derive(Serialize)]
-struct Listing<'a> {
-    snapshot: SnapshotObject<'a>,
-    entries: Vec<EntryObject<'a>>,
+struct Listing<'a, I> {
+    view: &'a SnapshotView<'a>,
+    /// Goes by as it is written, since a listing can be long.
+    entries: RefCell<I>,
 }
 
-/// The columns of a long listing. Widths come first and rows are written one by one, since a listing can be
-/// long.
+impl<I: Iterator<Item = Entry>> Serialize for Listing<'_, I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut document = serializer.serialize_struct("Listing", 2)?;
+        document.serialize_field("snapshot", &SnapshotObject::new(self.view.snapshot()))?;
+        document.serialize_field("entries", &Entries(self))?;
+        document.end()
+    }
+}
+
+struct Entries<'a, I>(&'a Listing<'a, I>);
+
+impl<I: Iterator<Item = Entry>> Serialize for Entries<'_, I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Listing { view, entries } = self.0;
+        let owners = &view.snapshot().record.owners;
+        let mut list = serializer.serialize_seq(None)?;
+        for entry in entries.borrow_mut().by_ref() {
+            list.serialize_element(&EntryObject::new(&view.display_path(&entry.path), &entry, owners))?;
+        }
+        list.end()
+    }
+}
+
+/// The columns of a long listing.
 struct Columns<'a> {
     session: &'a Session,
     owners: &'a Owners,
@@ -59,6 +99,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
+    /// As wide as `entries` need them.
     fn new(session: &'a Session, entries: &[Entry], owners: &'a Owners) -> Self {
         let mut columns = Self { session, owners, user: 0, group: 0, size: 0 };
         for entry in entries {
@@ -119,13 +160,22 @@ fn size(entry: &Entry) -> String {
 pub fn cat(session: &Session, arguments: &CatArguments) -> Result<Exit, CliError> {
     let (repository, snapshot, path) = session.find(&arguments.file, &arguments.filters)?;
     let path = path.ok_or(CliError::PathNotGiven)?;
-    let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
-    match repository.cat(&snapshot, &path, &mut out) {
-        Ok(_) => out.flush().map_err(CliError::Output)?,
-        Err(RepositoryError::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
-            return Err(CliError::Output(source));
+    let view = repository.view(&snapshot)?;
+    let path = view.resolve(Some(&path))?;
+    let entry = view
+        .entry(&path)?
+        .ok_or_else(|| RepositoryError::NotFile(view.display_path(&path).display().to_string()))?;
+    let mut file = view.open(&entry)?;
+    let mut out = io::stdout().lock();
+    loop {
+        let bytes = file.next_bytes()?;
+        let read = bytes.len();
+        if read == 0 {
+            break;
         }
-        Err(error) => return Err(error.into()),
+        out.write_all(bytes).map_err(CliError::Output)?;
+        file.consume(read);
     }
+    out.flush().map_err(CliError::Output)?;
     Ok(Exit::Done)
 }

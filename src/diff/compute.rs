@@ -215,8 +215,19 @@ enum Verdict {
 
 /// The differences between two lists of entries in path order.
 pub fn compare<'a>(old: &'a [Entry], new: &'a [Entry]) -> Vec<ChangeRef<'a>> {
-    let old_leaders = Leaders::new(old);
-    let new_leaders = Leaders::new(new);
+    compare_linked(old, new, old, new)
+}
+
+/// The differences between two lists of entries in path order, from which what is alike in both may be left out.
+/// `old_linked` and `new_linked` have, in path order, all names of the files with several of which some are in the lists.
+pub(crate) fn compare_linked<'a>(
+    old: &'a [Entry],
+    new: &'a [Entry],
+    old_linked: &'a [Entry],
+    new_linked: &'a [Entry],
+) -> Vec<ChangeRef<'a>> {
+    let old_leaders = Leaders::new(old_linked);
+    let new_leaders = Leaders::new(new_linked);
     let mut gone = Vec::new();
     let mut changes: Vec<ChangeRef<'a>> = old
         .iter()
@@ -264,7 +275,8 @@ impl<'a> Leaders<'a> {
     }
 }
 
-fn link_of(entry: &Entry) -> Option<(u64, u64)> {
+/// Which file an entry is one of several names of.
+pub(crate) fn link_of(entry: &Entry) -> Option<(u64, u64)> {
     entry.content()?.link.as_deref().copied()
 }
 

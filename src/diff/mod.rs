@@ -68,6 +68,7 @@ pub use attributes::{Lacking, comparable, settable, settle};
 pub use bases::{Bases, Layout, MAX_BASES};
 pub(crate) use beneath::Beneath;
 pub use compute::{Change, ChangeRef, DiffIndex, compare};
+pub(crate) use compute::{compare_linked, link_of};
 pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, DataMap, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};

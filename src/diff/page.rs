@@ -72,17 +72,28 @@ impl Taken {
 impl Allowance {
     /// Decodes page `number` of an index, which is compressed.
     pub fn unpack(&self, number: usize, packed: &[u8]) -> Result<Vec<Entry>, UnpackError> {
-        let free = (packed.len() as u64).saturating_mul(EXPANSION);
-        let others = lock(&self.taken).by_others(number);
-        let limit = free.saturating_add(ALLOWANCE.saturating_sub(others));
-        let bytes = gunzip(packed, usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE))?;
-        let values = (cbor::count_values(&bytes) as u64).saturating_mul(VALUE);
-        let before = values.saturating_add(bytes.len() as u64);
-        let left = limit.checked_sub(before).ok_or(PageError::Expands)?;
+        let free = free(packed);
+        let Inflated { bytes, cost, left } = self.inflate(number, packed)?;
         let entries = decode_within(&bytes, left)?;
-        let cost = before + entries.iter().map(weight).sum::<u64>();
+        let cost = cost + entries.iter().map(weight).sum::<u64>();
         self.take(number, cost.saturating_sub(free))?;
         Ok(entries)
+    }
+
+    /// The path of the first entry of page `number`, which is compressed; `None` when it has no entries. Nothing else of
+    /// the page is decoded, nor checked beyond its checksum.
+    pub fn first_path(&self, number: usize, packed: &[u8]) -> Result<Option<RelPath>, UnpackError> {
+        Ok(first_path(&self.inflate(number, packed)?.bytes)?)
+    }
+
+    fn inflate(&self, number: usize, packed: &[u8]) -> Result<Inflated, UnpackError> {
+        let others = lock(&self.taken).by_others(number);
+        let limit = free(packed).saturating_add(ALLOWANCE.saturating_sub(others));
+        let bytes = gunzip(packed, usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_PAGE))?;
+        let values = (cbor::count_values(&bytes) as u64).saturating_mul(VALUE);
+        let cost = values.saturating_add(bytes.len() as u64);
+        let left = limit.checked_sub(cost).ok_or(PageError::Expands)?;
+        Ok(Inflated { bytes, cost, left })
     }
 
     /// What page `number` has taken of the allowance.
@@ -100,6 +111,20 @@ impl Allowance {
         taken.pages.insert(number, bytes);
         if taken.sum > ALLOWANCE { Err(PageError::Expands) } else { Ok(()) }
     }
+}
+
+/// A page before its columns are decoded.
+struct Inflated {
+    bytes: Vec<u8>,
+    /// Bytes of memory that it takes until then.
+    cost: u64,
+    /// Bytes that its entries may take.
+    left: u64,
+}
+
+/// Bytes of memory that a page may take without an allowance.
+fn free(packed: &[u8]) -> u64 {
+    (packed.len() as u64).saturating_mul(EXPANSION)
 }
 
 /// Why compressed bytes are not a page.
@@ -355,6 +380,17 @@ fn decode_within(bytes: &[u8], limit: u64) -> Result<Vec<Entry>, PageError> {
     }
     cursor.finish()?;
     Ok(entries)
+}
+
+/// The path of the first entry of a page; `None` when it has none.
+fn first_path(bytes: &[u8]) -> Result<Option<RelPath>, PageError> {
+    let columns: Columns<&Bytes> = cbor::from_slice(bytes)?;
+    if columns.kind.is_empty() {
+        return Ok(None);
+    }
+    let mut path = Vec::new();
+    Cursor::new(&columns).next_path(&mut path)?;
+    Ok(Some(RelPath::new(path)?))
 }
 
 /// One reader a column, all at the same entry.

@@ -570,7 +570,7 @@ impl Repository {
 
     /// What a path of a snapshot is called in a fault.
     fn shown(&self, snapshot: &Snapshot, path: &RelPath) -> String {
-        format!("{}:{}", snapshot.name(), self.display_path(snapshot, path).display())
+        format!("{}:{}", snapshot.name(), snapshot.display_path(path).display())
     }
 }
 

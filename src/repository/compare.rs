@@ -1,7 +1,7 @@
-//! Looking into snapshots: entries, contents, differences.
+//! What differs between a snapshot and another, or a directory.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -9,13 +9,13 @@ use std::time::SystemTime;
 use crate::atomic;
 use crate::diff::{
     Beneath, Change, ChangeRef, Entry, Excludes, Kind, ReadOptions, ScanError, ScanErrorKind, ScanOptions,
-    SourceDir, compare, describe_in, fill, scan,
+    SourceDir, compare, describe_in, fill, link_of, scan,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
-use crate::repository::pages::Pages;
+use crate::repository::changes::{Side, changes};
 use crate::repository::plan::is_unchanged;
-use crate::repository::{Layout, Repository, RepositoryError, Snapshot};
+use crate::repository::{Layout, Repository, RepositoryError, Snapshot, SnapshotView};
 
 /// How a directory is compared with a snapshot.
 #[derive(Debug, Clone, Default)]
@@ -46,86 +46,6 @@ pub struct Comparison {
 }
 
 impl Repository {
-    /// The entries at and below `path`, in path order, with the paths that they have in the snapshot; all of
-    /// them without a `path`.
-    ///
-    /// A path is absolute, as on the host that was backed up; in a snapshot of one directory it may also
-    /// begin there.
-    pub fn entries(&self, snapshot: &Snapshot, path: Option<&[u8]>) -> Result<Vec<Entry>, RepositoryError> {
-        let _hold = self.hold()?;
-        Ok(self.entries_below(snapshot, path)?.1)
-    }
-
-    /// The path that `path` is in the index, and the entries at and below it.
-    pub(super) fn entries_below(
-        &self,
-        snapshot: &Snapshot,
-        path: Option<&[u8]>,
-    ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
-        let pages = Pages::of(self, &snapshot.record)?;
-        let Some(path) = path else { return Ok((RelPath::root(), pages.within(&RelPath::root())?)) };
-        for candidate in candidates(snapshot, path)? {
-            let entries = pages.within(&candidate)?;
-            if !entries.is_empty() {
-                return Ok((candidate, entries));
-            }
-        }
-        let unread = |path: &RelPath| snapshot.record.unreadable_above(path).cloned();
-        if let Some(unread) = candidates(snapshot, path)?.iter().find_map(unread) {
-            let path = self.display_path(snapshot, &unread);
-            return Err(RepositoryError::Unread { path, snapshot: snapshot.name() });
-        }
-        let path = String::from_utf8_lossy(path).into_owned();
-        Err(RepositoryError::NoPath { path, snapshot: snapshot.name() })
-    }
-
-    /// Where the thing at `path` of a snapshot was on its host.
-    pub fn display_path(&self, snapshot: &Snapshot, path: &RelPath) -> PathBuf {
-        let base = match (snapshot.record.layout, snapshot.record.roots.as_slice()) {
-            // A single file lies in the index under its name; the root is then the file itself.
-            (Layout::Single, [root]) => {
-                let root = Path::new(OsStr::from_bytes(root));
-                let is_file = root.file_name().is_some_and(|name| name.as_bytes() == path.as_bytes());
-                return match is_file && snapshot.record.is_single_file() {
-                    true => root.to_owned(),
-                    false if path.is_root() => root.to_owned(),
-                    false => root.join(path.as_path()),
-                };
-            }
-            _ => Path::new("/"),
-        };
-        base.join(path.as_path())
-    }
-
-    /// Writes the content of the file at `path` to `out`, each segment checked before it is written. Returns
-    /// how many bytes.
-    pub fn cat(&self, snapshot: &Snapshot, path: &[u8], out: &mut dyn Write) -> Result<u64, RepositoryError> {
-        let shown = || String::from_utf8_lossy(path).into_owned();
-        let _hold = self.hold()?;
-        let entries = self.entries(snapshot, Some(path))?;
-        let Some(content) = entries.first().and_then(Entry::content) else {
-            return Err(RepositoryError::NotFile(shown()));
-        };
-        let segments = self.segments()?;
-        let written = |error| RepositoryError::Io { path: "standard output".into(), source: error };
-        let map = content.data_map();
-        let mut at = 0;
-        let mut data = 0;
-        for segment in &content.segments {
-            let bytes = segments.read_exact(self, segment)?;
-            let mut rest = &bytes[..];
-            for range in map.file_ranges(data..data + bytes.len() as u64) {
-                write_zeros(out, range.start - at).map_err(written)?;
-                let (piece, after) = rest.split_at((range.end - range.start) as usize);
-                out.write_all(piece).map_err(written)?;
-                (rest, at) = (after, range.end);
-            }
-            data += bytes.len() as u64;
-        }
-        write_zeros(out, content.size - at).map_err(written)?;
-        Ok(content.size)
-    }
-
     /// What differs in the snapshot `new`, compared with `old`.
     pub fn compare(&self, old: &Snapshot, new: &Snapshot) -> Result<Comparison, RepositoryError> {
         self.compare_paths((old, None), (new, None))
@@ -138,40 +58,28 @@ impl Repository {
         (old, old_path): (&Snapshot, Option<&[u8]>),
         (new, new_path): (&Snapshot, Option<&[u8]>),
     ) -> Result<Comparison, RepositoryError> {
-        let _hold = self.hold()?;
-        let (before, after) = (self.entries_at(old, old_path), self.entries_at(new, new_path));
+        let (old_view, new_view) = (self.view(old)?, self.view(new)?);
+        let (before, after) = (old_view.resolve(old_path), new_view.resolve(new_path));
         let is_missing = |found: &Result<_, _>| matches!(found, Err(RepositoryError::NoPath { .. }));
+        // What neither has is an error.
         let (old_there, new_there) = (!is_missing(&before), !is_missing(&after));
-        let nothing = || Ok((RelPath::root(), Vec::new()));
-        let (old_top, mut before) = if old_there || !new_there { before } else { nothing() }?;
-        let (new_top, mut after) = if new_there { after } else { nothing() }?;
-        let is_unread = |snapshot: &Snapshot, top: &RelPath, path: &RelPath| {
-            top.join(path.as_bytes()).is_ok_and(|path| snapshot.record.is_unreadable(&path))
+        let before = if old_there || !new_there { Some(before?) } else { None };
+        let after = if new_there { Some(after?) } else { None };
+        let is_unread = |snapshot: &Snapshot, top: &Option<RelPath>, path: &RelPath| {
+            let path = top.as_ref().and_then(|top| top.join(path.as_bytes()).ok());
+            path.is_some_and(|path| snapshot.record.is_unreadable(&path))
         };
-        let unknown = retain_comparable(
-            &mut before,
-            &mut after,
-            |path| old_there && is_unread(old, &old_top, path),
-            |path| new_there && is_unread(new, &new_top, path),
-        );
-        let changes = owned(&compare(&before, &after));
+        let side = |view, top: &Option<RelPath>| top.clone().map(|top| Side { view, top });
+        let (changes, unknown) =
+            changes(side(&old_view, &before), side(&new_view, &after), |old_entries, new_entries| {
+                retain_comparable(
+                    old_entries,
+                    new_entries,
+                    |path| is_unread(old, &before, path),
+                    |path| is_unread(new, &after, path),
+                )
+            })?;
         Ok(Comparison { changes, problems: Vec::new(), unknown, files_read: 0 })
-    }
-
-    /// The path that `path` is in the index, and the entries there, with paths below it; all of them without a `path`.
-    fn entries_at(
-        &self,
-        snapshot: &Snapshot,
-        path: Option<&[u8]>,
-    ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
-        let (mut top, mut entries) = self.entries_below(snapshot, path)?;
-        if path.is_some_and(|path| !trim_slashes(path).is_empty()) {
-            top = lone(snapshot, &entries).unwrap_or(top);
-        }
-        for entry in &mut entries {
-            entry.path = entry.path.strip_prefix(&top).unwrap_or_default();
-        }
-        Ok((top, entries))
     }
 
     /// What differs in a directory as it is now, compared with `snapshot`. It stands for the only directory of the
@@ -194,19 +102,17 @@ impl Repository {
             threads: 1,
             left_out: None,
         };
-        let (mut top, mut old) = match &options.path {
-            Some(path) => self.entries_at(snapshot, Some(path))?,
-            None => self.entries_of(snapshot, directory)?,
-        };
+        let view = self.view(snapshot)?;
         let source = SourceDir::new(directory);
         let is_directory = source.held(&RelPath::root()).is_some();
-        if !is_directory && let Some(path) = lone(snapshot, &old) {
-            old.iter_mut().for_each(|entry| entry.path = RelPath::root());
-            top = path;
-        }
+        let top = match &options.path {
+            Some(path) => view.resolve(Some(path))?,
+            None => top_for(&view, directory, is_directory)?,
+        };
+        let mut listed = Side { view: &view, top: top.clone() }.walk(None)?.peekable();
         let mut problems = Vec::new();
-        let (mut same, mut fresh) = (Vec::new(), Vec::new());
-        let mut at = 0;
+        // What is alike on both sides counts only where its links do.
+        let (mut old, mut same, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
         scan::<RepositoryError>(&source, &RelPath::root(), &scan_options, |found| {
             progress.check()?;
             let found = match found {
@@ -217,19 +123,34 @@ impl Repository {
                 }
             };
             // Both are in path order.
-            at += old[at..].iter().take_while(|entry| entry.path < found.path).count();
-            match old.get(at).filter(|entry| entry.path == found.path) {
-                Some(entry) if !options.force && is_unchanged(entry, &found.stat) => same.push(entry.clone()),
-                _ => match describe_in(&source, found, SystemTime::UNIX_EPOCH) {
-                    Ok((entry, problem)) => {
-                        fresh.push(entry);
-                        problems.extend(problem);
+            let is_before = |entry: &Result<Entry, _>| entry.as_ref().map_or(true, |it| it.path < found.path);
+            while let Some(entry) = listed.next_if(is_before) {
+                old.push(entry?);
+            }
+            let entry = listed.next_if(|entry| entry.as_ref().is_ok_and(|it| it.path == found.path));
+            match entry.transpose()? {
+                Some(entry) if !options.force && is_unchanged(&entry, &found.stat) => {
+                    if link_of(&entry).is_some() {
+                        same.push(entry.clone());
+                        old.push(entry);
                     }
-                    Err(problem) => problems.push(problem),
-                },
+                }
+                entry => {
+                    old.extend(entry);
+                    match describe_in(&source, found, SystemTime::UNIX_EPOCH) {
+                        Ok((entry, problem)) => {
+                            fresh.push(entry);
+                            problems.extend(problem);
+                        }
+                        Err(problem) => problems.push(problem),
+                    }
+                }
             }
             Ok(())
         })?;
+        for entry in listed {
+            old.push(entry?);
+        }
         let read = ReadOptions::new(self.config.segments, SystemTime::UNIX_EPOCH);
         problems.extend(fill(
             &mut fresh,
@@ -265,47 +186,46 @@ impl Repository {
         });
         Ok(Comparison { changes: owned(&compare(&old, &new)), problems, unknown, files_read })
     }
-
-    /// The path in the index of what `directory` stands for, and its entries with paths below it: what the snapshot has of that directory; where it
-    /// lies elsewhere, and only one was backed up, that one.
-    fn entries_of(
-        &self,
-        snapshot: &Snapshot,
-        directory: &Path,
-    ) -> Result<(RelPath, Vec<Entry>), RepositoryError> {
-        let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
-        let absolute: PathBuf = absolute.components().collect();
-        absolute.symlink_metadata().map_err(RepositoryError::io(directory))?;
-        // A link may lead nowhere.
-        let real = absolute.canonicalize().unwrap_or_else(|_| absolute.clone());
-        // The link itself, where links lead to it.
-        let named = atomic::resolved_above(&absolute);
-        let mut is_below = false;
-        for path in [&absolute, &named, &real] {
-            let is_in_snapshot =
-                snapshot.record.roots.iter().any(|root| path.starts_with(OsStr::from_bytes(root)));
-            if !is_in_snapshot {
-                continue;
-            }
-            is_below = true;
-            match self.entries_at(snapshot, Some(path.as_os_str().as_bytes())) {
-                Err(RepositoryError::NoPath { .. }) => {}
-                found => return found,
-            }
-        }
-        if snapshot.record.layout == Layout::Single && !is_below {
-            return self.entries_below(snapshot, None);
-        }
-        let path = directory.display().to_string();
-        Err(RepositoryError::NotRoot { path, snapshot: snapshot.name() })
-    }
 }
 
-/// Where the only thing in a snapshot of one file, or of anything but a directory, is in its index.
-fn lone(snapshot: &Snapshot, entries: &[Entry]) -> Option<RelPath> {
-    match entries {
-        [only] if snapshot.record.is_single_file() => Some(only.path.clone()).filter(|path| !path.is_root()),
-        _ => None,
+/// The path in a snapshot of what `directory` stands for: where the snapshot has that directory; where that was not backed
+/// up, and only one was, the top.
+fn top_for(
+    view: &SnapshotView<'_>,
+    directory: &Path,
+    is_directory: bool,
+) -> Result<RelPath, RepositoryError> {
+    let snapshot = view.snapshot();
+    let absolute = std::path::absolute(directory).map_err(RepositoryError::io(directory))?;
+    let absolute: PathBuf = absolute.components().collect();
+    absolute.symlink_metadata().map_err(RepositoryError::io(directory))?;
+    // A link may lead nowhere.
+    let real = absolute.canonicalize().unwrap_or_else(|_| absolute.clone());
+    // The link itself, where links lead to it.
+    let named = atomic::resolved_above(&absolute);
+    let mut is_below = false;
+    for path in [&absolute, &named, &real] {
+        let is_in_snapshot =
+            snapshot.record.roots.iter().any(|root| path.starts_with(OsStr::from_bytes(root)));
+        if !is_in_snapshot {
+            continue;
+        }
+        is_below = true;
+        match view.resolve(Some(path.as_os_str().as_bytes())) {
+            Err(RepositoryError::NoPath { .. }) => {}
+            found => return found,
+        }
+    }
+    match snapshot.record.roots.as_slice() {
+        [root] if snapshot.record.layout == Layout::Single && !is_below => match is_directory {
+            true => Ok(RelPath::root()),
+            // One file stands for the other.
+            false => Ok(snapshot.record.path_of_root(root)),
+        },
+        _ => {
+            let path = directory.display().to_string();
+            Err(RepositoryError::NotRoot { path, snapshot: snapshot.name() })
+        }
     }
 }
 
@@ -336,39 +256,6 @@ fn is_gone(below: &Beneath, path: &RelPath) -> bool {
         // A directory above it is a file or a link by now.
         Err(error) => error.kind() == io::ErrorKind::NotADirectory,
     }
-}
-
-/// Paths of the index that `path` may mean.
-pub(super) fn candidates(snapshot: &Snapshot, path: &[u8]) -> Result<Vec<RelPath>, RepositoryError> {
-    let trimmed = trim_slashes(path);
-    let whole = RelPath::new(trimmed)?;
-    if snapshot.record.layout == Layout::Absolute {
-        return Ok(vec![whole]);
-    }
-    let mut candidates = Vec::new();
-    // A record that lists many was not written by this program, and each would be looked for.
-    if let [root] = snapshot.record.roots.as_slice() {
-        // Where the root is a single file, its index holds nothing else.
-        candidates.extend(whole.strip_prefix(&RelPath::new(trim_slashes(root))?));
-    }
-    candidates.push(whole);
-    Ok(candidates)
-}
-
-fn trim_slashes(path: &[u8]) -> &[u8] {
-    let start = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
-    let end = path.iter().rposition(|&byte| byte != b'/').map_or(start, |last| last + 1);
-    &path[start..end]
-}
-
-fn write_zeros(out: &mut dyn Write, mut len: u64) -> io::Result<()> {
-    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-    while len > 0 {
-        let piece = len.min(ZEROS.len() as u64);
-        out.write_all(&ZEROS[..piece as usize])?;
-        len -= piece;
-    }
-    Ok(())
 }
 
 fn owned(changes: &[ChangeRef<'_>]) -> Vec<Change> {

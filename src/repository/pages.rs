@@ -1,13 +1,15 @@
 //! Reading the index of a snapshot, and writing a new one that shares the pages that did not change.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use indexmap::IndexSet;
 
 use crate::archive::gzip;
-use crate::diff::page::{Allowance, PageError};
+use crate::diff::page::{Allowance, PageError, UnpackError};
 use crate::diff::{Entry, page};
-use crate::pipeline::{self, Closed};
+use crate::pipeline::{self, Closed, lock};
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
 use crate::repository::plan::ParentPage;
@@ -33,6 +35,8 @@ pub(super) struct Pages<'a> {
     pages: Vec<PageRef>,
     /// What the pages may take in memory, all together.
     allowance: Allowance,
+    /// The first paths of those that were looked at; `None` of a damaged one.
+    firsts: Mutex<HashMap<usize, Option<RelPath>>>,
 }
 
 /// A page of more bytes, as one of a very large file, is decoded when it is its turn and not ahead, since it may take
@@ -59,7 +63,8 @@ impl PageOrder {
 impl<'a> Pages<'a> {
     /// Of no snapshot.
     pub fn none(repository: &'a Repository) -> Self {
-        Self { repository, blobs: Vec::new(), pages: Vec::new(), allowance: Allowance::default() }
+        let (blobs, pages, allowance, firsts) = Default::default();
+        Self { repository, blobs, pages, allowance, firsts }
     }
 
     /// Of the snapshot with that record. What is missing or damaged is found when it is read, so that one bad page
@@ -69,7 +74,8 @@ impl<'a> Pages<'a> {
         let blobs = record.pages.blobs.iter().map(find).collect::<Result<_, RepositoryError>>()?;
         let pages = record.pages.pages();
         let pages = pages.map_err(|error| RepositoryError::damaged(PAGE_LIST)(error.into()))?;
-        Ok(Self { repository, blobs, pages, allowance: Allowance::default() })
+        let (allowance, firsts) = Default::default();
+        Ok(Self { repository, blobs, pages, allowance, firsts })
     }
 
     /// How many pages there are.
@@ -85,11 +91,35 @@ impl<'a> Pages<'a> {
 
     /// The entries of page `number`: in order, and as many as the list says.
     pub fn read(&self, number: usize) -> Result<Vec<Entry>, RepositoryError> {
+        self.read_with(number, |bytes| self.decode(number, bytes))
+    }
+
+    /// The path of the first entry of page `number`; `None` where the page is damaged or has no entries.
+    fn first_path(&self, number: usize) -> Result<Option<RelPath>, RepositoryError> {
+        if let Some(known) = lock(&self.firsts).get(&number) {
+            return Ok(known.clone());
+        }
+        let damaged = |error: UnpackError| RepositoryError::damaged(self.place(number).0)(error.into());
+        let read = self.read_with(number, |bytes| self.allowance.first_path(number, bytes).map_err(damaged));
+        let first = match read {
+            Err(RepositoryError::Damaged { .. }) => None,
+            first => first?,
+        };
+        lock(&self.firsts).insert(number, first.clone());
+        Ok(first)
+    }
+
+    /// What `decode` makes of page `number`, compressed as it is.
+    fn read_with<T>(
+        &self,
+        number: usize,
+        decode: impl Fn(&[u8]) -> Result<T, RepositoryError>,
+    ) -> Result<T, RepositoryError> {
         let page = self.pages[number];
         let (path, blob) = &self.blobs[page.blob as usize];
         let blob = blob.as_ref().ok_or_else(|| RepositoryError::nothing_at(path))?;
         let range = self.repository.read_blob_range(blob, page.offset, page.len.into());
-        match range.and_then(|bytes| self.decode(number, &bytes)) {
+        match range.and_then(|bytes| decode(&bytes)) {
             Err(RepositoryError::Damaged { source, .. }) => {
                 // A whole blob is checked against its id, and may have a sound copy where its range had none.
                 let damaged = || RepositoryError::damaged(path)(source);
@@ -99,7 +129,7 @@ impl<'a> Pages<'a> {
                 let end = page.offset.saturating_add(page.len.into());
                 let range = usize::try_from(page.offset).ok().zip(usize::try_from(end).ok());
                 let bytes = range.and_then(|(start, end)| bytes.get(start..end));
-                bytes.and_then(|bytes| self.decode(number, bytes).ok()).ok_or_else(damaged)
+                bytes.and_then(|bytes| decode(bytes).ok()).ok_or_else(damaged)
             }
             read => read,
         }
@@ -135,7 +165,12 @@ impl<'a> Pages<'a> {
     }
 
     /// Takes page `number` as the next one.
-    fn follow(&self, order: &mut PageOrder, number: usize, page: &[Entry]) -> Result<(), RepositoryError> {
+    pub fn follow(
+        &self,
+        order: &mut PageOrder,
+        number: usize,
+        page: &[Entry],
+    ) -> Result<(), RepositoryError> {
         let Some((first, last)) = page.first().zip(page.last()) else { return Ok(()) };
         self.follow_ends(order, number, &first.path, &last.path)
     }
@@ -178,47 +213,74 @@ impl<'a> Pages<'a> {
             threads,
             4 * threads,
             |feed| numbers.iter().try_for_each(|&number| feed.send(number)).unwrap_or_default(),
-            |number| (number, (self.pages[number].len <= LARGE).then(|| self.read(number))),
+            |number| (number, (!self.is_large(number)).then(|| self.read(number))),
             |(number, page)| consume(number, page.unwrap_or_else(|| self.read(number))?),
         )
     }
 
-    /// The entries at and below `path`, in order.
-    pub fn within(&self, path: &RelPath) -> Result<Vec<Entry>, RepositoryError> {
-        let mut entries = Vec::new();
+    /// The numbers of the pages that may have `path` and what is below it. Pages are in order, so few are looked at; of
+    /// those that are damaged, any may be among them.
+    pub fn range_of(&self, path: &RelPath) -> Result<Range<usize>, RepositoryError> {
         if path.is_root() {
-            self.for_each(2, |_, page| {
-                entries.extend(page);
-                Ok::<_, RepositoryError>(())
-            })?;
-            return Ok(entries);
+            return Ok(0..self.len());
         }
-        let mut order = PageOrder::default();
-        for number in self.page_of(path)?..self.len() {
-            let page = self.read(number)?;
-            self.follow(&mut order, number, &page)?;
-            let after = page.last().is_some_and(|last| last.path > *path && !last.path.is_within(path));
-            entries.extend(page.into_iter().filter(|entry| entry.path.is_within(path)));
-            if after {
-                break;
-            }
+        let start = self.partition_point(0, |first| first <= path)?.saturating_sub(1);
+        let mut end = self.partition_point(start, |first| first <= path || first.is_within(path))?;
+        while end < self.len() && self.first_path(end)?.is_none() {
+            end += 1;
         }
-        Ok(entries)
+        Ok(start..end)
     }
 
-    /// The number of the page that holds `path` if any does: by halving, since pages are in order.
-    fn page_of(&self, path: &RelPath) -> Result<usize, RepositoryError> {
-        let (mut low, mut high) = (0, self.len());
-        while high - low > 1 {
-            let middle = (low + high) / 2;
-            let first = self.read(middle)?;
-            if first.first().is_some_and(|first| first.path <= *path) {
-                low = middle;
-            } else {
-                high = middle;
+    /// The number of the first page from `low` on behind all sound ones whose first paths are `before`.
+    fn partition_point(
+        &self,
+        mut low: usize,
+        before: impl Fn(&RelPath) -> bool,
+    ) -> Result<usize, RepositoryError> {
+        let mut high = self.len();
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut sound = None;
+            for number in middle..high {
+                if let Some(first) = self.first_path(number)? {
+                    sound = Some((number, first));
+                    break;
+                }
+            }
+            match sound {
+                Some((number, first)) if before(&first) => low = number + 1,
+                _ => high = middle,
             }
         }
         Ok(low)
+    }
+
+    /// What tells page `number` from others, also those of other snapshots.
+    pub fn identity(&self, number: usize) -> (&str, u64, u32, u32) {
+        let (path, PageRef { offset, len, entries, .. }) = self.place(number);
+        (path, offset, len, entries)
+    }
+
+    /// The entries of the pages of these numbers, which are few.
+    pub fn read_several(&self, numbers: &[usize]) -> Vec<Result<Vec<Entry>, RepositoryError>> {
+        let read =
+            |numbers: &[usize]| -> Vec<_> { numbers.iter().map(|&number| self.read(number)).collect() };
+        let (some, others) = numbers.split_at(numbers.len() / 2);
+        if some.is_empty() {
+            return read(others);
+        }
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| read(others));
+            let mut pages = read(some);
+            pages.extend(others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            pages
+        })
+    }
+
+    /// Whether page `number` may take much memory.
+    pub fn is_large(&self, number: usize) -> bool {
+        self.pages[number].len > LARGE
     }
 }
 
@@ -525,8 +587,7 @@ mod tests {
 
                 let blob = |path: &String| (path.clone(), repository.find_blob(path).unwrap());
                 let blobs = list.blobs.iter().map(blob).collect();
-                let allowance = Allowance::default();
-                let pages = Pages { repository: &repository, blobs, pages: list.pages().unwrap(), allowance };
+                let pages = Pages { blobs, pages: list.pages().unwrap(), ..Pages::none(&repository) };
                 let mut read = Vec::new();
                 for number in 0..pages.len() {
                     let page = pages.read(number).unwrap();

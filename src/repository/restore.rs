@@ -15,8 +15,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use itertools::Itertools;
-
 use crate::atomic;
 use crate::diff::DiffIndex;
 use crate::diff::pattern::{Meaning, Pattern, Space, check_signs};
@@ -27,8 +25,9 @@ use crate::diff::{
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::segments::RepositorySource;
+use crate::repository::snapshot::join;
 use crate::repository::target::{Choice, Extras, Spared, look_at};
-use crate::repository::{Hold, Layout, Repository, RepositoryError, Snapshot};
+use crate::repository::{Hold, Repository, RepositoryError, Snapshot};
 
 /// Where restored files go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,7 +195,9 @@ impl Repository {
         progress: &Progress,
     ) -> Result<RestorePlan<'_>, RepositoryError> {
         let hold = self.hold()?;
-        let (top, mut entries) = self.entries_below(snapshot, options.path.as_deref())?;
+        let view = self.view(snapshot)?;
+        let top = view.resolve(options.path.as_deref())?;
+        let mut entries: Vec<Entry> = view.walk(&top)?.collect::<Result<_, _>>()?;
         let destination = Destination::new(snapshot, options, &top, &entries)?;
         destination.relocate(&mut entries)?;
         let target = &destination.target;
@@ -247,7 +248,7 @@ impl Repository {
         if is_chosen && !is_there(&entries) && !options.delete {
             if let Some(path) = choice.asked_of(places).first() {
                 let path = destination.origin(path).unwrap_or_default();
-                let path = self.display_path(snapshot, &path);
+                let path = snapshot.display_path(&path);
                 return Err(RepositoryError::Unread { path, snapshot: snapshot.name() });
             }
             return Err(RepositoryError::NothingChosen(snapshot.name()));
@@ -439,7 +440,7 @@ impl Destination {
         top: &RelPath,
         entries: &[Entry],
     ) -> Result<Self, RepositoryError> {
-        let base = base_of(snapshot);
+        let base = snapshot.base();
         let host = |path: &RelPath| join(&base, path);
         let is_file = |path: &RelPath| {
             let at = entries.binary_search_by(|entry| entry.path.cmp(path));
@@ -448,7 +449,7 @@ impl Destination {
         // A thing that is no directory keeps its name, in the directory that it is restored to.
         let directory =
             |path: &RelPath| if is_file(path) { path.parent().unwrap_or_default() } else { path.clone() };
-        let roots = roots_within(snapshot, top);
+        let roots = snapshot.roots_within(top);
         let several = roots.len() > 1;
         let single = |path: &RelPath| vec![Move { from: directory(path), to: RelPath::root() }];
         let sources = |paths: &[RelPath]| paths.iter().map(|path| (path.clone(), host(path))).collect();
@@ -517,7 +518,7 @@ impl Destination {
 
     /// What was where on the host, and where it goes below the target.
     fn spaces(&self, snapshot: &Snapshot) -> Vec<Space> {
-        let base = base_of(snapshot);
+        let base = snapshot.base();
         let space = |step: &Move| Space { host: join(&base, &step.from), to: step.to.as_path().to_owned() };
         self.moves.iter().map(space).collect()
     }
@@ -598,33 +599,6 @@ fn translate<'a>(path: &RelPath, pairs: impl Iterator<Item = (&'a RelPath, &'a R
     let within = pairs.filter_map(|(from, to)| Some((from.as_bytes().len(), path.strip_prefix(from)?, to)));
     let (_, below, to) = within.max_by_key(|(len, _, _)| *len)?;
     to.join(below.as_bytes()).ok()
-}
-
-/// `path` below `base`, without a slash at the end.
-fn join(base: &Path, path: &RelPath) -> PathBuf {
-    if path.is_root() { base.to_owned() } else { base.join(path.as_path()) }
-}
-
-/// Where the paths of an index begin on the host.
-fn base_of(snapshot: &Snapshot) -> PathBuf {
-    match (snapshot.record.layout, snapshot.record.roots.as_slice()) {
-        (Layout::Single, [root]) => {
-            let root = Path::new(OsStr::from_bytes(root));
-            let directory = if snapshot.record.is_single_file() { root.parent() } else { None };
-            directory.unwrap_or(root).to_owned()
-        }
-        _ => "/".into(),
-    }
-}
-
-/// The paths in the index of those sources that lie at or below `top`.
-fn roots_within(snapshot: &Snapshot, top: &RelPath) -> Vec<RelPath> {
-    let base = base_of(snapshot);
-    let below = snapshot.record.roots.iter().filter_map(|root| {
-        let below = Path::new(OsStr::from_bytes(root)).strip_prefix(&base).ok()?;
-        RelPath::new(below.as_os_str().as_bytes()).ok()
-    });
-    below.filter(|root| root.is_within(top)).unique().collect()
 }
 
 /// The source that `path` lies below, or a directory between them, if that is a link by now.

@@ -54,6 +54,9 @@ const INDEX_EXPANSION: u64 = 4;
 /// No signature of one segment is larger before compression.
 const MAX_SIGNATURE: usize = 16 << 20;
 
+/// So many segments are few.
+const MAX_FEW: usize = 1024;
+
 /// What reading a segment anywhere may still take.
 struct Attempts {
     left: u32,
@@ -147,9 +150,29 @@ impl Repository {
         match &*loaded {
             Some((at, segments)) if *at == head => Ok(segments.clone()),
             _ => {
-                let segments = Arc::new(Segments::load(self)?);
+                let segments = Arc::new(Segments::load(self, None)?.0);
                 *loaded = Some((head, segments.clone()));
                 Ok(segments)
+            }
+        }
+    }
+
+    /// Where these segments are, and those that they hang on, as of the newest commit. Takes less memory than where all
+    /// are, and where those are not known yet, less time.
+    pub(super) fn segments_of(
+        &self,
+        digests: impl Iterator<Item = Digest>,
+    ) -> Result<Arc<Segments>, RepositoryError> {
+        let mut wanted: HashSet<Digest> = digests.take(MAX_FEW + 1).collect();
+        if wanted.len() > MAX_FEW || lock(&self.segments).is_some() {
+            return self.segments();
+        }
+        loop {
+            let (segments, bases) = Segments::load(self, Some(&wanted))?;
+            let before = wanted.len();
+            wanted.extend(bases);
+            if wanted.len() == before {
+                return Ok(Arc::new(segments));
             }
         }
     }
@@ -229,7 +252,11 @@ impl Repository {
 }
 
 impl Segments {
-    fn load(repository: &Repository) -> Result<Self, RepositoryError> {
+    /// Of all segments, or of those that are wanted, with the bases of these.
+    fn load(
+        repository: &Repository,
+        wanted: Option<&HashSet<Digest>>,
+    ) -> Result<(Self, Vec<Digest>), RepositoryError> {
         let (volumes, mut faults) = repository.volumes()?;
         let own = repository.own()?;
         let lost: HashSet<u32> = repository.lost(&volumes)?.into_iter().map(|(number, _)| number).collect();
@@ -250,9 +277,11 @@ impl Segments {
             taken.map_err(|error| RepositoryError::damaged(&volume.archive.path)(error.into()))?;
             repository.read_index(volume)
         };
+        // Of a few segments there is little to be done while the next index is read.
+        let (threads, ahead) = if wanted.is_some() { (1, 1) } else { (2, 8) };
         pipeline::ordered(
-            2,
-            8,
+            threads,
+            ahead,
             |feed| (0..volumes.len()).try_for_each(|number| feed.send(number)).unwrap_or_default(),
             |number| (number, read(&volumes[number])),
             |(volume, index)| {
@@ -270,13 +299,16 @@ impl Segments {
                 let is_claim = !own.wrote(&volumes[volume].index.path, &volumes[volume].index.id);
                 let volume = volume as u32;
                 for (view, entry) in index.entries().zip(0..) {
+                    if wanted.is_some_and(|wanted| !wanted.contains(&view.digest)) {
+                        continue;
+                    }
                     let depth = match view.kind {
                         EntryKind::Whole => 0,
                         EntryKind::Delta { depth, .. } => depth,
                     };
                     let place = Place { depth, is_claim, volume, entry };
                     if let EntryKind::Delta { bases, .. } = view.kind
-                        && follow
+                        && (follow || wanted.is_some())
                     {
                         bases_of.insert((volume, entry), bases.to_vec());
                     }
@@ -285,11 +317,15 @@ impl Segments {
                 Ok::<_, RepositoryError>(())
             },
         )?;
+        let bases = match wanted {
+            Some(_) => bases_of.values().flatten().copied().collect(),
+            None => Vec::new(),
+        };
         let unreliable = match follow {
             true => prefer_whole(&mut rows, &lost, &kept, &bases_of),
             false => HashSet::new(),
         };
-        Ok(Self {
+        let segments = Self {
             volumes,
             faults,
             unread,
@@ -303,7 +339,8 @@ impl Segments {
             indexes: Mutex::default(),
             members: MemberCache::new(MEMBER_CACHE),
             large: Mutex::default(),
-        })
+        };
+        Ok((segments, bases))
     }
 
     /// The volumes, by their number in a [`Place`].

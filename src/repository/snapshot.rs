@@ -1,5 +1,9 @@
 //! What a snapshot record says.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
 use itertools::Itertools;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,7 +12,7 @@ use serde_bytes::ByteBuf;
 use crate::diff::page::MAX_ENTRIES;
 use crate::diff::{Change, ChangeRef, Entry, Owners};
 use crate::layers::ObjectId;
-use crate::relpath::RelPath;
+use crate::relpath::{RelPath, RelPathError};
 use crate::timeline::TimeKey;
 use crate::varint::{Reader, VarintError, put, put_signed};
 
@@ -46,10 +50,64 @@ impl Snapshot {
         if self.shares_id { self.key.to_string() } else { self.id.to_string() }
     }
 
+    /// Where the thing at `path` of its index was on the host that was backed up.
+    pub fn display_path(&self, path: &RelPath) -> PathBuf {
+        join(&self.base(), path)
+    }
+
+    /// Where the paths of its index begin on the host.
+    pub(super) fn base(&self) -> PathBuf {
+        match (self.record.layout, self.record.roots.as_slice()) {
+            (Layout::Single, [root]) => {
+                let root = Path::new(OsStr::from_bytes(root));
+                let directory = if self.record.is_single_file() { root.parent() } else { None };
+                directory.unwrap_or(root).to_owned()
+            }
+            _ => "/".into(),
+        }
+    }
+
+    /// The paths of its index that `path` may mean: an absolute one of the host, or in a snapshot of one directory one that
+    /// begins there.
+    pub(super) fn paths_meant_by(&self, path: &[u8]) -> Result<Vec<RelPath>, RelPathError> {
+        let whole = RelPath::new(trim_slashes(path))?;
+        let mut paths = Vec::new();
+        // A record that lists many was not written by this program, and each would be looked for.
+        if let (Layout::Single, [root]) = (self.record.layout, self.record.roots.as_slice())
+            && let Some(below) = whole.strip_prefix(&RelPath::new(trim_slashes(root))?)
+        {
+            let is_file = self.record.is_single_file() && below.is_root();
+            paths.push(if is_file { self.record.path_of_root(root) } else { below });
+        }
+        paths.push(whole);
+        Ok(paths)
+    }
+
+    /// The paths in its index of those sources that are at or below `top`.
+    pub(super) fn roots_within(&self, top: &RelPath) -> Vec<RelPath> {
+        let base = self.base();
+        let below = self.record.roots.iter().filter_map(|root| {
+            let below = Path::new(OsStr::from_bytes(root)).strip_prefix(&base).ok()?;
+            RelPath::new(below.as_os_str().as_bytes()).ok()
+        });
+        below.filter(|root| root.is_within(top)).unique().collect()
+    }
+
     /// Whether it has all of `tags`.
     pub(super) fn has_tags(&self, tags: &[String]) -> bool {
         tags.iter().all(|tag| self.record.tags.contains(tag))
     }
+}
+
+/// `path` below `base`, without a slash at the end.
+pub(super) fn join(base: &Path, path: &RelPath) -> PathBuf {
+    if path.is_root() { base.to_owned() } else { base.join(path.as_path()) }
+}
+
+fn trim_slashes(path: &[u8]) -> &[u8] {
+    let start = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
+    let end = path.iter().rposition(|&byte| byte != b'/').map_or(start, |last| last + 1);
+    &path[start..end]
 }
 
 /// The first digits of the id of a record, by which people call its snapshot.
@@ -131,7 +189,7 @@ impl SnapshotRecord {
     }
 
     /// Where a root is in the index.
-    fn path_of_root(&self, root: &[u8]) -> RelPath {
+    pub(super) fn path_of_root(&self, root: &[u8]) -> RelPath {
         let path = match self.layout {
             Layout::Absolute => root.strip_prefix(b"/").unwrap_or(root),
             // A directory has an entry of its own, and anything else has its name.

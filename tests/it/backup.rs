@@ -13,7 +13,7 @@ use treering::repository::{BackupOptions, CompareOptions, Repository, RestoreOpt
 use treering::spoken::TimeRange;
 
 use crate::deep;
-use crate::lab::{Lab, run};
+use crate::lab::{self, Lab, run};
 use crate::programs;
 use crate::recover::recovered;
 use crate::tree::{assert_same, everything, is_root, noise, unlock};
@@ -117,9 +117,8 @@ fn a_single_file_is_a_snapshot_of_one_name() {
     let restored = lab.restore(&snapshot, "restored");
     assert_eq!(fs::read_to_string(restored.join("file")).unwrap(), "alone");
     lab.reopen();
-    let mut out = Vec::new();
     let path = lab.source().join("file");
-    lab.repository.cat(&snapshot, path.as_os_str().as_bytes(), &mut out).unwrap();
+    let out = lab::cat(&lab.repository, &snapshot, path.as_os_str().as_bytes()).unwrap();
     assert_eq!(out, b"alone");
 }
 
@@ -303,8 +302,7 @@ fn what_lies_deeper_than_any_path_reaches_is_saved_and_comes_back() {
     assert_eq!((statistics.files, statistics.directories, statistics.others), (10, 25, 20));
     let first = first.snapshot.unwrap();
     assert_eq!(lab.backup().statistics.files_read, 0);
-    let mut out = Vec::new();
-    lab.open().cat(&first, deepest.as_bytes(), &mut out).unwrap();
+    let out = lab::cat(&lab.open(), &first, deepest.as_bytes()).unwrap();
     assert_eq!(out, b"content 23");
     // What was restored is as the source was.
     let restored = lab.restore(&first, "restored");
@@ -325,9 +323,8 @@ fn a_file_that_claims_to_be_empty_is_saved_with_what_it_holds() {
     let options = BackupOptions { sources, ..lab.options() };
     let report = lab.repository.backup(&options, &Progress::new()).unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
-    let mut out = Vec::new();
     let snapshot = report.snapshot.unwrap();
-    lab.repository.cat(&snapshot, b"/proc/version", &mut out).unwrap();
+    let out = lab::cat(&lab.repository, &snapshot, b"/proc/version").unwrap();
     assert_eq!(out, version);
     let restored = lab.restore(&snapshot, "restored");
     assert_eq!(fs::read(restored.join("proc/version")).unwrap(), version);

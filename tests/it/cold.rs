@@ -17,7 +17,7 @@ use treering::remote::{
 use treering::repository::{CheckOptions, FORMAT_VERSION, InitOptions, Repository, RestoreOptions, Selector};
 use treering::store::{Options, Retry};
 
-use crate::lab::{Lab, run};
+use crate::lab::{self, Lab, run};
 use crate::store::Place;
 use crate::store::s3_server::S3Server;
 use crate::store::servers::{RcloneRemote, RcloneSftp, WebDavServer};
@@ -142,9 +142,8 @@ fn what_a_cold_clone_restores_is_the_same_and_each_byte_is_read_about_once() {
     let (requests, bytes) = server.served();
     let repository = open(&clone);
     let snapshot = repository.find(&Selector::Latest(0)).unwrap();
-    let mut small = Vec::new();
     let path = lab.source().join("small/200");
-    repository.cat(&snapshot, path.as_os_str().as_encoded_bytes(), &mut small).unwrap();
+    let small = lab::cat(&repository, &snapshot, path.as_os_str().as_encoded_bytes()).unwrap();
     assert_eq!(small, noise(4096, 202));
     let (requests, bytes) = (server.served().0 - requests, server.served().1 - bytes);
     assert!(requests <= 5 && bytes <= 1 << 20, "{requests} requests, {bytes} bytes");
@@ -586,7 +585,7 @@ fn what_cannot_be_reached_is_named_and_nothing_changes() {
     drop(server);
     let repository = open(&clone);
     let snapshot = repository.find(&Selector::Latest(0)).unwrap();
-    assert!(repository.entries(&snapshot, None).unwrap().len() > 400, "what describes is here");
+    assert!(lab::entries(&repository, &snapshot, None).unwrap().len() > 400, "what describes is here");
     let report =
         repository.restore(&snapshot, &RestoreOptions::new(lab.path("restored")), &Progress::new()).unwrap();
     assert!(!report.applied.failures.is_empty());

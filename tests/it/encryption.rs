@@ -15,7 +15,7 @@ use treering::repository::{
 };
 use treering::{cbor, gitkv::Git};
 
-use crate::lab::{Lab, run};
+use crate::lab::{self, Lab, run};
 use crate::programs;
 use crate::tree::{assert_same, everything, noise};
 
@@ -68,8 +68,7 @@ fn with_the_key_everything_is_as_in_a_plain_repository() {
         second.id
     );
     assert_same(&lab.source(), &lab.restore(&second, "restored"));
-    let mut text = Vec::new();
-    lab.repository.cat(&first, b"small", &mut text).unwrap();
+    let text = lab::cat(&lab.repository, &first, b"small").unwrap();
     assert_eq!(text, "a small text\n".repeat(1000).as_bytes());
     let changes = lab.repository.compare(&first, &second).unwrap().changes;
     assert_eq!(changes.len(), 2);
@@ -185,8 +184,8 @@ fn without_a_key_nothing_can_be_read() {
     assert!(!locked.is_readable());
     let is_refused = |error: RepositoryError| assert!(matches!(error, RepositoryError::Encrypted), "{error}");
     is_refused(locked.snapshots().unwrap_err());
-    is_refused(locked.entries(&snapshot, None).unwrap_err());
-    is_refused(locked.cat(&snapshot, b"file", &mut Vec::new()).unwrap_err());
+    is_refused(lab::entries(&locked, &snapshot, None).unwrap_err());
+    is_refused(lab::cat(&locked, &snapshot, b"file").unwrap_err());
     let options = RestoreOptions::new(lab.path("out"));
     is_refused(locked.restore(&snapshot, &options, &Progress::new()).unwrap_err());
     is_refused(
@@ -257,9 +256,7 @@ fn keys_are_added_and_removed_and_open_what_was_written_before() {
     let opens = |credential: Credential| {
         let mut repository = Repository::open(&lab.path("repo")).unwrap();
         repository.unlock(&[credential])?;
-        let mut text = Vec::new();
-        repository.cat(&snapshot, b"file", &mut text)?;
-        Ok::<_, RepositoryError>(text)
+        lab::cat(&repository, &snapshot, b"file")
     };
     assert_eq!(opens(Credential::Passphrase(passphrase.clone())).unwrap(), b"content");
     assert_eq!(opens(Credential::Identity(friend.clone())).unwrap(), b"content");

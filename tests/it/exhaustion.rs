@@ -673,7 +673,7 @@ fn a_source_that_is_listed_without_end_is_looked_for_once() {
         let snapshot = repository.find(&Selector::Latest(0)).unwrap();
         assert_eq!(snapshot.record.roots.len(), count);
         let path = crafted.lab.source().join("nowhere");
-        drop(repository.entries(&snapshot, Some(path.as_os_str().as_encoded_bytes())));
+        drop(lab::entries(&repository, &snapshot, Some(path.as_os_str().as_encoded_bytes())));
         repository.work().pages
     });
     assert!(pages[1] <= 2 * pages[0] && pages[2] == pages[1], "{pages:?}");
@@ -693,7 +693,7 @@ fn work_on(crafted: &Crafted) -> Work {
         &progress,
     ));
     if let Ok(snapshot) = repository.find(&Selector::Latest(0)) {
-        drop(repository.entries(&snapshot, None));
+        drop(lab::entries(&repository, &snapshot, None));
         drop(repository.compare_directory(
             &snapshot,
             &crafted.lab.source(),

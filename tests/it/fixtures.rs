@@ -20,7 +20,7 @@ use treering::repository::{
 };
 use treering::{DiffData, DiffIndex, DirIndex, apply_diff};
 
-use crate::lab::{Lab, run};
+use crate::lab::{self, Lab, run};
 use crate::tree::{assert_same, is_root, noise, unlock};
 
 fn fixtures() -> PathBuf {
@@ -98,12 +98,11 @@ fn takes_attributes(dir: &Path) -> bool {
 /// What a snapshot holds, a line an entry.
 fn describe(repository: &Repository, snapshot: &Snapshot) -> String {
     let mut text = String::new();
-    for entry in repository.entries(snapshot, None).unwrap() {
+    for entry in lab::entries(repository, snapshot, None).unwrap() {
         let Entry { path, kind, meta } = &entry;
         let what = match kind {
             Kind::File(content) => {
-                let mut bytes = Vec::new();
-                repository.cat(snapshot, path.as_bytes(), &mut bytes).unwrap();
+                let bytes = lab::cat(repository, snapshot, path.as_bytes()).unwrap();
                 let linked = if content.link.is_some() { " linked" } else { "" };
                 format!("file {} {} holes {:?}{linked}", content.size, Digest::of(&bytes), content.holes())
             }

@@ -18,7 +18,7 @@ use treering::repository::{
 };
 
 use crate::commits::commit;
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 
 /// A repository with one snapshot, whose record and pages are made up from what a backup saved.
 pub struct Crafted {
@@ -44,7 +44,7 @@ impl Crafted {
     pub fn of(lab: Lab) -> Self {
         let repository = lab.open();
         let snapshot = repository.find(&Selector::Latest(0)).unwrap();
-        let entries = repository.entries(&snapshot, None).unwrap();
+        let entries = lab::entries(&repository, &snapshot, None).unwrap();
         let path = treering::timeline::path("snapshots", &snapshot.key, ".cbor");
         Self { path, record: snapshot.record.clone(), entries, lab }
     }

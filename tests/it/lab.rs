@@ -1,20 +1,49 @@
 //! A repository and a source directory to try it on.
 
 use std::fs;
+use std::io::BufRead;
 use std::path::PathBuf;
 use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
 use treering::archive::Codec;
 use treering::crypt::{Credential, Identity, Lock};
+use treering::diff::Entry;
 use treering::progress::Progress;
 use treering::repository::{
-    BackupOptions, BackupReport, CheckOptions, InitOptions, Repository, RestoreOptions, RestoreReport,
-    Snapshot,
+    BackupOptions, BackupReport, CheckOptions, InitOptions, Repository, RepositoryError, RestoreOptions,
+    RestoreReport, Snapshot,
 };
 
 use crate::commits::commit;
 use crate::tree::unlock;
+
+/// The entries at and below a path of a snapshot.
+pub fn entries(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    path: Option<&[u8]>,
+) -> Result<Vec<Entry>, RepositoryError> {
+    let view = repository.view(snapshot)?;
+    view.walk(&view.resolve(path)?)?.collect()
+}
+
+/// The content of a file of a snapshot.
+pub fn cat(repository: &Repository, snapshot: &Snapshot, path: &[u8]) -> Result<Vec<u8>, RepositoryError> {
+    let view = repository.view(snapshot)?;
+    let entry = view.entry(&view.resolve(Some(path))?)?.unwrap();
+    let mut file = view.open(&entry)?;
+    let mut content = Vec::new();
+    loop {
+        let bytes = file.next_bytes()?;
+        let read = bytes.len();
+        if read == 0 {
+            return Ok(content);
+        }
+        content.extend(bytes);
+        file.consume(read);
+    }
+}
 
 /// A directory with a `source` and a `repo`, removed at the end.
 pub struct Lab {

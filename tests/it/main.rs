@@ -32,3 +32,4 @@ mod stored;
 mod texts;
 mod timeline;
 mod tree;
+mod view;

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use treering::progress::Progress;
 use treering::repository::{BackupOptions, Snapshot};
 
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::tree::assert_same;
 
 /// Backs `sources` up again and again, while somebody exchanges the directory `home/data` for a link to `secret`,
@@ -94,7 +94,7 @@ fn a_directory_that_is_exchanged_for_a_link_leads_nowhere() {
         lab.reopen();
         let mut files = 0;
         for snapshot in &snapshots {
-            for entry in lab.repository.entries(snapshot, None).unwrap() {
+            for entry in lab::entries(&lab.repository, snapshot, None).unwrap() {
                 let Some(content) = entry.content() else { continue };
                 files += 1;
                 // `own 7` and `hidden 7` differ in length.

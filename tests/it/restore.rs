@@ -11,7 +11,7 @@ use treering::repository::{
     Selector,
 };
 
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::tree::{assert_same, assert_same_inside, everything, noise, unlock};
 
 #[test]
@@ -119,8 +119,11 @@ fn a_repository_is_neither_backed_up_into_itself_nor_removed_by_a_restore() {
     let repository = Repository::init(&place, &InitOptions::new(Timestamp::now())).unwrap();
     repository.backup(&BackupOptions::new(vec![home.clone()], Timestamp::now()), &Progress::new()).unwrap();
     let snapshot = repository.find(&Selector::Latest(0)).unwrap();
-    let names: Vec<String> =
-        repository.entries(&snapshot, None).unwrap().iter().map(|entry| entry.path.to_string()).collect();
+    let names: Vec<String> = lab::entries(&repository, &snapshot, None)
+        .unwrap()
+        .iter()
+        .map(|entry| entry.path.to_string())
+        .collect();
     assert_eq!(names, ["", "docs", "docs/file"]);
 
     lab.write("extra", "extra");
@@ -365,7 +368,7 @@ fn a_path_beside_the_root_is_not_taken_for_one_below_it() {
     lab.write("file", "inside");
     let snapshot = lab.backup().snapshot.unwrap();
     let beside = lab.path("file");
-    assert!(lab.repository.entries(&snapshot, Some(beside.as_os_str().as_encoded_bytes())).is_err());
+    assert!(lab::entries(&lab.repository, &snapshot, Some(beside.as_os_str().as_encoded_bytes())).is_err());
 }
 
 #[test]
