@@ -1,9 +1,7 @@
 //! Running another program to its end, or until this process or the operation is to stop: then it is asked to end, so that
 //! git removes its locks and temporary files, and killed when it does not.
 
-use std::fs;
 use std::io::{self, Read};
-use std::iter;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -16,6 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::progress::{Interrupted, Progress};
 use crate::signals;
+use crate::watch::{self, Watch};
 
 /// How long it may take to end when it is asked to.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -69,58 +68,90 @@ impl Running {
         Ok(if is_interrupted { Err(Interrupted) } else { Ok(status) })
     }
 
-    /// Asks it to end.
-    pub fn end(&mut self) -> io::Result<ExitStatus> {
-        let pid = Pid::from_child(&self.child);
-        // A shell just dies, and what it runs lives on. Git ends what it runs itself, in its own order.
-        let below = if self.is_shell { descendants(pid) } else { Vec::new() };
-        for pid in iter::once(pid).chain(below) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
-        }
-        // It may have more to say, and waits until that is read.
-        drop((self.child.stderr.take(), self.child.stdout.take()));
-        for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+    /// Waits for its end, looking now and then whether it is time to stop, and whether it is within its bounds.
+    pub fn wait_within(&mut self, progress: &Progress, watch: &mut Watch) -> io::Result<ExitStatus> {
+        // Mostly it is about to end.
+        let mut pause = Duration::from_millis(1);
+        loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            thread::sleep(LOOK);
+            go_on(progress, watch)?;
+            thread::sleep(pause);
+            pause = LOOK.min(pause * 2);
         }
-        self.child.kill()?;
-        self.child.wait()
+    }
+
+    /// Asks it to end, and then what it has started and left.
+    pub fn end(&mut self) -> io::Result<ExitStatus> {
+        let pid = Pid::from_child(&self.child);
+        let below = watch::descendants(pid);
+        send(pid, Signal::TERM);
+        if self.is_shell {
+            // A shell just dies. Git ends what it runs itself, in its own order.
+            below.iter().for_each(|process| send(process.pid, Signal::TERM));
+        }
+        // It may have more to say, and waits until that is read.
+        drop((self.child.stderr.take(), self.child.stdout.take()));
+        let status = match in_time(|| self.child.try_wait().transpose()) {
+            Some(status) => status?,
+            None => {
+                self.child.kill()?;
+                self.child.wait()?
+            }
+        };
+        // Git leaves some of what it runs: ssh that waits for an answer, or what makes objects of deltas.
+        let left = || below.iter().filter(|process| !self.is_shell && process.runs());
+        left().for_each(|process| send(process.pid, Signal::TERM));
+        if in_time(|| left().next().is_none().then_some(())).is_none() {
+            left().for_each(|process| send(process.pid, Signal::KILL));
+        }
+        Ok(status)
     }
 }
 
+/// Sends a signal. A process that is gone does not get it.
+fn send(pid: Pid, signal: Signal) {
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Waits until `look` finds something, but not for longer than it may take to end.
+fn in_time<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        thread::sleep(LOOK);
+    }
+    None
+}
+
+/// Whether neither this process nor the operation is to stop, and the program that is watched is within its bounds.
+fn go_on(progress: &Progress, watch: &mut Watch) -> io::Result<()> {
+    check(progress).map_err(|_| io::Error::from(io::ErrorKind::Interrupted))?;
+    watch.look().map_err(io::Error::other)
+}
+
 /// Waits until there is something to read, looking now and then whether it is time to stop.
-pub fn wait_to_read(from: &impl AsFd, progress: &Progress) -> io::Result<()> {
+fn wait_to_read(from: &impl AsFd, progress: &Progress) -> io::Result<()> {
+    poll_until(from, || check(progress).map_err(|_| io::Error::from(io::ErrorKind::Interrupted)))
+}
+
+/// The same, of what a program says that is watched.
+pub fn wait_to_hear(from: &impl AsFd, progress: &Progress, watch: &mut Watch) -> io::Result<()> {
+    poll_until(from, || go_on(progress, watch))
+}
+
+fn poll_until(from: &impl AsFd, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
     loop {
-        check(progress).map_err(|_| io::Error::from(io::ErrorKind::Interrupted))?;
+        go_on()?;
         match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The processes that `ancestor` and its descendants have started and that have not ended. They have no group of their own,
-/// since only the group of the terminal may ask there.
-fn descendants(ancestor: Pid) -> Vec<Pid> {
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let number = |text: Option<&str>| text.and_then(|text| text.parse().ok()).and_then(Pid::from_raw);
-        // Behind the name, which may hold anything, are the state and the parent.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| number(rest.split_whitespace().nth(1)));
-        parents.extend(number(entry.file_name().to_str()).zip(parent));
-    }
-    let mut found = vec![ancestor];
-    let mut at = 0;
-    while let Some(&above) = found.get(at) {
-        found.extend(parents.iter().filter(|(_, parent)| *parent == above).map(|(pid, _)| *pid));
-        at += 1;
-    }
-    found.split_off(1)
 }
 
 /// Runs a shell, `command`, to its end, and returns how it ended and what it printed. It is not read on when that is more than
@@ -152,5 +183,28 @@ fn read(mut from: io::Take<ChildStdout>, printed: &mut Vec<u8>) -> io::Result<()
             Err(_) if signals::is_stopping() => return Ok(()),
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+
+    use super::*;
+
+    #[test]
+    fn what_a_program_has_started_ends_with_it() {
+        // What it starts takes no notice of being asked.
+        let script = "(trap '' TERM; echo; while :; do sleep 1; done) & exec sleep 600";
+        let mut command = Command::new("sh");
+        let mut running =
+            Running::start(command.args(["-c", script]).stdout(Stdio::piped())).unwrap().unwrap();
+        let stdout = running.child.stdout.take().unwrap();
+        io::BufReader::new(stdout).read_line(&mut String::new()).unwrap();
+        let below = watch::descendants(Pid::from_child(&running.child));
+        assert!(below.iter().any(watch::Process::runs));
+        running.end().unwrap();
+        let stubborn = below.first().unwrap();
+        assert!(in_time(|| (!stubborn.runs()).then_some(())).is_some());
     }
 }

@@ -41,6 +41,7 @@ pub mod timeline;
 pub mod trust;
 pub mod url;
 pub mod varint;
+pub mod watch;
 
 pub use diff::{DiffData, DiffIndex, DirIndex, apply_diff};
 pub use repository::Repository;

@@ -72,7 +72,8 @@ impl Git {
             let Some(head) = self.head()? else { return Ok(()) };
             let known = self.reference(&self.tracking(remote))?;
             let Err(refused) = self.push_commit(remote, &head) else { return Ok(()) };
-            if matches!(refused, GitError::Unsynced { .. }) {
+            // Of one that does not answer, a pull would wait for as long again.
+            if matches!(refused, GitError::Unsynced { .. } | GitError::Ended { .. }) {
                 return Err(refused);
             }
             self.pull(remote, who)?;

@@ -11,6 +11,7 @@ use git2::{ErrorClass, ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
 use crate::atomic;
 use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind, SMALL, on_disk};
 use crate::progress::Counter;
+use crate::watch::Bounds;
 
 use super::access::{Access, note_owner};
 use super::commit::Commit;
@@ -54,6 +55,8 @@ pub struct Git {
     libgit2: Mutex<git2::Repository>,
     /// The person's settings for the program git; read when that is first run.
     pub(super) settings: OnceLock<Settings>,
+    /// What git may take that exchanges with a remote.
+    pub(super) bounds: Bounds,
     trees: Mutex<TreeCache>,
     trees_read: Counter,
     bytes_read: Counter,
@@ -161,8 +164,19 @@ impl Git {
         fs::create_dir_all(&pack_dir).map_err(GitError::io("make", &pack_dir))?;
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
         let libgit2 = Mutex::new(repository);
-        let (settings, trees, trees_read, bytes_read) = Default::default();
-        let git = Self { path, branch, work_tree, layers, libgit2, settings, trees, trees_read, bytes_read };
+        let (settings, bounds, trees, trees_read, bytes_read) = Default::default();
+        let git = Self {
+            path,
+            branch,
+            work_tree,
+            layers,
+            libgit2,
+            settings,
+            bounds,
+            trees,
+            trees_read,
+            bytes_read,
+        };
         if let Some(work_tree) = &git.work_tree {
             work_tree.recover_if_idle(&git);
         }

@@ -60,6 +60,8 @@ mod plain;
 mod program;
 mod refs;
 #[cfg(test)]
+mod server;
+#[cfg(test)]
 mod testing;
 mod trace;
 mod transaction;
@@ -77,6 +79,7 @@ use std::time::Duration;
 use crate::layers::{LayerError, ObjectId};
 use crate::progress::Interrupted;
 use crate::url::{AddressError, Url};
+use crate::watch::Exceeded;
 
 pub use access::{Access, give_to_owners, is_open_to_all, may_change_access};
 pub use collect::{Alone, Collected, LayerUse};
@@ -389,6 +392,14 @@ pub enum GitError {
         action: &'static str,
         /// What git said about it.
         said: String,
+    },
+    /// Git was ended, since it did not end by itself.
+    #[error("cannot {action}")]
+    Ended {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// Why.
+        source: Exceeded,
     },
     /// A file of the repository, such as the branch, has its new content, and nobody knows whether it keeps that.
     #[error(

@@ -21,6 +21,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::progress::Progress;
 use crate::url::Login;
+use crate::watch::Bounds;
 
 use super::GitError;
 use super::isolate::Shadow;
@@ -145,7 +146,7 @@ pub(super) fn list_settings(git_dir: Option<&Path>) -> Result<Option<Vec<u8>>, G
     git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
     git.env_remove("GIT_CONFIG").stdin(Stdio::null());
     const LIST: &str = "read the settings of git";
-    match answer(LIST, &mut git, &Progress::new()) {
+    match answer(LIST, &mut git, Bounds::default(), &Progress::new()) {
         Err(GitError::NoProgram) => Ok(None),
         Ok(listed) if listed.len() as u64 >= MAX_ANSWER => {
             // What is cut off could be anything.

@@ -9,18 +9,20 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Pid;
 use tempfile::NamedTempFile;
 
 use crate::atomic;
-use crate::child::{LOOK, Running, check, wait_to_read};
+use crate::child::{LOOK, Running, check, wait_to_hear};
 use crate::layers::ObjectId;
 use crate::progress::{Interrupted, Progress};
 use crate::trust::{self, Claim};
 use crate::url::{Url, redact};
+use crate::watch::{Bounds, Exceeded, Watch};
 
 use super::git::expect_known_format;
 use super::leftovers::GitRun;
@@ -238,7 +240,7 @@ impl Git {
             command.arg(format!("--upload-pack={LOCAL} upload-pack"));
         }
         command.args(["--", &there.argument]).args(wanted);
-        let fetched = run_marked(running, FETCH, &mut command, progress);
+        let fetched = run_marked(running, FETCH, &mut command, self.bounds, progress);
         fetched.map_err(|error| blame_lock(there.redacted(error))).map(drop)
     }
 
@@ -246,8 +248,8 @@ impl Git {
     pub fn remote_head(&self, remote: &str, progress: &Progress) -> Result<Option<ObjectId>, GitError> {
         let (mut command, there) = self.program_for(remote)?;
         command.args(["ls-remote", "--quiet", "--", &there.argument, &self.branch_in(remote)]);
-        let said =
-            ask("look at the remote", &mut command, progress).map_err(|error| there.redacted(error))?;
+        let said = ask("look at the remote", &mut command, self.bounds, progress)
+            .map_err(|error| there.redacted(error))?;
         Ok(said.split_whitespace().next().and_then(|id| id.parse().ok()))
     }
 
@@ -255,7 +257,7 @@ impl Git {
     pub(super) fn named_by_head(&self, remote: &str) -> Result<RemoteHead, GitError> {
         let (mut command, there) = self.program_for(remote)?;
         command.args(["ls-remote", "--quiet", "--symref", "--", &there.argument, "HEAD"]);
-        match ask("look at the remote", &mut command, &Progress::new()) {
+        match ask("look at the remote", &mut command, self.bounds, &Progress::new()) {
             Err(GitError::NoProgram) => library::head(self, remote),
             said => {
                 let said = said.map_err(|error| there.redacted(error))?;
@@ -361,17 +363,15 @@ impl Git {
         }
         let tracking = self.tracking(remote);
         let before = self.reference(&tracking)?;
-        let from =
-            match run_marked(running, PUSH, command.args(["--", &address.argument, &refspec]), progress) {
-                // It has no lease, without which nothing may be replaced.
-                Err(GitError::NoProgram) if !matches!(expected, Expected::Replaced(_)) => {
-                    let is_there = matches!(expected, Expected::Followed(_));
-                    library::push(self, remote, commit, is_there, progress)?
-                }
-                said => {
-                    PushedFrom::parse(&said.map_err(|error| blame_lock(address.redacted(error)))?, commit)
-                }
-            };
+        command.args(["--", &address.argument, &refspec]);
+        let from = match run_marked(running, PUSH, command, self.bounds.of_sender(), progress) {
+            // It has no lease, without which nothing may be replaced.
+            Err(GitError::NoProgram) if !matches!(expected, Expected::Replaced(_)) => {
+                let is_there = matches!(expected, Expected::Followed(_));
+                library::push(self, remote, commit, is_there, progress)?
+            }
+            said => PushedFrom::parse(&said.map_err(|error| blame_lock(address.redacted(error)))?, commit),
+        };
         if let Some(there) = there {
             sync_names(&there, atomic::parent(Path::new(&branch))).map_err(GitError::when_done)?;
             // Whoever opens or clones it finds the branch. Where it cannot be set, all is pushed nevertheless.
@@ -549,14 +549,20 @@ fn path_of_remote(url: &Url) -> Option<PathBuf> {
 }
 
 /// Runs git, and returns what it prints as text; see [`answer`].
-fn ask(action: &'static str, command: &mut Command, progress: &Progress) -> Result<String, GitError> {
-    Ok(String::from_utf8_lossy(&answer(action, command, progress)?).into_owned())
+fn ask(
+    action: &'static str,
+    command: &mut Command,
+    bounds: Bounds,
+    progress: &Progress,
+) -> Result<String, GitError> {
+    Ok(String::from_utf8_lossy(&answer(action, command, bounds, progress)?).into_owned())
 }
 
 /// Runs git, and returns what it prints, [`MAX_ANSWER`] bytes at most: it is read when git has ended.
 pub(super) fn answer(
     action: &'static str,
     command: &mut Command,
+    bounds: Bounds,
     progress: &Progress,
 ) -> Result<Vec<u8>, GitError> {
     let keep = || {
@@ -564,7 +570,7 @@ pub(super) fn answer(
         Ok((file.try_clone()?, file))
     };
     let (mut answer, stdout) = keep().map_err(GitError::io("keep the answer of", Path::new("git")))?;
-    run_to_end(action, command, stdout.into(), progress, &mut false)?;
+    run_to_end(action, command, stdout.into(), bounds, progress, &mut false)?;
     let mut said = Vec::new();
     answer
         .seek(io::SeekFrom::Start(0))
@@ -579,7 +585,7 @@ pub(super) fn run(
     command: &mut Command,
     progress: &Progress,
 ) -> Result<String, GitError> {
-    run_to_end(action, command, Stdio::null(), progress, &mut false)
+    run_to_end(action, command, Stdio::null(), Bounds::default(), progress, &mut false)
 }
 
 /// The same with the mark that git runs. When it did not end well, what it may have left is removed.
@@ -587,11 +593,12 @@ fn run_marked(
     running: GitRun,
     action: &'static str,
     command: &mut Command,
+    bounds: Bounds,
     progress: &Progress,
 ) -> Result<String, GitError> {
     command.stdin(running.stdin()?);
     let mut is_killed = false;
-    let done = run_to_end(action, command, Stdio::null(), progress, &mut is_killed);
+    let done = run_to_end(action, command, Stdio::null(), bounds, progress, &mut is_killed);
     match &done {
         _ if is_killed => running.clean_up_stopped(),
         Ok(_) | Err(GitError::NoProgram) => running.finish(),
@@ -607,6 +614,7 @@ fn run_to_end(
     action: &'static str,
     command: &mut Command,
     stdout: Stdio,
+    bounds: Bounds,
     progress: &Progress,
     is_killed: &mut bool,
 ) -> Result<String, GitError> {
@@ -617,13 +625,20 @@ fn run_to_end(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
         Err(error) => return Err(failed()(error)),
     };
-    let listened = listen(&mut running.child, progress);
-    let status = match listened {
-        Ok(_) => running.child.wait(),
-        Err(_) => running.end(),
+    let mut watch = Watch::new(Pid::from_child(&running.child), bounds);
+    let ended = follow(&mut running, progress, &mut watch);
+    let (said, status) = match ended {
+        Ok((said, status)) => (Ok(said), Ok(status)),
+        Err(error) => (Err(error), running.end()),
     };
     // One that ended by itself was perhaps told to by what it ran, which Ctrl-C reaches as well.
     *is_killed = check(progress).is_err() || status.as_ref().map_or(true, |status| status.code().is_none());
+    if let Err(error) = &said
+        && let Some(&source) = error.get_ref().and_then(|error| error.downcast_ref::<Exceeded>())
+    {
+        *is_killed = true;
+        return Err(GitError::Ended { action, source });
+    }
     let status = status.map_err(failed())?;
     if !status.success() {
         check(progress)?;
@@ -632,11 +647,17 @@ fn run_to_end(
     if status.signal() == Some(SIGINT) {
         return Err(Interrupted.into());
     }
-    let said = listened.map_err(failed())?;
+    let said = said.map_err(failed())?;
     match status.success() {
         true => Ok(said),
         false => Err(GitError::Remote { action, said: redact(&without_advice(&said)) }),
     }
+}
+
+/// Follows git to its end, and returns what it said and how it ended. An error when it is to stop, or comes to its bounds.
+fn follow(running: &mut Running, progress: &Progress, watch: &mut Watch) -> io::Result<(String, ExitStatus)> {
+    let said = listen(&mut running.child, progress, watch)?;
+    Ok((said, running.wait_within(progress, watch)?))
 }
 
 /// What git says, without its advice to the person who would have run it.
@@ -646,8 +667,8 @@ fn without_advice(said: &str) -> String {
     lines.join("\n").replace(" (you should pull first)", "")
 }
 
-/// Follows what git says to its end, and returns it without its progress. An error when it is to stop.
-fn listen(child: &mut Child, progress: &Progress) -> io::Result<String> {
+/// Follows what git says to its end, and returns it without its progress. An error as of [`follow`].
+fn listen(child: &mut Child, progress: &Progress, watch: &mut Watch) -> io::Result<String> {
     let Some(mut stderr) = child.stderr.take() else { return Ok(String::new()) };
     let (mut said, mut line, mut transferred) = (String::new(), Vec::new(), 0);
     let mut end = |line: &mut Vec<u8>, terminator: &str| {
@@ -664,7 +685,7 @@ fn listen(child: &mut Child, progress: &Progress) -> io::Result<String> {
     };
     let mut buffer = [0; 4096];
     loop {
-        wait_to_read(&stderr, progress)?;
+        wait_to_hear(&stderr, progress, watch)?;
         let len = match stderr.read(&mut buffer) {
             Ok(0) => break,
             Ok(len) => len,

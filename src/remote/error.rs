@@ -9,6 +9,7 @@ use crate::gitkv::GitError;
 use crate::layers::{LayerError, ObjectId, OutOfReach};
 use crate::store::{self, NameError, UrlError};
 use crate::url::Url;
+use crate::watch::Exceeded;
 
 /// Why a repository could not be exchanged with another.
 #[derive(Debug, thiserror::Error)]
@@ -535,7 +536,14 @@ impl RemoteError {
     pub(super) fn of(remote: &str) -> impl Fn(GitError) -> Self {
         let remote = remote.to_owned();
         move |source| {
-            let GitError::Remote { said, .. } = &source else { return Self::Git(source) };
+            let said = match &source {
+                GitError::Remote { said, .. } => said,
+                GitError::Ended { source: Exceeded::Idle(_), .. } => {
+                    return Self::Unreachable { remote: remote.clone(), source };
+                }
+                GitError::Ended { .. } => return Self::Failed { remote: remote.clone(), source },
+                _ => return Self::Git(source),
+            };
             let said = said.to_lowercase();
             let remote = remote.clone();
             if says(&said, &HASH) {

@@ -184,6 +184,8 @@ impl Remotes {
                 Err(source @ GitError::Unsynced { .. }) => {
                     return Err(RemoteError::Unsynced { remote: remote.to_owned(), source });
                 }
+                // A pull would wait for as long again.
+                Err(ended @ GitError::Ended { .. }) => return Err(RemoteError::of(remote)(ended)),
                 Err(error) => {
                     let known = place()?;
                     progress.check().map_err(GitError::from)?;

@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 const FLOORS: [&[&str]; 7] = [
     &[
         "atomic", "causes", "cbor", "digest", "pipeline", "printed", "progress", "relpath", "signals",
-        "spoken", "url", "varint",
+        "spoken", "url", "varint", "watch",
     ],
     &["child"],
     &["archive", "crypt", "delta", "layers", "removals", "store", "trust"],
