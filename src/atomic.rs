@@ -4,11 +4,12 @@
 //! the directory that holds the name. A process that dies on the way leaves the old target, and perhaps a
 //! temporary file whose name begins with [`TEMP_PREFIX`], which [`sweep`] removes.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 /// What the name of every unfinished file begins with.
@@ -38,10 +39,17 @@ pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
 /// The file in a temporary directory that its owner holds locked.
 pub const DIR_LOCK: &str = "lock";
 
-/// Whether a living process owns the temporary file at `path`. One that may not be opened counts as owned.
+/// Opens the file at `path`; `None` where something else is there. Whoever opens a pipe waits for its other end, and what is
+/// written to a device is not kept.
+pub fn open_file(options: &mut OpenOptions, path: &Path) -> io::Result<Option<File>> {
+    let file = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// Whether a living process owns the temporary file at `path`. One that may not be opened, or is no file, counts as owned.
 pub fn is_owned(path: &Path) -> bool {
-    match File::open(path) {
-        Ok(file) => file.try_lock().is_err(),
+    match open_file(File::options().read(true), path) {
+        Ok(file) => file.is_none_or(|file| file.try_lock().is_err()),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
@@ -245,5 +253,20 @@ mod tests {
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_no_file() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let endless = dir.path().join("endless");
+        std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+        for path in [pipe, endless] {
+            assert!(open_file(File::options().read(true), &path).unwrap().is_none());
+            assert!(is_owned(&path), "it is nobody's leftover");
+        }
     }
 }

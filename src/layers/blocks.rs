@@ -12,12 +12,12 @@
 
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustix::fs::OFlags;
+use crate::atomic;
 
 /// The bytes of a block, the unit in which packs elsewhere are read: small, so that little is read that
 /// nobody asked for.
@@ -148,13 +148,9 @@ impl Blocks {
     }
 }
 
-/// Opens a file. Whoever opens a pipe waits for the other end, and what is written to a device is not kept.
+/// Opens a file.
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let file = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("it is not a file")),
-    }
+    atomic::open_file(options, path)?.ok_or_else(|| io::Error::other("it is not a file"))
 }
 
 /// Whether the last use lies so far back that it is worth to be noted anew.

@@ -4,11 +4,9 @@ use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use rustix::fs::OFlags;
 
 use crate::atomic;
 
@@ -329,13 +327,9 @@ pub(super) fn read_index(path: &Path) -> Result<Index, LayerError> {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => LayerError::io("read", path)(error),
         _ => damaged("it cannot be read"),
     };
-    // Whoever opens a pipe waits for its writer.
-    let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
-    let mut file = opened.map_err(refused)?;
+    let opened = atomic::open_file(File::options().read(true), path).map_err(refused)?;
+    let mut file = opened.ok_or_else(|| damaged("it is no file"))?;
     let metadata = file.metadata().map_err(refused)?;
-    if !metadata.is_file() {
-        return Err(damaged("it is no file"));
-    }
     if is_inflated(&metadata) {
         return Err(damaged("it is far larger than what it takes on the disk"));
     }

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions as Mode, ReadDir};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::backend::{
@@ -404,17 +404,9 @@ impl Backend for Local {
 
     fn load(&self, path: &str, range: Option<Range<u64>>, limit: u64) -> Result<Vec<u8>, Reason> {
         self.permit(path, "r", |permissions| permissions.read)?;
-        // Whoever opens a pipe waits for its writer.
-        let opened = File::options()
-            .read(true)
-            .custom_flags(OFlags::NONBLOCK.bits() as i32)
-            .open(self.root.join(path));
-        let file = opened.map_err(|error| self.reason(error))?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(Reason::NotFound);
-        }
-        let held = metadata.len();
+        let opened = atomic::open_file(File::options().read(true), &self.root.join(path));
+        let file = opened.map_err(|error| self.reason(error))?.ok_or(Reason::NotFound)?;
+        let held = file.metadata()?.len();
         let range = match range {
             Some(range) if range.end > held => {
                 return Err(Reason::OutOfRange { offset: range.start, size: range.end - range.start });
@@ -515,7 +507,7 @@ fn sweep(directory: &Path) {
         if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
-        if let Ok(file) = File::open(entry.path())
+        if let Ok(Some(file)) = atomic::open_file(File::options().read(true), &entry.path())
             && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
             tracing::debug!(path = %entry.path().display(), "removing what a killed process left");
