@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::error::Reason;
 use super::statistics::{Counters, Figures, Operation};
+use crate::child::LOOK;
+use crate::signals;
 
 /// How often and after which pauses a call that failed temporarily is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +126,9 @@ impl Calls {
             match result {
                 Err(reason) if reason.is_temporary() && attempts < self.retry.attempts => {
                     tracing::debug!(%operation, attempts, %reason, "trying again");
-                    thread::sleep(self.retry.pause(attempts));
+                    if !rest(self.retry.pause(attempts)) {
+                        break Err(reason);
+                    }
                     attempts += 1;
                 }
                 result => break result,
@@ -143,6 +147,20 @@ impl Calls {
         match result {
             Ok((value, _)) => Ok(value),
             Err(reason) => Err((reason, attempts)),
+        }
+    }
+}
+
+/// Waits for `pause`, or until this process is to stop. Whether it goes on.
+fn rest(pause: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        if signals::is_stopping() {
+            return false;
+        }
+        match pause.checked_sub(start.elapsed()) {
+            Some(left) if !left.is_zero() => thread::sleep(left.min(LOOK)),
+            _ => return true,
         }
     }
 }

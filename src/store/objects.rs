@@ -34,7 +34,7 @@ use super::backend::{
 };
 use super::error::Reason;
 use super::name::{MARKER, is_file_of_store};
-use super::net::{SLOWEST, client, runtime, shorten};
+use super::net::{self, SLOWEST, client, runtime, shorten};
 use super::sweep::{Swept, beside, dead};
 use super::url::{Credentials, S3, WebDav};
 
@@ -560,13 +560,10 @@ async fn region_of(endpoint: &str, bucket: &str, timeout: Duration) -> Result<St
     const WAYS_OUT: &str = "add ?region=NAME to the URL, or set AWS_REGION";
     let client = client().connect_timeout(timeout).redirect(reqwest::redirect::Policy::none()).build();
     let request = client.map_err(Reason::permanent)?.head(format!("{endpoint}/{bucket}")).send();
-    let response = match tokio::time::timeout(timeout, request).await {
-        Ok(response) => response.map_err(|error| {
-            let text = format!("the region of the bucket cannot be asked for: {error}; {WAYS_OUT}");
-            Reason::permanent(text)
-        })?,
-        Err(_) => return Err(Reason::TimedOut(timeout)),
-    };
+    let response = net::within(timeout, request).await?.map_err(|error| {
+        let text = format!("the region of the bucket cannot be asked for: {error}; {WAYS_OUT}");
+        Reason::permanent(text)
+    })?;
     let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
     region.map(str::to_owned).ok_or_else(|| {
         let text = format!("AWS knows no region of the bucket {bucket:?}; check its name, or {WAYS_OUT}");
@@ -576,10 +573,7 @@ async fn region_of(endpoint: &str, bucket: &str, timeout: Duration) -> Result<St
 
 /// Waits for an answer, but not for longer than `limit`.
 async fn within<T>(limit: Duration, future: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Reason> {
-    match tokio::time::timeout(limit, future.into_future()).await {
-        Ok(result) => result.map_err(reason),
-        Err(_) => Err(Reason::TimedOut(limit)),
-    }
+    net::within(limit, future.into_future()).await?.map_err(reason)
 }
 
 /// What an error of OpenDAL means, in few words and with its causes: its own text repeats them, and all headers.

@@ -35,7 +35,7 @@ use super::backend::{
 };
 use super::error::Reason;
 use super::kept::Kept;
-use super::net::{SLOWEST, client, random, runtime, shorten};
+use super::net::{self, SLOWEST, client, random, runtime, shorten};
 use super::sweep::{Swept, beside, dead};
 
 const USER: &str = "treering";
@@ -398,11 +398,8 @@ impl Rclone {
 /// Waits for our child, but not for longer than `limit`. That it does not answer may pass: it is started
 /// again.
 async fn within<T>(limit: Duration, future: impl Future<Output = reqwest::Result<T>>) -> Result<T, Reason> {
-    match tokio::time::timeout(limit, future).await {
-        // The address holds the remote, which may hold a password.
-        Ok(result) => result.map_err(|error| Reason::temporary(error.without_url())),
-        Err(_) => Err(Reason::TimedOut(limit)),
-    }
+    // The address holds the remote, which may hold a password.
+    net::within(limit, future).await?.map_err(|error| Reason::temporary(error.without_url()))
 }
 
 /// The address that a line of the log says the server has.

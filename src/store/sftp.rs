@@ -46,7 +46,7 @@ use super::backend::{
 };
 use super::error::Reason;
 use super::name::MARKER;
-use super::net::{random, runtime, shorten};
+use super::net::{self, random, runtime, shorten};
 use super::sweep::{ASIDE, Swept, is_dead};
 use super::url;
 use crate::atomic;
@@ -189,10 +189,7 @@ impl Ssh {
 
     /// Waits, but not for longer than the timeout.
     async fn within<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Reason> {
-        match tokio::time::timeout(self.timeout, future).await {
-            Ok(result) => result.map_err(reason),
-            Err(_) => Err(Reason::TimedOut(self.timeout)),
-        }
+        net::within(self.timeout, future).await?.map_err(reason)
     }
 
     async fn metadata(&self, sftp: &Sftp, path: &str) -> Result<MetaData, Reason> {

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -1265,5 +1267,45 @@ fn where_no_remote_has_the_newest_state_the_way_back_is_told_and_works() {
         assert_eq!(lab.ok(["snapshots"]), before);
         lab.ok(words("backup tree -q --push"));
         lab.ok(words("check --read-data"));
+    }
+}
+
+/// A server that takes every connection, and never answers; and how many it has taken.
+fn silent_server() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            kept.push(stream);
+            counter.fetch_add(1, SeqCst);
+        }
+    });
+    (address, taken)
+}
+
+#[test]
+fn a_signal_is_heeded_while_a_store_does_not_answer() {
+    let (lab, _) = with_cold();
+    lab.ok(["push", "cold"]);
+    for scheme in ["webdav://HOST/x", "s3:key:secret@http://HOST/bucket/x?region=x"] {
+        let (host, taken) = silent_server();
+        let url = scheme.replace("HOST", &host);
+        fs::write(lab.path("repo/treering/remotes/cold/url"), format!("{url}\n")).unwrap();
+        for command in ["pull cold", "push cold"] {
+            let before = taken.load(SeqCst);
+            let child = lab.command(words(command)).process_group(0).stderr(Stdio::piped()).spawn().unwrap();
+            while taken.load(SeqCst) == before {
+                thread::sleep(Duration::from_millis(10));
+            }
+            rustix::process::kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{command} {scheme}: {err}");
+            // Whoever goes on asks again.
+            assert_eq!(taken.load(SeqCst), before + 1, "{command} {scheme}: {err}");
+        }
     }
 }
