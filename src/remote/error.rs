@@ -156,6 +156,12 @@ pub enum RemoteError {
          compare it with another copy before you use it"
     )]
     OtherRecipient(String),
+    /// The remote's configuration cuts files elsewhere, or confirms blocks by another key, in the same format.
+    #[error(
+        "the remote {0} cuts files into other segments than this repository: somebody has changed its configuration, so nothing \
+         was taken from it; push a sound one to it from another clone, or use another remote"
+    )]
+    OtherSegments(String),
     /// A later version of this program has pushed to the remote.
     #[error(
         "the remote {remote} has format {found}, and this program reads up to {newest}: use a newer treering"

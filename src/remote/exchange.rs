@@ -505,10 +505,26 @@ impl Remotes {
             }
         }
         // What does not parse here as a whole would be in the way of every command.
-        Config::parse(&self.git.read_blob(&config.id)?, self.newest_format).map_err(|source| {
-            RemoteError::Configuration { remote: remote.to_owned(), source: Box::new(source) }
-        })?;
+        let config =
+            Config::parse(&self.git.read_blob(&config.id)?, self.newest_format).map_err(|source| {
+                RemoteError::Configuration { remote: remote.to_owned(), source: Box::new(source) }
+            })?;
+        // Files are compared by their segments, and segments by their signatures: with others, all would differ. No command
+        // changes either, but an upgrade may.
+        if let Some(own) = self.own_config()?
+            && config.version <= own.version
+            && (config.segments != own.segments || config.confirm_key != own.confirm_key)
+        {
+            return Err(RemoteError::OtherSegments(remote.to_owned()));
+        }
         Ok(Some(theirs))
+    }
+
+    /// The configuration of this repository, if it has one that can be used.
+    fn own_config(&self) -> Result<Option<Config>, GitError> {
+        let Some(head) = self.git.head()? else { return Ok(None) };
+        let Some(config) = self.git.find(&head, CONFIG.as_bytes())? else { return Ok(None) };
+        Ok(Config::parse(&self.git.read_blob(&config.id)?, self.newest_format).ok())
     }
 
     /// The id of this repository; `None` while it has none.

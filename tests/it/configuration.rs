@@ -8,11 +8,13 @@ use std::path::Path;
 use serde_cbor::Value;
 use treering::cbor;
 use treering::gitkv::Git;
+use treering::progress::Progress;
 use treering::remote::{RemoteError, Remotes};
-use treering::repository::{FORMAT_VERSION, Repository};
+use treering::repository::{FORMAT_VERSION, Repository, RestoreOptions};
 
 use crate::cold::{quick, remotes, store_url, who};
 use crate::lab::Lab;
+use crate::tree::noise;
 
 const CONFIG: &str = "config.cbor";
 
@@ -130,6 +132,54 @@ fn a_configuration_that_is_none_is_not_taken_from_a_cold_remote() {
             assert!(matches!(error, RemoteError::Configuration { .. }), "{error}");
             assert!(!path.exists());
         }
+    }
+}
+
+/// Configurations of the same repository and format, by which it would cut or compare otherwise.
+fn resettings(lab: &Lab) -> [Vec<u8>; 2] {
+    let lengths = [("min", 64), ("avg", 256), ("max", 1024)];
+    let lengths = lengths.map(|(name, length)| (Value::Text(name.into()), Value::Integer(length)));
+    [("segments", Value::Map(lengths.into())), ("confirm_key", Value::Bytes(vec![0; 32]))]
+        .map(|(key, value)| changed(lab, |map| drop(map.insert(key.to_owned(), value))))
+}
+
+#[test]
+fn a_remote_does_not_change_how_files_are_cut_and_compared() {
+    for (number, is_cold) in [(0, false), (1, false), (0, true), (1, true)] {
+        let mut lab = Lab::new();
+        lab.write("file", noise(3_000_000, 1));
+        lab.backup();
+        let hub = lab.path("hub.git");
+        Git::init(&hub, &[]).unwrap();
+        let here = remotes(&lab.path("repo"));
+        here.add("hub", hub.to_str().unwrap()).unwrap();
+        here.push("hub", &who()).unwrap();
+        let clone = lab.path("clone");
+        Remotes::clone_from(hub.to_str().unwrap(), &clone, FORMAT_VERSION).unwrap();
+        // Another writer, with a program of his own.
+        let config = &resettings(&lab)[number];
+        if is_cold {
+            lab.replace_in("clone", CONFIG, Some(config));
+            let there = remotes(&clone);
+            there.add("far", store_url(&lab)).unwrap();
+            there.push("far", &who()).unwrap();
+            here.add("far", store_url(&lab)).unwrap();
+        } else {
+            lab.replace_in("hub.git", CONFIG, Some(config));
+        }
+        let name = if is_cold { "far" } else { "hub" };
+        let sound = head(&lab.path("repo"));
+        for error in [here.pull(name, &who()).err(), here.push(name, &who()).err()] {
+            let error = error.expect("it was taken");
+            assert!(matches!(&error, RemoteError::OtherSegments(remote) if remote == name), "{error}");
+        }
+        assert_eq!(head(&lab.path("repo")), sound, "nothing here changed");
+        lab.reopen();
+        let target = lab.path("target");
+        let options = RestoreOptions { verify: true, ..RestoreOptions::new(&target) };
+        let snapshot = lab.repository.snapshots().unwrap().pop().unwrap();
+        let report = lab.repository.restore(&snapshot, &options, &Progress::new()).unwrap();
+        assert!(report.mismatches.is_empty(), "{:?}", report.mismatches);
     }
 }
 
