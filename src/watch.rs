@@ -22,7 +22,8 @@ const DRIBBLE_OF_SSH: u64 = 64 << 10;
 /// The time of the processor that reading such drops takes.
 const DRIBBLE_OF_CPU: Duration = Duration::from_secs(1);
 
-/// How many seconds of the processor each MB that was written may take. A repository of deltas alone takes less than one.
+/// How many seconds of the processor each MB that was written may take. A pack without deltas takes about a thousandth of that; the
+/// rest is for deltas and for slow machines.
 const SECONDS_PER_MB: u64 = 4;
 
 /// What the names of programs begin with that bring git to another host.
