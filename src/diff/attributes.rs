@@ -13,18 +13,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use xattr::FileExt;
 
 use crate::diff::acl;
 use crate::diff::entry::{Entry, FileTime, Kind, Metadata};
-use crate::diff::index::Owners;
-use crate::diff::read::FILE_FLAGS;
+use crate::diff::handle::{FILE_FLAGS, PATH_FLAGS, has_proc, proc_path};
+use crate::diff::owners::Owners;
 use crate::relpath::RelPath;
 
 /// What of the metadata of entries is set here, and how.
@@ -50,8 +49,6 @@ pub(super) enum Subject<'a> {
     /// What a name stands for in a directory.
     Name(&'a OwnedFd, &'a [u8]),
 }
-
-pub(super) const PATH_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
@@ -368,17 +365,6 @@ fn named_without_proc(error: io::Error) -> io::Error {
         true => io::Error::new(error.kind(), "this needs /proc, which is not mounted"),
         false => error,
     }
-}
-
-/// Whether there is a `/proc`.
-pub(super) fn has_proc() -> bool {
-    static HAS_PROC: OnceLock<bool> = OnceLock::new();
-    *HAS_PROC.get_or_init(|| Path::new("/proc/self/fd").is_dir())
-}
-
-/// What is open, by way of `/proc`.
-pub(super) fn proc_path(opened: impl AsFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd()))
 }
 
 /// Sets the time of what a name stands for.

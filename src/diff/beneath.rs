@@ -13,10 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
-use crate::diff::attributes::PATH_FLAGS;
-use crate::diff::read::FILE_FLAGS;
-use crate::diff::scan::{Stat, is_mount_root};
+use crate::diff::handle::{FILE_FLAGS, PATH_FLAGS};
 use crate::diff::source::{Links, SourceDir, hold};
+use crate::diff::stat::{Stat, is_mount_root};
 use crate::relpath::RelPath;
 
 /// How many directories are kept open.

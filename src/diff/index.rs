@@ -1,6 +1,6 @@
 //! The state of a directory: every name, with what it held.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,51 +12,18 @@ use serde_bytes::ByteBuf;
 use crate::archive::gzip;
 use crate::cbor;
 use crate::delta::{BlockSignature, ConfirmKey, SegmentParams, SignatureError, SignatureOptions};
-use crate::diff::acl::{self, Named};
 use crate::diff::contents::{Event, Piece, ReadOptions, read_files};
 use crate::diff::entry::{Content, Entry, Kind, SegmentRef};
+use crate::diff::handle::NameAt;
+use crate::diff::owners::Owners;
 use crate::diff::page;
 use crate::diff::read::{read_metadata, read_special, stat_metadata};
 use crate::diff::scan::{Found, ScanError, ScanErrorKind, ScanOptions, scan};
-use crate::diff::source::{Place, SourceDir};
+use crate::diff::source::SourceDir;
 use crate::diff::{DiffError, FORMAT_VERSION};
 use crate::digest::Digest;
 use crate::progress::{Interrupted, Progress};
 use crate::{atomic, relpath::RelPath};
-
-/// Names of the users and groups that own something, or that an ACL names, by number.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owners {
-    /// Users.
-    pub users: BTreeMap<u32, String>,
-    /// Groups.
-    pub groups: BTreeMap<u32, String>,
-}
-
-impl Owners {
-    /// Learns the names of the owners of `entry`, and of those whom its ACLs name, from the system.
-    pub fn note(&mut self, entry: &Entry) {
-        self.note_one(Named::User(entry.meta.uid));
-        self.note_one(Named::Group(entry.meta.gid));
-        let xattrs = entry.meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
-        xattrs.flat_map(|(name, value)| acl::names(name, value)).for_each(|named| self.note_one(named));
-    }
-
-    fn note_one(&mut self, named: Named) {
-        let name = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
-        let (names, number) = match named {
-            Named::User(number) => (&mut self.users, number),
-            Named::Group(number) => (&mut self.groups, number),
-        };
-        names.entry(number).or_insert_with(|| {
-            let found = match named {
-                Named::User(number) => uzers::get_user_by_uid(number).map(|user| name(user.name())),
-                Named::Group(number) => uzers::get_group_by_gid(number).map(|group| name(group.name())),
-            };
-            found.unwrap_or_default()
-        });
-    }
-}
 
 /// The state of a directory: its entries in path order, and block signatures of what its files hold.
 ///
@@ -214,7 +181,7 @@ pub fn pages_of(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
 /// The entry of something found, of a regular file all but its content and extended attributes, which [`fill`] reads;
 /// and why not all of its attributes are there. It stands at `place`, by which it is read.
 pub(crate) fn describe(
-    place: &Place<'_>,
+    place: &NameAt<'_>,
     found: Found,
     began: SystemTime,
 ) -> Result<(Entry, Option<ScanError>), ScanError> {
@@ -245,10 +212,10 @@ pub fn describe_in(
 ) -> Result<(Entry, Option<ScanError>), ScanError> {
     // Of a regular file nothing is read by its place.
     if found.stat.file_type() == FileType::RegularFile {
-        return describe(&Place::of(Path::new("")), found, began);
+        return describe(&NameAt::of(Path::new("")), found, began);
     }
     let path = found.path.clone();
-    let described = directory.with_place(&path, |place| describe(place, found, began));
+    let described = directory.with_name(&path, |place| describe(place, found, began));
     described.unwrap_or_else(|error| Err(ScanError { path: directory.locate(&path), source: error.into() }))
 }
 

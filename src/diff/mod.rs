@@ -51,14 +51,17 @@ mod contents;
 mod data;
 mod entry;
 mod exclude;
+mod handle;
 mod index;
 mod order;
+mod owners;
 pub mod page;
 pub(crate) mod pattern;
 mod place;
 mod read;
 mod scan;
 mod source;
+mod stat;
 mod temporary;
 
 pub use apply::{
@@ -73,12 +76,15 @@ pub use contents::{Piece, ReadOptions};
 pub use data::DiffData;
 pub use entry::{Content, DataMap, Entry, FileTime, Kind, Metadata, SegmentList, SegmentRef, Xattrs};
 pub use exclude::{Excludes, LeftOut, LeftOutRule};
+pub(crate) use handle::NameAt;
 pub(crate) use index::describe;
-pub use index::{DirIndex, Owners, describe_in, fill, pages_of};
+pub use index::{DirIndex, describe_in, fill, pages_of};
+pub use owners::Owners;
 pub use pattern::{Pattern, PatternError};
-pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, Stat, scan};
+pub use scan::{Found, ScanError, ScanErrorKind, ScanOptions, scan};
 pub use source::SourceDir;
-pub(crate) use source::{Links, Place, hold};
+pub(crate) use source::{Links, hold};
+pub use stat::Stat;
 
 /// Version of the files that this module writes; see `docs/format.md`.
 pub const FORMAT_VERSION: u32 = 1;

@@ -23,8 +23,8 @@ use crate::atomic::TEMP_PREFIX;
 use crate::diff::attributes::{Attributes, Subject, chmod, set_times};
 use crate::diff::beneath::Beneath;
 use crate::diff::entry::{Entry, Kind};
-use crate::diff::index::Owners;
-use crate::diff::scan::Stat;
+use crate::diff::owners::Owners;
+use crate::diff::stat::Stat;
 use crate::diff::temporary;
 use crate::relpath::RelPath;
 
@@ -363,7 +363,7 @@ mod tests {
 
     use super::*;
     use crate::diff::entry::{FileTime, Metadata};
-    use crate::diff::index::Owners;
+    use crate::diff::owners::Owners;
 
     fn entry(path: &str, kind: Kind) -> Entry {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());

@@ -12,22 +12,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, OFlags, SeekFrom};
+use rustix::fs::{FileType, SeekFrom};
 use xattr::{FileExt as _, XAttrs};
 
 use crate::diff::entry::{FileTime, Kind, Metadata, Xattrs};
-use crate::diff::scan::Stat;
-use crate::diff::source::Place;
+use crate::diff::handle::NameAt;
+use crate::diff::stat::Stat;
 
 /// Time stamps of files lag behind the clock by up to this much (a tick of the slowest kernels is 10 ms).
 const CLOCK_LAG: Duration = Duration::from_millis(20);
-
-/// How a file is opened to be read: not blocking, so that a FIFO put there since the scan cannot hold us up.
-pub const FILE_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC)
-    .union(OFlags::NOCTTY);
 
 /// A regular file being read: the data between its holes, as one stream.
 pub struct DataReader {
@@ -163,7 +156,7 @@ fn find_holes(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
 }
 
 /// What a name that is not a regular file is, its link target read.
-pub fn read_special(place: &Place<'_>, stat: &Stat) -> io::Result<Kind> {
+pub fn read_special(place: &NameAt<'_>, stat: &Stat) -> io::Result<Kind> {
     Ok(match stat.file_type() {
         FileType::Directory => Kind::Directory,
         FileType::Symlink => Kind::Symlink(place.read_link()?.into_boxed_slice()),
@@ -179,7 +172,7 @@ pub fn read_special(place: &Place<'_>, stat: &Stat) -> io::Result<Kind> {
 
 /// The metadata to keep of what stands at a place: its `stat`, as of a scan that began at `began`, and its extended
 /// attributes. Where these cannot be read, why; such an entry never counts as unchanged.
-pub fn read_metadata(place: &Place<'_>, stat: &Stat, began: SystemTime) -> (Metadata, Option<io::Error>) {
+pub fn read_metadata(place: &NameAt<'_>, stat: &Stat, began: SystemTime) -> (Metadata, Option<io::Error>) {
     let (xattrs, fault) = match place.open_directory(stat) {
         Some(directory) => {
             let directory = File::from(directory);
@@ -269,6 +262,7 @@ mod tests {
     use rustix::fs::Mode;
 
     use super::*;
+    use crate::diff::handle::FILE_FLAGS;
 
     fn stat(path: &Path) -> Stat {
         rustix::fs::lstat(path).unwrap().into()
@@ -347,7 +341,7 @@ mod tests {
         let path = dir.path().join("link");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert!(open(&path).is_err());
-        let place = Place::of(&path);
+        let place = NameAt::of(&path);
         assert_eq!(read_special(&place, &stat(&path)).unwrap(), Kind::Symlink((*b"/etc/passwd").into()));
         assert!(open(dir.path()).is_err());
     }
@@ -358,7 +352,7 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "x").unwrap();
         let now = SystemTime::now();
-        let ctime = |began| read_metadata(&Place::of(&path), &stat(&path), began).0.ctime;
+        let ctime = |began| read_metadata(&NameAt::of(&path), &stat(&path), began).0.ctime;
         assert_eq!(ctime(now), FileTime::default());
         assert_eq!(ctime(now + Duration::from_secs(60)), stat(&path).ctime);
         let future = now + Duration::from_secs(365 * 86_400);

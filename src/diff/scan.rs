@@ -14,12 +14,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 
-use crate::diff::entry::FileTime;
 use crate::diff::exclude::{Excludes, LeftOut, LeftOutRule, Rules};
 use crate::diff::pattern::PatternError;
 use crate::diff::source::{SourceDir, open_beneath};
+use crate::diff::stat::{Stat, is_mount_root};
 use crate::diff::temporary;
 use crate::pipeline::lock;
 use crate::relpath::{RelPath, RelPathError};
@@ -51,60 +51,6 @@ pub struct Found {
     pub stat: Stat,
     /// Whether it is a directory at which something is mounted, and that the walk enters.
     pub is_mount: bool,
-}
-
-/// The part of `lstat` that is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stat {
-    /// Type and permission bits, as `st_mode`.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Length in bytes.
-    pub size: u64,
-    /// Bytes that are allocated.
-    pub allocated: u64,
-    /// When the content last changed.
-    pub mtime: FileTime,
-    /// When the inode last changed.
-    pub ctime: FileTime,
-    /// Device that holds it.
-    pub device: u64,
-    /// Inode number.
-    pub inode: u64,
-    /// How many names it has.
-    pub links: u64,
-    /// Which device it is, for a device.
-    pub special: u64,
-}
-
-impl From<rustix::fs::Stat> for Stat {
-    #[allow(clippy::unnecessary_cast, reason = "the fields differ in type between platforms")]
-    fn from(stat: rustix::fs::Stat) -> Self {
-        let time = |seconds, nanos| FileTime { seconds, nanos };
-        Self {
-            mode: stat.st_mode as u32,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            size: stat.st_size as u64,
-            allocated: stat.st_blocks as u64 * 512,
-            mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            links: stat.st_nlink as u64,
-            special: stat.st_rdev as u64,
-        }
-    }
-}
-
-impl Stat {
-    /// What kind of thing it is.
-    pub fn file_type(&self) -> FileType {
-        FileType::from_raw_mode(self.mode as _)
-    }
 }
 
 /// What could not be looked at, and why.
@@ -439,16 +385,6 @@ impl Walk<'_> {
         let is_mount = enter && is_mount_root(opened, name).unwrap_or(stat.device != self.device);
         Ok(Some((Found { path, stat, is_mount }, child)))
     }
-}
-
-/// Whether a mount begins at `name` in an open directory, or at that itself where it is empty; `None` where the kernel
-/// does not tell.
-pub(super) fn is_mount_root(directory: impl AsFd, name: impl rustix::path::Arg) -> Option<bool> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-    let statx = rustix::fs::statx(directory, name, flags, StatxFlags::empty()).ok()?;
-    let told = StatxAttributes::from_bits_retain(statx.stx_attributes_mask.bits());
-    told.contains(StatxAttributes::MOUNT_ROOT)
-        .then(|| statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(test)]

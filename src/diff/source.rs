@@ -7,21 +7,17 @@
 //! opened, by whoever opens it. `/proc` is needed for the extended attributes of links, pipes, devices and of
 //! directories that cannot be listed; without it these alone are read by a path from the root.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::diff::attributes::{has_proc, proc_path};
-use crate::diff::read::{DataReader, FILE_FLAGS};
-use crate::diff::scan::Stat;
+use crate::diff::handle::{FILE_FLAGS, NameAt};
+use crate::diff::read::DataReader;
 use crate::relpath::RelPath;
 
 /// Bytes that a path in one call of the system may have at most, with the zero at its end.
@@ -151,67 +147,18 @@ impl SourceDir {
     }
 
     /// Calls `act` with the place of what stands at `path` below it.
-    pub fn with_place<T>(&self, path: &RelPath, act: impl FnOnce(&Place<'_>) -> T) -> io::Result<T> {
+    pub fn with_name<T>(&self, path: &RelPath, act: impl FnOnce(&NameAt<'_>) -> T) -> io::Result<T> {
         let located = self.locate(path);
         if self.is_alone(path) {
-            return Ok(act(&Place::of(&located)));
+            return Ok(act(&NameAt::of(&located)));
         }
         let (directory, rest) = self.reach(path)?;
         let (above, name) = match rest.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (&rest[..slash], &rest[slash + 1..]),
-            None => return Ok(act(&Place { directory, name: rest, located: &located })),
+            None => return Ok(act(&NameAt::new(directory, rest, &located))),
         };
         let above = open_beneath(directory, above, HOLD_FLAGS)?;
-        Ok(act(&Place { directory: above.as_fd(), name, located: &located }))
-    }
-}
-
-/// Where something stands: its name in an open directory.
-pub struct Place<'a> {
-    directory: BorrowedFd<'a>,
-    /// Empty for the directory itself.
-    name: &'a [u8],
-    located: &'a Path,
-}
-
-impl<'a> Place<'a> {
-    /// What `name` stands for in `directory`, which for people is at `located`; the directory itself where it is empty.
-    pub fn new(directory: BorrowedFd<'a>, name: &'a [u8], located: &'a Path) -> Self {
-        Self { directory, name, located }
-    }
-
-    /// What a path leads to, links above it followed.
-    pub fn of(path: &'a Path) -> Self {
-        Self { directory: CWD, name: path.as_os_str().as_bytes(), located: path }
-    }
-
-    /// The path by which a person knows it.
-    pub fn located(&self) -> &'a Path {
-        self.located
-    }
-
-    /// What the link that stands there leads to.
-    pub fn read_link(&self) -> io::Result<Vec<u8>> {
-        Ok(rustix::fs::readlinkat(self.directory, self.name, Vec::new())?.into_bytes())
-    }
-
-    /// The directory that stands there, if `stat` says that it is one and it may be listed.
-    pub fn open_directory(&self, stat: &Stat) -> Option<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let name = if self.name.is_empty() { b"." } else { self.name };
-        let is_dir = stat.file_type() == FileType::Directory;
-        is_dir.then(|| rustix::fs::openat(self.directory, name, flags, Mode::empty()).ok())?
-    }
-
-    /// A path that the system takes in one call and that follows no link but those of `/proc`.
-    pub fn path(&self) -> Cow<'a, Path> {
-        if self.directory.as_raw_fd() == CWD.as_raw_fd() {
-            return Cow::Borrowed(self.located);
-        }
-        match has_proc() {
-            true => Cow::Owned(proc_path(self.directory).join(OsStr::from_bytes(self.name))),
-            false => Cow::Borrowed(self.located),
-        }
+        Ok(act(&NameAt::new(above.as_fd(), name, &located)))
     }
 }
 
@@ -260,11 +207,11 @@ mod tests {
             assert!(source.open(&path(below)).is_err(), "{below}");
         }
         assert_eq!(
-            source.with_place(&path("real/sub/link"), |place| place.read_link()).unwrap().unwrap(),
+            source.with_name(&path("real/sub/link"), |place| place.read_link()).unwrap().unwrap(),
             b"to"
         );
         for below in ["out/sub/link", "in/sub/link"] {
-            assert!(source.with_place(&path(below), |_| ()).is_err(), "{below}");
+            assert!(source.with_name(&path(below), |_| ()).is_err(), "{below}");
         }
         let held = source.held(&RelPath::root()).unwrap();
         for open in [open_short, open_by_component] {

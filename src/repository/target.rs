@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use crate::diff::pattern::{Meaning, PatternSet, Space};
 use crate::diff::{
-    Beneath, DirIndex, Entry, Failure, Found, Kind, Place, ReadOptions, ScanErrorKind, Stat, describe, fill,
+    Beneath, DirIndex, Entry, Failure, Found, Kind, NameAt, ReadOptions, ScanErrorKind, Stat, describe, fill,
 };
 use crate::progress::Progress;
 use crate::relpath::RelPath;
@@ -203,7 +203,7 @@ pub(super) fn look_at(
         }
         let found = Found { path: entry.path.clone(), stat, is_mount: false };
         let located = target.join(entry.path.as_path());
-        let place = Place::new((*directory).as_fd(), entry.path.name(), &located);
+        let place = NameAt::new((*directory).as_fd(), entry.path.name(), &located);
         // What cannot be read is as good as not there: it is made anew.
         if let Ok((described, fault)) = describe(&place, found, SystemTime::UNIX_EPOCH) {
             hidden.extend(fault.map(|_| entry.path.clone()));
