@@ -24,6 +24,7 @@ pub mod crypt;
 pub mod delta;
 pub mod diff;
 pub mod digest;
+mod format;
 pub mod gitkv;
 pub mod layers;
 pub mod pipeline;

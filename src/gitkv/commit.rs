@@ -42,6 +42,11 @@ impl Person {
         Self { name: clean(name), mail: clean(mail), time }
     }
 
+    /// A user of a host who acts at `time`.
+    pub fn on_host(user: &str, host: &str, time: Timestamp) -> Self {
+        Self::new(user, &format!("{user}@{host}"), time)
+    }
+
     /// The name.
     pub fn name(&self) -> &str {
         &self.name

@@ -57,6 +57,13 @@ pub struct KvFile<'a> {
     message: Option<String>,
 }
 
+impl GitKv {
+    /// Opens the value of `key` like a file. Nothing changes before [`KvFile::commit`].
+    pub fn file(&self, key: impl AsRef<[u8]>, mode: OpenMode) -> Result<KvFile<'_>, GitError> {
+        KvFile::open(self, key.as_ref(), mode)
+    }
+}
+
 impl<'a> KvFile<'a> {
     pub(super) fn open(kv: &'a GitKv, key: &[u8], mode: OpenMode) -> Result<Self, GitError> {
         if let Some(fault) = tree::path_fault(key) {

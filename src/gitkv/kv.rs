@@ -9,7 +9,6 @@ use crate::url::Url;
 
 use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
-use super::file::{KvFile, OpenMode};
 use super::origin::{self, Origin, cached_clone};
 use super::transaction::Edit;
 use super::transport::RemoteHead;
@@ -139,11 +138,6 @@ impl GitKv {
     /// The keys now that are `prefix` or lie below it; an empty prefix means all.
     pub fn list(&self, prefix: impl AsRef<[u8]>) -> Result<KvKeys<'_>, GitError> {
         self.view()?.list(prefix)
-    }
-
-    /// Opens the value of `key` like a file. Nothing changes before [`KvFile::commit`].
-    pub fn file(&self, key: impl AsRef<[u8]>, mode: OpenMode) -> Result<KvFile<'_>, GitError> {
-        KvFile::open(self, key.as_ref(), mode)
     }
 
     /// Removes `key` in a commit of its own. Whether it was there.

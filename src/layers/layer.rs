@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,29 +13,12 @@ use crate::atomic;
 use super::cold::Cold;
 use super::entry::{self, BLOCK_HEADER, CHECKSUM, Header, MAX_HEADER, STORED_BLOCK, ZLIB_HEADER};
 use super::index::Index;
-use super::{LayerError, ObjectId, ObjectKind, object_id, place};
+use super::inflation::{EXPANSION, SMALL, on_disk};
+use super::place::{self, read_index};
+use super::{LayerError, ObjectId, ObjectKind, object_id};
 
 /// The largest object that is inflated in memory: 1 GiB, many times what this crate deflates.
 pub const INFLATE_LIMIT: u64 = 1 << 30;
-
-/// What is inflated in memory without asking how much of the disk it takes.
-pub const SMALL: u64 = 64 << 20;
-
-/// A larger object is inflated only if it has at most so many bytes for each that it takes on the disk.
-pub const EXPANSION: u64 = 64;
-
-/// How many bytes of a file lie on the disk: what is a hole takes none. Where the file system does not count, all.
-pub fn on_disk(file: &Metadata) -> u64 {
-    match file.blocks() {
-        0 => file.len(),
-        blocks => file.len().min(blocks.saturating_mul(512)),
-    }
-}
-
-/// Whether a file is far larger than what it takes on the disk, so that reading all of it would take memory for holes.
-pub fn is_inflated(file: &Metadata) -> bool {
-    file.len() > SMALL.saturating_add(on_disk(file).saturating_mul(EXPANSION))
-}
 
 /// What the first read of an object takes, so that most small ones need no second.
 const READ_AHEAD: usize = 4_096;
@@ -314,30 +297,6 @@ impl Layer {
             _ => LayerError::io("open", &self.pack)(error),
         })
     }
-}
-
-/// Reads an index. Its length is compared with what its first bytes say before the rest is read.
-///
-/// # Errors
-/// [`LayerError::Index`] where it is damaged, cannot be read from the disk, or is no file; [`LayerError::Io`] where it is
-/// not there or may not be read.
-pub(super) fn read_index(path: &Path) -> Result<Index, LayerError> {
-    let damaged = |fault| LayerError::Index { path: path.to_owned(), fault };
-    let refused = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => LayerError::io("read", path)(error),
-        _ => damaged("it cannot be read"),
-    };
-    let opened = atomic::open_file(File::options().read(true), path).map_err(refused)?;
-    let mut file = opened.ok_or_else(|| damaged("it is no file"))?;
-    let metadata = file.metadata().map_err(refused)?;
-    if is_inflated(&metadata) {
-        return Err(damaged("it is far larger than what it takes on the disk"));
-    }
-    let mut bytes = Vec::new();
-    file.by_ref().take(Index::HEAD).read_to_end(&mut bytes).map_err(refused)?;
-    Index::expect_len(&bytes, metadata.len()).map_err(damaged)?;
-    file.take(metadata.len()).read_to_end(&mut bytes).map_err(refused)?;
-    Index::parse(bytes).map_err(damaged)
 }
 
 impl fmt::Debug for Layer {

@@ -47,6 +47,7 @@ mod chain;
 mod cold;
 mod entry;
 mod index;
+mod inflation;
 mod layer;
 mod place;
 mod set;
@@ -66,7 +67,8 @@ use crate::digest;
 
 pub use chain::ChainWeight;
 pub use cold::{Cold, OutOfReach, PackSource};
-pub use layer::{EXPANSION, INFLATE_LIMIT, Layer, SMALL, is_inflated, on_disk};
+pub use inflation::{EXPANSION, SMALL, is_inflated, on_disk};
+pub use layer::{INFLATE_LIMIT, Layer};
 pub use place::{
     doubled_indexes, has_cold_index, index_ids, place_index, place_pack, reclaim_pack, remove_index,
     remove_pack,

@@ -1,7 +1,7 @@
 //! Bringing the files of a layer that was made elsewhere, and giving back the disk that a pack takes.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::atomic;
 
 use super::entry::{CHECKSUM, PACK_MAGIC};
 use super::index::Index;
-use super::layer::read_index;
+use super::inflation::is_inflated;
 use super::writer::{MODE, hash};
 use super::{LayerError, ObjectId};
 
@@ -213,6 +213,30 @@ pub(super) fn check(pack: &File, index: &Index) -> io::Result<Option<&'static st
     let is_pack = is_whole && header.starts_with(&PACK_MAGIC);
     let count = (index.objects() as u32).to_be_bytes();
     Ok((!is_pack || !header.ends_with(&count)).then_some("it is not the pack of its index"))
+}
+
+/// Reads an index. Its length is compared with what its first bytes say before the rest is read.
+///
+/// # Errors
+/// [`LayerError::Index`] where it is damaged, cannot be read from the disk, or is no file; [`LayerError::Io`] where it is
+/// not there or may not be read.
+pub(super) fn read_index(path: &Path) -> Result<Index, LayerError> {
+    let damaged = |fault| LayerError::Index { path: path.to_owned(), fault };
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => LayerError::io("read", path)(error),
+        _ => damaged("it cannot be read"),
+    };
+    let opened = atomic::open_file(File::options().read(true), path).map_err(refused)?;
+    let mut file = opened.ok_or_else(|| damaged("it is no file"))?;
+    let metadata = file.metadata().map_err(refused)?;
+    if is_inflated(&metadata) {
+        return Err(damaged("it is far larger than what it takes on the disk"));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(Index::HEAD).read_to_end(&mut bytes).map_err(refused)?;
+    Index::expect_len(&bytes, metadata.len()).map_err(damaged)?;
+    file.take(metadata.len()).read_to_end(&mut bytes).map_err(refused)?;
+    Index::parse(bytes).map_err(damaged)
 }
 
 #[cfg(test)]

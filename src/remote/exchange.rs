@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::cbor;
 use crate::config::{Config, MAX_CONFIG};
+use crate::format::{self, CONFIG, kind};
 use crate::gitkv::{GitError, Onto, Person, PushedFrom, Trace, TreeEdit, pause};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
@@ -14,9 +15,7 @@ use super::aside::{Push, Sent};
 use super::cold::Bring;
 use super::error::is_race;
 use super::kept::{Kept, KeptHere, keep_what_they_removed};
-use super::merge::{
-    CONFIG, Change, Changes, KEYS, SnapshotCount, changes, expect_sound, merge, restore_gone,
-};
+use super::merge::{Change, Changes, SnapshotCount, changes, expect_sound, merge, restore_gone};
 use super::removal::Removed;
 use super::{RemoteError, Remotes, seen};
 
@@ -452,8 +451,8 @@ impl Remotes {
         }
         if !self.shares_a_key(our_tree, their_tree)? {
             // Without any of them nobody opens either repository any more: they stay, and are sent again.
-            theirs.retain(|path, change| change.new.is_some() || !path.starts_with(KEYS));
-            still_kept.retain(|path| !path.as_bytes().starts_with(KEYS));
+            theirs.retain(|path, change| change.new.is_some() || !format::is_of(kind::KEYS, path));
+            still_kept.retain(|path| !format::is_of(kind::KEYS, path.as_bytes()));
         }
         if !kept.take {
             still_kept.append(&mut keep_what_they_removed(&ours, &mut theirs));
@@ -471,7 +470,7 @@ impl Remotes {
     /// Whether a remote has any of the keys of this repository, or this has none.
     fn shares_a_key(&self, our_tree: &ObjectId, their_tree: &ObjectId) -> Result<bool, GitError> {
         let mut has_any = false;
-        for (path, node) in self.git.files_in(our_tree, &KEYS[..KEYS.len() - 1])? {
+        for (path, node) in self.git.files_in(our_tree, kind::KEYS.as_bytes())? {
             has_any = true;
             if self.git.find(their_tree, &path)? == Some(node) {
                 return Ok(true);

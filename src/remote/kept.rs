@@ -13,11 +13,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::format::{self, kind};
 use crate::gitkv::PRIVATE;
 use crate::layers::ObjectId;
 use crate::removals::{Removals, path_of};
 
-use super::merge::{Change, Changes, SNAPSHOTS, Side};
+use super::merge::{Change, Changes, Side};
 use super::{RemoteError, Remotes};
 
 /// How many snapshots that others removed from a remote stay here.
@@ -46,7 +47,7 @@ impl Kept {
 }
 
 fn count_snapshots<'a>(paths: impl IntoIterator<Item = &'a String>) -> u64 {
-    paths.into_iter().filter(|path| path.as_bytes().starts_with(SNAPSHOTS)).count() as u64
+    paths.into_iter().filter(|path| format::is_of(kind::SNAPSHOTS, path.as_bytes())).count() as u64
 }
 
 impl Remotes {

@@ -17,22 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::format::{self, CONFIG, kind};
 use crate::gitkv::{Git, GitError, Mode, Node, Trace, Tree, TreeEdit};
 use crate::layers::ObjectId;
 use crate::timeline::is_path_of;
-
-/// Where the configuration lies, the only file that is ever replaced.
-pub(super) const CONFIG: &str = "config.cbor";
-
-/// Where snapshots lie, and what only tells about them.
-pub(super) const SNAPSHOTS: &[u8] = b"snapshots/";
-const DIFFERENCES: &[u8] = b"diffs/";
-
-/// The directories of blobs by time.
-const KINDS: [&str; 5] = ["snapshots", "diffs", "index", "signatures", "archives"];
-
-/// Where the keys of an encrypted repository lie.
-pub(super) const KEYS: &[u8] = b"keys/";
 
 /// Directories above the deepest file; the format has four.
 const MAX_DEPTH: usize = 16;
@@ -63,8 +51,9 @@ pub struct SnapshotCount {
 impl SnapshotCount {
     pub(super) fn of(changes: &Changes) -> Self {
         let count = |wanted: fn(&Change) -> bool| {
-            let snapshots =
-                changes.iter().filter(|(path, change)| path.starts_with(SNAPSHOTS) && wanted(change));
+            let snapshots = changes
+                .iter()
+                .filter(|(path, change)| format::is_of(kind::SNAPSHOTS, path) && wanted(change));
             snapshots.count() as u64
         };
         Self { added: count(|change| change.old.is_none()), removed: count(|change| change.new.is_none()) }
@@ -163,7 +152,7 @@ pub(super) fn expect_sound(theirs: &Changes) -> Result<(), MergeError> {
 fn may_be_added(path: &[u8], node: Node) -> bool {
     let kind = path.split(|&byte| byte == b'/').next().and_then(|kind| str::from_utf8(kind).ok());
     let is_file = matches!(node.mode, Mode::File | Mode::Executable);
-    match kind.filter(|kind| KINDS.contains(kind)) {
+    match kind.filter(|kind| kind::ALL.contains(kind)) {
         Some(kind) => is_file && is_path_of(kind, path),
         None => is_file,
     }
@@ -226,7 +215,7 @@ pub(super) struct Side {
 impl Side {
     pub fn of(changes: &Changes) -> Self {
         let is_removed_key =
-            |(path, change): (&Vec<u8>, &Change)| path.starts_with(KEYS) && change.new.is_none();
+            |(path, change): (&Vec<u8>, &Change)| format::is_of(kind::KEYS, path) && change.new.is_none();
         Self {
             adds_snapshots: SnapshotCount::of(changes).added > 0,
             removes_keys: changes.iter().any(is_removed_key),
@@ -234,7 +223,7 @@ impl Side {
     }
 
     fn keeps(&self, path: &[u8]) -> bool {
-        match path.starts_with(KEYS) {
+        match format::is_of(kind::KEYS, path) {
             true => self.removes_keys,
             false => self.keeps_data(path),
         }
@@ -248,7 +237,8 @@ impl Side {
 
 /// Whether snapshots may rest on what lies at `path`.
 pub(super) fn is_data(path: &[u8]) -> bool {
-    ![SNAPSHOTS, DIFFERENCES, KEYS, CONFIG.as_bytes()].iter().any(|kind| path.starts_with(kind))
+    let describes = [kind::SNAPSHOTS, kind::DIFFS, kind::KEYS];
+    path != CONFIG.as_bytes() && !describes.iter().any(|kind| format::is_of(kind, path))
 }
 
 #[cfg(test)]

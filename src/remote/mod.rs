@@ -82,6 +82,7 @@ use std::path::{self, Path};
 use std::sync::Arc;
 
 use crate::atomic::{self, NewDirs};
+use crate::format::CONFIG;
 use crate::gitkv::{Access, BLOCKS, Git, GitError, GitRemote, HEADS, PRIVATE, Person, SEEN};
 use crate::layers::Cold;
 use crate::progress::Progress;
@@ -196,7 +197,7 @@ impl Remotes {
     /// As [`open`](Self::open), with cold remotes that are used as `options` say.
     pub fn open_with(path: &Path, newest_format: u32, options: &ColdOptions) -> Result<Self, RemoteError> {
         let mut git = Git::open(path)?;
-        git.find_branch(merge::CONFIG)?;
+        git.find_branch(CONFIG)?;
         let remotes = Self::new(git, newest_format, options);
         if remotes.stores.may_be_any() {
             let private = remotes.git.path().join(PRIVATE);
@@ -334,7 +335,7 @@ impl Remotes {
     /// one of the same name, or the only one.
     fn branch_of(&self, remote: &str) -> Result<String, RemoteError> {
         let prefix = format!("refs/remotes/{remote}/");
-        let mut branches = self.git.branches_with(&prefix, merge::CONFIG)?;
+        let mut branches = self.git.branches_with(&prefix, CONFIG)?;
         if let Some(own) = self.own_id(remote)? {
             let mut alike = Vec::new();
             for branch in &branches {
@@ -623,9 +624,9 @@ impl Unfinished {
 
 /// Whether a branch of a git repository is that of a treering repository.
 fn holds_repository(mut git: Git) -> Result<bool, GitError> {
-    git.find_branch(merge::CONFIG)?;
+    git.find_branch(CONFIG)?;
     let Some(head) = git.head()? else { return Ok(false) };
-    Ok(git.find(&head, merge::CONFIG.as_bytes())?.is_some())
+    Ok(git.find(&head, CONFIG.as_bytes())?.is_some())
 }
 
 /// The reference to the commit of a remote that was last merged or pushed.

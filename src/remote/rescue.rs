@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::format::CONFIG;
 use crate::gitkv::{Git, GitError, Mode, PRIVATE};
 use crate::layers::{LayerError, ObjectId};
 use crate::progress::Progress;
@@ -18,7 +19,6 @@ use crate::url::Url;
 use super::cold::LAYERS_AT_ONCE;
 use super::cold::at_once;
 use super::head::{Copies, LayerKind};
-use super::merge::CONFIG;
 use super::{RemoteError, Remotes, Unfinished};
 
 /// So many objects are asked for by name; where more are missing, everything is.

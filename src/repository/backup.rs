@@ -21,6 +21,7 @@ use crate::cbor;
 use crate::diff::{
     self, Change, ChangeRef, Entry, Excludes, LeftOut, ReadOptions, ScanError, ScanOptions, Stat, fill,
 };
+use crate::format::{SNAPSHOT_SUFFIX, kind};
 use crate::gitkv::{Person, Swept};
 use crate::layers::LayerInfo;
 use crate::pipeline::lock;
@@ -33,7 +34,6 @@ use crate::repository::pages::{IndexChange, Pages};
 use crate::repository::plan::{Plan, PlanOptions, Sources, count, plan};
 use crate::repository::segments::Segments;
 use crate::repository::snapshot::{list_unreadable, listed_above};
-use crate::repository::store::{SNAPSHOT_SUFFIX, kind};
 use crate::repository::volumes::{Finished, ToWrite};
 use crate::repository::{
     Repository, RepositoryError, Snapshot, SnapshotName, SnapshotRecord, Statistics, is_future,

@@ -10,14 +10,11 @@
 use std::time::SystemTime;
 
 use crate::crypt::{self, CryptError, Identity, Recipient};
+use crate::format::{ENCRYPTED, INDEX_SUFFIX, kind};
 use crate::layers::{ObjectId, ObjectKind, object_id};
 use crate::repository::cache::Cache;
-use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{Batch, Tier, TimeKey, TimedBlob, path};
-
-/// What the name of an encrypted blob ends with.
-pub(super) const ENCRYPTED: &str = ".age";
 
 /// What is read of an encrypted blob to learn how long its header is.
 const HEAD: u64 = 1024;
@@ -257,7 +254,7 @@ impl Repository {
 
 /// The tier of what lies at `path`.
 fn tier_of(path: &str) -> Tier {
-    let is_volume = path.starts_with(kind::ARCHIVES)
-        && !path.trim_end_matches(ENCRYPTED).ends_with(crate::repository::store::INDEX_SUFFIX);
+    let is_volume =
+        path.starts_with(kind::ARCHIVES) && !path.trim_end_matches(ENCRYPTED).ends_with(INDEX_SUFFIX);
     if is_volume { Tier::Data } else { Tier::Metadata }
 }

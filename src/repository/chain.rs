@@ -9,9 +9,11 @@ use std::collections::HashMap;
 
 use crate::archive::EntryKind;
 use crate::digest::Digest;
-use crate::repository::segments::{MAX_DEPTH, Segments};
-use crate::repository::table::Place;
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::RepositoryError;
+use crate::repository::table::{Located, Place};
+
+/// Deltas in a chain at most. Longer chains save nothing (measured on 25 releases of a source tree).
+pub(super) const MAX_DEPTH: u8 = 16;
 
 /// Segments that one may hang on, itself included. Deltas of neighbours on three neighbours each, as deep as any are
 /// written, hang on 289.
@@ -45,13 +47,12 @@ pub(super) struct ChainPlan {
 }
 
 impl ChainPlan {
-    /// Finds the steps that lead to the segment `digest`.
+    /// Finds the steps that lead to the segment `digest`; `locate` knows where segments are.
     pub fn of(
-        segments: &Segments,
-        repository: &Repository,
         digest: &Digest,
+        locate: impl Fn(&Digest) -> Result<Option<Located>, RepositoryError>,
     ) -> Result<Self, RepositoryError> {
-        let mut planner = Planner { segments, repository, steps: Vec::new(), known: HashMap::new() };
+        let mut planner = Planner { locate, steps: Vec::new(), known: HashMap::new() };
         planner.visit(digest, 0)?;
         let Planner { steps, .. } = planner;
         let held = most_held(&steps);
@@ -62,15 +63,14 @@ impl ChainPlan {
     }
 }
 
-struct Planner<'a> {
-    segments: &'a Segments,
-    repository: &'a Repository,
+struct Planner<L> {
+    locate: L,
     steps: Vec<Step>,
     /// Each segment's step, and how many deltas it hangs on; `None` while its bases are looked at.
     known: HashMap<Digest, Option<(usize, u8)>>,
 }
 
-impl Planner<'_> {
+impl<L: Fn(&Digest) -> Result<Option<Located>, RepositoryError>> Planner<L> {
     fn visit(&mut self, digest: &Digest, below: u8) -> Result<(usize, u8), RepositoryError> {
         let endless = || RepositoryError::Chain(*digest);
         if let Some(known) = self.known.get(digest) {
@@ -81,7 +81,7 @@ impl Planner<'_> {
         }
         self.known.insert(*digest, None);
         let missing = RepositoryError::NoSegment(*digest);
-        let Some(located) = self.segments.locate(self.repository, digest)? else { return Err(missing) };
+        let Some(located) = (self.locate)(digest)? else { return Err(missing) };
         let Some(view) = located.index.entry(located.place.entry as usize) else { return Err(missing) };
         let (mut bases, mut depth) = (Vec::new(), 0);
         if let EntryKind::Delta { bases: digests, .. } = view.kind {

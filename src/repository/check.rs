@@ -25,14 +25,15 @@ use crate::archive::{EntryKind, VolumeIndex};
 use crate::causes::chain;
 use crate::diff::{Entry, Kind, SegmentRef};
 use crate::digest::Digest;
+use crate::format::kind;
 use crate::gitkv::Git;
 use crate::layers::{Cold, OutOfReach};
 use crate::progress::Progress;
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
+use crate::repository::chain::MAX_DEPTH;
 use crate::repository::pages::{PageOrder, Pages};
-use crate::repository::segments::{MAX_DEPTH, Segments, Volume};
-use crate::repository::store::kind;
+use crate::repository::segments::{Segments, Volume};
 use crate::repository::{Repository, RepositoryError, Snapshot};
 use crate::timeline::TimelineError;
 

@@ -7,11 +7,9 @@ use crate::cbor;
 pub use crate::config::{Config, Encryption, RepositoryId};
 use crate::crypt::Lock;
 use crate::delta::{ConfirmKey, SegmentParams};
+use crate::format::CONFIG;
 use crate::gitkv::{Access, Person};
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError};
-
-/// Where the configuration lies in the tree.
-pub(super) const PATH: &str = "config.cbor";
 
 /// How a repository is made.
 #[derive(Debug, Clone)]
@@ -67,7 +65,7 @@ impl Repository {
         let mut config = self.config.clone();
         change(&mut config);
         let mut batch = self.timeline.begin()?;
-        batch.set(PATH, &cbor::to_vec(&config)?)?;
+        batch.set(CONFIG, &cbor::to_vec(&config)?)?;
         batch.commit(who, message)?;
         self.config = config;
         Ok(())

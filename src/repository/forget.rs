@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use crate::repository::store::kind;
+use crate::format::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{self, TimeKey, TimedBlob};
 

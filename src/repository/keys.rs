@@ -8,11 +8,13 @@
 use jiff::Timestamp;
 
 use crate::crypt::{self, Credential, CryptError, Identity, Lock, Recipient, SlotKind};
+use crate::format::ENCRYPTED;
+use crate::format::kind::KEYS;
+use crate::gitkv::Person;
 use crate::layers::{ObjectId, ObjectKind, object_id};
-use crate::repository::blobs::{ENCRYPTED, Vault};
+use crate::repository::blobs::Vault;
 use crate::repository::cache::{self, Cache};
 use crate::repository::own::Own;
-use crate::repository::store::{kind::KEYS, person};
 use crate::repository::{Config, Repository, RepositoryError};
 use crate::timeline::Batch;
 
@@ -282,8 +284,8 @@ impl Repository {
     /// Who commits: that user, or, in an encrypted repository, nobody in particular.
     pub fn committer(&self, user: &str, host: &str, time: Timestamp) -> crate::gitkv::Person {
         match self.vault {
-            None => person(user, host, time),
-            Some(_) => person("treering", "localhost", time),
+            None => Person::on_host(user, host, time),
+            Some(_) => Person::on_host("treering", "localhost", time),
         }
     }
 }
@@ -322,7 +324,7 @@ mod tests {
         for id in &forged {
             batch.set(&path(id), costly).unwrap();
         }
-        batch.commit(&person("", "", Timestamp::now()), "Add keys").unwrap();
+        batch.commit(&Person::on_host("", "", Timestamp::now()), "Add keys").unwrap();
         assert_eq!(crypt::rounds(costly, &right[0]) * forged.len() as u64, MAX_ROUNDS);
         let keys = repository.keys(&right).unwrap();
         let listed: Vec<_> = keys.into_iter().map(|slot| (slot.id, slot.opens)).collect();
@@ -363,7 +365,7 @@ mod tests {
             let costly = [&slot[..at - 1], b"20", &slot[at..]].concat();
             batch.set(&path(&format!("{number:08x}")), &costly).unwrap();
         }
-        batch.commit(&person("", "", Timestamp::now()), "Add keys").unwrap();
+        batch.commit(&Person::on_host("", "", Timestamp::now()), "Add keys").unwrap();
         assert_eq!(repository.slots().unwrap().len(), MAX_SLOTS);
         repository.unlock(&right).unwrap();
     }

@@ -23,8 +23,9 @@ use crate::diff::{self, Entry, Piece};
 use crate::digest::Digest;
 use crate::layers::OutOfReach;
 use crate::pipeline::lock;
+use crate::repository::chain::MAX_DEPTH;
 use crate::repository::plan::Ancestors;
-use crate::repository::segments::{Chain, MAX_DEPTH, Segments, SignatureRecord};
+use crate::repository::segments::{Chain, Segments, SignatureRecord};
 use crate::repository::{Repository, RepositoryError};
 
 /// What a worker made of a segment.

@@ -92,7 +92,7 @@ use segments::Segments;
 use work::Counted;
 
 /// Version of the repository's format; see `docs/format.md`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = crate::format::VERSION;
 
 /// A repository of snapshots. Any number of threads may read it.
 pub struct Repository {

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use crate::archive::{EntryKind, VolumeIndex};
 use crate::digest::Digest;
+use crate::format::kind;
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 use crate::repository::SnapshotName;
 use crate::repository::pages::Pages;
 use crate::repository::segments::Segments;
-use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{TimeKey, TimedBlob, path};
 

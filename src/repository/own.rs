@@ -18,10 +18,10 @@ use std::path::PathBuf;
 
 use crate::atomic;
 use crate::digest::Digest;
+use crate::format::{INDEX_SUFFIX, kind};
 use crate::gitkv::PRIVATE;
 use crate::layers::ObjectId;
 use crate::removals;
-use crate::repository::store::{INDEX_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::path as blob_path;
 

@@ -9,12 +9,11 @@ use indexmap::IndexSet;
 use crate::archive::gzip;
 use crate::diff::page::{Allowance, PageError, UnpackError};
 use crate::diff::{Entry, page};
+use crate::format::kind;
 use crate::pipeline::{self, Closed, lock};
 use crate::relpath::RelPath;
 use crate::repository::blobs::Blob;
-use crate::repository::plan::ParentPage;
 use crate::repository::snapshot::{PageList, PageRef, SnapshotRecord};
-use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{Batch, Tier, TimeKey};
 
@@ -414,6 +413,16 @@ impl PageWriter<'_, '_> {
     }
 }
 
+/// A page of the parent.
+pub(super) struct ParentPage {
+    /// Which.
+    pub number: usize,
+    /// Its last path.
+    pub last: RelPath,
+    /// Whether anything in it changed, or is new between the page before and its last path.
+    pub dirty: bool,
+}
+
 /// The difference between an index and the one to be written.
 pub(super) struct IndexChange<'a> {
     /// What of the parent changed or is gone, in path order.
@@ -507,8 +516,8 @@ mod tests {
 
     use super::*;
     use crate::diff::{Kind, Metadata};
+    use crate::gitkv::Person;
     use crate::repository::InitOptions;
-    use crate::repository::store::person;
 
     type Tree = BTreeMap<RelPath, u32>;
 
@@ -583,7 +592,7 @@ mod tests {
                 let change = IndexChange { old: &gone, new: &added, pages: &planned };
                 let (list, new) = change.write(key, &parent, 1 + round % 2, &mut batch).unwrap();
                 batch.put(kind::DIFFS, &key, "-test", &[], Tier::Metadata).unwrap();
-                batch.commit(&person("a", "b", now), "Test").unwrap();
+                batch.commit(&Person::on_host("a", "b", now), "Test").unwrap();
 
                 let blob = |path: &String| (path.clone(), repository.find_blob(path).unwrap());
                 let blobs = list.blobs.iter().map(blob).collect();

@@ -24,7 +24,7 @@ use crate::pipeline::lock;
 use crate::progress::{Interrupted, Progress};
 use crate::relpath::RelPath;
 use crate::repository::RepositoryError;
-use crate::repository::pages::Pages;
+use crate::repository::pages::{Pages, ParentPage};
 use crate::repository::segments::Segments;
 use crate::repository::snapshot::{Layout, MAX_MOUNTS, Statistics};
 
@@ -273,16 +273,6 @@ fn resolve_links_into_others(sources: &mut [Source]) {
             sources[number].root = real;
         }
     }
-}
-
-/// A page of the parent.
-pub(super) struct ParentPage {
-    /// Which.
-    pub number: usize,
-    /// Its last path.
-    pub last: RelPath,
-    /// Whether anything in it changed, or is new between the page before and its last path.
-    pub dirty: bool,
 }
 
 /// What is to be done.

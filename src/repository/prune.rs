@@ -24,11 +24,11 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use crate::causes::is_disk_full;
+use crate::format::kind;
 use crate::gitkv::{Alone, Commit, Git, GitError, LayerUse, Mode, Person, RemoteReferences, Swept, Trace};
 use crate::layers::{LayerError, LayerInfo, ObjectId};
 use crate::progress::Progress;
 use crate::repository::needs::Needs;
-use crate::repository::store::kind;
 use crate::repository::{Repository, RepositoryError};
 use crate::spoken::parse_size;
 use crate::timeline::{Batch, TimeKey, TimelineError};

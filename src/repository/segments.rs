@@ -25,20 +25,18 @@ use crate::cbor;
 use crate::delta::{BlockSignature, SignaturePatch, patch};
 use crate::diff::{SegmentRef, SegmentSource};
 use crate::digest::Digest;
+use crate::format::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
 use crate::layers::{Layer, LayerError};
 use crate::pipeline::{self, lock};
 use crate::repository::blobs::Blob;
 use crate::repository::budget::Budget;
-use crate::repository::chain::{ChainPlan, Step};
+use crate::repository::chain::{ChainPlan, MAX_DEPTH, Step};
 use crate::repository::own::Own;
-use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
-use crate::repository::table::{Place, Table};
+use crate::repository::table::{Located, Place, Table};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::TimelineError;
 use serde::{Deserialize, Serialize};
 
-/// Deltas in a chain at most. Longer chains save nothing (measured on 25 releases of a source tree).
-pub(super) const MAX_DEPTH: u8 = 16;
 /// Bytes of inflated members that are kept.
 const MEMBER_CACHE: usize = 64 << 20;
 /// Bytes of volume indexes that are kept.
@@ -113,12 +111,6 @@ pub(super) enum SignatureRecord {
     Full(BlockSignature),
     /// Written against the signatures of the segments that the segment is a delta of.
     Patch(SignaturePatch),
-}
-
-/// What is known of a stored segment.
-pub(super) struct Located {
-    pub place: Place,
-    pub index: Arc<VolumeIndex>,
 }
 
 /// What chain a delta of some segments would continue.
@@ -558,7 +550,7 @@ impl Segments {
         if view.is_some_and(|view| view.kind == EntryKind::Whole) {
             return self.read_place(repository, digest, located.place, &[]);
         }
-        let ChainPlan { steps, is_large } = ChainPlan::of(self, repository, digest)?;
+        let ChainPlan { steps, is_large } = ChainPlan::of(digest, |digest| self.locate(repository, digest))?;
         let _alone = is_large.then(|| lock(&self.large));
         let mut uses: Vec<usize> = steps.iter().map(|step| step.uses).collect();
         let mut read: Vec<Option<Vec<u8>>> = Vec::with_capacity(steps.len());

@@ -9,6 +9,7 @@ use itertools::Itertools;
 use crate::cbor;
 use crate::config::{ConfigError, MAX_CONFIG};
 use crate::crypt::Identity;
+use crate::format::{CONFIG, kind};
 use crate::gitkv::{self, GitError, HEADS, KeepLayers, Person};
 use crate::layers::{LayerError, ObjectId};
 use crate::repository::blobs::Blob;
@@ -18,25 +19,6 @@ use crate::repository::keys;
 use crate::repository::snapshot::short;
 use crate::repository::{FORMAT_VERSION, Repository, RepositoryError, Snapshot, SnapshotName};
 use crate::timeline::{TimeKey, TimedBlob, Timeline, TimelineError};
-
-/// What kinds of blobs there are, as directories of the tree.
-pub(super) mod kind {
-    pub const SNAPSHOTS: &str = "snapshots";
-    pub const DIFFS: &str = "diffs";
-    pub const INDEX: &str = "index";
-    pub const SIGNATURES: &str = "signatures";
-    pub const ARCHIVES: &str = "archives";
-    /// The keys of an encrypted repository, which have no time.
-    pub const KEYS: &str = "keys";
-    pub const ALL: [&str; 5] = [SNAPSHOTS, DIFFS, INDEX, SIGNATURES, ARCHIVES];
-}
-
-/// What the name of a snapshot record ends with.
-pub(super) const SNAPSHOT_SUFFIX: &str = ".cbor";
-/// What the name of a volume's index ends with.
-pub(super) const INDEX_SUFFIX: &str = ".idx";
-/// What the name of the signatures of a volume ends with.
-pub(super) const SIGNATURES_SUFFIX: &str = ".cbor.gz";
 
 /// No record has more bytes: that of a snapshot of a million pages and of a million volumes has fewer.
 const MAX_RECORD: u64 = 128 << 20;
@@ -49,13 +31,13 @@ const VALUE: u64 = 48;
 
 /// What a repository says of itself; `None` where it is no repository of snapshots.
 fn read_config(timeline: &Timeline) -> Result<Option<Config>, RepositoryError> {
-    let Some(id) = timeline.find(config::PATH)? else { return Ok(None) };
+    let Some(id) = timeline.find(CONFIG)? else { return Ok(None) };
     let bytes = timeline.git().read_blob_within(&id, MAX_CONFIG).map_err(TimelineError::from)?;
     match Config::parse(&bytes, FORMAT_VERSION) {
         Err(ConfigError::Newer(found)) => {
             Err(RepositoryError::Version { path: timeline.git().path().to_owned(), found })
         }
-        Err(error) => Err(RepositoryError::damaged(config::PATH)(error.into())),
+        Err(error) => Err(RepositoryError::damaged(CONFIG)(error.into())),
         Ok(config) => Ok(Some(config)),
     }
 }
@@ -99,15 +81,15 @@ impl Repository {
         let recipient = identity.as_ref().map(Identity::recipient);
         let encryption = recipient.map(|recipient| Encryption { recipient: recipient.to_string() });
         let config = config::new_config(options, encryption)?;
-        batch.set(config::PATH, &cbor::to_vec(&config)?)?;
-        batch.commit(&person("treering", "localhost", options.time), "Make the repository")?;
+        batch.set(CONFIG, &cbor::to_vec(&config)?)?;
+        batch.commit(&Person::on_host("treering", "localhost", options.time), "Make the repository")?;
         Ok(identity)
     }
 
     /// Opens the repository at `path`. What is encrypted in it is read after an [`unlock`](Self::unlock).
     pub fn open(path: &Path) -> Result<Self, RepositoryError> {
         let none = |source| RepositoryError::NoRepository { path: path.to_owned(), source };
-        let timeline = Timeline::open_with(path, config::PATH).map_err(|error| match error {
+        let timeline = Timeline::open_with(path, CONFIG).map_err(|error| match error {
             TimelineError::Git(GitError::NotRepository(_)) => none(None),
             TimelineError::Git(error @ (GitError::NotBare(_) | GitError::Unfinished(_))) => none(Some(error)),
             other => other.into(),
@@ -129,11 +111,11 @@ impl Repository {
             }
             None => {
                 let git = timeline.git();
-                let branches = git.branches_with(HEADS, config::PATH).map_err(TimelineError::from)?;
+                let branches = git.branches_with(HEADS, CONFIG).map_err(TimelineError::from)?;
                 let head = git.head().map_err(TimelineError::from)?;
                 let snapshots = head.map(|head| git.find(&head, kind::SNAPSHOTS.as_bytes())).transpose();
                 if snapshots.map_err(TimelineError::from)?.flatten().is_some() {
-                    return Err(RepositoryError::damaged(config::PATH)("nothing is there".into()));
+                    return Err(RepositoryError::damaged(CONFIG)("nothing is there".into()));
                 }
                 let references = git.references().map_err(TimelineError::from)?;
                 let is_used = references.iter().any(|(name, _)| name.starts_with(HEADS));
@@ -160,7 +142,7 @@ impl Repository {
 
     fn new(timeline: Timeline, config: Config) -> Result<Self, RepositoryError> {
         let vault = keys::vault(&config);
-        let vault = vault.map_err(|error| RepositoryError::damaged(config::PATH)(error.into()))?;
+        let vault = vault.map_err(|error| RepositoryError::damaged(CONFIG)(error.into()))?;
         let (segments, hold, counted) = Default::default();
         Ok(Self { timeline, config, vault, segments, hold, counted })
     }
@@ -367,9 +349,4 @@ pub(super) struct Record {
     pub id: ObjectId,
     pub shares_id: bool,
     pub snapshot: Result<Snapshot, RepositoryError>,
-}
-
-/// Who commits.
-pub(super) fn person(user: &str, host: &str, time: jiff::Timestamp) -> Person {
-    Person::new(user, &format!("{user}@{host}"), time)
 }

@@ -7,7 +7,9 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use crate::archive::VolumeIndex;
 use crate::digest::Digest;
 
 /// A segment's place: number of the volume, and of the entry in it; how many deltas it hangs on there; and who says so.
@@ -33,6 +35,12 @@ impl PartialOrd for Place {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
+}
+
+/// What is known of a stored segment.
+pub(super) struct Located {
+    pub place: Place,
+    pub index: Arc<VolumeIndex>,
 }
 
 /// Rows that share one entry of the table's own index, if digests are spread as they should be.

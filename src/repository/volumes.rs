@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::archive::{Codec, SignatureLocation, Volume};
 use crate::digest::Digest;
+use crate::format::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
 use crate::repository::blobs::Encoded;
-use crate::repository::store::{INDEX_SUFFIX, SIGNATURES_SUFFIX, kind};
 use crate::repository::{Repository, RepositoryError};
 use crate::timeline::{Batch, Tier, TimeKey};
 
