@@ -74,8 +74,10 @@ pub use plan::source_roots;
 pub use prune::{MaxUnused, ParseMaxUnusedError, PruneOptions, PrunePlan, PruneReport};
 pub use restore::{Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget};
 pub use retention::{Count, Gap, Group, GroupBy, Period, Policy, Reason, RetentionError, Within, apply};
-pub use select::{Selected, Selector, SnapshotFilter, SnapshotName, SnapshotPath, is_future};
-pub use snapshot::{Layout, PageList, PageListError, PageRef, Snapshot, SnapshotRecord, Statistics};
+pub use select::{Selected, Selector, SnapshotFilter, SnapshotPath, is_future};
+pub use snapshot::{
+    Layout, PageList, PageListError, PageRef, Snapshot, SnapshotName, SnapshotRecord, Statistics,
+};
 pub use store::Hold;
 pub use target::Spared;
 pub use view::{Children, SnapshotView, Walk};

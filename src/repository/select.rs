@@ -10,8 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use jiff::{SignedDuration, Timestamp, Zoned};
 
-use crate::layers::ObjectId;
-use crate::repository::snapshot::short;
+use crate::repository::snapshot::SnapshotName;
 use crate::repository::store::Record;
 use crate::repository::{Repository, RepositoryError, Snapshot};
 use crate::spoken::{self, SpokenError, TimeRange};
@@ -163,36 +162,6 @@ impl fmt::Display for SnapshotFilter {
     }
 }
 
-/// What a snapshot is called, without what its record says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotName {
-    /// Its time key, which no other snapshot has.
-    pub key: TimeKey,
-    /// The id of its record. Records of equal content have one id.
-    pub id: ObjectId,
-    /// Whether other snapshots have the same first digits of their ids.
-    pub shares_id: bool,
-}
-
-impl SnapshotName {
-    /// The first eight digits of the id, or the key where others have these too.
-    pub fn name(&self) -> String {
-        if self.shares_id { self.key.to_string() } else { short(&self.id) }
-    }
-}
-
-impl From<&Snapshot> for SnapshotName {
-    fn from(snapshot: &Snapshot) -> Self {
-        Self { key: snapshot.key, id: snapshot.id, shares_id: snapshot.shares_id }
-    }
-}
-
-impl From<&Record> for SnapshotName {
-    fn from(record: &Record) -> Self {
-        Self { key: record.key, id: record.id, shares_id: record.shares_id }
-    }
-}
-
 /// What [`Repository::select`] found.
 #[derive(Debug)]
 pub struct Selected<T> {
@@ -304,6 +273,7 @@ fn ambiguous(text: &str, names: &[SnapshotName]) -> RepositoryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::ObjectId;
 
     fn parse(text: &str) -> SnapshotPath {
         let now: Zoned = "2026-11-20T12:00:00[UTC]".parse().unwrap();

@@ -42,7 +42,7 @@ impl Snapshot {
 
     /// What it is called: its short id, or its key where others have that too.
     pub fn name(&self) -> String {
-        super::SnapshotName::from(self).name()
+        SnapshotName::from(self).name()
     }
 
     /// The same with the whole id.
@@ -96,6 +96,30 @@ impl Snapshot {
     /// Whether it has all of `tags`.
     pub(super) fn has_tags(&self, tags: &[String]) -> bool {
         tags.iter().all(|tag| self.record.tags.contains(tag))
+    }
+}
+
+/// What a snapshot is called, without what its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotName {
+    /// Its time key, which no other snapshot has.
+    pub key: TimeKey,
+    /// The id of its record. Records of equal content have one id.
+    pub id: ObjectId,
+    /// Whether other snapshots have the same first digits of their ids.
+    pub shares_id: bool,
+}
+
+impl SnapshotName {
+    /// The first eight digits of the id, or the key where others have these too.
+    pub fn name(&self) -> String {
+        if self.shares_id { self.key.to_string() } else { short(&self.id) }
+    }
+}
+
+impl From<&Snapshot> for SnapshotName {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self { key: snapshot.key, id: snapshot.id, shares_id: snapshot.shares_id }
     }
 }
 

@@ -350,3 +350,9 @@ pub(super) struct Record {
     pub shares_id: bool,
     pub snapshot: Result<Snapshot, RepositoryError>,
 }
+
+impl From<&Record> for SnapshotName {
+    fn from(record: &Record) -> Self {
+        Self { key: record.key, id: record.id, shares_id: record.shares_id }
+    }
+}
