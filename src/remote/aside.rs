@@ -17,9 +17,9 @@ use crate::layers::ObjectId;
 use crate::progress::Progress;
 
 use super::error::{is_race, is_refused};
-use super::exchange::Known;
 use super::merge::{Changes, changes, is_data};
-use super::{RemoteError, Remotes, seen};
+use super::seen::{Known, seen};
+use super::{RemoteError, Remotes};
 
 /// How the message of a commit begins that only adds to what a remote has.
 const ADDITIONS: &str = "Add to what stays in";

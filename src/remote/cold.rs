@@ -16,50 +16,24 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tempfile::NamedTempFile;
-
 use crate::gitkv::{GitError, Person, pause};
 use crate::layers::{Layer, ObjectId, index_ids};
-use crate::pipeline;
 use crate::progress::Progress;
-use crate::store::{self, Item, Name, Span, Store};
+use crate::store::{self, Item, Store};
 
-use super::contents::{Contents, RemoteContents};
+use super::bring::{Bring, LAYERS_AT_ONCE, RemoteContents};
+use super::contents::Contents;
 use super::exchange::{Pushed, TRIES};
-use super::head::{self, Copies, Head, HeadError, Held, LAYOUT, LayerKind};
+use super::head::{self, Copies, Head, Held, LayerKind};
+use super::objects::{LayerNames, MARK, Namespaces, at_once, load_head, load_mark};
 use super::publish::{self, PublishError};
 use super::removal::still_there;
-use super::stores::{LayerNames, Namespaces};
+use super::seen::seen;
 use super::uploads::Uploads;
-use super::{RemoteError, Remotes, seen};
-
-/// Layers under way at once; each has several requests under way itself.
-pub(super) const LAYERS_AT_ONCE: usize = 3;
-
-/// Pieces in which a pack is brought, and how many of them are asked for at once: a pull that is to stop ends after
-/// so much.
-const PIECE: u64 = 4 << 20;
-const PIECES_AT_ONCE: usize = 4;
-
-/// Bytes of a head at most: it lists some hundred thousand layers.
-const MAX_HEAD: u64 = 64 << 20;
-
-/// Bytes of a mark at most.
-const MAX_MARK: u64 = 4096;
-
-/// What a cold remote is marked with: the repository that it holds.
-const MARK: &str = "repository";
-
-/// What is brought of the layers of data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bring {
-    Indexes,
-    Everything,
-}
+use super::{RemoteError, Remotes};
 
 /// What a cold remote is at.
 #[derive(Debug, Default)]
@@ -299,92 +273,6 @@ impl Remotes {
         }
     }
 
-    /// Brings the layers of a head that are not here and were not seen before; who has seen one and does not
-    /// have it any more has pruned or merged it, unless something is missing without it: then it was lost. After
-    /// pruning, what others added since may need any of them again.
-    fn bring(
-        &self,
-        remote: &str,
-        store: &Store,
-        head: &Head,
-        bring: Bring,
-        progress: &Progress,
-    ) -> Result<(), RemoteError> {
-        let known = self.known(remote)?;
-        let has_pruned = known.is_some_and(|known| known.trace.is_some() && known.commit != head.commit);
-        let seen = match self.stores.seen(remote)? {
-            Some((_, seen)) if !has_pruned => seen.layers,
-            _ => BTreeMap::new(),
-        };
-        let layers = self.git.refresh()?;
-        let here: BTreeMap<&str, &Layer> = layers.layers().map(|layer| (layer.name(), layer)).collect();
-        let is_wanted = |name: &str, held: &Held| match here.get(name) {
-            None => !seen.contains_key(name),
-            // What describes is never put away on purpose.
-            Some(layer) => held.kind == LayerKind::Metadata && layer.pack_bytes().is_none(),
-        };
-        let wanted: Vec<_> = head.layers.iter().filter(|(name, held)| is_wanted(name, held)).collect();
-        let bring_layer = |name: &str, held: &Held| {
-            let is_whole = held.kind == LayerKind::Metadata || bring == Bring::Everything;
-            self.bring_layer(remote, store, name, held, is_whole, progress)
-        };
-        at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| bring_layer(name, held))?;
-        // What was seen of the remote and pruned here since is not lost.
-        let is_known = known.is_some_and(|known| known.commit == head.commit);
-        let tips: Vec<_> = self.git.head()?.into_iter().chain((!is_known).then_some(head.commit)).collect();
-        let listed: Copies = head.layers.iter().map(|(name, held)| (name.clone(), *held)).collect();
-        self.bring_missing(remote, store, &listed, &tips, progress, bring_layer)?;
-        self.bring_described(remote, store, &listed, &tips, progress)?;
-        self.reclaim_packs()?;
-        let is_cold = |layer: &Layer| layer.pack_bytes().is_none();
-        match bring == Bring::Indexes && self.git.refresh()?.layers().any(is_cold) {
-            true => Ok(self.git.promise()?),
-            false => Ok(()),
-        }
-    }
-
-    /// Brings a layer, with its `.pack` if `is_whole`.
-    pub(super) fn bring_layer(
-        &self,
-        remote: &str,
-        store: &Store,
-        layer: &str,
-        held: &Held,
-        is_whole: bool,
-        progress: &Progress,
-    ) -> Result<(), RemoteError> {
-        let (index, pack) = self.load_layer(remote, store, layer, held, is_whole, progress)?;
-        self.git.add_layer(layer, &index, pack).map_err(RemoteError::damaged(remote, layer))
-    }
-
-    /// Loads the `.idx` of a layer, and its `.pack` if `is_whole`, where packs lie and under a temporary name.
-    pub(super) fn load_layer(
-        &self,
-        remote: &str,
-        store: &Store,
-        layer: &str,
-        held: &Held,
-        is_whole: bool,
-        progress: &Progress,
-    ) -> Result<(Vec<u8>, Option<NamedTempFile>), RemoteError> {
-        progress.check().map_err(GitError::from)?;
-        let names = LayerNames::new(layer, held)?;
-        let bytes = held.index_bytes + if is_whole { held.pack_bytes } else { 0 };
-        progress.total_bytes.add(bytes);
-        let index =
-            store.load_within(&names.index, held.index_bytes).map_err(RemoteError::layer(remote, layer))?;
-        progress.bytes.add(index.len() as u64);
-        if !is_whole {
-            return Ok((index, None));
-        }
-        let mut pack = self.git.temporary_pack()?;
-        let path = pack.path().to_owned();
-        read_watched(remote, store, layer, (&names.pack, held.pack_bytes), progress, |piece| {
-            pack.write_all(piece).map_err(RemoteError::io("write to", &path))
-        })?;
-        Ok((index, Some(pack)))
-    }
-
     /// Finds what a head and the branch have in common. What was seen last lies before the head, unless that has the
     /// same number or a lower one: then it was made beside this one, or the remote was set back. What both rest on is
     /// what this one was made of.
@@ -586,82 +474,4 @@ impl Remotes {
         }
         Ok(sent)
     }
-}
-
-/// Reads an object of a layer piece by piece, telling `progress`, which can stop it between two.
-pub(super) fn read_watched(
-    remote: &str,
-    store: &Store,
-    layer: &str,
-    (name, bytes): (&Name, u64),
-    progress: &Progress,
-    mut take: impl FnMut(&[u8]) -> Result<(), RemoteError>,
-) -> Result<(), RemoteError> {
-    let mut offset = 0;
-    while offset < bytes {
-        progress.check().map_err(GitError::from)?;
-        let mut spans = Vec::new();
-        while offset < bytes && spans.len() < PIECES_AT_ONCE {
-            let size = PIECE.min(bytes - offset);
-            spans.push(Span { name: name.clone(), offset, size });
-            offset += size;
-        }
-        for piece in store.load_many(&spans).map_err(RemoteError::layer(remote, layer))? {
-            take(&piece)?;
-            progress.bytes.add(piece.len() as u64);
-        }
-    }
-    Ok(())
-}
-
-/// The id of the repository that a store is marked to hold; `None` where there is no mark.
-fn load_mark(store: &Store, remote: &str, names: &Namespaces) -> Result<Option<String>, RemoteError> {
-    let bytes = match store.load_within(&names.config.name(MARK)?, MAX_MARK) {
-        Err(error) if error.is_not_found() => return Ok(None),
-        bytes => bytes.map_err(RemoteError::store(remote))?,
-    };
-    head::parse_mark(&bytes).map(Some).map_err(|error| unreadable(remote, "config/repository", error))
-}
-
-pub(super) fn load_head(
-    store: &Store,
-    remote: &str,
-    repository: &str,
-    item: &Item,
-) -> Result<Head, RemoteError> {
-    let name = item.name.to_string();
-    if item.size > MAX_HEAD {
-        return Err(unreadable(remote, &name, HeadError::Damaged("it is too large")));
-    }
-    let bytes = store.load_within(&item.name, MAX_HEAD).map_err(RemoteError::layer(remote, &name))?;
-    let head = Head::parse(&bytes).map_err(|error| unreadable(remote, &name, error))?;
-    match head.repository == repository {
-        true => Ok(head),
-        false => Err(unreadable(remote, &name, HeadError::Damaged("it is that of another repository"))),
-    }
-}
-
-fn unreadable(remote: &str, object: &str, error: HeadError) -> RemoteError {
-    match error {
-        HeadError::Newer(found) => RemoteError::Version { remote: remote.to_owned(), found, newest: LAYOUT },
-        HeadError::Damaged(fault) => {
-            let (remote, object) = (remote.to_owned(), object.to_owned());
-            RemoteError::Unreadable { remote, object, fault }
-        }
-    }
-}
-
-/// Does `work` with each item, `threads` at once; the first error ends it.
-pub(super) fn at_once<T: Sync>(
-    threads: usize,
-    items: &[T],
-    work: impl Fn(&T) -> Result<(), RemoteError> + Sync,
-) -> Result<(), RemoteError> {
-    pipeline::ordered(
-        threads,
-        threads,
-        |feed| items.iter().try_for_each(|item| feed.send(item)).unwrap_or_default(),
-        work,
-        |result| result,
-    )
 }

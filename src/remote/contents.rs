@@ -4,17 +4,11 @@
 //! cold remote lists and that is not here was pruned or merged here, or was lost. Its index, loaded from the
 //! remote, tells which of these it was.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
 
 use crate::gitkv::{GitError, Mode};
-use crate::layers::{Layer, LayerSet, ObjectId, index_ids};
-use crate::progress::Progress;
-use crate::store::Store;
+use crate::layers::{Layer, LayerSet, ObjectId};
 
-use super::cold::{LAYERS_AT_ONCE, at_once};
-use super::head::{Copies, Held};
-use super::stores::LayerNames;
 use super::{RemoteError, Remotes};
 
 /// A layer and the objects in it.
@@ -48,9 +42,6 @@ enum Place {
     Archives,
     Elsewhere,
 }
-
-/// The objects of layers whose indexes are not here, by the layers' names.
-pub(super) type RemoteContents = BTreeMap<String, Vec<ObjectId>>;
 
 impl<'a> Contents<'a> {
     pub fn of(layers: &[&'a Layer]) -> Vec<Self> {
@@ -245,162 +236,5 @@ impl Remotes {
             }
         }
         Ok(volumes)
-    }
-
-    /// Of `listed`, layers of a cold remote, brings the packs of those of data that hold what describes, and that
-    /// nothing here holds. Git makes such packs, and they were published and evicted without a copy of that.
-    pub(super) fn bring_described(
-        &self,
-        remote: &str,
-        store: &Store,
-        listed: &Copies,
-        tips: &[ObjectId],
-        progress: &Progress,
-    ) -> Result<(), RemoteError> {
-        loop {
-            let layers = self.git.refresh()?;
-            let (here, elsewhere): (Vec<_>, Vec<_>) =
-                layers.layers().partition(|layer| layer.pack_bytes().is_some());
-            let mut apart: HashSet<ObjectId> = elsewhere.iter().flat_map(|layer| layer.ids()).collect();
-            for id in here.iter().flat_map(|layer| layer.ids()) {
-                apart.remove(&id);
-            }
-            // Mostly there is nothing else, and history need not be read. Where a tree cannot be read, it is apart.
-            for tip in tips {
-                if apart.is_empty() {
-                    return Ok(());
-                }
-                if let Ok(volumes) = self.volumes(tip) {
-                    apart.retain(|id| !volumes.contains(id));
-                }
-            }
-            if apart.is_empty() {
-                return Ok(());
-            }
-            let mut described = self.describing(tips, |id| apart.contains(id))?;
-            described.retain(|id| apart.contains(id));
-            let wanted: HashSet<&str> = elsewhere
-                .iter()
-                .filter(|layer| layer.ids().any(|id| described.contains(&id)))
-                .map(|layer| layer.name())
-                .collect();
-            let wanted: Vec<_> = listed.iter().filter(|(name, _)| wanted.contains(name.as_str())).collect();
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| {
-                self.bring_layer(remote, store, name, held, true, progress)
-            })?;
-        }
-    }
-
-    /// The objects of layers whose indexes are not here, as a cold remote has them. A layer whose index is gone or
-    /// damaged there holds nothing that anybody could use.
-    pub(super) fn remote_contents(
-        &self,
-        remote: &str,
-        store: &Store,
-        layers: &[(&String, &Held)],
-        progress: &Progress,
-    ) -> Result<RemoteContents, RemoteError> {
-        let found = Mutex::new(RemoteContents::new());
-        at_once(LAYERS_AT_ONCE, layers, |(name, held)| {
-            progress.check().map_err(GitError::from)?;
-            let ids = match store.load_within(&LayerNames::new(name, held)?.index, held.index_bytes) {
-                Err(error) if error.is_not_found() => None,
-                loaded => index_ids(name, &loaded.map_err(RemoteError::store(remote))?).ok(),
-            };
-            if ids.is_none() {
-                tracing::warn!(remote, layer = %name, "the index of a layer cannot be used there");
-            }
-            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.insert((*name).clone(), ids.unwrap_or_default());
-            Ok(())
-        })?;
-        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Of `listed`, layers of a cold remote of which no usable index is here, those that hold what the
-    /// commits `tips` reach and nothing here has: they were lost here, or pruned here and needed again by somebody
-    /// else. Each is given to `bring`.
-    pub(super) fn bring_missing(
-        &self,
-        remote: &str,
-        store: &Store,
-        listed: &Copies,
-        tips: &[ObjectId],
-        progress: &Progress,
-        bring: impl Fn(&str, &Held) -> Result<(), RemoteError> + Sync,
-    ) -> Result<(), RemoteError> {
-        let mut known = RemoteContents::new();
-        let mut brought = HashSet::new();
-        loop {
-            let layers = self.git.refresh()?;
-            let here: HashSet<&str> = layers.layers().map(Layer::name).collect();
-            let absent = listed.iter().filter(|(name, _)| !here.contains(name.as_str()));
-            let absent: Vec<_> = absent.map(|(name, held)| (name, held)).collect();
-            if absent.is_empty() {
-                return Ok(());
-            }
-            let missing = self.missing(&layers, tips.iter().map(|&tip| (tip, Mode::Module)))?;
-            if missing.is_empty() {
-                return Ok(());
-            }
-            let unknown: Vec<_> =
-                absent.iter().filter(|(name, _)| !known.contains_key(*name)).copied().collect();
-            known.extend(self.remote_contents(remote, store, &unknown, progress)?);
-            // What came and still is not here would not be here if it came once more.
-            let has_missing = |(name, _): &&(&String, &Held)| {
-                !brought.contains(*name)
-                    && known.get(*name).is_some_and(|ids| ids.iter().any(|id| missing.contains(id)))
-            };
-            let wanted: Vec<_> = absent.iter().filter(has_missing).copied().collect();
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            // What comes may name more.
-            at_once(LAYERS_AT_ONCE, &wanted, |(name, held)| bring(name, held))?;
-            brought.extend(wanted.into_iter().map(|(name, _)| name));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-    use crate::gitkv::Git;
-    use crate::layers::LayerWriter;
-    use crate::remote::head::LayerKind;
-
-    #[test]
-    fn what_came_and_still_is_not_here_is_brought_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let git = Git::init(&dir.path().join("repo"), &[]).unwrap();
-        let remotes = Remotes::open(git.path(), 1).unwrap();
-        remotes.add("cold", format!("file://{}", dir.path().join("store").display())).unwrap();
-        let store = remotes.stores.create("cold").unwrap();
-        let mut writer = LayerWriter::create(dir.path()).unwrap();
-        let id = writer.write(crate::layers::ObjectKind::Blob, b"missing").unwrap();
-        let name = writer.finish().unwrap().unwrap().name;
-        let index = fs::read(dir.path().join(format!("{name}.idx"))).unwrap();
-        let held = Held {
-            kind: LayerKind::Data,
-            pack_bytes: 1,
-            index_bytes: index.len() as u64,
-            objects: 1,
-            tag: 1,
-        };
-        store.store(&LayerNames::new(&name, &held).unwrap().index, &index).unwrap();
-        let brought = AtomicU32::new(0);
-        let bring = |_: &str, _: &Held| {
-            assert_eq!(brought.fetch_add(1, Ordering::Relaxed), 0);
-            Ok(())
-        };
-        let listed = Copies::from([(name, held)]);
-        remotes.bring_missing("cold", &store, &listed, &[id], &Progress::new(), bring).unwrap();
-        assert_eq!(brought.into_inner(), 1);
     }
 }

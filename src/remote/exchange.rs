@@ -7,17 +7,18 @@ use serde::Deserialize;
 use crate::cbor;
 use crate::config::{Config, MAX_CONFIG};
 use crate::format::{self, CONFIG, kind};
-use crate::gitkv::{GitError, Onto, Person, PushedFrom, Trace, TreeEdit, pause};
+use crate::gitkv::{GitError, Onto, Person, PushedFrom, TreeEdit, pause};
 use crate::layers::ObjectId;
 use crate::progress::Progress;
 
 use super::aside::{Push, Sent};
-use super::cold::Bring;
+use super::bring::Bring;
 use super::error::is_race;
 use super::kept::{Kept, KeptHere, keep_what_they_removed};
 use super::merge::{Change, Changes, SnapshotCount, changes, expect_sound, merge, restore_gone};
 use super::removal::Removed;
-use super::{RemoteError, Remotes, seen};
+use super::seen::{Known, seen};
+use super::{RemoteError, Remotes};
 
 /// How often a merge or a push is made anew when others move the same branch.
 pub(super) const TRIES: u32 = 12;
@@ -52,17 +53,6 @@ pub struct Pushed {
     pub kept_here: KeptHere,
     /// Why the remote refused a push that would only have removed something, in its words.
     pub refusal: Option<String>,
-}
-
-/// What this repository knows of a remote.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
-    /// The commit that the remote was at when it was last seen.
-    pub commit: ObjectId,
-    /// The commit that has the paths of that one: itself, or its trace.
-    base: ObjectId,
-    /// Its trace, where the history was dropped here.
-    pub trace: Option<Trace>,
 }
 
 /// What has to agree in the configurations of two clones. The rest is for others to read.
@@ -236,23 +226,6 @@ impl Remotes {
         self.git.advance(None, &theirs)?;
         self.see(remote, None, &theirs)?;
         Ok(true)
-    }
-
-    /// What was seen of a remote last.
-    pub(super) fn known(&self, remote: &str) -> Result<Option<Known>, GitError> {
-        if let Some(commit) = self.git.reference(&seen(remote))? {
-            return Ok(Some(Known { commit, base: commit, trace: None }));
-        }
-        let trace = self.git.trace(remote)?;
-        Ok(trace.map(|trace| Known { commit: trace.commit, base: trace.id, trace: Some(trace) }))
-    }
-
-    /// The commit that a remote's branch was at when it was last fetched or pushed.
-    pub(super) fn whereabouts(&self, remote: &str) -> Result<Option<ObjectId>, GitError> {
-        match self.git.reference(&self.git.tracking(remote))? {
-            Some(commit) => Ok(Some(commit)),
-            None => Ok(self.git.trace(remote)?.map(|trace| trace.commit)),
-        }
     }
 
     fn fetch_and_join(&self, remote: &str, who: &Person, progress: &Progress) -> Result<(), RemoteError> {
@@ -555,22 +528,6 @@ impl Remotes {
             return Err(not_treering());
         }
         cbor::from_slice(&self.git.read_blob(config)?).map_err(|_| not_treering())
-    }
-
-    /// Remembers that `theirs` was seen, if nobody saw anything since `before` was remembered.
-    pub(super) fn see(
-        &self,
-        remote: &str,
-        before: Option<&ObjectId>,
-        theirs: &ObjectId,
-    ) -> Result<(), RemoteError> {
-        if before != Some(theirs) {
-            match self.git.compare_and_set(&seen(remote), before, theirs) {
-                Err(GitError::Moved { .. }) => {}
-                set => set?,
-            }
-        }
-        Ok(self.git.remove_trace(remote)?)
     }
 
     /// Pushes `head` by way of earlier commits, so that an interrupted push goes on where it was.

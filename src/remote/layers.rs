@@ -11,10 +11,10 @@ use crate::gitkv::{GitError, groups_to_combine};
 use crate::layers::{Layer, LayerError, LayerInfo, LayerSet, ObjectId, ObjectKind, remove_index};
 use crate::progress::Progress;
 
-use super::cold::read_watched;
 use super::contents::Contents;
 use super::head::{Copies, Held, LayerKind};
-use super::stores::{Holders, LayerNames};
+use super::objects::{LayerNames, read_watched};
+use super::stores::Holders;
 use super::{RemoteError, Remotes};
 
 /// How often a layer is brought again whose temporary file somebody else removed.
@@ -40,6 +40,22 @@ pub struct LayerStatus {
     pub is_here: bool,
     /// The cold remotes that listed it when they were last seen.
     pub remotes: Vec<String>,
+}
+
+impl LayerStatus {
+    /// The layer `name`, of which nothing is here and these have it.
+    fn elsewhere(name: &str, there: &Holders) -> Self {
+        let held = there.remotes.first().map(|(_, held)| *held);
+        Self {
+            name: name.to_owned(),
+            kind: there.kind,
+            pack_bytes: there.pack_bytes,
+            index_bytes: held.map_or(0, |held| held.index_bytes),
+            objects: held.map_or(0, |held| held.objects),
+            is_here: false,
+            remotes: there.names(),
+        }
+    }
 }
 
 /// What was done to some layers.
@@ -102,7 +118,7 @@ impl Remotes {
         if !names.is_empty() {
             let here: BTreeSet<_> = layers.iter().map(|layer| layer.name.clone()).collect();
             let absent = holders.iter().filter(|(name, _)| !here.contains(*name));
-            layers.extend(absent.map(|(name, there)| there.status(name)));
+            layers.extend(absent.map(|(name, there)| LayerStatus::elsewhere(name, there)));
         }
         for layer in chosen(layers, names)? {
             let there = holders.get(&layer.name).map_or(&[][..], |there| &there.remotes);

@@ -61,6 +61,7 @@
 //! ```
 
 mod aside;
+mod bring;
 mod cold;
 mod contents;
 mod error;
@@ -70,9 +71,11 @@ mod kept;
 mod layers;
 mod merge;
 mod mounts;
+mod objects;
 mod publish;
 mod removal;
 mod rescue;
+mod seen;
 mod stores;
 mod uploads;
 
@@ -83,14 +86,15 @@ use std::sync::Arc;
 
 use crate::atomic::{self, NewDirs};
 use crate::format::CONFIG;
-use crate::gitkv::{Access, BLOCKS, Git, GitError, GitRemote, HEADS, PRIVATE, Person, SEEN};
+use crate::gitkv::{Access, BLOCKS, Git, GitError, GitRemote, HEADS, PRIVATE, Person};
 use crate::layers::Cold;
 use crate::progress::Progress;
 use crate::store::StoreUrl;
 use crate::trust;
 use crate::url::Url;
 
-use cold::Bring;
+use bring::Bring;
+use seen::seen;
 use stores::{ColdPacks, Stores};
 
 pub use error::RemoteError;
@@ -627,11 +631,6 @@ fn holds_repository(mut git: Git) -> Result<bool, GitError> {
     git.find_branch(CONFIG)?;
     let Some(head) = git.head()? else { return Ok(false) };
     Ok(git.find(&head, CONFIG.as_bytes())?.is_some())
-}
-
-/// The reference to the commit of a remote that was last merged or pushed.
-fn seen(remote: &str) -> String {
-    format!("{SEEN}{remote}")
 }
 
 /// A URL that means the same in every directory.

@@ -32,10 +32,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::gitkv::Person;
 use crate::store::{Name, Namespace, Store};
 
-use super::cold::{at_once, load_head};
 use super::head::{Copies, Head, Held};
+use super::objects::{LayerNames, Namespaces, at_once, load_head};
 use super::publish::{self, PublishError};
-use super::stores::{LayerNames, Namespaces};
 use super::{RemoteError, Remotes};
 
 /// Objects removed at once.

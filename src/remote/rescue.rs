@@ -16,9 +16,9 @@ use crate::progress::Progress;
 use crate::trust::{self, Claim};
 use crate::url::Url;
 
-use super::cold::LAYERS_AT_ONCE;
-use super::cold::at_once;
+use super::bring::LAYERS_AT_ONCE;
 use super::head::{Copies, LayerKind};
+use super::objects::at_once;
 use super::{RemoteError, Remotes, Unfinished};
 
 /// So many objects are asked for by name; where more are missing, everything is.

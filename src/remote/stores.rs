@@ -20,14 +20,14 @@ use crate::gitkv::{Access, GitRemote};
 use crate::layers::PackSource;
 use crate::progress::Progress;
 use crate::removals::REMOTES;
-use crate::store::{self, Name, NameError, Namespace, Span, Store, StoreUrl};
+use crate::store::{self, Span, Store, StoreUrl};
 use crate::trust::{self, Claim};
 use crate::url::Url;
 
 use super::RemoteError;
 use super::head::{Copies, Head, Held, LayerKind};
-use super::layers::LayerStatus;
 use super::mounts::{missing_mount, mount_of};
+use super::objects::LayerNames;
 use super::uploads::Uploads;
 
 /// The file of a cold remote that holds its URL.
@@ -62,34 +62,6 @@ pub(super) struct Stores {
     /// Whom a store is for that is made.
     access: Access,
     opened: Mutex<HashMap<String, Arc<Store>>>,
-}
-
-/// The namespaces of a store that is a cold remote.
-pub(super) struct Namespaces {
-    pub config: Namespace,
-    pub heads: Namespace,
-    pub locks: Namespace,
-}
-
-impl Namespaces {
-    pub fn new() -> Result<Self, NameError> {
-        let [config, heads, locks] = ["config", "heads", "locks"].map(Namespace::new);
-        Ok(Self { config: config?, heads: heads?, locks: locks? })
-    }
-}
-
-/// The two files of a layer in a store.
-pub(super) struct LayerNames {
-    pub pack: Name,
-    pub index: Name,
-}
-
-impl LayerNames {
-    pub fn new(layer: &str, Held { kind, tag, .. }: &Held) -> Result<Self, NameError> {
-        let namespace = Namespace::new(kind.name())?;
-        let name = |extension: &str| namespace.name(&format!("{layer}-{tag:016x}.{extension}"));
-        Ok(Self { pack: name("pack")?, index: name("idx")? })
-    }
 }
 
 impl Stores {
@@ -349,20 +321,6 @@ impl Holders {
         let mut names: Vec<_> = self.remotes.iter().map(|(remote, _)| remote.clone()).collect();
         names.dedup();
         names
-    }
-
-    /// The layer `name`, of which nothing is here.
-    pub fn status(&self, name: &str) -> LayerStatus {
-        let held = self.remotes.first().map(|(_, held)| *held);
-        LayerStatus {
-            name: name.to_owned(),
-            kind: self.kind,
-            pack_bytes: self.pack_bytes,
-            index_bytes: held.map_or(0, |held| held.index_bytes),
-            objects: held.map_or(0, |held| held.objects),
-            is_here: false,
-            remotes: self.names(),
-        }
     }
 }
 
