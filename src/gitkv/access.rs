@@ -3,7 +3,7 @@
 //! A repository is made for its owner alone: nobody else gets into its directory, whatever the files in it would let
 //! him do. One that is shared is for its group too, as `git init --shared=group` makes it: `core.sharedRepository` says
 //! so, to git as well, its directories hand their group on, and whoever writes lets the group write. That is for a
-//! program to do, since the umask belongs to the process: see [`Git::is_shared`].
+//! program to do, since the umask belongs to the process: see [`Git::is_shared`](super::Git::is_shared).
 //!
 //! What root makes in the repository of somebody else is that one's when the program ends: see [`give_to_owners`].
 
@@ -19,8 +19,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid};
 use walkdir::WalkDir;
-
-use super::Git;
 
 /// The setting of git, and its value for groups.
 const SETTING: (&str, &str) = ("core.sharedRepository", "group");
@@ -71,17 +69,13 @@ impl Access {
     }
 }
 
-impl Git {
-    /// Whether the group is to read and write what is written here: a program that writes takes the bits of the group
-    /// out of its umask first.
-    pub fn is_shared(&self) -> bool {
-        let setting = self.libgit2().config().and_then(|config| config.get_string(SETTING.0));
-        // As git has it: words, the numbers that older versions wrote, and modes.
-        setting.is_ok_and(|value| match value.to_ascii_lowercase().as_str() {
-            "group" | "true" | "1" | "all" | "world" | "everybody" | "2" => true,
-            mode => u32::from_str_radix(mode, 8).is_ok_and(|mode| mode > 7 && mode & 0o060 == 0o060),
-        })
-    }
+/// Whether this configuration of git says that a repository is for its group too.
+pub(super) fn is_shared(config: &git2::Config) -> bool {
+    // As git has it: words, the numbers that older versions wrote, and modes.
+    config.get_string(SETTING.0).is_ok_and(|value| match value.to_ascii_lowercase().as_str() {
+        "group" | "true" | "1" | "all" | "world" | "everybody" | "2" => true,
+        mode => u32::from_str_radix(mode, 8).is_ok_and(|mode| mode > 7 && mode & 0o060 == 0o060),
+    })
 }
 
 /// Repositories of other users that root has opened, and since when, in seconds.

@@ -15,9 +15,10 @@ use crate::atomic;
 use crate::layers::{Layer, LayerWriter, ObjectId};
 use crate::pipeline;
 
+use super::leftovers::Swept;
 use super::transaction::Transaction;
 use super::tree::Mode;
-use super::writers::{Swept, Writing, remove_layer};
+use super::writers::{Writing, remove_layer};
 use super::{Git, GitError};
 
 /// Threads that remove layers. Some file systems wait for the disk when a file goes, and do so for several at once.

@@ -10,15 +10,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use git2::RepositoryInitOptions;
+
 use crate::atomic::{self, NewDirs};
 
 use super::access::Access;
+use super::leftovers::{self, Swept};
 use super::lockfile::open_lock;
-use super::writers::Swept;
-use super::{Git, GitError, leftovers};
-
-/// Where a repository is made, in the directory where it is to be.
-const UNFINISHED: &str = ".treering-tmp-new";
+use super::parts::{UNFINISHED, is_unfinished};
+use super::paths::{BRANCH, sync_below};
+use super::{Git, GitError};
 
 /// What shows that it is one.
 const HEAD: &str = "HEAD";
@@ -26,6 +27,42 @@ const HEAD: &str = "HEAD";
 /// What else a repository that is made here may consist of.
 const PARTS: [&str; 9] =
     ["config", "objects", "refs", "treering", "description", "hooks", "info", "packed-refs", "logs"];
+
+/// How a repository made here is set up: git syncs what it writes, never repacks by itself, looks for no
+/// deltas when it sends layers, which hold compressed data and travel as they are, and keeps what it receives
+/// in packs, however little it is.
+const SETTINGS: [(&str, &str); 7] = [
+    ("core.fsync", "all"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("pack.window", "0"),
+    ("transfer.unpackLimit", "1"),
+    // A person's own configuration may have set these, which count more than the one above.
+    ("fetch.unpackLimit", "1"),
+    ("receive.unpackLimit", "1"),
+];
+
+impl Git {
+    /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is
+    /// `main`; `settings` are pairs of git configuration beside this crate's own.
+    pub fn init(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
+        create(path, Access::Owner, |at| Self::init_at(at, settings).map(drop))?;
+        Self::open(path)
+    }
+
+    /// Makes it at `path` itself, where nothing is; a process that is killed leaves a part of it.
+    pub fn init_at(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).no_reinit(true).mkpath(true).external_template(false).initial_head(BRANCH);
+        let make = || {
+            let mut config = git2::Repository::init_opts(path, &options)?.config()?;
+            SETTINGS.iter().chain(settings).try_for_each(|(key, value)| config.set_str(key, value))
+        };
+        make().map_err(GitError::git("make a git repository"))?;
+        sync_below(path).map_err(GitError::io("sync", path))?;
+        Self::open(path)
+    }
+}
 
 /// Makes a repository at `path`, where nothing or an empty directory may be: `make` makes it, durably, at the path
 /// that it is given. Where that fails, everything is as it was.
@@ -62,11 +99,6 @@ pub fn create<T, E: From<GitError>>(
         new.keep();
     }
     made
-}
-
-/// Whether a repository was begun at `path` and not finished.
-pub fn is_unfinished(path: &Path) -> bool {
-    path.join(UNFINISHED).is_dir() && !path.join(HEAD).exists()
 }
 
 /// That nothing is at `path` that is not to be replaced.
@@ -150,8 +182,20 @@ pub(super) fn sweep(path: &Path) -> Result<Swept, GitError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Git;
+    use super::super::testing::Fixture;
     use super::*;
+
+    #[test]
+    fn a_new_repository_is_one_that_git_knows() {
+        let fixture = Fixture::new();
+        let git = fixture.open();
+        assert_eq!(git.head().unwrap(), None);
+        assert_eq!(git.branch(), "refs/heads/main");
+        for (key, value) in SETTINGS.iter().chain(&[("treering.test", "yes"), ("core.bare", "true")]) {
+            assert_eq!(fixture.run(&["config", key]).trim(), *value, "{key}");
+        }
+        fixture.fsck();
+    }
 
     #[test]
     fn a_repository_appears_whole_or_not_at_all() {

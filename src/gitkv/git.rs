@@ -1,4 +1,7 @@
-//! A repository: making it, opening it, reading from it.
+//! A repository: opening it, and reading from it.
+//!
+//! No reference moves here. Objects come from layers; those that are in none, or are deltas, come from libgit2, and may
+//! not grow far beyond what lies on the disk.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -6,43 +9,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use git2::{ErrorClass, ErrorCode, RepositoryInitOptions, RepositoryOpenFlags};
+use git2::{ErrorClass, ErrorCode, RepositoryOpenFlags};
 
-use crate::atomic;
 use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, ObjectKind, SMALL, on_disk};
 use crate::progress::Counter;
 use crate::watch::Bounds;
 
-use super::access::{Access, note_owner};
+use super::access::{self, note_owner};
 use super::commit::Commit;
-use super::create::{create, is_unfinished};
-use super::parts;
+use super::parts::{self, is_unfinished};
+use super::paths::{HEADS, pack_dir};
 use super::plain::expect_plain;
 use super::program::Settings;
-use super::transport::HEADS;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
-use super::work_tree::WorkTree;
 use super::{GitError, shown};
 
 /// The newest version of git's format that libgit2 reads.
 pub(super) const NEWEST_GIT_FORMAT: i64 = 1;
-
-/// The branch of repositories that are made here.
-pub(super) const BRANCH: &str = "refs/heads/main";
-
-/// How a repository made here is set up: git syncs what it writes, never repacks by itself, looks for no
-/// deltas when it sends layers, which hold compressed data and travel as they are, and keeps what it receives
-/// in packs, however little it is.
-const SETTINGS: [(&str, &str); 7] = [
-    ("core.fsync", "all"),
-    ("gc.auto", "0"),
-    ("maintenance.auto", "false"),
-    ("pack.window", "0"),
-    ("transfer.unpackLimit", "1"),
-    // A person's own configuration may have set these, which count more than the one above.
-    ("fetch.unpackLimit", "1"),
-    ("receive.unpackLimit", "1"),
-];
 
 /// A git repository, bare unless it was opened [with its working tree](Git::open_with_work_tree). Any number of
 /// threads may use one.
@@ -62,6 +45,21 @@ pub struct Git {
     bytes_read: Counter,
 }
 
+/// The working tree that `HEAD` stands for.
+pub(super) struct WorkTree {
+    pub root: PathBuf,
+    /// Where its `HEAD` and `index` are; of a linked working tree that is not the directory of the repository.
+    pub git_dir: PathBuf,
+}
+
+impl WorkTree {
+    /// That of `repository`, unless it is bare.
+    fn of(repository: &git2::Repository) -> Option<Self> {
+        let root = repository.workdir()?.to_owned();
+        Some(Self { root, git_dir: repository.path().to_owned() })
+    }
+}
+
 /// Trees that were read lately, since a lookup reads those near the root each time.
 #[derive(Default)]
 struct TreeCache {
@@ -76,40 +74,14 @@ const MAX_CHAIN: u64 = 64 * SMALL;
 const CACHE_WEIGHT: usize = 32 << 20;
 
 impl Git {
-    /// Makes a bare repository at `path`, where nothing or an empty directory may be, durably. Its branch is
-    /// `main`; `settings` are pairs of git configuration beside this crate's own.
-    pub fn init(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
-        create(path, Access::Owner, |at| Self::init_at(at, settings).map(drop))?;
-        Self::open(path)
-    }
-
-    /// Makes it at `path` itself, where nothing is; a process that is killed leaves a part of it.
-    pub fn init_at(path: &Path, settings: &[(&str, &str)]) -> Result<Self, GitError> {
-        let mut options = RepositoryInitOptions::new();
-        options.bare(true).no_reinit(true).mkpath(true).external_template(false).initial_head(BRANCH);
-        let make = || {
-            let mut config = git2::Repository::init_opts(path, &options)?.config()?;
-            SETTINGS.iter().chain(settings).try_for_each(|(key, value)| config.set_str(key, value))
-        };
-        make().map_err(GitError::git("make a git repository"))?;
-        sync_below(path).map_err(GitError::io("sync", path))?;
-        Self::open(path)
-    }
-
     /// Opens the bare repository at `path` itself, not one above or below it.
     pub fn open(path: &Path) -> Result<Self, GitError> {
         Self::open_as(path, false)
     }
 
-    /// Opens the repository at `path`, bare or an ordinary clone. Whatever moves the branch of a clone brings its
-    /// index and its working tree along, or refuses.
-    ///
-    /// `path` is the repository or the root of its working tree, which may be a linked one.
-    pub fn open_with_work_tree(path: &Path) -> Result<Self, GitError> {
-        Self::open_as(path, true)
-    }
-
-    fn open_as(path: &Path, may_have_work_tree: bool) -> Result<Self, GitError> {
+    /// Opens the repository at `path`, with a working tree only if it may have one. What a dead process began in that is
+    /// not ended yet.
+    pub(super) fn open_as(path: &Path, may_have_work_tree: bool) -> Result<Self, GitError> {
         expect_plain(path)?;
         expect_config_readable(path)?;
         let no_ceilings: [&Path; 0] = [];
@@ -165,22 +137,7 @@ impl Git {
         let layers = RwLock::new(LayerSet::open(&pack_dir)?);
         let libgit2 = Mutex::new(repository);
         let (settings, bounds, trees, trees_read, bytes_read) = Default::default();
-        let git = Self {
-            path,
-            branch,
-            work_tree,
-            layers,
-            libgit2,
-            settings,
-            bounds,
-            trees,
-            trees_read,
-            bytes_read,
-        };
-        if let Some(work_tree) = &git.work_tree {
-            work_tree.recover_if_idle(&git);
-        }
-        Ok(git)
+        Ok(Self { path, branch, work_tree, layers, libgit2, settings, bounds, trees, trees_read, bytes_read })
     }
 
     /// Where the tree of the branch that `HEAD` stands for has no file at `wanted`, or there is no such branch, as in a
@@ -223,6 +180,12 @@ impl Git {
         self.work_tree.is_none()
     }
 
+    /// Whether the group is to read and write what is written here: a program that writes takes the bits of the group
+    /// out of its umask first.
+    pub fn is_shared(&self) -> bool {
+        self.libgit2().config().is_ok_and(|config| access::is_shared(&config))
+    }
+
     /// Where its layers lie.
     pub fn pack_dir(&self) -> PathBuf {
         pack_dir(&self.path)
@@ -259,45 +222,6 @@ impl Git {
     /// The commit at the tip of the branch; `None` before the first.
     pub fn head(&self) -> Result<Option<ObjectId>, GitError> {
         self.reference(&self.branch)
-    }
-
-    /// Moves the branch from `expected` to `new`, as [`compare_and_set`](Self::compare_and_set) does, and what is
-    /// checked out of it.
-    pub(crate) fn advance(&self, expected: Option<&ObjectId>, new: &ObjectId) -> Result<(), GitError> {
-        if let Some(path) = self.checked_out_elsewhere() {
-            return Err(GitError::CheckedOut { branch: self.branch.clone(), path });
-        }
-        match &self.work_tree {
-            Some(work_tree) => work_tree.advance(self, expected, new)?,
-            None => self.compare_and_set(&self.branch, expected, new)?,
-        }
-        self.note_newest(expected, new);
-        Ok(())
-    }
-
-    /// Another working tree that has the branch checked out and would not go along.
-    fn checked_out_elsewhere(&self) -> Option<PathBuf> {
-        let own = self.work_tree.as_ref().map_or(self.path.as_path(), WorkTree::git_dir);
-        let is_bare = || self.libgit2().config()?.get_bool("core.bare");
-        let main = self.path.parent().filter(|_| self.path.ends_with(".git") && own != self.path);
-        let main = main.filter(|_| !is_bare().unwrap_or(false));
-        let main = main.map(|root| (self.path.clone(), root.to_owned()));
-        let linked = fs::read_dir(self.path.join("worktrees")).into_iter().flatten().flatten();
-        let linked = linked.filter_map(|entry| {
-            let git_file = fs::read_to_string(entry.path().join("gitdir")).ok()?;
-            let git_file = PathBuf::from(git_file.trim_end());
-            let root = git_file.parent().filter(|_| git_file.exists())?.to_owned();
-            Some((entry.path(), root))
-        });
-        let has_branch = |git_dir: &Path| {
-            let head = fs::read_to_string(git_dir.join("HEAD")).unwrap_or_default();
-            head.trim_end().strip_prefix("ref: ") == Some(&self.branch)
-        };
-        let same = |git_dir: &Path| git_dir.canonicalize().ok() == own.canonicalize().ok();
-        main.into_iter()
-            .chain(linked)
-            .find(|(git_dir, _)| has_branch(git_dir) && !same(git_dir))
-            .map(|(_, root)| root)
     }
 
     /// The commit at the tip of the branch, for those to whom an empty repository means that nothing is there:
@@ -711,23 +635,11 @@ fn unread_format(path: &Path, error: git2::Error) -> GitError {
     }
 }
 
-fn pack_dir(path: &Path) -> PathBuf {
-    path.join("objects").join("pack")
-}
-
 pub(super) fn from_git2(id: git2::Oid) -> Result<ObjectId, GitError> {
     let bytes = id.as_bytes().try_into();
     bytes
         .map(ObjectId::from_bytes)
         .map_err(|_| GitError::git("take an id")(git2::Error::from_str("it is no SHA-1")))
-}
-
-/// Syncs `path`, the directory that names it, and everything below it.
-pub(super) fn sync_below(path: &Path) -> io::Result<()> {
-    for entry in walkdir::WalkDir::new(path) {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    atomic::sync_dir(atomic::parent(path))
 }
 
 /// That this process may read the configuration of the repository at `path`, or of the clone whose root that is, if
@@ -760,18 +672,6 @@ mod tests {
     fn paths(git: &Git, root: &ObjectId, prefix: &str) -> Vec<String> {
         let walk = git.walk(root, prefix.as_bytes()).unwrap();
         walk.map(|file| String::from_utf8(file.unwrap().0).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_new_repository_is_one_that_git_knows() {
-        let fixture = Fixture::new();
-        let git = fixture.open();
-        assert_eq!(git.head().unwrap(), None);
-        assert_eq!(git.branch(), "refs/heads/main");
-        for (key, value) in SETTINGS.iter().chain(&[("treering.test", "yes"), ("core.bare", "true")]) {
-            assert_eq!(fixture.run(&["config", key]).trim(), *value, "{key}");
-        }
-        fixture.fsck();
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::digest::Digest;
 use crate::trust::{self, Claim};
 use crate::url::Url;
 
-use super::program::{listed_settings, write_setting};
-use super::{Git, GitError};
+use super::GitError;
+use super::git_config::{list_settings, listed_settings, write_setting};
 
 /// What the names of harmless settings begin with, in lower case.
 const SECTIONS: [&[u8]; 20] = [
@@ -205,28 +205,16 @@ fn is_harmless(name: &[u8], value: Option<&[u8]>) -> bool {
     }
 }
 
-impl Git {
-    /// Trusts the settings and hooks of this repository as they are now. What they are called; none where all of them
-    /// count for everybody.
-    pub fn trust_settings(&self) -> Result<Vec<String>, GitError> {
-        let Some(listed) = super::program::list_settings(Some(self.path()))? else { return Ok(Vec::new()) };
-        let suspicious = Suspicious::of(self.path(), &listed)?;
-        if !suspicious.text.is_empty() {
-            trust::remember(self.path(), Claim::Settings(&suspicious.text))
-                .map_err(GitError::io("remember the trust in", self.path()))?;
-        }
-        Ok(suspicious.names)
+/// Trusts the settings and hooks of the repository `git_dir` as they are now. What they are called; none where all of
+/// them count for everybody.
+pub(super) fn trust_all(git_dir: &Path) -> Result<Vec<String>, GitError> {
+    let Some(listed) = list_settings(Some(git_dir))? else { return Ok(Vec::new()) };
+    let suspicious = Suspicious::of(git_dir, &listed)?;
+    if !suspicious.text.is_empty() {
+        trust::remember(git_dir, Claim::Settings(&suspicious.text))
+            .map_err(GitError::io("remember the trust in", git_dir))?;
     }
-
-    /// Trusts an address that stands in this repository, where it can start a program.
-    pub fn trust_address(&self, url: &Url) -> Result<bool, GitError> {
-        let needs = url.for_git().is_ok_and(|given| given.starts_program);
-        if needs {
-            trust::remember(self.path(), Claim::Address(url))
-                .map_err(GitError::io("remember the trust in", self.path()))?;
-        }
-        Ok(needs)
-    }
+    Ok(suspicious.names)
 }
 
 #[cfg(test)]
@@ -281,7 +269,7 @@ mod tests {
     fn what_this_program_writes_is_harmless() {
         let fixture = super::super::testing::Fixture::new();
         fixture.open().add_remote("origin", "/x").unwrap();
-        let listed = super::super::program::list_settings(Some(&fixture.path())).unwrap().unwrap();
+        let listed = list_settings(Some(&fixture.path())).unwrap().unwrap();
         assert!(own(&listed).count() > 10);
         let path = fixture.path();
         assert!(Suspicious::of(&path, &listed).unwrap().names.is_empty());

@@ -10,8 +10,8 @@ use crate::url::Url;
 use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
 use super::origin::{self, Origin, cached_clone};
+use super::remotes::RemoteHead;
 use super::transaction::Edit;
-use super::transport::RemoteHead;
 use super::tree::{self, Mode, Node};
 use super::{Git, GitError, Walk, shown};
 

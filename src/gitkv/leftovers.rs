@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
+use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -23,7 +24,6 @@ use crate::atomic;
 use crate::progress::{Interrupted, Progress};
 
 use super::lockfile::{Turn, age, lock_files};
-use super::writers::Swept;
 use super::{Git, GitError};
 
 /// What the name of every mark begins with.
@@ -49,6 +49,32 @@ const LONGEST_WORD: u64 = 16;
 
 /// How long the path of a remote may be that a mark names.
 const MAX_PATH: usize = 1 << 16;
+
+/// What [`Git::sweep`] found and removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Somebody is writing now, so nothing was looked at. A later sweep will do.
+    pub busy: bool,
+    /// Layers removed.
+    pub layers: u64,
+    /// Unfinished files removed.
+    pub files: u64,
+    /// How many bytes all of them had.
+    pub bytes: u64,
+}
+
+impl Add for Swept {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            busy: self.busy || other.busy,
+            layers: self.layers + other.layers,
+            files: self.files + other.files,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
 
 /// A run of git; it ends with the processes, or when dropped.
 pub(super) struct GitRun {

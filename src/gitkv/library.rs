@@ -24,7 +24,9 @@ use crate::progress::Progress;
 use crate::url::{Url, redact};
 
 use super::git::from_git2;
-use super::transport::{FETCH, HEADS, MAX_SAID, PUSH, PushedFrom, RemoteHead};
+use super::paths::HEADS;
+use super::remotes::{FETCH, PUSH, PushedFrom, RemoteHead};
+use super::run::MAX_SAID;
 use super::{Git, GitError};
 
 /// Hooks that a push sets off in the repository that gets it.

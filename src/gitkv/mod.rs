@@ -47,6 +47,7 @@ mod edit;
 mod exchange;
 mod file;
 mod git;
+mod git_config;
 mod index;
 mod isolate;
 mod kv;
@@ -56,9 +57,12 @@ mod lockfile;
 mod newest;
 mod origin;
 mod parts;
+mod paths;
 mod plain;
 mod program;
 mod refs;
+mod remotes;
+mod run;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
@@ -92,16 +96,16 @@ pub use file::{KvFile, OpenMode, ParseOpenModeError};
 use git::NEWEST_GIT_FORMAT;
 pub use git::{Git, Walk};
 pub use kv::{GitKv, KvKeys, KvLog, KvTransaction, KvView};
-pub(crate) use refs::BLOCKS;
-pub use refs::PRIVATE;
+pub use leftovers::Swept;
+pub use paths::PRIVATE;
+pub(crate) use paths::{BLOCKS, HEADS};
+pub use remotes::{GitRemote, PushedFrom};
 pub use trace::{RemoteReferences, SEEN, Trace};
 pub use transaction::{Committed, Onto, Transaction};
-pub(crate) use transport::HEADS;
-pub use transport::{GitRemote, PushedFrom};
 #[doc(hidden)]
 pub use tree::fuzz_tree;
 pub use tree::{Mode, Node, Tree, TreeEntry};
-pub use writers::{KeepLayers, Swept};
+pub use writers::KeepLayers;
 
 /// Why a git repository could not be read or changed.
 #[derive(Debug, thiserror::Error)]

@@ -50,7 +50,7 @@ impl Git {
 
     /// The file that names the newest commit: whoever removes it takes the branch as it is.
     pub fn newest_path(&self) -> std::path::PathBuf {
-        self.path().join(super::refs::PRIVATE).join(NEWEST)
+        self.path().join(super::paths::PRIVATE).join(NEWEST)
     }
 
     /// The commit that the branch was at when it was set back to an older state, if it was, and the commit is here.

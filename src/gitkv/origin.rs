@@ -16,10 +16,11 @@ use crate::trust;
 use crate::url::Url;
 
 use super::commit::Person;
-use super::git::{BRANCH, sync_below};
+use super::paths::{BRANCH, HEADS, sync_below};
 use super::program::{self, Settings};
+use super::remotes::{RemoteHead, turn};
+use super::run::run;
 use super::transaction::Edit;
-use super::transport::{HEADS, RemoteHead, run, turn};
 use super::{Git, GitError, library, pause, unborn};
 
 /// The name of the remote that a clone came from.

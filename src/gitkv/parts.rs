@@ -1,7 +1,7 @@
 //! What is wrong with a directory that is most of a git repository.
 //!
 //! A power failure leaves empty files, and a person may damage one. Nobody may then be told that there is no repository, or
-//! to make another one in its place; nor may what is bare be taken for an ordinary clone since its `config` is gone.
+//! to make another one in its place; nor may what is bare be taken for an ordinary clone since its `config` is gone. One that was begun and not finished is told apart.
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +17,9 @@ const MOST_LOST: usize = 2;
 /// How the file `HEAD` begins, and how long it is at most.
 const SYMBOLIC: &[u8] = b"ref: refs/";
 const MAX_HEAD: u64 = 4096;
+
+/// Where a repository is made, in the directory where it is to be.
+pub(super) const UNFINISHED: &str = ".treering-tmp-new";
 
 /// What is wrong with the repository at `path`, if it is one of which a part is lost or damaged.
 pub(super) fn fault(path: &Path) -> Option<GitError> {
@@ -42,6 +45,11 @@ pub(super) fn fault(path: &Path) -> Option<GitError> {
 /// The same for a repository that git opens, but not as what it is: without its configuration it is not known to be bare.
 pub(super) fn unconfigured(path: &Path) -> Option<GitError> {
     if is_there(path, "config") { None } else { fault(path) }
+}
+
+/// Whether a repository was begun at `path` and not finished.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    path.join(UNFINISHED).is_dir() && !path.join("HEAD").exists()
 }
 
 const DAMAGED: &str = "damaged";

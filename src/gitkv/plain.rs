@@ -12,8 +12,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{BLOCKS, GitError, PRIVATE};
 use crate::layers::{EXPANSION, SMALL, on_disk};
+
+use super::GitError;
+use super::paths::{BLOCKS, PRIVATE};
 
 /// The directories whose files are read, besides the files at the top.
 const READ: [&str; 7] = ["refs", "objects", "info", "logs", "hooks", "worktrees", PRIVATE];

@@ -19,13 +19,11 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::progress::Progress;
 use crate::url::Login;
-use crate::watch::Bounds;
 
 use super::GitError;
+use super::git_config::{list_settings, listed_settings, write_setting};
 use super::isolate::Shadow;
-use super::transport::{MAX_ANSWER, answer};
 
 /// What the names of the settings begin with that git gets, in lower case.
 const LET_THROUGH: [&[u8]; 9] = [
@@ -138,24 +136,6 @@ impl Settings {
     }
 }
 
-/// All settings that count for the repository `git_dir`, or for none, as git lists them; `None` without the program git.
-pub(super) fn list_settings(git_dir: Option<&Path>) -> Result<Option<Vec<u8>>, GitError> {
-    let mut git = Command::new("git");
-    // A repository around the working directory is not meant.
-    git.arg("--git-dir").arg(git_dir.unwrap_or_else(|| Path::new("/dev/null")));
-    git.args(["config", "--list", "--includes", "--show-scope", "--null"]);
-    git.env_remove("GIT_CONFIG").stdin(Stdio::null());
-    const LIST: &str = "read the settings of git";
-    match answer(LIST, &mut git, Bounds::default(), &Progress::new()) {
-        Err(GitError::NoProgram) => Ok(None),
-        Ok(listed) if listed.len() as u64 >= MAX_ANSWER => {
-            // What is cut off could be anything.
-            Err(GitError::Remote { action: LIST, said: "they are too many".into() })
-        }
-        listed => listed.map(Some),
-    }
-}
-
 /// What git asks for a login: it prints what is in the environment, where no other user looks.
 const HELPER: &str = "!f() { if test \"$1\" = get; then \
     printf 'username=%s\\npassword=%s\\n' \"$TREERING_GIT_USER\" \"$TREERING_GIT_PASSWORD\"; fi; }; f";
@@ -179,18 +159,6 @@ pub(super) fn log_in(command: &mut Command, address: &str, login: &Login) {
     }
 }
 
-/// What `git config --list --show-scope --null` prints: the scope, name and value of each setting. One without a value
-/// means yes.
-pub(super) fn listed_settings(listed: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], Option<&[u8]>)> {
-    let mut fields = listed.split(|&byte| byte == 0);
-    std::iter::from_fn(move || Some((fields.next()?, fields.next()?))).map(|(scope, setting)| {
-        match setting.iter().position(|&byte| byte == b'\n') {
-            Some(end) => (scope, &setting[..end], Some(&setting[end + 1..])),
-            None => (scope, setting, None),
-        }
-    })
-}
-
 /// Of the settings that are listed, those that git gets, as a file of settings.
 fn sift(listed: &[u8]) -> Vec<u8> {
     let mut sifted = Vec::new();
@@ -203,40 +171,6 @@ fn sift(listed: &[u8]) -> Vec<u8> {
         }
     }
     sifted
-}
-
-/// Appends a setting as git's configuration files have it. Without a value it is a bare name, which means yes.
-pub(super) fn write_setting(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
-    let last = name.iter().rposition(|&byte| byte == b'.').unwrap_or(name.len());
-    let (above, key) = (&name[..last], name.get(last + 1..).unwrap_or_default());
-    let (section, subsection) = match above.iter().position(|&byte| byte == b'.') {
-        Some(dot) => (&above[..dot], Some(&above[dot + 1..])),
-        None => (above, None),
-    };
-    out.push(b'[');
-    out.extend_from_slice(section);
-    if let Some(subsection) = subsection {
-        out.extend_from_slice(b" \"");
-        for &byte in subsection {
-            out.extend_from_slice(if matches!(byte, b'"' | b'\\') { b"\\" } else { b"" });
-            out.push(byte);
-        }
-        out.push(b'"');
-    }
-    out.extend_from_slice(b"]\n\t");
-    out.extend_from_slice(key);
-    if let Some(value) = value {
-        out.extend_from_slice(b" = \"");
-        for &byte in value {
-            match byte {
-                b'\n' => out.extend_from_slice(b"\\n"),
-                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                byte => out.push(byte),
-            }
-        }
-        out.push(b'"');
-    }
-    out.push(b'\n');
 }
 
 #[cfg(test)]

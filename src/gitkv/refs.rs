@@ -10,17 +10,8 @@ use crate::layers::ObjectId;
 use crate::url::Url;
 
 use super::lockfile::Turn;
+use super::paths::{PACKED, PRIVATE};
 use super::{Git, GitError};
-
-/// Where this program keeps what is not git's, such as locks, in the repository's directory. Nothing there is
-/// part of the format.
-pub const PRIVATE: &str = "treering";
-
-/// The directory there that has blocks of cold layers.
-pub(crate) const BLOCKS: &str = "blocks";
-
-/// Where git keeps references that were packed.
-pub(super) const PACKED: &str = "packed-refs";
 
 impl Git {
     /// Moves the reference of that full name from `expected` (`None`: there is no such reference yet) to

@@ -4,83 +4,31 @@
 //! URL; see [`program`](super::program) for what of a person's settings counts. Where it is not installed,
 //! [`library`] does what can be done without.
 
-use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Command, Stdio};
 
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::Pid;
 use tempfile::NamedTempFile;
 
 use crate::atomic;
-use crate::child::{LOOK, Running, check, wait_to_hear};
 use crate::layers::ObjectId;
-use crate::progress::{Interrupted, Progress};
+use crate::progress::Progress;
 use crate::trust::{self, Claim};
-use crate::url::{Url, redact};
-use crate::watch::{Bounds, Exceeded, Watch};
+use crate::url::Url;
+use crate::watch::Bounds;
 
 use super::git::expect_known_format;
 use super::leftovers::GitRun;
-use super::lockfile::{Turn, open_lock};
-use super::program::{self, Settings};
-use super::refs::PRIVATE;
+use super::lockfile::Turn;
+use super::paths::{HEADS, PRIVATE, sync_names};
+use super::program;
+use super::remotes::{FETCH, PUSH, PushedFrom, RemoteHead, TURN, turn};
+use super::run::{ask, run_to_end};
 use super::{Git, GitError, library};
-
-/// The file whose `flock` gives the turn to move the references that follow remotes.
-pub(super) const TURN: &str = "remotes.lock";
 
 /// The git that serves a remote on this machine, whatever its configuration: what arrives stays as it is and
 /// in a pack, and nothing is searched for deltas or packed anew.
 const LOCAL: &str = "git -c receive.unpackLimit=1 -c core.fsync=all -c receive.autogc=false -c pack.window=0";
-
-/// What is attempted, as it is told when it fails.
-pub(super) const FETCH: &str = "fetch from the remote";
-pub(super) const PUSH: &str = "push to the remote";
-
-/// What the full names of branches begin with.
-pub(crate) const HEADS: &str = "refs/heads/";
-
-/// How many bytes are read of what git answers.
-pub(super) const MAX_ANSWER: u64 = 1 << 20;
-
-/// How many bytes are kept of what git says.
-pub(super) const MAX_SAID: usize = 1 << 16;
-
-/// Another repository that this one exchanges commits with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GitRemote {
-    /// What it is called here.
-    pub name: String,
-    /// Where it is.
-    pub url: Url,
-}
-
-/// Where a remote's branch was just before a push moved it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PushedFrom {
-    /// There was no such branch.
-    Nothing,
-    /// At this commit.
-    Commit(ObjectId),
-    /// Nobody said.
-    Unknown,
-}
-
-/// What `HEAD` of a remote names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RemoteHead {
-    /// The branch of that full name.
-    Branch(String),
-    /// A commit.
-    Commit,
-    /// Nothing that is there.
-    Nothing,
-}
 
 impl PushedFrom {
     /// What git says when it has pushed one branch: `* [new branch] main -> main`, `old..new main -> main`, with a third
@@ -99,92 +47,7 @@ impl PushedFrom {
     }
 }
 
-impl GitRemote {
-    /// Whether a remote can be called `name`, which becomes part of references and of relative paths.
-    pub fn is_name(name: &str) -> bool {
-        let is_part = |part: &str| !part.is_empty() && !part.starts_with('.');
-        git2::Remote::is_valid_name(name) && !name.starts_with('-') && name.split('/').all(is_part)
-    }
-}
-
 impl Git {
-    /// The remotes that git's configuration names.
-    pub fn remotes(&self) -> Result<Vec<GitRemote>, GitError> {
-        let repository = self.libgit2();
-        let list = || {
-            let mut remotes = Vec::new();
-            for name in repository.remotes()?.iter() {
-                // It becomes part of references and of paths. Others git would not take either.
-                let Some(name) = name?.filter(|name| GitRemote::is_name(name)) else { continue };
-                let url = Url::from(repository.find_remote(name)?.url()?);
-                remotes.push(GitRemote { name: name.to_owned(), url });
-            }
-            Ok(remotes)
-        };
-        list().map_err(GitError::git("list the remotes"))
-    }
-
-    /// Adds a remote, whose name must be new, durably. Where `url` holds a secret, git's configuration is for nobody
-    /// else to read from now on.
-    pub fn add_remote(&self, name: &str, url: impl Into<Url>) -> Result<(), GitError> {
-        let url = url.into();
-        self.configure(|config| {
-            let section = format!("remote.{name}.");
-            if !git2::Remote::is_valid_name(name) || !keys(config, &section)?.is_empty() {
-                return Err(git2::Error::from_str("its name is not allowed or not new"));
-            }
-            config.set_str(&format!("{section}url"), url.reveal())?;
-            config.set_str(&format!("{section}fetch"), &format!("+refs/heads/*:refs/remotes/{name}/*"))
-        })
-    }
-
-    /// Removes a remote, and the references that follow its branches, durably.
-    pub fn remove_remote(&self, name: &str) -> Result<(), GitError> {
-        let _turn = turn(&self.private_dir()?.join(TURN), &Progress::new())?;
-        self.configure(|config| {
-            let followed = followed(name);
-            let followed = keys(config, &followed)?.take(&followed);
-            for key in keys(config, &format!("remote.{name}."))?.into_iter().chain(followed) {
-                config.remove_multivar(&key, ".*")?;
-            }
-            for key in keys(config, "branch.")? {
-                if key.ends_with(".remote") && config.get_string(&key)? == name {
-                    config.remove_multivar(&key, ".*")?;
-                    let merge = key.replace(".remote", ".merge");
-                    let is_there = !keys(config, &merge)?.is_empty();
-                    if is_there {
-                        config.remove_multivar(&merge, ".*")?;
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        let followed = format!("refs/remotes/{name}/");
-        let references = self.references()?.into_iter().map(|(reference, _)| reference);
-        references
-            .filter(|reference| reference.starts_with(&followed))
-            .try_for_each(|reference| self.remove_reference(&reference))
-    }
-
-    /// The full name of the branch of a remote that this repository's branch is exchanged with: of the same name, unless
-    /// another one is followed.
-    pub fn branch_in(&self, remote: &str) -> String {
-        let is_branch = |name: &String| name.starts_with(HEADS) && git2::Reference::is_valid_name(name);
-        let followed = self.libgit2().config().and_then(|config| config.get_string(&followed(remote)));
-        followed.ok().filter(is_branch).unwrap_or_else(|| self.branch().to_owned())
-    }
-
-    /// From now on exchanges this repository's branch with the one of that full name in a remote.
-    pub(crate) fn follow_branch(&self, remote: &str, branch: &str) -> Result<(), GitError> {
-        self.configure(|config| config.set_str(&followed(remote), branch))
-    }
-
-    /// The full name of the reference by which this repository knows where its branch is in a remote.
-    pub fn tracking(&self, remote: &str) -> String {
-        let branch = self.branch_in(remote);
-        format!("refs/remotes/{remote}/{}", branch.strip_prefix(HEADS).unwrap_or(&branch))
-    }
-
     /// Fetches the branches of a remote, and what they need. Afterwards [`tracking`](Self::tracking)
     /// references are where they are.
     pub fn fetch(&self, remote: &str) -> Result<(), GitError> {
@@ -399,17 +262,6 @@ impl Git {
         }
     }
 
-    /// Where the remote of that name is, if it is configured.
-    pub(crate) fn url_of(&self, remote: &str) -> Result<Option<Url>, GitError> {
-        // libgit2 obeys `url.….insteadOf` of the repository.
-        if self.settings()?.is_isolated() {
-            let config = self.libgit2().config().and_then(|mut config| config.snapshot());
-            let config = config.map_err(GitError::git("read the settings of the repository"))?;
-            return Ok(config.get_str(&format!("remote.{remote}.url")).ok().map(Url::from));
-        }
-        Ok(self.remotes()?.into_iter().find(|each| each.name == remote).map(|each| each.url))
-    }
-
     /// That a repository at `url`, where that is a path, is in a format that can be read.
     pub fn expect_known_format(url: &Url) -> Result<(), GitError> {
         library::path_of(url).map_or(Ok(()), |path| expect_known_format(&path))
@@ -442,14 +294,6 @@ impl Git {
         command.arg("--git-dir").arg(settings.git_dir(self.path()));
         Ok(command)
     }
-
-    fn settings(&self) -> Result<&Settings, GitError> {
-        if let Some(settings) = self.settings.get() {
-            return Ok(settings);
-        }
-        let settings = Settings::read(Some(self.path()))?;
-        Ok(self.settings.get_or_init(|| settings))
-    }
 }
 
 /// What a remote is to have when something is pushed there.
@@ -479,37 +323,6 @@ impl Address {
     }
 }
 
-/// The setting that says which branch of a remote is followed.
-fn followed(remote: &str) -> String {
-    format!("treering.{remote}.branch")
-}
-
-/// The keys of a file of configuration that begin with `prefix`, each once.
-fn keys(config: &git2::Config, prefix: &str) -> Result<BTreeSet<String>, git2::Error> {
-    let mut keys = BTreeSet::new();
-    config.entries(None)?.for_each(|entry| {
-        keys.extend(entry.name().ok().filter(|name| name.starts_with(prefix)).map(str::to_owned));
-    })?;
-    Ok(keys)
-}
-
-/// Makes durable that packs, and references in the directory `references`, have come or gone in the repository at
-/// `directory`. What is in them is durable already.
-fn sync_names(directory: &Path, references: impl AsRef<Path>) -> Result<(), GitError> {
-    let references = directory.join(references);
-    let within = references.ancestors().take_while(|above| above.starts_with(directory));
-    let objects = directory.join("objects");
-    for path in within.map(Path::to_owned).chain([objects.join("pack"), objects]) {
-        match atomic::sync_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(GitError::io("sync", &path)(error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// For `map_err`: where git was stopped by a lock file, that is what is wrong.
 fn blame_lock(error: GitError) -> GitError {
     let GitError::Remote { said, .. } = &error else { return error };
@@ -519,20 +332,6 @@ fn blame_lock(error: GitError) -> GitError {
     match path.filter(|path| path.ends_with(".lock") && !path.contains('\n')) {
         Some(path) => GitError::locked(&Path::new(path).components().collect::<PathBuf>()),
         None => error,
-    }
-}
-
-/// Waits until no other process is at what the lock file at `path` stands for, or this one is to stop. One fetch fails when another
-/// moves its references.
-pub(super) fn turn(path: &Path, progress: &Progress) -> Result<File, GitError> {
-    let file = open_lock(path)?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => progress.check()?,
-            Err(TryLockError::Error(error)) => return Err(GitError::io("lock", path)(error)),
-        }
-        thread::sleep(LOOK);
     }
 }
 
@@ -548,47 +347,7 @@ fn path_of_remote(url: &Url) -> Option<PathBuf> {
     places.into_iter().find(|place| place.join("HEAD").is_file() && place.join("objects").is_dir())
 }
 
-/// Runs git, and returns what it prints as text; see [`answer`].
-fn ask(
-    action: &'static str,
-    command: &mut Command,
-    bounds: Bounds,
-    progress: &Progress,
-) -> Result<String, GitError> {
-    Ok(String::from_utf8_lossy(&answer(action, command, bounds, progress)?).into_owned())
-}
-
-/// Runs git, and returns what it prints, [`MAX_ANSWER`] bytes at most: it is read when git has ended.
-pub(super) fn answer(
-    action: &'static str,
-    command: &mut Command,
-    bounds: Bounds,
-    progress: &Progress,
-) -> Result<Vec<u8>, GitError> {
-    let keep = || {
-        let file = File::from(memfd_create("git-answer", MemfdFlags::CLOEXEC)?);
-        Ok((file.try_clone()?, file))
-    };
-    let (mut answer, stdout) = keep().map_err(GitError::io("keep the answer of", Path::new("git")))?;
-    run_to_end(action, command, stdout.into(), bounds, progress, &mut false)?;
-    let mut said = Vec::new();
-    answer
-        .seek(io::SeekFrom::Start(0))
-        .and_then(|_| answer.take(MAX_ANSWER).read_to_end(&mut said))
-        .map_err(GitError::io("read the answer of", Path::new("git")))?;
-    Ok(said)
-}
-
-/// Runs git, which tells of its progress, and of what is wrong. Returns what else it says.
-pub(super) fn run(
-    action: &'static str,
-    command: &mut Command,
-    progress: &Progress,
-) -> Result<String, GitError> {
-    run_to_end(action, command, Stdio::null(), Bounds::default(), progress, &mut false)
-}
-
-/// The same with the mark that git runs. When it did not end well, what it may have left is removed.
+/// Runs git with the mark that it runs. When it did not end well, what it may have left is removed.
 fn run_marked(
     running: GitRun,
     action: &'static str,
@@ -610,167 +369,12 @@ fn run_marked(
     done
 }
 
-fn run_to_end(
-    action: &'static str,
-    command: &mut Command,
-    stdout: Stdio,
-    bounds: Bounds,
-    progress: &Progress,
-    is_killed: &mut bool,
-) -> Result<String, GitError> {
-    let failed = || GitError::io("run", Path::new("git"));
-    command.stdout(stdout).stderr(Stdio::piped());
-    let mut running = match Running::start(command) {
-        Ok(started) => started?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GitError::NoProgram),
-        Err(error) => return Err(failed()(error)),
-    };
-    let mut watch = Watch::new(Pid::from_child(&running.child), bounds);
-    let ended = follow(&mut running, progress, &mut watch);
-    let (said, status) = match ended {
-        Ok((said, status)) => (Ok(said), Ok(status)),
-        Err(error) => (Err(error), running.end()),
-    };
-    // One that ended by itself was perhaps told to by what it ran, which Ctrl-C reaches as well.
-    *is_killed = check(progress).is_err() || status.as_ref().map_or(true, |status| status.code().is_none());
-    if let Err(error) = &said
-        && let Some(&source) = error.get_ref().and_then(|error| error.downcast_ref::<Exceeded>())
-    {
-        *is_killed = true;
-        return Err(GitError::Ended { action, source });
-    }
-    let status = status.map_err(failed())?;
-    if !status.success() {
-        check(progress)?;
-    }
-    // Ctrl-C reaches git at the same time.
-    if status.signal() == Some(SIGINT) {
-        return Err(Interrupted.into());
-    }
-    let said = said.map_err(failed())?;
-    match status.success() {
-        true => Ok(said),
-        false => Err(GitError::Remote { action, said: redact(&without_advice(&said)) }),
-    }
-}
-
-/// Follows git to its end, and returns what it said and how it ended. An error when it is to stop, or comes to its bounds.
-fn follow(running: &mut Running, progress: &Progress, watch: &mut Watch) -> io::Result<(String, ExitStatus)> {
-    let said = listen(&mut running.child, progress, watch)?;
-    Ok((said, running.wait_within(progress, watch)?))
-}
-
-/// What git says, without its advice to the person who would have run it.
-fn without_advice(said: &str) -> String {
-    let is_advice = |line: &&str| line.trim_start_matches("remote: ").starts_with("hint:");
-    let lines: Vec<_> = said.lines().filter(|line| !is_advice(line)).collect();
-    lines.join("\n").replace(" (you should pull first)", "")
-}
-
-/// Follows what git says to its end, and returns it without its progress. An error as of [`follow`].
-fn listen(child: &mut Child, progress: &Progress, watch: &mut Watch) -> io::Result<String> {
-    let Some(mut stderr) = child.stderr.take() else { return Ok(String::new()) };
-    let (mut said, mut line, mut transferred) = (String::new(), Vec::new(), 0);
-    let mut end = |line: &mut Vec<u8>, terminator: &str| {
-        let text = String::from_utf8_lossy(line);
-        if !is_progress(&text) {
-            said.push_str(&text);
-            said.push_str(terminator);
-        } else if let Some(now) = bytes_transferred(&text) {
-            progress.bytes.add(now.saturating_sub(transferred));
-            transferred = transferred.max(now);
-        }
-        line.clear();
-        said.truncate(said.floor_char_boundary(MAX_SAID));
-    };
-    let mut buffer = [0; 4096];
-    loop {
-        wait_to_hear(&stderr, progress, watch)?;
-        let len = match stderr.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        for &byte in &buffer[..len] {
-            match byte {
-                b'\r' => end(&mut line, ""),
-                b'\n' => end(&mut line, "\n"),
-                byte if line.len() < MAX_SAID => line.push(byte),
-                _ => {}
-            }
-        }
-    }
-    end(&mut line, "");
-    Ok(said.trim().to_owned())
-}
-
-/// The signal of Ctrl-C.
-const SIGINT: i32 = 2;
-
 /// How git says that what it ran, or what that ran on the other side, has ended too early.
 const CUT_OFF: [&str; 2] = ["died of signal", "hung up unexpectedly"];
-
-/// What the lines begin with in which git tells how far it is, on either side.
-const PROGRESS: [&str; 10] = [
-    "Enumerating objects:",
-    "Counting objects:",
-    "Compressing objects:",
-    "Writing objects:",
-    "Receiving objects:",
-    "Unpacking objects:",
-    "Resolving deltas:",
-    "Checking connectivity:",
-    "Delta compression using",
-    "Total ",
-];
-
-fn is_progress(line: &str) -> bool {
-    let line = line.strip_prefix("remote: ").unwrap_or(line);
-    PROGRESS.iter().any(|begin| line.starts_with(begin))
-}
-
-/// How many bytes came or went, of a line such as `Writing objects:  50% (1/2), 3.21 MiB | 1.00 MiB/s`.
-fn bytes_transferred(line: &str) -> Option<u64> {
-    let rest =
-        ["Writing objects:", "Receiving objects:"].iter().find_map(|begin| line.strip_prefix(begin))?;
-    let (number, unit) = rest.split(", ").nth(1)?.split(" | ").next()?.split_once(' ')?;
-    let shift = ["bytes", "KiB", "MiB", "GiB"].iter().position(|&known| known == unit.trim())? * 10;
-    Some((number.parse::<f64>().ok()? * (1u64 << shift) as f64) as u64)
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn progress_is_told_from_what_is_wrong() {
-        let mut git = Command::new("sh");
-        let script = "printf 'remote: Counting objects: 100%% (3/3)\\r'\n\
-            printf 'Writing objects:  50%% (1/2), 1.00 KiB | 9.00 MiB/s\\r' >&2\n\
-            printf 'Writing objects: 100%% (2/2), 2.50 KiB | 9.00 MiB/s, done.\\n' >&2\n\
-            printf 'Total 2 (delta 0), reused 2 (delta 0)\\nremote: the disk is full\\nfatal: no' >&2\n\
-            exit 1";
-        let progress = Progress::new();
-        let error = run("try", git.args(["-c", script]), &progress).unwrap_err();
-        assert_eq!(progress.bytes.get(), 2560);
-        assert!(
-            matches!(&error, GitError::Remote { said, .. } if said == "remote: the disk is full\nfatal: no"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn bytes_are_read_in_every_unit_and_nothing_else_is() {
-        let of = |rest: &str| bytes_transferred(&format!("Receiving objects:  10% (1/10){rest}"));
-        assert_eq!(of(", 12 bytes | 1.00 KiB/s"), Some(12));
-        assert_eq!(of(", 1.50 MiB | 1.00 KiB/s, done."), Some(3 << 19));
-        assert_eq!(of(", 2.00 GiB"), Some(2 << 30));
-        for nothing in ["", ", done.", ", x MiB", ", 1.00 parsecs | y", ", 7"] {
-            assert_eq!(of(nothing), None, "{nothing}");
-        }
-        assert_eq!(bytes_transferred("Resolving deltas: 1% (1/2), 3.00 MiB"), None);
-    }
 
     #[test]
     fn where_a_remote_was_is_read_from_what_git_says() {
@@ -784,28 +388,5 @@ mod tests {
         for odd in ["", "   abc..def  main -> main", "done"] {
             assert_eq!(of(odd), PushedFrom::Unknown, "{odd}");
         }
-    }
-
-    #[test]
-    fn advice_that_fits_nobody_is_left_out() {
-        let said = "remote: error: denying non-fast-forward refs/heads/main (you should pull first)\n\
-            hint: Updates were rejected\nremote: hint: more\n ! [remote rejected] main -> main";
-        let rest =
-            "remote: error: denying non-fast-forward refs/heads/main\n ! [remote rejected] main -> main";
-        assert_eq!(without_advice(said), rest);
-    }
-
-    #[test]
-    fn what_is_to_stop_is_ended() {
-        let progress = Progress::new();
-        progress.stop();
-        let error = run("try", Command::new("sh").args(["-c", "echo >&2; exec sleep 100"]), &progress);
-        assert!(matches!(error, Err(GitError::Interrupted(_))));
-    }
-
-    #[test]
-    fn a_program_that_is_not_there_is_told_apart() {
-        let missing = run("try", &mut Command::new("/nowhere/git"), &Progress::new());
-        assert!(matches!(missing, Err(GitError::NoProgram)));
     }
 }

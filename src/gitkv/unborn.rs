@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::url::Url;
 
-use super::transport::HEADS;
+use super::paths::HEADS;
 
 const PORT: u16 = 9418;
 /// How long a server may take for each step.

@@ -35,11 +35,13 @@ use crate::atomic;
 use crate::layers::ObjectId;
 
 use super::commit::Person;
+use super::git::WorkTree;
 use super::index::{self, LockedIndex, above, as_path, has_leftovers};
 use super::lockfile::{open_lock, wait_for};
+use super::paths::PRIVATE;
 use super::plain::expect_plain_file;
 use super::tree::{self, MAX_DEPTH, Mode, Node};
-use super::{Git, GitError, refs, shown};
+use super::{Git, GitError, shown};
 
 /// The file whose `flock` gives the turn to change index and working tree.
 const TURN: &str = "work-tree.lock";
@@ -52,13 +54,6 @@ const CONVERTED: &str = "work-tree-files";
 
 /// What the file is called for which there is no place yet.
 const TEMPORARY: &str = "work-tree";
-
-/// The working tree that `HEAD` stands for.
-pub(super) struct WorkTree {
-    root: PathBuf,
-    /// Where its `HEAD` and `index` are; of a linked working tree that is not the directory of the repository.
-    git_dir: PathBuf,
-}
 
 /// What a commit changes at a path.
 struct Change {
@@ -90,13 +85,60 @@ struct Habits {
     executable: bool,
 }
 
-impl WorkTree {
-    /// That of `repository`, unless it is bare.
-    pub fn of(repository: &git2::Repository) -> Option<Self> {
-        let root = repository.workdir()?.to_owned();
-        Some(Self { root, git_dir: repository.path().to_owned() })
+impl Git {
+    /// Opens the repository at `path`, bare or an ordinary clone. Whatever moves the branch of a clone brings its
+    /// index and its working tree along, or refuses.
+    ///
+    /// `path` is the repository or the root of its working tree, which may be a linked one.
+    pub fn open_with_work_tree(path: &Path) -> Result<Self, GitError> {
+        let git = Self::open_as(path, true)?;
+        if let Some(work_tree) = &git.work_tree {
+            work_tree.recover_if_idle(&git);
+        }
+        Ok(git)
     }
 
+    /// Moves the branch from `expected` to `new`, as [`compare_and_set`](Self::compare_and_set) does, and what is
+    /// checked out of it.
+    pub(crate) fn advance(&self, expected: Option<&ObjectId>, new: &ObjectId) -> Result<(), GitError> {
+        if let Some(path) = self.checked_out_elsewhere() {
+            return Err(GitError::CheckedOut { branch: self.branch().to_owned(), path });
+        }
+        match &self.work_tree {
+            Some(work_tree) => work_tree.advance(self, expected, new)?,
+            None => self.compare_and_set(self.branch(), expected, new)?,
+        }
+        self.note_newest(expected, new);
+        Ok(())
+    }
+
+    /// Another working tree that has the branch checked out and would not go along.
+    fn checked_out_elsewhere(&self) -> Option<PathBuf> {
+        let own = self.work_tree.as_ref().map_or(self.path(), |work_tree| &work_tree.git_dir);
+        let is_bare = || self.libgit2().config()?.get_bool("core.bare");
+        let main = self.path().parent().filter(|_| self.path().ends_with(".git") && own != self.path());
+        let main = main.filter(|_| !is_bare().unwrap_or(false));
+        let main = main.map(|root| (self.path().to_owned(), root.to_owned()));
+        let linked = fs::read_dir(self.path().join("worktrees")).into_iter().flatten().flatten();
+        let linked = linked.filter_map(|entry| {
+            let git_file = fs::read_to_string(entry.path().join("gitdir")).ok()?;
+            let git_file = PathBuf::from(git_file.trim_end());
+            let root = git_file.parent().filter(|_| git_file.exists())?.to_owned();
+            Some((entry.path(), root))
+        });
+        let has_branch = |git_dir: &Path| {
+            let head = fs::read_to_string(git_dir.join("HEAD")).unwrap_or_default();
+            head.trim_end().strip_prefix("ref: ") == Some(self.branch())
+        };
+        let same = |git_dir: &Path| git_dir.canonicalize().ok() == own.canonicalize().ok();
+        main.into_iter()
+            .chain(linked)
+            .find(|(git_dir, _)| has_branch(git_dir) && !same(git_dir))
+            .map(|(_, root)| root)
+    }
+}
+
+impl WorkTree {
     /// Moves the branch of `git` from `expected` to `new`, with index and working tree.
     pub fn advance(&self, git: &Git, expected: Option<&ObjectId>, new: &ObjectId) -> Result<(), GitError> {
         let state = git.libgit2().state();
@@ -136,7 +178,7 @@ impl WorkTree {
     /// Ends what a dead process began, if there is anything and nobody is at it. For one who only reads, this may
     /// fail: whoever writes next does it too.
     pub fn recover_if_idle(&self, git: &Git) {
-        let private = self.git_dir.join(refs::PRIVATE);
+        let private = self.git_dir.join(PRIVATE);
         if !private.join(JOURNAL).exists() && !has_leftovers(&private) {
             return;
         }
@@ -164,14 +206,9 @@ impl WorkTree {
         }
     }
 
-    /// Where its `HEAD` and its index are.
-    pub fn git_dir(&self) -> &Path {
-        &self.git_dir
-    }
-
     /// The directory of this program that belongs to the working tree.
     fn private(&self) -> Result<PathBuf, GitError> {
-        let private = self.git_dir.join(refs::PRIVATE);
+        let private = self.git_dir.join(PRIVATE);
         match fs::create_dir(&private) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(GitError::io("make", &private)(error))

@@ -9,7 +9,6 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::ops::Add;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,9 +20,9 @@ use crate::removals::REMOTES;
 
 use super::create;
 use super::git::{parse_commit, parse_tree};
-use super::leftovers::{self, FORGOTTEN, LOOK, SETTLED};
+use super::leftovers::{self, FORGOTTEN, LOOK, SETTLED, Swept};
 use super::lockfile::{Turn, age, open_lock, wait_for, wait_for_opened};
-use super::transport::TURN as GIT_TURN;
+use super::remotes::TURN as GIT_TURN;
 use super::tree::Mode;
 use super::{Git, GitError};
 
@@ -46,32 +45,6 @@ pub(super) struct Writing {
     marker: PathBuf,
     /// Whether there may be layers that no reference reaches.
     loose_ends: bool,
-}
-
-/// What [`Git::sweep`] found and removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
-    /// Somebody is writing now, so nothing was looked at. A later sweep will do.
-    pub busy: bool,
-    /// Layers removed.
-    pub layers: u64,
-    /// Unfinished files removed.
-    pub files: u64,
-    /// How many bytes all of them had.
-    pub bytes: u64,
-}
-
-impl Add for Swept {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            busy: self.busy || other.busy,
-            layers: self.layers + other.layers,
-            files: self.files + other.files,
-            bytes: self.bytes + other.bytes,
-        }
-    }
 }
 
 impl Writing {
