@@ -2,7 +2,7 @@
 //!
 //! Whoever creates `index.lock` may write the next index into it and rename it over `index`; that is git's
 //! protocol, and so a living git and this program exclude each other. Ours is a hard link to a file of this
-//! program, by which one that a dead process left is known; see [`WorkTree`](super::work_tree::WorkTree), whose
+//! program, by which one that a dead process left is known; see [`WorkTree`](super::git::WorkTree), whose
 //! turn must be held for all of this. What the index is made of is libgit2's business, on a copy.
 
 use std::ffi::OsStr;
