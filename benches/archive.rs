@@ -99,7 +99,7 @@ fn indexes(criterion: &mut Criterion) {
         let len = usize::from(u16::from_le_bytes([len[0], len[1]]) % 4096);
         Stored::whole(Digest::of(&number.to_le_bytes()), vec![0; len])
     });
-    let options = VolumeOptions { volume_len: u64::MAX, ..VolumeOptions::default() };
+    let options = VolumeOptions { volume_len: u64::MAX, max_entries: usize::MAX, ..VolumeOptions::default() };
     let index = write(&options, segments.collect()).remove(0).index;
     let bytes = index.encode().unwrap();
     group.bench_function("encode", |bencher| bencher.iter(|| black_box(&index).encode().unwrap()));

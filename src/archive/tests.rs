@@ -63,7 +63,7 @@ fn segments() -> Vec<Stored> {
 }
 
 fn options(codec: Codec, volume_len: u64, threads: usize) -> VolumeOptions {
-    VolumeOptions { codec, member_len: 64 * 1024, volume_len, padding: 0, threads }
+    VolumeOptions { codec, member_len: 64 * 1024, volume_len, max_entries: usize::MAX, padding: 0, threads }
 }
 
 fn write(options: &VolumeOptions, segments: &[Stored]) -> Vec<Volume> {
@@ -78,6 +78,22 @@ fn write(options: &VolumeOptions, segments: &[Stored]) -> Vec<Volume> {
     }
     writer.finish().unwrap();
     volumes
+}
+
+#[test]
+fn a_volume_ends_when_it_has_many_entries() {
+    let segments: Vec<_> = (0..300).map(|seed| whole(text(seed, 100))).collect();
+    let few = VolumeOptions { max_entries: 150, ..options(Codec::default(), u64::MAX, 1) };
+    let volumes = write(&few, &segments);
+    let mut rest = &segments[..];
+    for Volume { index, bytes, .. } in &volumes {
+        // A member of 64 KiB has up to 64 of them.
+        assert!((1..=150).contains(&index.len()), "{}", index.len());
+        let own;
+        (own, rest) = rest.split_at(index.len());
+        assert_holds(index, &bytes[..], own);
+    }
+    assert!(volumes.len() > 2 && rest.is_empty());
 }
 
 fn write_one(codec: Codec, segments: &[Stored]) -> Volume {

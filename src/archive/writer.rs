@@ -27,6 +27,9 @@ pub struct VolumeOptions {
     pub member_len: usize,
     /// Bytes that a volume may have. One segment that is longer by itself still makes a volume of its own.
     pub volume_len: u64,
+    /// Entries that a volume may have, but for those of one member. To look for one segment, the index of a whole volume is
+    /// decoded, and one of tiny files would have a million.
+    pub max_entries: usize,
     /// Blocks of zeros behind the two that end an archive. They mean nothing, and make it other bytes.
     pub padding: u8,
     /// Threads that compress; at least one.
@@ -39,6 +42,7 @@ impl Default for VolumeOptions {
             codec: Codec::default(),
             member_len: 1024 * 1024,
             volume_len: 32 * 1024 * 1024,
+            max_entries: 1 << 16,
             padding: 0,
             threads: 1,
         }
@@ -109,6 +113,7 @@ pub struct VolumeWriter<S> {
     codec: Codec,
     member_len: usize,
     volume_len: u64,
+    max_entries: usize,
     workers: Workers,
     /// The tar stream of the member that is being filled.
     stream: Vec<u8>,
@@ -150,6 +155,7 @@ where
             codec: options.codec,
             member_len,
             volume_len: options.volume_len,
+            max_entries: options.max_entries,
             workers: Workers::start(options.codec, options.threads.max(1))?,
             stream: Vec::with_capacity(member_len),
             entries: Vec::new(),
@@ -259,7 +265,8 @@ where
     fn end_run(&mut self, entries: Vec<NewEntry>) -> Result<(), E> {
         let run_len: u64 = self.run.iter().map(|(packed, _)| packed.len() as u64).sum();
         let with_run = self.index.packed_len() + run_len + self.end.len() as u64;
-        if with_run > self.volume_len && !self.index.is_empty() {
+        let is_full = with_run > self.volume_len || self.index.len() + entries.len() > self.max_entries;
+        if is_full && !self.index.is_empty() {
             self.end_volume()?;
         }
         let start = self.index.plain_len();

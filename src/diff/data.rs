@@ -72,7 +72,12 @@ impl DiffData {
         let path = path.as_ref();
         let mut file = atomic::temporary(atomic::parent(path), atomic::MODE)?;
         let mut index = None;
-        let options = VolumeOptions { volume_len: u64::MAX, threads: 2, ..VolumeOptions::default() };
+        let options = VolumeOptions {
+            volume_len: u64::MAX,
+            max_entries: usize::MAX,
+            threads: 2,
+            ..VolumeOptions::default()
+        };
         let sink = |piece| -> Result<(), DiffError> {
             match piece {
                 Piece::Member(bytes) => file.write_all(&bytes)?,

@@ -19,6 +19,7 @@ use crate::pipeline::lock;
 use crate::relpath::RelPath;
 use crate::repository::open_file::OpenFile;
 use crate::repository::pages::{PageOrder, Pages};
+use crate::repository::snapshot::join;
 use crate::repository::{Hold, Repository, RepositoryError, Snapshot};
 
 /// Pages that a walk decodes at a time at most.
@@ -28,6 +29,8 @@ const AHEAD: usize = 16;
 pub struct SnapshotView<'a> {
     repository: &'a Repository,
     snapshot: &'a Snapshot,
+    /// Where its paths begin on the host.
+    base: PathBuf,
     pages: Pages<'a>,
     /// The page that a walk began with last: the next one often begins there too.
     last: Mutex<Option<(usize, Arc<[Entry]>)>>,
@@ -43,7 +46,8 @@ impl Repository {
     pub fn view<'a>(&'a self, snapshot: &'a Snapshot) -> Result<SnapshotView<'a>, RepositoryError> {
         let hold = self.hold()?;
         let pages = Pages::of(self, &snapshot.record)?;
-        Ok(SnapshotView { repository: self, snapshot, pages, last: Mutex::default(), _hold: hold })
+        let (base, last) = (snapshot.base(), Mutex::default());
+        Ok(SnapshotView { repository: self, snapshot, base, pages, last, _hold: hold })
     }
 }
 
@@ -84,7 +88,7 @@ impl<'a> SnapshotView<'a> {
 
     /// Where the thing at `path` was on the host that was backed up.
     pub fn display_path(&self, path: &RelPath) -> PathBuf {
-        self.snapshot.display_path(path)
+        join(&self.base, path)
     }
 
     /// The entry at `path`; `None` where the snapshot has none.

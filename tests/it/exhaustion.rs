@@ -471,7 +471,7 @@ fn put_volume_of(crafted: &Crafted, segments: Vec<Stored>, count: usize) {
         volumes.push(volume);
         Ok(())
     });
-    let options = VolumeOptions { volume_len: u64::MAX, ..VolumeOptions::default() };
+    let options = VolumeOptions { volume_len: u64::MAX, max_entries: usize::MAX, ..VolumeOptions::default() };
     let mut writer = VolumeWriter::new(&options, sink).unwrap();
     segments.into_iter().for_each(|segment| writer.append(segment).unwrap());
     writer.finish().unwrap();
