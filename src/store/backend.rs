@@ -11,7 +11,7 @@ use crate::atomic;
 use crate::progress::Progress;
 
 use super::error::Reason;
-use super::name::{MARKER, MAX_LEVEL, is_directory_of_store, is_file_of_store};
+use super::name::{MARKER, is_directory_of_store, is_file_of_store};
 
 /// What a store needs from the place where it lies: the contract is in the head of the module.
 ///
@@ -101,14 +101,6 @@ pub(super) fn find_foreign(
         }
     }
     Ok(None)
-}
-
-/// The part of `path` below `directory`, where the root is the empty path.
-pub(super) fn inside<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
-    match directory {
-        "" => Some(path),
-        _ => path.strip_prefix(directory)?.strip_prefix('/'),
-    }
 }
 
 /// The error for a server that reported success for what it did not do. The original is still there.
@@ -207,49 +199,6 @@ impl Content<'_> {
     }
 }
 
-/// Lists directory by directory, for backends that list one at a time: `read` gives the files and the
-/// paths of the directories in one. A directory that cannot be read stays next, so that the caller may
-/// try again.
-pub(super) struct Walk<F> {
-    read: F,
-    pending: Vec<String>,
-    ready: std::vec::IntoIter<Entry>,
-}
-
-impl<F: FnMut(&str) -> Result<(Vec<Entry>, Vec<String>), Reason>> Walk<F> {
-    pub fn new(directory: &str, read: F) -> Self {
-        Self { read, pending: vec![directory.to_owned()], ready: Vec::new().into_iter() }
-    }
-}
-
-impl<F: FnMut(&str) -> Result<(Vec<Entry>, Vec<String>), Reason>> Iterator for Walk<F> {
-    type Item = Result<Entry, Reason>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(entry) = self.ready.next() {
-                return Some(Ok(entry));
-            }
-            let directory = self.pending.last()?;
-            match (self.read)(directory) {
-                Ok((files, mut directories)) => {
-                    self.pending.pop();
-                    directories.retain(|path| path.matches('/').count() <= usize::from(MAX_LEVEL));
-                    directories.sort_unstable_by(|a, b| b.cmp(a));
-                    self.pending.append(&mut directories);
-                    self.ready = files.into_iter();
-                }
-                Err(reason) => {
-                    if !reason.is_temporary() {
-                        self.pending.clear();
-                    }
-                    return Some(Err(reason));
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -278,29 +227,5 @@ mod tests {
             prop_assert!(stopped.check().is_err());
             prop_assert!(stopped.pieces(length).all(|piece| piece.is_err()));
         }
-    }
-
-    #[test]
-    fn a_walk_tries_again_what_may_pass_and_ends_with_what_does_not() {
-        let entry = |path: &str| Entry { path: path.into(), size: 0, modified: None };
-        let mut reasons = vec![Reason::NotFound, Reason::temporary("busy")];
-        let mut walk = Walk::new("a", |directory: &str| match directory {
-            "a" => Ok((vec![entry("a/1")], vec!["a/c".into(), "a/b".into()])),
-            "a/b" => match reasons.pop() {
-                Some(reason) => Err(reason),
-                None => Ok((vec![entry("a/b/1")], Vec::new())),
-            },
-            _ => Ok((vec![entry("a/c/1")], Vec::new())),
-        });
-        assert_eq!(walk.next().unwrap().unwrap().path, "a/1");
-        assert!(walk.next().unwrap().unwrap_err().is_temporary());
-        assert!(matches!(walk.next(), Some(Err(Reason::NotFound))));
-        assert!(walk.next().is_none());
-    }
-
-    #[test]
-    fn a_walk_ends_where_no_object_can_lie() {
-        let mut walk = Walk::new("a", |path: &str| Ok((Vec::new(), vec![format!("{path}/a")])));
-        assert!(walk.next().is_none());
     }
 }

@@ -92,16 +92,24 @@ mod cache;
 mod calls;
 mod error;
 mod items;
+#[cfg(feature = "stores")]
 mod kept;
+#[cfg(feature = "stores")]
+mod listing;
 mod load;
 mod local;
 mod name;
+#[cfg(feature = "stores")]
 mod net;
+#[cfg(feature = "stores")]
 mod objects;
 mod options;
+#[cfg(feature = "stores")]
 mod rclone;
+#[cfg(feature = "stores")]
 mod sftp;
 mod statistics;
+#[cfg(feature = "stores")]
 mod sweep;
 mod url;
 
@@ -110,8 +118,11 @@ use cache::Cache;
 use calls::Calls;
 use local::Local;
 use name::{DELETED, MARKER};
+#[cfg(feature = "stores")]
 use objects::Objects;
+#[cfg(feature = "stores")]
 use rclone::Rclone;
+#[cfg(feature = "stores")]
 use sftp::Ssh;
 use url::Place;
 
@@ -148,9 +159,18 @@ fn connect(url: &StoreUrl, options: &Options) -> Result<Box<dyn Backend>, Reason
     }
     match &url.place {
         Place::File(path) => Ok(Box::new(Local::new(path, local.clone(), options.mode))),
+        #[cfg(not(feature = "stores"))]
+        _ => {
+            let what = "treering was built without the feature `stores`: only stores in local directories can be used";
+            Err(Reason::permanent(what))
+        }
+        #[cfg(feature = "stores")]
         Place::S3(place) => Ok(Box::new(Objects::s3(place, options.timeout)?)),
+        #[cfg(feature = "stores")]
         Place::WebDav(place) => Ok(Box::new(Objects::webdav(place, options.timeout)?)),
+        #[cfg(feature = "stores")]
         Place::Rclone(remote) => Ok(Box::new(Rclone::new(remote, &options.rclone, options.timeout)?)),
+        #[cfg(feature = "stores")]
         Place::Sftp(place) => Ok(Box::new(Ssh::new(place, &options.ssh, options.timeout, options.mode)?)),
     }
 }
@@ -265,7 +285,7 @@ impl Store {
     /// servers that ignore the condition and replace, and SFTP servers that only pretend to make links.
     pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
         self.call(Operation::Store, Some(namespace), |_| {
-            let name = namespace.name(&format!("{}.probe", net::random()?)).map_err(Reason::permanent)?;
+            let name = namespace.name(&format!("{}.probe", name::random()?)).map_err(Reason::permanent)?;
             let path = name.path(self.level(&name)).map_err(Reason::permanent)?;
             Ok((self.backend.is_exclusive(&path)?, 0))
         })

@@ -52,12 +52,6 @@ pub(super) fn client() -> ClientBuilder {
     Client::builder()
 }
 
-/// Sixteen hexadecimal digits that nobody else has, for a name.
-pub(super) fn random() -> Result<String, Reason> {
-    let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
-    Ok(format!("{random:016x}"))
-}
-
 /// Text that comes from elsewhere, cut to what can be shown, on one line and without control characters.
 pub(super) fn shorten(text: &str) -> String {
     let plain = text.trim().replace(char::is_control, " ");
@@ -76,10 +70,5 @@ mod tests {
         assert_eq!(shorten("no\u{1b}[31m\nway"), "no [31m way");
         assert_eq!(shorten("plain"), "plain");
         assert!(shorten(&"é".repeat(10_000)).chars().count() <= SHOWN + 1);
-    }
-
-    #[test]
-    fn no_two_random_names_are_equal() {
-        assert_ne!(random().unwrap(), random().unwrap());
     }
 }

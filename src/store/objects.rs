@@ -29,10 +29,9 @@ use opendal::{
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
-use super::backend::{
-    Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, is_marker, pretended,
-};
+use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, pretended};
 use super::error::Reason;
+use super::listing::{Walk, inside};
 use super::name::{MARKER, is_file_of_store};
 use super::net::{self, SLOWEST, client, runtime, shorten};
 use super::sweep::{Swept, beside, dead};

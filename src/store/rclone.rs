@@ -30,12 +30,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::backend::{
-    Backend, Content, Entries, Entry, Kind, Walk, find_foreign, inside, is_marker, pretended,
-};
+use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, pretended};
 use super::error::Reason;
 use super::kept::Kept;
-use super::net::{self, SLOWEST, client, random, runtime, shorten};
+use super::listing::{Walk, inside};
+use super::name::random;
+use super::net::{self, SLOWEST, client, runtime, shorten};
 use super::sweep::{Swept, beside, dead};
 
 const USER: &str = "treering";

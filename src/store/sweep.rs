@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::backend::Entry;
 use super::error::Reason;
-use super::net::random;
+use super::name::random;
 
 /// The time without a further byte after which nobody writes an unfinished file any more.
 const DEAD: Duration = Duration::from_secs(24 * 3600);
