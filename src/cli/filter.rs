@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use serde_json::json;
+use treering::causes::chain;
 use treering::repository::{
     Gap, Repository, RepositoryError, Selected, Selector, Snapshot, SnapshotFilter, SnapshotName,
     SnapshotPath, is_future, source_roots,
@@ -16,7 +17,26 @@ use treering::timeline::TimeKey;
 use crate::cli::error::CliError;
 use crate::cli::local_path::local_path;
 use crate::cli::report::{complain, complain_with, local_time, unescape};
-use crate::cli::{Session, host_name};
+use crate::cli::{Session, host_name, report};
+
+macro_rules! snapshot_help {
+    () => {
+        "\
+A snapshot is named by:
+  latest, latest~2     the newest, the second before it
+  1a2b3c4d             its id, or the beginning of it (of its time key where several have one id)
+  2026-11-01           a time: the newest snapshot up to the end of that day, minute or second
+  'midnight yesterday', '2 days ago', '2026-11-01 14:00'
+
+With --profile only snapshots of the host and the sources of that profile are looked at. --host replaces \
+the host, --path the sources, and --tag narrows the choice. An id names any snapshot. Snapshots that are dated in the future \
+are not `latest`."
+    };
+}
+
+pub(crate) use snapshot_help;
+
+pub const SNAPSHOT_HELP: &str = snapshot_help!();
 
 /// Which snapshots are looked at. Every command that names snapshots or lists them takes these flags.
 #[derive(Debug, Clone, Default, Args)]
@@ -213,4 +233,11 @@ impl Session {
     pub fn local(&self, time: jiff::Timestamp) -> String {
         local_time(time, self.now.time_zone())
     }
+}
+
+/// The snapshots that can be read, oldest first. Complains about the others, without which a command is not wholly done.
+pub fn readable(repository: &Repository) -> Result<Vec<Snapshot>, CliError> {
+    let (snapshots, unreadable) = repository.readable_snapshots()?;
+    unreadable.iter().for_each(|error| report::complain_of_loss(&chain(error)));
+    Ok(snapshots)
 }

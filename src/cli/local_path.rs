@@ -51,7 +51,7 @@ mod tests {
     use clap::builder::ValueHint;
     use clap::{Arg, Command};
 
-    use crate::cli::args::command;
+    use crate::cli::commands::command;
 
     /// Calls `visit` with each argument that is a path, and the words that lead to its command.
     fn paths_below(command: &Command, words: &[&str], visit: &mut dyn FnMut(&Command, &[&str], &Arg)) {

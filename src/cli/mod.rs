@@ -4,37 +4,18 @@
 //! none of its business. Results go to standard output, progress and complaints to standard error, and the
 //! exit status ([`error::Exit`]) tells how it went.
 
-mod args;
-mod backup;
 mod bar;
-mod blob;
-mod blob_args;
-mod check;
 mod cold;
-mod diff;
-mod dir;
+mod commands;
 mod error;
 mod filter;
 mod json;
-mod key;
-mod kv;
-mod kv_args;
-mod layers;
 mod local_path;
-mod ls;
 mod profile;
-mod prune;
-mod prune_args;
-mod remote;
-mod remote_args;
+mod remotes;
 mod report;
-mod restore;
-mod schedule;
-mod schedule_args;
+mod scan_arguments;
 mod secrets;
-mod snapshots;
-mod store;
-mod store_args;
 
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -59,12 +40,13 @@ use treering::spoken;
 use treering::timeline::MAX_CONTENT;
 use treering::url::{Url, redact};
 
-use args::{Arguments, Command, Global, KeyArguments};
 use bar::Show;
+use commands::{Arguments, Command, Global};
 use error::{CliError, Exit};
 use local_path::{NotLocal, expect_local};
 use profile::Places;
 use report::complain;
+use secrets::KeyArguments;
 
 /// Does what the command line of this process says.
 pub fn run() -> ExitCode {
@@ -94,7 +76,7 @@ pub fn run() -> ExitCode {
             return Exit::Failed.into();
         }
     };
-    schedule::log(&arguments);
+    commands::log(&arguments);
     treering::trust::install(profile::trust_files());
     if arguments.global.json {
         report::use_json();
@@ -107,34 +89,7 @@ pub fn run() -> ExitCode {
         Ok(session) => session,
         Err(error) => return failed(&error, &arguments.command).into(),
     };
-    let result = match &arguments.command {
-        Command::Init(arguments) => snapshots::init(&session, arguments),
-        Command::Backup(arguments) => backup::run(&session, arguments),
-        Command::Snapshots(filters) => snapshots::list(&session, filters),
-        Command::Ls(arguments) => ls::run(&session, arguments),
-        Command::Diff(arguments) => diff::run(&session, arguments),
-        Command::Cat(arguments) => ls::cat(&session, arguments),
-        Command::Restore(arguments) => restore::run(&session, arguments),
-        Command::Check(arguments) => check::run(&session, arguments),
-        Command::Forget(arguments) => prune::forget(&session, arguments),
-        Command::Prune(arguments) => prune::prune(&session, arguments),
-        Command::AppendOnly(command) => prune::append_only(&session, command),
-        Command::Compression(arguments) => snapshots::compression(&session, arguments),
-        Command::Key(command) => key::run(&session, command),
-        Command::Clone(arguments) => remote::clone(&session, arguments),
-        Command::Layers(command) => layers::run(&session, command),
-        Command::Remote(command) => remote::run(&session, command),
-        Command::Push(arguments) => remote::push(&session, arguments),
-        Command::Pull(arguments) => remote::pull(&session, arguments),
-        Command::Schedule(command) => schedule::run(&session, command),
-        Command::Blob(command) => blob::run(&session, command),
-        Command::Kv(command) => kv::run(&session, command),
-        Command::Store(arguments) => store::run(&session, arguments),
-        Command::Dir(command) => dir::run(&session, command),
-        Command::Completions(arguments) => {
-            report::print(|out| out.write_all(&args::completions(arguments.shell))).map(|()| Exit::Done)
-        }
-    };
+    let result = arguments.command.run(&session);
     give_to_owners();
     match result.unwrap_or_else(|error| failed(&error, &arguments.command)) {
         Exit::Done if report::was_incomplete() => Exit::Partial,

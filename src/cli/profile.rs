@@ -2,22 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use treering::repository::Count;
-use treering::schedule::{self, ConfigFile, Profile, Profiles, State};
+use treering::schedule::{ConfigFile, Profile, Profiles, State};
 use treering::trust;
 use uzers::os::unix::UserExt;
 
 use crate::cli::Session;
-use crate::cli::args::{BackupArguments, KeyArguments, ScanArguments, home};
 use crate::cli::error::CliError;
-use crate::cli::prune_args::{ForgetArguments, RuleArguments};
+use crate::cli::secrets::KeyArguments;
 
 /// What the files of this program are called in the directories for such files.
 const OWN: &str = "treering";
+
 /// The file with the profiles.
 const FILE: &str = "treering.toml";
+
 /// The place of that file for the whole system.
 const SYSTEM_FILE: &str = "/etc/treering/treering.toml";
+
 /// Where the system remembers what ran.
 const SYSTEM_STATE: &str = "/var/lib/treering";
 
@@ -134,7 +135,7 @@ impl Session {
 }
 
 /// What the command line says, or else the profile.
-fn or<T: Clone>(said: Vec<T>, profile: &[T]) -> Vec<T> {
+pub fn or<T: Clone>(said: Vec<T>, profile: &[T]) -> Vec<T> {
     if said.is_empty() { profile.to_vec() } else { said }
 }
 
@@ -152,70 +153,7 @@ impl KeyArguments {
     }
 }
 
-impl BackupArguments {
-    /// With the flags of `profile` where the command line does not give them.
-    pub fn filled(self, profile: &Profile) -> Self {
-        let pushes = !profile.push.is_empty() && !self.no_push && !self.dry_run;
-        Self {
-            sources: or(self.sources, &profile.sources),
-            scan: self.scan.filled(profile),
-            tag: or(self.tag, &profile.tag),
-            host: self.host.or_else(|| profile.host.clone()),
-            push: self.push.or(pushes.then_some(None)),
-            ..self
-        }
-    }
-}
-
-impl ForgetArguments {
-    /// With the rules of `profile` where the command line gives none.
-    pub fn filled(self, profile: &Profile) -> Result<Self, CliError> {
-        if profile.name.is_empty() || !self.ids.is_empty() {
-            return Ok(self);
-        }
-        let rules = if self.rules.policy().is_empty() { RuleArguments::of(profile)? } else { self.rules };
-        Ok(Self { rules, prune: self.prune || profile.prune, ..self })
-    }
-}
-
-impl RuleArguments {
-    fn of(profile: &Profile) -> Result<Self, CliError> {
-        let count = |count: Option<schedule::Count>| match count {
-            None => Count(0),
-            Some(schedule::Count::Number(number)) => Count(number),
-            Some(schedule::Count::All(_)) => Count::UNLIMITED,
-        };
-        let within = |within: &Option<schedule::Within>| {
-            within.as_ref().map(|within| within.to_string().parse()).transpose()
-        };
-        Ok(Self {
-            keep_last: count(profile.keep_last),
-            keep_hourly: count(profile.keep_hourly),
-            keep_daily: count(profile.keep_daily),
-            keep_weekly: count(profile.keep_weekly),
-            keep_monthly: count(profile.keep_monthly),
-            keep_yearly: count(profile.keep_yearly),
-            keep_within: within(&profile.keep_within)?,
-            keep_within_hourly: within(&profile.keep_within_hourly)?,
-            keep_within_daily: within(&profile.keep_within_daily)?,
-            keep_within_weekly: within(&profile.keep_within_weekly)?,
-            keep_within_monthly: within(&profile.keep_within_monthly)?,
-            keep_within_yearly: within(&profile.keep_within_yearly)?,
-            keep_tag: profile.keep_tag.clone(),
-        })
-    }
-}
-
-impl ScanArguments {
-    pub fn filled(self, profile: &Profile) -> Self {
-        let is_own = !self.exclude.is_empty();
-        Self {
-            exclude: or(self.exclude, &profile.exclude),
-            directory: (!is_own).then(|| profile.directory.clone()),
-            exclude_file: or(self.exclude_file, &profile.exclude_file),
-            ignore_file: self.ignore_file.or_else(|| profile.ignore_file.clone()),
-            exclude_caches: self.exclude_caches || profile.exclude_caches,
-            one_file_system: self.one_file_system || profile.one_file_system,
-        }
-    }
+/// The directory that `~` means.
+pub fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
 }

@@ -4,15 +4,45 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use clap::{Args, ValueHint};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use treering::child;
-use treering::crypt::{Credential, DEFAULT_WORK_FACTOR, Identity, Lock, Passphrase};
+use treering::crypt::{Credential, DEFAULT_WORK_FACTOR, Identity, Lock, Passphrase, Recipient};
 
-use crate::cli::args::{KeyArguments, LockArguments};
 use crate::cli::error::CliError;
+use crate::cli::local_path::local_path;
+
+/// What opens an encrypted repository. All that is given is tried.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct KeyArguments {
+    /// The passphrase of an encrypted repository is the first line of this file
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_PASSWORD_FILE", hide_env_values = true, value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub password_file: Option<PathBuf>,
+    /// The passphrase is what this command prints, run by sh
+    #[arg(
+        long,
+        global = true,
+        value_name = "COMMAND",
+        env = "TREERING_PASSWORD_COMMAND",
+        hide_env_values = true
+    )]
+    pub password_command: Option<String>,
+    /// Open it with the age identities in this file; can be given again
+    #[arg(long, global = true, value_name = "FILE", env = "TREERING_IDENTITY", hide_env_values = true, value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub identity: Vec<PathBuf>,
+}
+
+/// Who shall be able to open an encrypted repository.
+#[derive(Debug, Args)]
+pub struct LockArguments {
+    /// Let the owner of this age public key open it, age1…; can be given again
+    #[arg(long, value_name = "RECIPIENT")]
+    pub recipient: Vec<Recipient>,
+}
 
 /// The variable that holds a passphrase itself.
 const PASSWORD: &str = "TREERING_PASSWORD";

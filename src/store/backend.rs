@@ -199,6 +199,12 @@ impl Content<'_> {
     }
 }
 
+/// Sixteen hexadecimal digits that nobody else has, for a name.
+pub(super) fn random() -> Result<String, Reason> {
+    let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
+    Ok(format!("{random:016x}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -227,5 +233,10 @@ mod tests {
             prop_assert!(stopped.check().is_err());
             prop_assert!(stopped.pieces(length).all(|piece| piece.is_err()));
         }
+    }
+
+    #[test]
+    fn no_two_random_names_are_equal() {
+        assert_ne!(random().unwrap(), random().unwrap());
     }
 }

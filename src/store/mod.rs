@@ -285,7 +285,7 @@ impl Store {
     /// servers that ignore the condition and replace, and SFTP servers that only pretend to make links.
     pub fn is_exclusive(&self, namespace: &Namespace) -> Result<bool, Error> {
         self.call(Operation::Store, Some(namespace), |_| {
-            let name = namespace.name(&format!("{}.probe", name::random()?)).map_err(Reason::permanent)?;
+            let name = namespace.name(&format!("{}.probe", backend::random()?)).map_err(Reason::permanent)?;
             let path = name.path(self.level(&name)).map_err(Reason::permanent)?;
             Ok((self.backend.is_exclusive(&path)?, 0))
         })

@@ -8,8 +8,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::Reason;
-
 /// The suffix of a soft-deleted object.
 pub(super) const DELETED: &str = ".del";
 /// The suffix of files that are no objects.
@@ -205,12 +203,6 @@ impl fmt::Display for Name {
     }
 }
 
-/// Sixteen hexadecimal digits that nobody else has, for a name.
-pub(super) fn random() -> Result<String, Reason> {
-    let random = getrandom::u64().map_err(|error| Reason::permanent(error.to_string()))?;
-    Ok(format!("{random:016x}"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -302,10 +294,5 @@ mod tests {
             let _ = text.parse::<Name>();
             let _ = Namespace::new("data").unwrap().locate(&text);
         }
-    }
-
-    #[test]
-    fn no_two_random_names_are_equal() {
-        assert_ne!(random().unwrap(), random().unwrap());
     }
 }

@@ -30,11 +30,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, pretended};
+use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, pretended, random};
 use super::error::Reason;
 use super::kept::Kept;
 use super::listing::{Walk, inside};
-use super::name::random;
 use super::net::{self, SLOWEST, client, runtime, shorten};
 use super::sweep::{Swept, beside, dead};
 

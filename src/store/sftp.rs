@@ -42,11 +42,11 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Runtime;
 
 use super::backend::{
-    Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, is_unfinished, pretended,
+    Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, is_unfinished, pretended, random,
 };
 use super::error::Reason;
 use super::listing::Walk;
-use super::name::{MARKER, random};
+use super::name::MARKER;
 use super::net::{self, runtime, shorten};
 use super::sweep::{ASIDE, Swept, is_dead};
 use super::url;

@@ -9,9 +9,8 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::backend::Entry;
+use super::backend::{Entry, random};
 use super::error::Reason;
-use super::name::random;
 
 /// The time without a further byte after which nobody writes an unfinished file any more.
 const DEAD: Duration = Duration::from_secs(24 * 3600);

@@ -419,7 +419,7 @@ fn names_cannot_reach_the_terminal() {
 #[test]
 fn help_tells_groups_examples_and_exit_statuses() {
     let help = Lab::bare().ok(["--help"]);
-    for text in ["Save and get back:\n  init ", "Look into snapshots:", "Examples:", "Exit status:"] {
+    for text in ["Backups:\n  init ", "Snapshots:", "Examples:", "Exit status:"] {
         assert!(help.contains(text), "{text}: {help}");
     }
     assert!(Lab::bare().ok(["diff", "--help"]).contains("R  renamed: OLD -> NEW"));

@@ -1,15 +1,55 @@
 //! `key`: what opens an encrypted repository.
 
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
 use serde_json::json;
 use treering::crypt::SlotKind;
 use treering::repository::{KeySlot, RepositoryError};
 
-use crate::cli::Session;
-use crate::cli::args::{KeyAddArguments, KeyCommand, KeyRemoveArguments};
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json;
+use crate::cli::local_path::local_path;
 use crate::cli::report::{self, Align, print};
-use crate::cli::secrets;
+use crate::cli::secrets::LockArguments;
+use crate::cli::{Session, json, secrets};
+
+/// Manage the keys of an encrypted repository
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Whoever opened a repository once can go on to read it, and what is written to it later, though his key was removed: to keep \
+him out, make a new one.
+
+Examples:
+  treering key list
+  treering key add --recipient age1…
+  treering key remove 1a2b3c4d")]
+pub enum KeyCommand {
+    /// List them
+    List,
+    Add(KeyAddArguments),
+    Remove(KeyRemoveArguments),
+}
+
+/// Add passphrases or recipients, asking for a passphrase where none is given
+#[derive(Debug, Args)]
+pub struct KeyAddArguments {
+    #[command(flatten)]
+    pub locks: LockArguments,
+    /// The new passphrase is the first line of this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub new_password_file: Option<PathBuf>,
+    /// The new passphrase is what this command prints, run by sh
+    #[arg(long, value_name = "COMMAND")]
+    pub new_password_command: Option<String>,
+}
+
+/// Remove one; another that stays must be given
+#[derive(Debug, Args)]
+pub struct KeyRemoveArguments {
+    /// Its id, or the beginning of it
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
 
 /// Changes or lists the keys.
 pub fn run(session: &Session, command: &KeyCommand) -> Result<Exit, CliError> {

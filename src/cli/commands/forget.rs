@@ -1,27 +1,169 @@
-//! `forget`, `prune` and `append-only`: what is removed.
+//! `forget`: removes snapshots.
 
-use std::collections::HashSet;
-use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
+use clap::Args;
 use serde_json::{Value, json};
 use treering::repository::{
-    Group, PruneOptions, PrunePlan, PruneReport, Reason, Repository, Snapshot, SnapshotFilter, SnapshotName,
-    apply,
+    Count, Group, GroupBy, Policy, Reason, Snapshot, SnapshotFilter, SnapshotName, Within, apply,
 };
+use treering::schedule::{self, Profile};
 use treering::timeline::TimeKey;
 
+use crate::cli::commands::prune::{Said, WasteArguments, plan, prune_now};
 use crate::cli::error::{CliError, Exit};
+use crate::cli::filter::{FilterArguments, readable, tag_list};
 use crate::cli::json::SnapshotObject;
-use crate::cli::prune_args::{AppendOnlyCommand, ForgetArguments, PruneArguments, WasteArguments};
-use crate::cli::report::{self, Align, plural, print, size, text};
-use crate::cli::snapshots::readable;
+use crate::cli::report::{self, Align, plural, print, text};
 use crate::cli::{Session, host_name, user_name};
 
+/// Remove snapshots, by ID or by retention policy
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Rules apply to each group of snapshots by itself; what any rule keeps is kept. A rule such as --keep-daily 7 keeps the newest \
+snapshot of each of the last 7 days that have one. Days and the like are those of the local time zone. What is dated in the future \
+is kept, and counts for no rule. A snapshot in which a whole source could not be read takes no place from those that have it: the \
+rules also go through these alone. --keep-within and similar rules skip any gap of more than half a year, in which the clock may \
+have jumped, unless their own period is longer than the gap. Without --prune, what \
+removed snapshots held stays until the next `treering prune`. With --json one object is printed, `forgotten`; with --prune it has \
+the report under `prune`, or with --dry-run the plan under `prune_plan`.
+
+Examples:
+  treering forget --keep-last 3 --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --prune
+  treering forget --keep-within 1m --keep-tag release --dry-run
+  treering forget 1a2b3c4d 5e6f7a8b")]
+pub struct ForgetArguments {
+    /// The snapshots to remove: the beginnings of their ids, latest, or latest~N
+    #[arg(value_name = "ID", conflicts_with = "rules")]
+    pub ids: Vec<String>,
+    /// What the snapshots of a group have in common: any of host, paths, tags
+    #[arg(short, long, value_name = "WORDS", default_value = "host,paths")]
+    pub group_by: GroupBy,
+    /// Let it be that no snapshot of a group is left
+    #[arg(long)]
+    pub unsafe_allow_remove_all: bool,
+    /// Then free the space that they took
+    #[arg(long)]
+    pub prune: bool,
+    #[command(flatten)]
+    pub waste: WasteArguments,
+    /// Remove nothing; tell what would be removed and why
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    // Last, since their headings hold for what follows.
+    #[command(flatten)]
+    pub rules: RuleArguments,
+    #[command(flatten)]
+    pub filters: FilterArguments,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Args)]
+#[group(id = "rules", multiple = true)]
+#[command(next_help_heading = "Rules")]
+pub struct RuleArguments {
+    /// Keep the newest N, or unlimited
+    #[arg(short = 'l', long, value_name = "N", default_value = "0")]
+    pub keep_last: Count,
+    /// Keep the newest of each of the last N hours that have one
+    #[arg(short = 'H', long, value_name = "N", default_value = "0")]
+    pub keep_hourly: Count,
+    /// The same of days
+    #[arg(short = 'd', long, value_name = "N", default_value = "0")]
+    pub keep_daily: Count,
+    /// The same of weeks
+    #[arg(short = 'w', long, value_name = "N", default_value = "0")]
+    pub keep_weekly: Count,
+    /// The same of months
+    #[arg(short = 'm', long, value_name = "N", default_value = "0")]
+    pub keep_monthly: Count,
+    /// The same of years
+    #[arg(short = 'y', long, value_name = "N", default_value = "0")]
+    pub keep_yearly: Count,
+    /// Keep all within this time before the newest, such as 2d12h or 1y6m
+    #[arg(long, value_name = "TIME")]
+    pub keep_within: Option<Within>,
+    /// Within this time keep the newest of each hour
+    #[arg(long, value_name = "TIME")]
+    pub keep_within_hourly: Option<Within>,
+    /// The same of days
+    #[arg(long, value_name = "TIME")]
+    pub keep_within_daily: Option<Within>,
+    /// The same of weeks
+    #[arg(long, value_name = "TIME")]
+    pub keep_within_weekly: Option<Within>,
+    /// The same of months
+    #[arg(long, value_name = "TIME")]
+    pub keep_within_monthly: Option<Within>,
+    /// The same of years
+    #[arg(long, value_name = "TIME")]
+    pub keep_within_yearly: Option<Within>,
+    /// Keep what has all of these tags, separated by commas; can be given again
+    #[arg(long, value_name = "TAGS")]
+    pub keep_tag: Vec<String>,
+}
+
+impl RuleArguments {
+    pub fn policy(&self) -> Policy {
+        Policy {
+            last: self.keep_last,
+            hourly: self.keep_hourly,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            yearly: self.keep_yearly,
+            within: self.keep_within,
+            within_hourly: self.keep_within_hourly,
+            within_daily: self.keep_within_daily,
+            within_weekly: self.keep_within_weekly,
+            within_monthly: self.keep_within_monthly,
+            within_yearly: self.keep_within_yearly,
+            tags: self.keep_tag.iter().map(|tags| tag_list(tags)).collect(),
+        }
+    }
+}
+
+impl ForgetArguments {
+    /// With the rules of `profile` where the command line gives none.
+    pub fn filled(self, profile: &Profile) -> Result<Self, CliError> {
+        if profile.name.is_empty() || !self.ids.is_empty() {
+            return Ok(self);
+        }
+        let rules = if self.rules.policy().is_empty() { RuleArguments::of(profile)? } else { self.rules };
+        Ok(Self { rules, prune: self.prune || profile.prune, ..self })
+    }
+}
+
+impl RuleArguments {
+    fn of(profile: &Profile) -> Result<Self, CliError> {
+        let count = |count: Option<schedule::Count>| match count {
+            None => Count(0),
+            Some(schedule::Count::Number(number)) => Count(number),
+            Some(schedule::Count::All(_)) => Count::UNLIMITED,
+        };
+        let within = |within: &Option<schedule::Within>| {
+            within.as_ref().map(|within| within.to_string().parse()).transpose()
+        };
+        Ok(Self {
+            keep_last: count(profile.keep_last),
+            keep_hourly: count(profile.keep_hourly),
+            keep_daily: count(profile.keep_daily),
+            keep_weekly: count(profile.keep_weekly),
+            keep_monthly: count(profile.keep_monthly),
+            keep_yearly: count(profile.keep_yearly),
+            keep_within: within(&profile.keep_within)?,
+            keep_within_hourly: within(&profile.keep_within_hourly)?,
+            keep_within_daily: within(&profile.keep_within_daily)?,
+            keep_within_weekly: within(&profile.keep_within_weekly)?,
+            keep_within_monthly: within(&profile.keep_within_monthly)?,
+            keep_within_yearly: within(&profile.keep_within_yearly)?,
+            keep_tag: profile.keep_tag.clone(),
+        })
+    }
+}
+
 /// Removes snapshots.
-pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
+pub fn run(session: &Session, arguments: &ForgetArguments) -> Result<Exit, CliError> {
     let arguments = &arguments.clone().filled(&session.profile)?;
     let repository = session.open_readable()?;
     let filter = session.filter(&arguments.filters);
@@ -78,19 +220,6 @@ pub fn forget(session: &Session, arguments: &ForgetArguments) -> Result<Exit, Cl
     }
     freed?.say(session)?;
     Ok(Exit::Done)
-}
-
-/// What was done or would be, for programs and for people.
-struct Said {
-    message_type: &'static str,
-    document: Value,
-    text: String,
-}
-
-impl Said {
-    fn say(&self, session: &Session) -> Result<(), CliError> {
-        session.say(self.message_type, &self.document, &self.text)
-    }
 }
 
 /// What the snapshots of a group have in common, in words.
@@ -184,164 +313,6 @@ fn forgotten(
     Said { message_type: "forgotten", document, text }
 }
 
-/// Frees what no snapshot needs.
-pub fn prune(session: &Session, arguments: &PruneArguments) -> Result<Exit, CliError> {
-    let repository = session.open_readable()?;
-    let freed = match arguments.dry_run {
-        true => plan(session, &repository, &arguments.waste, &[])?,
-        false => prune_now(session, &repository, &arguments.waste)?,
-    };
-    freed.say(session)?;
-    Ok(Exit::Done)
-}
-
-fn options(session: &Session, waste: &WasteArguments) -> PruneOptions {
-    PruneOptions {
-        user: user_name(),
-        host: host_name(),
-        max_unused: waste.max_unused,
-        ..PruneOptions::new(session.now.timestamp())
-    }
-}
-
-/// What would be done if the snapshots of the keys `without` were gone.
-fn plan(
-    session: &Session,
-    repository: &Repository,
-    waste: &WasteArguments,
-    without: &[TimeKey],
-) -> Result<Said, CliError> {
-    let without: HashSet<TimeKey> = without.iter().copied().collect();
-    let options = options(session, waste);
-    let plan = session.watch(|progress| repository.plan_prune(&options, &without, progress))?;
-    Ok(Said { message_type: "prune_plan", document: plan_document(&plan), text: plan_text(&plan) })
-}
-
-fn prune_now(session: &Session, repository: &Repository, waste: &WasteArguments) -> Result<Said, CliError> {
-    let options = options(session, waste);
-    let report = session.watch(|progress| repository.prune(&options, progress))?;
-    Ok(Said { message_type: "prune", document: report_document(&report), text: report_text(&report) })
-}
-
-fn plan_text(plan: &PrunePlan) -> String {
-    if plan.is_empty() {
-        return format!("Nothing to free: {} of {} are unused", size(plan.bytes_unused), size(plan.bytes));
-    }
-    format!(
-        "Would free about {} of {} and copy {} for that\n  volumes: {}, of which {} are unneeded and {} would be written anew\n  \
-         layers: {}, of which {} are unneeded and {} would be written anew\n  {} would stay unused",
-        size(plan.bytes_freed),
-        size(plan.bytes),
-        size(plan.bytes_copied),
-        report::count(plan.volumes),
-        report::count(plan.volumes_unneeded),
-        report::count(plan.volumes_repacked),
-        report::count(plan.layers),
-        report::count(plan.layers_unneeded),
-        report::count(plan.layers_rewritten),
-        size(plan.bytes_unused),
-    )
-}
-
-fn plan_document(plan: &PrunePlan) -> Value {
-    json!({
-        "snapshots": plan.snapshots,
-        "blobs_unneeded": plan.blobs_unneeded,
-        "volumes": plan.volumes,
-        "volumes_unneeded": plan.volumes_unneeded,
-        "volumes_repacked": plan.volumes_repacked,
-        "layers": plan.layers,
-        "layers_unneeded": plan.layers_unneeded,
-        "layers_rewritten": plan.layers_rewritten,
-        "bytes": plan.bytes,
-        "bytes_freed": plan.bytes_freed,
-        "bytes_copied": plan.bytes_copied,
-        "bytes_unused": plan.bytes_unused,
-    })
-}
-
-fn report_text(report: &PruneReport) -> String {
-    let leftovers = report::leftovers(&report.swept).map_or_else(String::new, |text| format!("\n  {text}"));
-    if report.plan.is_empty() {
-        return plan_text(&report.plan) + &leftovers;
-    }
-    format!(
-        "Freed {} of {}: removed {} and wrote {}{leftovers}",
-        size(report.bytes_freed),
-        size(report.plan.bytes),
-        plural(report.layers_removed, "layer"),
-        report::count(report.layers.len() as u64),
-    )
-}
-
-fn report_document(report: &PruneReport) -> Value {
-    let layers: Vec<&str> = report.layers.iter().map(|layer| layer.name.as_str()).collect();
-    json!({
-        "plan": plan_document(&report.plan),
-        "layers_removed": report.layers_removed,
-        "layers_written": layers,
-        "volumes_written": report.volumes_written,
-        "bytes": report.bytes,
-        "bytes_freed": report.bytes_freed,
-        "leftovers_removed": report.swept.files + report.swept.layers,
-        "leftover_bytes": report.swept.bytes,
-    })
-}
-
-/// What a remote runs to refuse pushes that remove anything.
-const HOOK: &str = include_str!("append_only_hook.sh");
-
-/// Lets nothing be removed, or allows it.
-pub fn append_only(session: &Session, command: &AppendOnlyCommand) -> Result<Exit, CliError> {
-    let state = |is_on: bool| match is_on {
-        true => "The repository is append-only: nothing is removed from it",
-        false => "Snapshots may be removed from the repository",
-    };
-    let say = |is_on: bool| session.say("append_only", &json!({ "append_only": is_on }), state(is_on));
-    match command {
-        AppendOnlyCommand::Status => say(session.open()?.config().append_only)?,
-        AppendOnlyCommand::On | AppendOnlyCommand::Off => {
-            let is_on = matches!(command, AppendOnlyCommand::On);
-            let now = session.now.timestamp();
-            session.open()?.set_append_only(is_on, &user_name(), &host_name(), now)?;
-            say(is_on)?;
-        }
-        AppendOnlyCommand::Hook(arguments) => match &arguments.install {
-            None => print(|out| out.write_all(HOOK.as_bytes()))?,
-            Some(repository) => {
-                install(repository)?;
-                let shown = report::name(repository.as_os_str().as_encoded_bytes());
-                let said = format!("{shown} refuses pushes that remove anything");
-                session.say("installed", &json!({ "hook": "pre-receive" }), &said)?;
-            }
-        },
-    }
-    Ok(Exit::Done)
-}
-
-/// Makes the hook that of the bare repository at `path`; another one that is there stays.
-fn install(path: &Path) -> Result<(), CliError> {
-    treering::gitkv::Git::open(path)?;
-    let hooks = path.join("hooks");
-    fs::create_dir_all(&hooks).map_err(CliError::file("make", &hooks))?;
-    let hook = hooks.join("pre-receive");
-    match fs::read(&hook) {
-        Ok(found) if found != HOOK.as_bytes() => return Err(CliError::HookExists(hook)),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(CliError::file("read", &hook)(error));
-        }
-        _ => {}
-    }
-    let place = || {
-        let mut file = treering::atomic::temporary(&hooks, 0o755)?;
-        file.write_all(HOOK.as_bytes())?;
-        file.as_file().set_permissions(Permissions::from_mode(0o755))?;
-        treering::atomic::place(file, &hook)?;
-        treering::atomic::sync_dir(&hooks)
-    };
-    place().map_err(CliError::file("write", &hook))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,11 +331,5 @@ mod tests {
         let paths = Some(vec![b"/a".to_vec(), b"/b".to_vec()]);
         assert_eq!(name_of(&group(Some("h"), paths, None)), "host h, /a, /b");
         assert_eq!(name_of(&group(None, None, Some(vec!["x".into(), "y".into()]))), "tags x,y");
-    }
-
-    #[test]
-    fn a_plan_with_nothing_to_do_says_so() {
-        let plan = PrunePlan { bytes: 2048, ..PrunePlan::default() };
-        assert_eq!(plan_text(&plan), "Nothing to free: 0 B of 2.0 KiB are unused");
     }
 }

@@ -1,9 +1,10 @@
 //! `dir index`, `dir diff` and `dir apply`: the building blocks, without a repository.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use clap::{Args, Subcommand, ValueHint};
 use serde_json::json;
 use treering::diff::{
     ApplyOptions, Change, DiffData, DiffIndex, DirIndex, Entry, Owners, ScanError, ScanOptions,
@@ -11,11 +12,77 @@ use treering::diff::{
 };
 use treering::repository::Totals;
 
-use crate::cli::Session;
-use crate::cli::args::{DirApplyArguments, DirCommand, DirDiffArguments, DirIndexArguments, ScanArguments};
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json;
+use crate::cli::local_path::local_path;
 use crate::cli::report::{name, plural, print, size, totals};
+use crate::cli::scan_arguments::ScanArguments;
+use crate::cli::{Session, json};
+
+/// Index, compare and patch directories without a repository
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Keep an index of the state that a copy of the directory has; later write down the difference to it, carry the two files over, \
+and apply them to the copy.
+
+Example:
+  treering dir index tree -o tree.index
+  cp -a tree copy; echo more >> tree/file
+  treering dir diff tree.index tree -o tree.diff --data tree.tar.gz
+  treering dir apply copy tree.diff tree.tar.gz")]
+pub enum DirCommand {
+    Index(DirIndexArguments),
+    Diff(DirDiffArguments),
+    Apply(DirApplyArguments),
+}
+
+/// Write down the state of a directory
+#[derive(Debug, Args)]
+pub struct DirIndexArguments {
+    /// The directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
+    pub directory: PathBuf,
+    /// The index to write
+    #[arg(short, long, value_name = "INDEX", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+}
+
+/// Write down how a directory differs from an earlier state
+#[derive(Debug, Args)]
+pub struct DirDiffArguments {
+    /// The index of the earlier state
+    #[arg(value_name = "OLD_INDEX", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub index: PathBuf,
+    /// The directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
+    pub directory: PathBuf,
+    /// The difference to write
+    #[arg(short, long, value_name = "DIFF", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub output: PathBuf,
+    /// The archive to write, with the new data
+    #[arg(long, value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+}
+
+/// Bring a directory from the earlier state to the new one
+#[derive(Debug, Args)]
+pub struct DirApplyArguments {
+    /// The directory, in the earlier state
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
+    pub directory: PathBuf,
+    /// The difference
+    #[arg(value_name = "DIFF", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub diff: PathBuf,
+    /// The archive that was written with it
+    #[arg(value_name = "ARCHIVE.tar.gz", value_hint = ValueHint::FilePath, value_parser = local_path())]
+    pub archive: PathBuf,
+    /// Restore owners and ACL entries by number, even if this system has a user of the same name
+    #[arg(long)]
+    pub numeric_ids: bool,
+}
 
 /// Does one of the `dir` commands.
 pub fn run(session: &Session, command: &DirCommand) -> Result<Exit, CliError> {

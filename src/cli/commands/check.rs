@@ -1,15 +1,20 @@
 //! `check`: whether the repository is sound.
 
+use clap::Args;
 use serde_json::json;
 use treering::repository::{CheckOptions, CheckReport, Fault, Repository, Unseen};
 
-use crate::cli::Session;
-use crate::cli::args::CheckArguments;
-use crate::cli::cold;
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json;
 use crate::cli::report::{complain, plural, print, size};
-use crate::cli::secrets;
+use crate::cli::{Session, cold, json, secrets};
+
+/// Verify the repository
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Read and check all data, not only what describes it
+    #[arg(long)]
+    pub read_data: bool,
+}
 
 /// Checks the repository; a fault is a failure, and so is what cannot be looked at.
 pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliError> {

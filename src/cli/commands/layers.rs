@@ -1,19 +1,62 @@
 //! `layers`: which packs are here and which in cold remotes.
 
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use treering::causes::chain;
 use treering::remote::{LayerStatus, Moved, RemoteError, Remotes};
 use treering::repository::FORMAT_VERSION;
 
 use crate::cli::error::{CliError, Exit};
-use crate::cli::remote_args::LayersCommand;
+use crate::cli::remotes::open_or_rescue;
 use crate::cli::report::{self, Align, complain, plural, print, text};
-use crate::cli::{Session, cold, json, remote};
+use crate::cli::{Session, cold, json};
+
+/// List layers, and move them to and from cold remotes
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+A layer is a git pack. Those of data may be in cold remotes only; what is read of them is kept for a while in the \
+repository's treering/blocks, at most TREERING_COLD_CACHE bytes (1G).
+
+Examples:
+  treering layers list
+  treering layers evict           # free the disk of what a cold remote has
+  treering layers fetch 1a2b3c    # bring one back
+  treering layers merge           # after thousands of backups: tens of layers")]
+pub enum LayersCommand {
+    /// List the layers: name, kind, size, objects, and where each one is
+    List,
+    Fetch(LayersFetchArguments),
+    Evict(LayersEvictArguments),
+    /// Put many small layers together, until each is twice as large as all smaller ones
+    Merge,
+}
+
+/// Bring layers here that are in cold remotes only
+#[derive(Debug, Args)]
+pub struct LayersFetchArguments {
+    /// The layers, by name or the beginning of its digits; all where none is given
+    #[arg(value_name = "LAYER")]
+    pub layers: Vec<String>,
+}
+
+/// Remove the packs of layers of data that a cold remote has
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each layer is read back from the remote and compared first, which takes as long as a download. What is not there or not the \
+same stays, and the exit status is 1.")]
+pub struct LayersEvictArguments {
+    /// The layers, by name or the beginning of its digits; all of data where none is given
+    #[arg(value_name = "LAYER")]
+    pub layers: Vec<String>,
+    /// The cold remote that must have them; else any will do
+    #[arg(long, value_name = "NAME")]
+    pub remote: Option<String>,
+}
 
 /// Lists or moves layers.
 pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError> {
     let repository = match command {
-        LayersCommand::Fetch(_) => remote::open_or_rescue(session, None)?,
+        LayersCommand::Fetch(_) => open_or_rescue(session, None)?,
         _ => session.open()?,
     };
     let remotes = Remotes::open_with(repository.path(), FORMAT_VERSION, &cold::options()?)?;

@@ -1,25 +1,87 @@
 //! `backup`: a new snapshot.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::{Args, ValueHint};
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::{chain, is_disk_full};
 use treering::diff::LeftOut;
-use treering::layers::LayerInfo;
+use treering::layers::{LayerInfo, OutOfReach};
 use treering::repository::{BackupOptions, BackupReport, Totals, Unread, is_future};
+use treering::schedule::Profile;
 use treering::timeline::TimeKey;
 
-use crate::cli::args::BackupArguments;
+use crate::cli::commands::push::push_snapshot;
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json;
 use crate::cli::json::Name;
-use crate::cli::remote;
+use crate::cli::local_path::local_path;
+use crate::cli::profile::or;
 use crate::cli::report::{complain, count, duration, leftovers, name, plural, print, size, text, totals};
-use crate::cli::{Session, cache_directory, host_name, user_name};
-use treering::layers::OutOfReach;
+use crate::cli::scan_arguments::ScanArguments;
+use crate::cli::{Session, cache_directory, host_name, json, user_name};
+
+/// Create a snapshot of files and directories
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+What has not changed since the last snapshot of the same directories, or of one that was moved, is not read again, and of what \
+has changed only the new bytes are stored. What cannot be read, or is not there while other sources are, is named, the \
+rest is saved, and the exit status is 3, also if data of earlier backups is lost or damaged. The repository itself is left out \
+where it lies in one of the directories.
+
+A symbolic link is saved as a link, also where it is a source itself; `link/`, with a slash at its end, is the directory that it \
+leads to.
+
+Examples:
+  treering backup ~/work
+  treering backup / -x -e /var/cache -e '*.tmp' --tag weekly
+  treering backup -P home
+  treering backup ~/work --time '2026-11-01 14:00' --dry-run")]
+pub struct BackupArguments {
+    /// The directories or files to save; a profile can name them instead
+    #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath, value_parser = local_path())]
+    pub sources: Vec<PathBuf>,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+    /// Mark the snapshot; can be given again
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub tag: Vec<String>,
+    /// The time that the snapshot bears instead of now, such as '2 days ago' or '2026-11-01 14:00'
+    #[arg(long)]
+    pub time: Option<String>,
+    /// The host name that the snapshot bears instead of this one's
+    #[arg(short = 'H', long)]
+    pub host: Option<String>,
+    /// Read every file again, even where nothing seems to have changed, and what is stored of it
+    #[arg(short, long)]
+    pub force: bool,
+    /// Then push to a remote: this one, or the one that `push` alone would choose
+    #[arg(long, value_name = "REMOTE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
+    pub push: Option<Option<String>>,
+    /// Do not push, though the profile says so
+    #[arg(long, conflicts_with = "push")]
+    pub no_push: bool,
+    /// Save nothing; sum up what would be saved, and with -v name every change
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+impl BackupArguments {
+    /// With the flags of `profile` where the command line does not give them.
+    pub fn filled(self, profile: &Profile) -> Self {
+        let pushes = !profile.push.is_empty() && !self.no_push && !self.dry_run;
+        Self {
+            sources: or(self.sources, &profile.sources),
+            scan: self.scan.filled(profile),
+            tag: or(self.tag, &profile.tag),
+            host: self.host.or_else(|| profile.host.clone()),
+            push: self.push.or(pushes.then_some(None)),
+            ..self
+        }
+    }
+}
 
 /// Takes a snapshot.
 pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliError> {
@@ -109,7 +171,7 @@ pub fn run(session: &Session, arguments: &BackupArguments) -> Result<Exit, CliEr
         None => Vec::new(),
     };
     for remote in remotes {
-        remote::push_snapshot(session, &repository, remote)?;
+        push_snapshot(session, &repository, remote)?;
     }
     let is_whole = report.problems.is_empty()
         && !is_base_damaged(&report)

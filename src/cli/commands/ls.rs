@@ -1,21 +1,37 @@
-//! `ls` and `cat`: what a snapshot holds.
+//! `ls`: lists what a snapshot has.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead, Write};
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::iter;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use clap::Args;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
 use treering::diff::{Entry, Kind, Owners};
 use treering::repository::{RepositoryError, SnapshotView};
 
 use crate::cli::Session;
-use crate::cli::args::{CatArguments, LsArguments};
 use crate::cli::error::{CliError, Exit};
+use crate::cli::filter::{FilterArguments, SNAPSHOT_HELP};
 use crate::cli::json::{self, EntryObject, SnapshotObject};
 use crate::cli::report::{self, name, print};
+
+/// List the contents of a snapshot
+#[derive(Debug, Args)]
+#[command(after_help = SNAPSHOT_HELP)]
+pub struct LsArguments {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub snapshot: OsString,
+    /// Show mode, owner, size and time, as `ls -l` does
+    #[arg(short, long)]
+    pub long: bool,
+    #[command(flatten)]
+    pub filters: FilterArguments,
+}
 
 /// The entries that decide how wide the columns of a long listing are. What follows may be wider.
 const SAMPLE: usize = 1000;
@@ -154,28 +170,4 @@ fn size(entry: &Entry) -> String {
         Kind::Symlink(target) => target.len().to_string(),
         _ => "-".into(),
     }
-}
-
-/// Writes the content of a file to standard output.
-pub fn cat(session: &Session, arguments: &CatArguments) -> Result<Exit, CliError> {
-    let (repository, snapshot, path) = session.find(&arguments.file, &arguments.filters)?;
-    let path = path.ok_or(CliError::PathNotGiven)?;
-    let view = repository.view(&snapshot)?;
-    let path = view.resolve(Some(&path))?;
-    let entry = view
-        .entry(&path)?
-        .ok_or_else(|| RepositoryError::NotFile(view.display_path(&path).display().to_string()))?;
-    let mut file = view.open(&entry)?;
-    let mut out = io::stdout().lock();
-    loop {
-        let bytes = file.next_bytes()?;
-        let read = bytes.len();
-        if read == 0 {
-            break;
-        }
-        out.write_all(bytes).map_err(CliError::Output)?;
-        file.consume(read);
-    }
-    out.flush().map_err(CliError::Output)?;
-    Ok(Exit::Done)
 }

@@ -1,28 +1,104 @@
 //! `restore`: a directory brought to the state of a snapshot.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::{ArgGroup, Args, ValueHint};
 use serde_json::json;
 use treering::diff::{Change, Pattern};
 use treering::repository::{
     Mismatch, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget, Snapshot, Spared, Totals,
 };
 
-use crate::cli::Session;
-use crate::cli::args::{RestoreArguments, home};
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json;
+use crate::cli::filter::{FilterArguments, snapshot_help};
+use crate::cli::local_path::local_path;
+use crate::cli::profile::home;
 use crate::cli::report::{self, complain, count, duration, name, plural, print, size, totals};
 use crate::cli::secrets::is_attended;
+use crate::cli::{Session, json};
+
+/// Restore files from a snapshot
+#[derive(Debug, Args)]
+#[command(after_help = RESTORE_HELP)]
+#[command(group = ArgGroup::new("where").args(["target", "in_place"]).required(true))]
+pub struct RestoreArguments {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub snapshot: OsString,
+    /// Where to; it may hold something already
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = local_path())]
+    pub target: Option<PathBuf>,
+    /// Restore each source to where it was when it was backed up
+    #[arg(long)]
+    pub in_place: bool,
+    /// Restore only what matches, a pattern as in .gitignore, or a path as `ls` prints it; can be given again
+    #[arg(short, long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave out what matches; can be given again
+    #[arg(short, long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Delete what the snapshot does not hold, below what is restored
+    #[arg(long)]
+    pub delete: bool,
+    /// Delete without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Put the content of a directory directly into /, if --target says so
+    #[arg(long)]
+    pub force: bool,
+    /// Restore owners and ACL entries by number, even if this system has a user of the same name
+    #[arg(long)]
+    pub numeric_ids: bool,
+    /// Change nothing; tell what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read everything again afterwards and compare it with the snapshot
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    pub filters: FilterArguments,
+}
+
+const RESTORE_HELP: &str = concat!(
+    "\
+Only what differs is written, and each file is checked before it takes its place. A snapshot of one directory becomes the \
+content of the target; one of several goes below the target, each under its own absolute path; SNAP:PATH restores what lies \
+at that path. The report names each source and where it was put. --in-place puts each source back to where it was.
+It follows symbolic links above a source, but not the source itself: if a link has replaced the source, the link is replaced and \
+its target is not touched.
+
+A target that exists keeps its owner, mode and time, unless it is the directory that was backed up. With --include, so do \
+the directories that are there already, unless a pattern matches them.
+
+--delete shows what it would delete and asks; where there is no terminal to ask at, it needs --yes. It never deletes on a \
+mounted file system that the backup did not enter (-x), nor what the backup could not read.
+
+Root restores owners: by name where this system has a user or group of that name, otherwise by number. So are the users and \
+groups that ACLs name. On a rescue system, \
+whose names may have other numbers, use --numeric-ids. Other users keep what they restore, and the report says how many \
+names lack something.
+
+Examples:
+  treering restore latest --target /tmp/work
+  treering restore latest --in-place --include '*.conf'
+  treering restore 'midnight yesterday:letters' --target ~/letters --delete --dry-run
+
+",
+    snapshot_help!()
+);
 
 /// Bytes that are read of an answer.
 const MAX_ANSWER: u64 = 64;
+
 /// How many of the names that would be deleted are shown before the question.
 const SHOWN_REMOVALS: usize = 20;
+
 /// How many names are shown that the backup could not read.
 const SHOWN_UNREAD: usize = 5;
+
 /// How many sources are named in the summary.
 const SHOWN_SOURCES: usize = 10;
 

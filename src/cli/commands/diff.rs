@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use treering::causes::chain;
@@ -12,10 +13,48 @@ use treering::diff::{Change, ScanError};
 use treering::repository::{CompareOptions, Comparison, Repository, Snapshot, SnapshotPath, Totals};
 
 use crate::cli::Session;
-use crate::cli::args::DiffArguments;
 use crate::cli::error::{CliError, Exit};
+use crate::cli::filter::{FilterArguments, snapshot_help};
 use crate::cli::json::{self, ChangeObject};
 use crate::cli::report::{self, complain, plural, print, unescape};
+use crate::cli::scan_arguments::ScanArguments;
+
+/// Show changes between snapshots, or a snapshot and a directory
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_HELP)]
+pub struct DiffArguments {
+    /// The snapshot to begin with, and a path in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub old: OsString,
+    /// The snapshot or directory to compare it with; a directory that could be taken for a snapshot is
+    /// written ./DIR
+    #[arg(value_name = "SNAP[:PATH]|DIR")]
+    pub new: OsString,
+    /// Of a directory, read every file, even where size, times and inode are those of the snapshot
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub scan: ScanArguments,
+    #[command(flatten)]
+    pub filters: FilterArguments,
+}
+
+const DIFF_HELP: &str = concat!(
+    "\
+Each difference is a line:
+  +  created
+  M  updated: the content is another
+  U  only the metadata is another: mode, owner, time or extended attributes
+  R  renamed: OLD -> NEW
+  -  deleted
+
+SNAP:PATH compares only that path. Given for one of two snapshots, it applies to both. Of a directory, files are read only where size, times or inode differ from the snapshot, as in a backup; --force reads all. What \
+is left out by --exclude and its like, or by -x, is compared on neither side. What cannot be read is named, and the exit \
+status is then 3.
+
+",
+    snapshot_help!()
+);
 
 /// Compares a snapshot with another, or with a directory.
 pub fn run(session: &Session, arguments: &DiffArguments) -> Result<Exit, CliError> {
