@@ -141,7 +141,7 @@ impl Remotes {
         let mut there_before = self.whereabouts(remote)?;
         let mut unmoved = None;
         // It may have another name than when it was last looked for.
-        let mut is_there = true;
+        let mut is_there = there_before.is_some();
         for attempt in 1..=TRIES {
             let Some(head) = self.git.head()? else { return Ok(Pushed::default()) };
             let known = self.whereabouts(remote)?;
@@ -173,8 +173,10 @@ impl Remotes {
                 Err(source @ GitError::Unsynced { .. }) => {
                     return Err(RemoteError::Unsynced { remote: remote.to_owned(), source });
                 }
-                // A pull would wait for as long again.
-                Err(ended @ GitError::Ended { .. }) => return Err(RemoteError::of(remote)(ended)),
+                // A pull would wait for as long again, and what a disk refused is not durable if it is there.
+                Err(fault @ (GitError::Ended { .. } | GitError::Io { .. })) => {
+                    return Err(RemoteError::of(remote)(fault));
+                }
                 Err(error) => {
                     let known = place()?;
                     progress.check().map_err(GitError::from)?;
