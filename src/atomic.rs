@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// What the name of every unfinished file begins with.
 pub const TEMP_PREFIX: &str = ".treering-tmp-";
@@ -34,6 +34,16 @@ pub fn temporary(directory: &Path, mode: u32) -> io::Result<NamedTempFile> {
             return Ok(file);
         }
     }
+}
+
+/// A new directory for temporary files that others may not read; it is removed when dropped.
+pub fn private_dir(prefix: &str) -> io::Result<TempDir> {
+    private_dir_in(&std::env::temp_dir(), prefix)
+}
+
+/// The same in `directory`.
+pub fn private_dir_in(directory: &Path, prefix: &str) -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(directory)
 }
 
 /// The file in a temporary directory that its owner holds locked.

@@ -1,15 +1,16 @@
 //! Watching a program that talks to somebody else's, with all that it has started: one that waits for an answer that never comes is
-//! told from one that works, and one that works without end from one that has much to do.
+//! told from one that works, and one that works without end, or keeps all that comes, from one that has much to do.
 //!
 //! All of this is read from `/proc`. Where that does not tell it, nothing is bounded.
 
+use std::env;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-/// How often it is looked, at most.
-const STEP: Duration = Duration::from_secs(5);
+/// How often it is looked, at most. A server on this machine fills some 200 MB meanwhile.
+const STEP: Duration = Duration::from_secs(1);
 
 /// What is read and written while nothing happens: less than the sign of life that a server of git gives every five seconds while
 /// it packs, which is five bytes.
@@ -26,6 +27,17 @@ const DRIBBLE_OF_CPU: Duration = Duration::from_secs(1);
 /// rest is for deltas and for slow machines.
 const SECONDS_PER_MB: u64 = 4;
 
+/// How much memory git may have beside what it may take at one time. A list of references takes some 300 bytes for each, and one of
+/// objects about 100.
+const MEMORY: u64 = 1 << 30;
+
+/// The variable that says what git may take at one time, and what it says where it is not set. A list of five million objects takes
+/// as much.
+pub const ALLOC_LIMIT: (&str, &str) = ("GIT_ALLOC_LIMIT", "512m");
+
+/// What git runs to send what is here.
+const PACKER: &[u8] = b"pack-objects";
+
 /// What the names of programs begin with that bring git to another host.
 const SSH: [&str; 4] = ["ssh", "plink", "tortoiseplink", "dbclient"];
 
@@ -37,12 +49,32 @@ pub struct Bounds {
     /// How much time of the processor it may use beside what is in proportion to the bytes that it writes, as it does with all that
     /// it receives. `None` for one that works on what is here.
     pub cpu: Option<Duration>,
+    /// How many bytes of memory it may have together with all that it has started, beside what files are mapped. What packs what is
+    /// here does not count where `cpu` is `None`.
+    pub memory: Option<u64>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(600), cpu: Some(Duration::from_secs(120)) }
+        let at_once = env::var(ALLOC_LIMIT.0).ok().and_then(|limit| bytes(&limit)).or(bytes(ALLOC_LIMIT.1));
+        // To git, none means any number.
+        let memory = at_once.filter(|&limit| limit > 0).map(|limit| limit.saturating_add(MEMORY));
+        Self { idle: Duration::from_secs(600), cpu: Some(Duration::from_secs(120)), memory }
     }
+}
+
+/// A number as git reads it.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.trim_end_matches(['k', 'm', 'g']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 impl Bounds {
@@ -67,6 +99,12 @@ pub enum Exceeded {
          let it store no deltas: set pack.window to 0 in the repository there and run `git repack -adF`", shown(*.0)
     )]
     Cpu(Duration),
+    /// It had that many bytes of memory.
+    #[error(
+        "what came took {} MiB of memory, so it was ended. If you trust the server, and it has that many references or objects, set \
+         GIT_ALLOC_LIMIT to more than 512m", .0 >> 20
+    )]
+    Memory(u64),
 }
 
 fn shown(time: Duration) -> String {
@@ -118,6 +156,22 @@ impl Process {
         let of = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         Some((of("rchar:")?, of("wchar:")?))
     }
+
+    /// How many bytes of memory it has that are no file's.
+    fn memory(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero())).ok()?;
+        let of = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+            value.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()
+        };
+        Some((of("RssAnon:")? + of("VmSwap:").unwrap_or(0)) << 10)
+    }
+
+    /// Whether it packs what is here.
+    fn packs(&self) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid.as_raw_nonzero())).unwrap_or_default();
+        line.split(|&byte| byte == 0).any(|argument| argument == PACKER)
+    }
 }
 
 /// The processes that `ancestor` and its descendants have started and that have not ended, a parent before its children. They have
@@ -148,6 +202,9 @@ struct Done {
     /// Of all, those that were written.
     written: u64,
     cpu: Duration,
+    /// Bytes that they have now and that are no file's, and those of whatever packs what is here.
+    memory: u64,
+    memory_of_packer: u64,
     /// Whether one of them waits for a disk, or was stopped.
     is_held: bool,
 }
@@ -159,6 +216,7 @@ impl Done {
         let mut done = Self { bytes: own.0 + own.1, written: own.1, ..Self::default() };
         let (mut ticks, mut ssh) = (root.ticks, Vec::new());
         done.is_held = is_held(&root);
+        done.memory = root.memory().unwrap_or(0);
         for process in descendants(root.pid) {
             let is_of_ssh = process.parent.is_some_and(|parent| ssh.contains(&parent))
                 || SSH.iter().any(|name| process.name.starts_with(name));
@@ -169,6 +227,10 @@ impl Done {
                 false => done.bytes += read + written,
             }
             done.written += written;
+            match process.packs() {
+                true => done.memory_of_packer += process.memory().unwrap_or(0),
+                false => done.memory += process.memory().unwrap_or(0),
+            }
             done.is_held |= is_held(&process);
             ticks += process.ticks;
             ssh.extend(is_of_ssh.then_some(process.pid));
@@ -227,6 +289,11 @@ impl Watch {
         }) {
             return Err(Exceeded::Cpu(done.cpu));
         }
+        let packer = if self.bounds.cpu.is_some() { done.memory_of_packer } else { 0 };
+        let memory = done.memory + packer;
+        if self.bounds.memory.is_some_and(|most| memory > most) {
+            return Err(Exceeded::Memory(memory));
+        }
         if done.goes_on(&self.before) {
             (self.before, self.idle) = (done, Duration::ZERO);
         }
@@ -244,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { idle: Duration::from_secs(1), cpu: None };
+    const BOUNDS: Bounds = Bounds { idle: Duration::from_secs(1), cpu: None, memory: None };
 
     /// A shell that runs `script`, and is ended with the test.
     struct Shell(Child);
@@ -285,7 +352,7 @@ mod tests {
         assert_eq!(watch(idle, BOUNDS, usize::MAX), Err(Exceeded::Idle(BOUNDS.idle)));
         let script = "(while :; do head -c 1000 /dev/zero; sleep 0.1; done) & wait";
         let (_shell, busy) = Shell::start(script);
-        let patient = Bounds { idle: Duration::from_secs(8), cpu: None };
+        let patient = Bounds { idle: Duration::from_secs(8), ..BOUNDS };
         assert_eq!(watch(busy, patient, 4), Ok(()));
     }
 
@@ -293,8 +360,35 @@ mod tests {
     fn the_processor_is_counted_also_of_those_that_have_ended() {
         let script = "while :; do sh -c 'i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done'; done";
         let (_shell, busy) = Shell::start(script);
-        let bounds = Bounds { idle: Duration::from_secs(4), cpu: Some(Duration::from_millis(500)) };
+        let bounds = Bounds { idle: Duration::from_secs(4), cpu: Some(Duration::from_millis(500)), ..BOUNDS };
         assert!(matches!(watch(busy, bounds, usize::MAX), Err(Exceeded::Cpu(_))));
+    }
+
+    #[test]
+    fn the_memory_is_counted_of_all_that_was_started_but_not_of_who_packs_what_is_here() {
+        let receiver = Bounds { cpu: Some(Duration::from_secs(600)), memory: Some(32 << 20), ..BOUNDS };
+        let holding = |name: &str, bounds| {
+            let script = format!("(head -c 64M /dev/zero; exec sleep 600) | tail -c 64M - {name} & wait");
+            let (_shell, root) = Shell::start(&script);
+            watch(root, bounds, usize::MAX)
+        };
+        let took_all = |result| matches!(result, Err(Exceeded::Memory(bytes)) if bytes > 32 << 20);
+        assert!(took_all(holding("other", receiver)));
+        assert!(took_all(holding("other", receiver.of_sender())));
+        assert!(took_all(holding("pack-objects", receiver)));
+        assert_eq!(holding("pack-objects", receiver.of_sender()), Err(Exceeded::Idle(BOUNDS.idle)));
+    }
+
+    #[test]
+    fn sizes_are_read_as_git_reads_them() {
+        for (text, expected) in
+            [("512m", Some(512 << 20)), ("1G", Some(1 << 30)), ("7", Some(7)), ("0", Some(0))]
+        {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        for text in ["", "m", "1kk", "x", "99999999999g"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::layers::ObjectId;
 use super::commit::{Commit, Person};
 use super::edit::TreeEdit;
 use super::git::from_git2;
+use super::paths_left::{MAX_NAMES_COMPARED, PathsLeft};
 use super::transaction::Onto;
-use super::tree::{MAX_DEPTH, Mode, Node, Tree};
+use super::tree::{Mode, Node, Tree};
 use super::{Git, GitError, pause, shown};
 
 /// How often a pull or a push is made anew when others move the same branch.
@@ -41,7 +42,8 @@ impl Git {
         ours: Option<&ObjectId>,
         theirs: Option<&ObjectId>,
     ) -> Result<TreeMerge, GitError> {
-        let mut merge = Merge { git: self, merged: TreeMerge::default(), path: Vec::new() };
+        let left = PathsLeft::new(MAX_NAMES_COMPARED);
+        let mut merge = Merge { git: self, merged: TreeMerge::default(), path: Vec::new(), left };
         let root = |id: Option<&ObjectId>| id.map(|&id| Node { mode: Mode::Directory, id });
         merge.node(Sides { base: root(base), ours: root(ours), theirs: root(theirs) }, 0)?;
         Ok(merge.merged)
@@ -249,6 +251,7 @@ struct Merge<'a> {
     git: &'a Git,
     merged: TreeMerge,
     path: Vec<u8>,
+    left: PathsLeft,
 }
 
 impl Merge<'_> {
@@ -257,29 +260,35 @@ impl Merge<'_> {
         if theirs == base || theirs == ours {
             return Ok(());
         }
-        if depth > MAX_DEPTH {
-            return Err(GitError::Path { path: shown(&self.path), fault: "it is too deep" });
-        }
+        self.left.count(&self.path, depth)?;
         let is_file = |node: Option<Node>| node.is_some_and(|node| node.mode != Mode::Directory);
         if [base, ours, theirs].into_iter().any(is_file) {
             return self.file(sides, depth);
         }
         let tree = |node: Option<Node>| node.map(|node| self.git.read_tree(&node.id)).transpose();
         let trees = [tree(base)?, tree(ours)?, tree(theirs)?];
-        let names: BTreeSet<Vec<u8>> = [&trees[0], &trees[2]]
+        let names: BTreeSet<&[u8]> = [&trees[0], &trees[2]]
             .into_iter()
             .flatten()
-            .flat_map(|tree| tree.entries().map(|entry| entry.name.to_owned()))
+            .flat_map(|tree| tree.entries().map(|entry| entry.name))
             .collect();
         let find = |tree: &Option<Arc<Tree>>, name: &[u8]| Some(tree.as_ref()?.lookup(name)?.node());
+        let sides = names.into_iter().map(|name| {
+            let [base, ours, theirs] = [0, 1, 2].map(|side| find(&trees[side], name));
+            (name, Sides { base, ours, theirs })
+        });
+        let differing: Vec<_> = sides
+            .filter(|(_, sides)| sides.theirs != sides.base && sides.theirs != sides.ours)
+            .map(|(name, sides)| (name.to_owned(), sides))
+            .collect();
+        drop(trees);
         let above = self.path.len();
-        for name in names {
+        for (name, sides) in differing {
             if above > 0 {
                 self.path.push(b'/');
             }
             self.path.extend_from_slice(&name);
-            let [base, ours, theirs] = [0, 1, 2].map(|side| find(&trees[side], &name));
-            self.node(Sides { base, ours, theirs }, depth + 1)?;
+            self.node(sides, depth + 1)?;
             self.path.truncate(above);
         }
         Ok(())

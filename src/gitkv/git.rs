@@ -15,14 +15,15 @@ use crate::layers::{EXPANSION, INFLATE_LIMIT, LayerError, LayerSet, ObjectId, Ob
 use crate::progress::Counter;
 use crate::watch::Bounds;
 
+use super::GitError;
 use super::access::{self, note_owner};
 use super::commit::Commit;
 use super::parts::{self, is_unfinished};
 use super::paths::{HEADS, pack_dir};
+use super::paths_left::PathsLeft;
 use super::plain::expect_plain;
 use super::program::Settings;
 use super::tree::{MAX_DEPTH, Mode, Node, Tree};
-use super::{GitError, shown};
 
 /// The newest version of git's format that libgit2 reads.
 pub(super) const NEWEST_GIT_FORMAT: i64 = 1;
@@ -382,7 +383,8 @@ impl Git {
     /// The files at and below `prefix` (empty: all) in the tree of the commit or tree `root`, with their
     /// paths, in git's order. A tree is read when the walk comes to it.
     pub fn walk(&self, root: &ObjectId, prefix: &[u8]) -> Result<Walk<'_>, GitError> {
-        let mut walk = Walk { git: self, file: None, open: Vec::new(), path: prefix.to_owned() };
+        let (file, open, left) = (None, Vec::new(), PathsLeft::new(MAX_DEPTH));
+        let mut walk = Walk { git: self, file, open, path: prefix.to_owned(), left };
         if prefix.is_empty() {
             walk.open.push((self.root_tree(root)?, 0, 0));
             return Ok(walk);
@@ -534,6 +536,7 @@ pub struct Walk<'a> {
     /// path.
     open: Vec<(Arc<Tree>, usize, usize)>,
     path: Vec<u8>,
+    left: PathsLeft,
 }
 
 impl Walk<'_> {
@@ -550,11 +553,11 @@ impl Walk<'_> {
             *position += 1;
             self.path.extend_from_slice(entry.name);
             let node = entry.node();
+            // What is in a directory has a name more.
+            let names = self.open.len() + usize::from(node.mode == Mode::Directory);
+            self.left.count(&self.path, names)?;
             if node.mode != Mode::Directory {
                 return Ok(Some((self.path.clone(), node)));
-            }
-            if self.open.len() >= MAX_DEPTH {
-                return Err(GitError::Path { path: shown(&self.path), fault: "it is too deep" });
             }
             self.path.push(b'/');
             self.open.push((self.git.read_tree(&node.id)?, 0, self.path.len()));

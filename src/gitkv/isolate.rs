@@ -15,6 +15,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::atomic;
 use crate::digest::Digest;
 use crate::trust::{self, Claim};
 use crate::url::Url;
@@ -115,7 +116,7 @@ impl Shadow {
             suspicious.names.join(", ")
         );
         let make = || -> io::Result<Self> {
-            let shadow = tempfile::Builder::new().prefix("treering-git-").tempdir()?;
+            let shadow = atomic::private_dir("treering-git-")?;
             let mut config = Vec::new();
             for (name, value) in own(listed).filter(|&(name, value)| is_harmless(name, value)) {
                 write_setting(&mut config, name, value);

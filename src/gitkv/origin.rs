@@ -146,7 +146,7 @@ pub(super) fn follow_unborn_head(git: &Git, url: &Url) -> Result<bool, GitError>
 /// a name of ours where the server does not say.
 fn unborn_head(url: &Url) -> Result<Option<String>, GitError> {
     const UNTOLD: &str = "treering-untold";
-    let dir = tempfile::tempdir().map_err(GitError::io("write to", &std::env::temp_dir()))?;
+    let dir = atomic::private_dir("treering-").map_err(GitError::io("write to", &std::env::temp_dir()))?;
     let path = dir.path().join("clone");
     let settings = Settings::read(None)?;
     let mut command = settings.command();

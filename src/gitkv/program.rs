@@ -20,6 +20,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::url::Login;
+use crate::watch::ALLOC_LIMIT;
 
 use super::GitError;
 use super::git_config::{list_settings, listed_settings, write_setting};
@@ -37,10 +38,6 @@ const LET_THROUGH: [&[u8]; 9] = [
     b"ssh.",
     b"url.",
 ];
-
-/// What git takes from the memory at one time at most. A list of five million objects takes as much.
-const ALLOC_LIMIT: &str = "GIT_ALLOC_LIMIT";
-const MOST_ALLOCATED: &str = "512m";
 
 /// A server that sends less than a byte a second for this long is given up, over HTTP.
 const LOW_SPEED: [(&str, &str); 2] = [("GIT_HTTP_LOW_SPEED_LIMIT", "1"), ("GIT_HTTP_LOW_SPEED_TIME", "600")];
@@ -128,10 +125,12 @@ impl Settings {
         // that are none are not held.
         const BOUNDS: [&str; 2] = ["pack.threads=1", "core.bigFileThreshold=64m"];
         command.args(SETTINGS.iter().chain(&BOUNDS).flat_map(|setting| ["-c", setting]));
-        if env::var_os(ALLOC_LIMIT).is_none() {
-            command.env(ALLOC_LIMIT, MOST_ALLOCATED);
-        }
-        command.envs(LOW_SPEED.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
+        command.envs(
+            [ALLOC_LIMIT]
+                .into_iter()
+                .chain(LOW_SPEED)
+                .filter(|(name, _)| env::var_os(name).is_none()),
+        );
         command
     }
 }

@@ -134,7 +134,7 @@ impl Git {
         let turn = self.turn()?;
         let private = self.private_dir()?;
         // libgit2 edits files only, and syncs none.
-        let scratch = tempfile::Builder::new().prefix(atomic::TEMP_PREFIX).tempdir_in(&private);
+        let scratch = atomic::private_dir_in(&private, atomic::TEMP_PREFIX);
         let scratch = scratch.map_err(GitError::io("write to", &private))?;
         let copy = scratch.path().join("config");
         turn.replace("config", |before| {

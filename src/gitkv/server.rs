@@ -18,7 +18,8 @@ use crate::watch::{Bounds, Exceeded};
 use super::testing::{Fixture, who};
 use super::{Git, GitError};
 
-const SHORT: Bounds = Bounds { idle: Duration::from_secs(1), cpu: Some(Duration::from_secs(1)) };
+const SHORT: Bounds =
+    Bounds { idle: Duration::from_secs(1), cpu: Some(Duration::from_secs(1)), memory: None };
 
 /// Where a server says that a branch is before it is asked for anything.
 const TIP: &str = "1111111111111111111111111111111111111111";
@@ -77,6 +78,16 @@ fn expect_wants(socket: &mut TcpStream) -> std::io::Result<()> {
     advertise(socket)?;
     while !packet(socket)?.starts_with(b"done") {}
     say(socket, b"NAK\n")
+}
+
+/// Advertises references without end.
+fn advertise_on(socket: &mut TcpStream) -> std::io::Result<()> {
+    say(socket, format!("{TIP} refs/heads/other\0report-status side-band-64k\n").as_bytes())?;
+    for number in 0u64.. {
+        let line = format!("{number:040x} refs/heads/{number:0200}\n");
+        say(socket, line.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn dribble(socket: &mut TcpStream) -> std::io::Result<()> {
@@ -174,6 +185,21 @@ fn a_server_that_goes_silent_on_the_way_holds_nobody_up() {
 fn a_server_that_dribbles_holds_nobody_up() {
     let (_fixture, git, _) = asking(dribble, SHORT);
     assert!(is_idle(&git.fetch("far")));
+}
+
+#[test]
+fn a_server_that_has_references_without_end_takes_no_memory_without_end() {
+    let little =
+        Bounds { idle: Duration::from_secs(4), cpu: Some(Duration::from_secs(600)), memory: Some(32 << 20) };
+    let (fixture, git, _) = asking(advertise_on, little);
+    let commit = fixture.commit(&git, &[("key", "value")]);
+    let is_ended = |result: Result<(), GitError>| {
+        matches!(result, Err(GitError::Ended { source: Exceeded::Memory(_), .. }))
+    };
+    assert!(is_ended(git.fetch("far")));
+    assert!(is_ended(git.remote_head("far", &Progress::new()).map(drop)));
+    assert!(is_ended(git.push_commit("far", &commit).map(drop)));
+    assert!(Bounds::default().memory.is_some());
 }
 
 #[test]

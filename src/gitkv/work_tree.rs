@@ -39,6 +39,7 @@ use super::git::WorkTree;
 use super::index::{self, LockedIndex, above, as_path, has_leftovers};
 use super::lockfile::{open_lock, wait_for};
 use super::paths::PRIVATE;
+use super::paths_left::PathsLeft;
 use super::plain::expect_plain_file;
 use super::tree::{self, MAX_DEPTH, Mode, Node};
 use super::{Git, GitError, shown};
@@ -748,7 +749,7 @@ fn changes(git: &Git, old: Option<&ObjectId>, new: Option<&ObjectId>) -> Result<
         Ok(tree.map(|id| Node { mode: Mode::Directory, id }))
     };
     let mut found = Vec::new();
-    compare(git, tree(old)?, tree(new)?, &mut Vec::new(), 0, &mut found)?;
+    compare(git, tree(old)?, tree(new)?, &mut Vec::new(), 0, &mut PathsLeft::new(MAX_DEPTH), &mut found)?;
     found.sort_by(|left: &Change, right| left.path.cmp(&right.path));
     Ok(found)
 }
@@ -759,14 +760,13 @@ fn compare(
     new: Option<Node>,
     path: &mut Vec<u8>,
     depth: usize,
+    left: &mut PathsLeft,
     found: &mut Vec<Change>,
 ) -> Result<(), GitError> {
     if old == new {
         return Ok(());
     }
-    if depth > MAX_DEPTH {
-        return Err(GitError::Path { path: shown(path), fault: "it is too deep" });
-    }
+    left.count(path, depth)?;
     let split = |node: Option<Node>| match node {
         Some(node) if node.mode == Mode::Directory => (Some(node.id), None),
         node => (None, node),
@@ -786,13 +786,14 @@ fn compare(
             names.entry(entry.name.to_owned()).or_default().1 = Some(entry.node());
         }
     }
+    names.retain(|_, (old, new)| old != new);
     let mark = path.len();
     for (name, (old, new)) in names {
         if mark > 0 {
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        compare(git, old, new, path, depth + 1, found)?;
+        compare(git, old, new, path, depth + 1, left, found)?;
         path.truncate(mark);
     }
     Ok(())

@@ -18,16 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::format::{self, CONFIG, kind};
-use crate::gitkv::{Git, GitError, Mode, Node, Trace, Tree, TreeEdit};
+use crate::gitkv::{Git, GitError, MAX_NAMES_COMPARED, Mode, Node, PathsLeft, Trace, Tree, TreeEdit};
 use crate::layers::ObjectId;
 use crate::timeline::is_path_of;
-
-/// Directories above the deepest file; the format has four.
-const MAX_DEPTH: usize = 16;
-
-/// Paths that may differ between two trees. It bounds the memory that trees made by an enemy take; each is
-/// some 200 bytes.
-const MAX_CHANGES: usize = 1 << 22;
 
 /// What a path was and is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,16 +82,10 @@ pub(super) fn changes(
     new: Option<&ObjectId>,
 ) -> Result<Changes, GitError> {
     let root = |id: Option<&ObjectId>| id.map(|&id| Node { mode: Mode::Directory, id });
-    let mut found = Changes::new();
+    let (mut found, mut left) = (Changes::new(), PathsLeft::new(MAX_NAMES_COMPARED));
     let mut to_do = vec![(Vec::new(), Change { old: root(old), new: root(new) }, 0)];
+    to_do.retain(|(_, change, _)| change.old != change.new);
     while let Some((path, change, depth)) = to_do.pop() {
-        if change.old == change.new {
-            continue;
-        }
-        let fault = |fault| GitError::Path { path: String::from_utf8_lossy(&path).into_owned(), fault };
-        if depth > MAX_DEPTH {
-            return Err(fault("it is too deep for a treering repository"));
-        }
         let file = |node: Option<Node>| node.filter(|node| node.mode != Mode::Directory);
         let files = Change { old: file(change.old), new: file(change.new) };
         let directory = |node: Option<Node>| match node {
@@ -115,15 +102,17 @@ pub(super) fn changes(
             let lookup = |tree: &Option<Arc<Tree>>| {
                 tree.as_ref().and_then(|tree| tree.lookup(name)).map(|entry| entry.node())
             };
+            let change = Change { old: lookup(&old), new: lookup(&new) };
+            if change.old == change.new {
+                continue;
+            }
             let mut below = path.clone();
             if depth > 0 {
                 below.push(b'/');
             }
             below.extend_from_slice(name);
-            to_do.push((below, Change { old: lookup(&old), new: lookup(&new) }, depth + 1));
-        }
-        if found.len() + to_do.len() > MAX_CHANGES {
-            return Err(fault("too many files differ there"));
+            left.count(&below, depth + 1)?;
+            to_do.push((below, change, depth + 1));
         }
         if files.old != files.new {
             found.insert(path, files);

@@ -601,7 +601,7 @@ impl Unfinished {
         if turn.lock().is_ok() {
             Self::remove_dead(beside, &prefix)?;
         }
-        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(beside)?;
+        let dir = atomic::private_dir_in(beside, &prefix)?;
         let lock = File::create_new(dir.path().join(atomic::DIR_LOCK))?;
         // Nobody else knows it yet.
         let _ = lock.try_lock();

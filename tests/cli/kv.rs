@@ -111,6 +111,9 @@ fn an_editor_changes_a_value() {
     assert_eq!(ok(&lab, &["get", "kv.git", "dir/todo.txt"]), "one\n");
     edit(&lab, "kv.git", "dir/todo.txt", "echo two >> \"$1\"");
     assert_eq!(ok(&lab, &["get", &url, "dir/todo.txt"]), "one\ntwo\n");
+    // Nobody else reads what is being edited.
+    edit(&lab, "kv.git", "dir/todo.txt", "umask 0; stat -c %a \"$1\" \"${1%/*}\" > modes");
+    assert_eq!(fs::read_to_string(lab.path("modes")).unwrap(), "600\n700\n");
     assert_eq!(edit(&lab, &url, "dir/todo.txt", ":").out, "Nothing changed\n");
     let outcome = edit(&lab, &url, "dir/todo.txt", "echo lost > \"$1\"; exit 1");
     assert_eq!(outcome.status, Some(1));

@@ -627,6 +627,66 @@ fn a_tree_with_more_paths_than_anybody_can_walk() {
 }
 
 #[test]
+fn keys_and_blobs_in_trees_that_contain_each_other() {
+    if !programs::are_here(&["python3", "git"]) {
+        return;
+    }
+    let lab = Lab::new();
+    let directory = lab.path("");
+    let git = |words: &[&str]| {
+        let mut command = Command::new("git");
+        command.current_dir(&directory).args(["-c", "user.name=a", "-c", "user.email=b"]).args(words);
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "-q", "--bare", "-b", "main", "bomb"]);
+    let put = |kind: &str, bytes: &[u8]| {
+        fs::write(lab.path("object"), bytes).unwrap();
+        git(&["-C", "bomb", "hash-object", "-w", "-t", kind, "../object"])
+    };
+    let leaf: ObjectId = put("blob", b"x").parse().unwrap();
+    // Deep for those who list, and as deep as what is merged may be.
+    for (branch, levels, names) in [("main", 40, 2), ("wide", 13, 8)] {
+        let (mut id, mut mode) = (leaf, "100644");
+        for _ in 0..levels {
+            let names = (0..names).map(|number| format!("{number:0200}"));
+            let tree: Vec<_> = names
+                .flat_map(|name| [format!("{mode} {name}\0").as_bytes(), &id.as_bytes()[..]].concat())
+                .collect();
+            (id, mode) = (put("tree", &tree).parse().unwrap(), "40000");
+        }
+        let commit = git(&["-C", "bomb", "commit-tree", "-m", "x", &id.to_string()]);
+        git(&["-C", "bomb", "update-ref", &format!("refs/heads/{branch}"), &commit]);
+    }
+    let refused =
+        |budget: u64, words: &[&str]| assert_ne!(run(&directory, budget, 1 << 30, words), 0, "{words:?}");
+    refused(BUDGET, &["kv", "list", "bomb"]);
+    refused(BUDGET, &["--json", "kv", "list", "bomb", &format!("{:0200}", 1)]);
+    // What differs is kept, up to 512 MiB of paths.
+    let merging = BUDGET + (512 << 20);
+    for branch in ["main", "wide"] {
+        git(&["-C", "bomb", "symbolic-ref", "HEAD", &format!("refs/heads/{branch}")]);
+        let name = format!("blobs-{branch}");
+        for words in [&["blob", "init"][..], &["remote", "add", "origin", "bomb"], &["blob", "add", "object"]]
+        {
+            let words = [&["-r", &name], words].concat();
+            assert_eq!(run(&directory, BUDGET, 1 << 30, &words), 0, "{words:?}");
+        }
+        git(&["-C", &name, "symbolic-ref", "HEAD", &format!("refs/heads/{branch}")]);
+        git(&["-C", &name, "update-ref", &format!("refs/heads/{branch}"), "refs/heads/main"]);
+        refused(merging, &["-r", &name, "blob", "pull"]);
+        refused(merging, &["-r", &name, "blob", "push"]);
+        // With a working tree that would go along.
+        let clone = format!("clone-{branch}");
+        git(&["init", "-q", "-b", branch, &clone]);
+        git(&["-C", &clone, "remote", "add", "origin", "../bomb"]);
+        refused(merging, &["-r", &clone, "blob", "pull"]);
+    }
+}
+
+#[test]
 fn an_archive_that_unpacks_without_end() {
     if !programs::are_here(&["python3"]) {
         return;

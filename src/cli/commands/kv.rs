@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -11,6 +13,7 @@ use std::{env, fs};
 use clap::{Args, Subcommand, ValueHint};
 use serde_json::json;
 use tempfile::TempDir;
+use treering::atomic;
 use treering::child::Running;
 use treering::gitkv::{Commit, GitError, GitKv, KvFile, OpenMode};
 use treering::layers::ObjectId;
@@ -137,6 +140,9 @@ pub struct ShowArguments {
 /// The editor of somebody who named none.
 const EDITOR: &str = "vi";
 
+/// How many bytes of rows are in line with each other.
+const MAX_ROWS: usize = 1 << 20;
+
 /// How many digits of a commit's id are shown.
 const SHORT_ID: usize = 10;
 
@@ -176,11 +182,13 @@ fn edit(session: &Session, arguments: &EditArguments) -> Result<Exit, CliError> 
     let mut file = kv.file(key.as_bytes(), OpenMode::Write)?;
     let before = kv.get(key.as_bytes())?.unwrap_or_default();
 
-    let directory = tempfile::Builder::new().prefix("treering-").tempdir();
+    let directory = atomic::private_dir("treering-");
     let directory = directory.map_err(CliError::file("make a directory in", &env::temp_dir()))?;
     // Editors go by the name to know what it is.
     let draft = directory.path().join(Path::new(key).file_name().unwrap_or(key));
-    fs::write(&draft, &before).map_err(CliError::file("write", &draft))?;
+    let mut options = OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(0o600).open(&draft);
+    made.and_then(|mut made| made.write_all(&before)).map_err(CliError::file("write", &draft))?;
     let edited = run_editor(&draft);
     let read = || fs::read(&draft).map_err(CliError::file("read", &draft));
     let unsaved = |directory: TempDir, source: Box<dyn Error + Send + Sync>| {
@@ -240,35 +248,42 @@ fn remove(session: &Session, arguments: &RmArguments) -> Result<Exit, CliError> 
 
 fn list(session: &Session, arguments: &KvListArguments) -> Result<Exit, CliError> {
     let kv = open(&arguments.repository)?;
-    let keys = kv.list(arguments.prefix.as_bytes())?.collect::<Result<Vec<_>, _>>()?;
+    let mut keys = kv.list(arguments.prefix.as_bytes())?;
+    let mut fault = None;
     print(|out| {
-        keys.iter().try_for_each(|key| match session.json {
-            true => json::message(out, "key", &Name { key: "key", bytes: key }),
-            false => writeln!(out, "{}", report::name(key)),
-        })
+        while let Some(key) = taken(keys.next(), &mut fault) {
+            match session.json {
+                true => json::message(out, "key", &Name { key: "key", bytes: &key })?,
+                false => writeln!(out, "{}", report::name(&key))?,
+            }
+        }
+        Ok(())
     })?;
-    Ok(Exit::Done)
+    fault.map_or(Ok(Exit::Done), |fault| Err(fault.into()))
+}
+
+/// What was found, unless that is a fault, which is put away. A list is printed as it is found, since it may be longer than memory.
+fn taken<T>(found: Option<Result<T, GitError>>, fault: &mut Option<GitError>) -> Option<T> {
+    found?.map_err(|error| *fault = Some(error)).ok()
 }
 
 fn log(session: &Session, arguments: &KvKeyArguments) -> Result<Exit, CliError> {
     let kv = open(&arguments.repository)?;
-    let commits = kv.log(arguments.key.as_bytes())?.collect::<Result<Vec<_>, _>>()?;
-    if commits.is_empty() {
+    let mut commits = kv.log(arguments.key.as_bytes())?.peekable();
+    if commits.peek().is_none() {
         return Err(no_key(&arguments.key).into());
     }
+    let mut fault = None;
     print(|out| {
-        if session.json {
-            return commits.iter().try_for_each(|(id, commit)| {
-                let object = json!({
-                    "id": id.to_string(),
-                    "time": commit.author.time().to_string(),
-                    "author": commit.author.name(),
-                    "mail": commit.author.mail(),
-                    "message": String::from_utf8_lossy(&commit.message),
-                });
-                json::message(out, "commit", &object)
-            });
-        }
+        let object = |(id, commit): &(ObjectId, Commit)| {
+            json!({
+                "id": id.to_string(),
+                "time": commit.author.time().to_string(),
+                "author": commit.author.name(),
+                "mail": commit.author.mail(),
+                "message": String::from_utf8_lossy(&commit.message),
+            })
+        };
         let row = |(id, commit): &(ObjectId, Commit)| {
             let message = String::from_utf8_lossy(&commit.message);
             vec![
@@ -278,10 +293,23 @@ fn log(session: &Session, arguments: &KvKeyArguments) -> Result<Exit, CliError> 
                 report::text(message.lines().next().unwrap_or_default()),
             ]
         };
-        let rows: Vec<_> = commits.iter().map(row).collect();
+        let (mut rows, mut len) = (Vec::new(), 0);
+        while let Some(commit) = taken(commits.next(), &mut fault) {
+            if session.json {
+                json::message(out, "commit", &object(&commit))?;
+                continue;
+            }
+            let row = row(&commit);
+            len += row.iter().map(String::len).sum::<usize>();
+            rows.push(row);
+            if len > MAX_ROWS {
+                report::table(out, &[Align::Left; 4], &rows)?;
+                (rows, len) = (Vec::new(), 0);
+            }
+        }
         report::table(out, &[Align::Left; 4], &rows)
     })?;
-    Ok(Exit::Done)
+    fault.map_or(Ok(Exit::Done), |fault| Err(fault.into()))
 }
 
 fn show(arguments: &ShowArguments) -> Result<Exit, CliError> {
