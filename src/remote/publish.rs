@@ -25,6 +25,12 @@ const KEPT: u64 = 16;
 /// Digits of a head's number, so that names sort as numbers do.
 const DIGITS: usize = 10;
 
+/// The most heads that are looked at: where none can be removed, each push leaves one.
+const MOST_HEADS: usize = 1 << 18;
+
+/// The most locks: each writer has one, and those of the dead go.
+const MOST_LOCKS: usize = 1 << 12;
+
 /// The age at which a lock is taken for one of a dead owner. It is held only while a head is written.
 const STALE: Duration = Duration::from_secs(600);
 
@@ -92,8 +98,7 @@ const LAST: u64 = 10u64.pow(DIGITS as u32) - 2 * MAX_GAP;
 /// All heads that count, by their numbers. What lies beyond a gap does not.
 pub(super) fn by_number(store: &Store, heads: &Namespace) -> Result<BTreeMap<u64, Vec<Item>>, Error> {
     let mut found: BTreeMap<u64, Vec<Item>> = BTreeMap::new();
-    for item in store.list(heads) {
-        let item = item?;
+    for item in store.list_within(heads, MOST_HEADS, |item| number(&item.name).is_some())? {
         if let Some(number) = number(&item.name) {
             found.entry(number).or_default().push(item);
         }
@@ -174,9 +179,8 @@ fn publish_locked(
 /// Removes old heads, the oldest first. That it cannot be done, as where nothing may be removed, is no error.
 fn forget_old(store: &Store, heads: &Namespace, number: u64) {
     let old = |name: &Name| self::number(name).is_some_and(|old| old + KEPT <= number);
-    let listed: Result<Vec<_>, _> = store.list(heads).collect();
+    let listed = store.list_within(heads, MOST_HEADS, |item| old(&item.name));
     let mut names: Vec<_> = listed.unwrap_or_default().into_iter().map(|item| item.name).collect();
-    names.retain(old);
     names.sort();
     for name in names {
         if let Err(error) = store.delete(&name) {
@@ -201,7 +205,7 @@ impl<'a> Lock<'a> {
             let owner = format!("owner {} <{}>\ntime {}\n", who.name(), who.mail(), who.time());
             store.store_new(&name, owner.as_bytes())?;
             let lock = Self { store, name, taken: Instant::now() };
-            let items = store.list(locks).collect::<Result<Vec<_>, _>>()?;
+            let items = store.list_within(locks, MOST_LOCKS, |_| true)?;
             let own = items.iter().find(|item| item.name == lock.name).and_then(|item| item.modified);
             met = None;
             for other in items.into_iter().filter(|item| item.name != lock.name) {

@@ -140,16 +140,23 @@ pub(super) fn still_there(
 ) -> Result<BTreeMap<(String, Held), Objects>, RemoteError> {
     let mut there = BTreeMap::new();
     let kinds: BTreeSet<_> = going.iter().map(|(_, held)| held.kind).collect();
+    let names =
+        |copy: &(String, Held)| LayerNames::new(&copy.0, &copy.1).map(|names| [names.index, names.pack]);
+    let mut wanted = BTreeSet::new();
+    for copy in going {
+        wanted.extend(names(copy)?);
+    }
     let mut sizes = BTreeMap::new();
     for kind in kinds {
-        for item in store.list(&Namespace::new(kind.name())?) {
-            let item = item.map_err(RemoteError::store(remote))?;
+        let most = wanted.len().saturating_mul(2);
+        let listed =
+            store.list_within(&Namespace::new(kind.name())?, most, |item| wanted.contains(&item.name));
+        for item in listed.map_err(RemoteError::store(remote))? {
             sizes.insert(item.name, item.size);
         }
     }
     for copy in going {
-        let names = LayerNames::new(&copy.0, &copy.1)?;
-        let objects = [names.index, names.pack].into_iter();
+        let objects = names(copy)?.into_iter();
         let objects: Vec<_> = objects.filter_map(|name| sizes.remove_entry(&name)).collect();
         if !objects.is_empty() {
             there.insert(copy.clone(), objects);

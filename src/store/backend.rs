@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use crate::atomic;
-use crate::progress::Progress;
+use crate::progress::{Interrupted, Progress};
+use crate::signals;
 
 use super::error::Reason;
 use super::name::{MARKER, is_directory_of_store, is_file_of_store};
@@ -86,13 +87,61 @@ pub(super) enum Kind {
     Other,
 }
 
+/// The most entries of one listing.
+const LISTED: u64 = 1 << 24;
+/// The most entries of one directory, and bytes of their paths: they are held in memory.
+const HELD: u64 = 1 << 20;
+const HELD_BYTES: u64 = 128 << 20;
+
+/// How far a listing has come. A server may go on for ever, so each has an end, also when this process is to stop.
+pub(super) struct Extent {
+    entries: u64,
+    bytes: u64,
+    most: u64,
+    most_bytes: u64,
+}
+
+impl Extent {
+    /// Of a whole listing, which is passed on as it comes.
+    pub const fn listing() -> Self {
+        Self { entries: 0, bytes: 0, most: LISTED, most_bytes: u64::MAX }
+    }
+
+    /// Of what is held in memory.
+    pub const fn held() -> Self {
+        Self { entries: 0, bytes: 0, most: HELD, most_bytes: HELD_BYTES }
+    }
+
+    /// Counts one entry more.
+    pub fn add(&mut self, path: &str) -> Result<(), Reason> {
+        go_on()?;
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(path.len() as u64);
+        if self.entries <= self.most && self.bytes <= self.most_bytes {
+            return Ok(());
+        }
+        Err(Reason::permanent(format!(
+            "the listing does not end after {} entries; check the server, or let the objects lie at deeper levels or in more \
+             stores",
+            self.entries - 1
+        )))
+    }
+}
+
+/// That this process is not to stop.
+pub(super) fn go_on() -> Result<(), Reason> {
+    if signals::is_stopping() { Err(Reason::permanent(Interrupted)) } else { Ok(()) }
+}
+
 /// The first path that a store does not write, where `read` gives what is in a directory.
 pub(super) fn find_foreign(
     mut read: impl FnMut(&str) -> Result<Vec<(String, Kind)>, Reason>,
 ) -> Result<Option<String>, Reason> {
     let mut pending = vec![String::new()];
+    let mut extent = Extent::listing();
     while let Some(directory) = pending.pop() {
         for (path, kind) in read(&directory)? {
+            extent.add(&path)?;
             match kind {
                 Kind::Directory if is_directory_of_store(&path) => pending.push(path),
                 Kind::File if is_file_of_store(&path) => {}

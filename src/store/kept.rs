@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -33,6 +33,9 @@ read -r line <&3
 kill -TERM 0
 wait
 "#;
+
+/// The most bytes of a line; a longer one counts as several.
+const LINE: u64 = 64 << 10;
 
 /// Lines of what it says that are kept to explain a failure.
 const LINES: usize = 5;
@@ -76,8 +79,9 @@ impl Kept {
         let log = kept.log.clone();
         thread::spawn(move || {
             // To its end: the program would wait for a reader.
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = shorten(&String::from_utf8_lossy(&line));
+            let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
+            while let Ok(1..) = stderr.by_ref().take(LINE).read_until(b'\n', &mut line) {
+                let line = shorten(&String::from_utf8_lossy(&std::mem::take(&mut line)));
                 let wanted = find(&line);
                 let mut log = lock(&log);
                 log.count += 1;

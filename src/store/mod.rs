@@ -306,6 +306,31 @@ impl Store {
         Items::new(self, namespace, false)
     }
 
+    /// All objects of `namespace` that are not deleted and that `wanted` takes, of which there are `most` at most: a
+    /// server may list ever more, so more are an error.
+    pub fn list_within(
+        &self,
+        namespace: &Namespace,
+        most: usize,
+        wanted: impl Fn(&Item) -> bool,
+    ) -> Result<Vec<Item>, Error> {
+        let mut items = Vec::new();
+        for item in self.list(namespace) {
+            let item = item?;
+            if !wanted(&item) {
+                continue;
+            }
+            if items.len() >= most {
+                let text =
+                    format!("more than {most} objects lie there, which cannot be; check what is at the URL");
+                let (place, reason) = (Some(namespace.to_string()), Reason::permanent(text));
+                return Err(Error::new(&self.url, Operation::List, place, reason));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+
     /// The objects of `namespace`, soft-deleted ones too.
     pub fn list_with_deleted(&self, namespace: &Namespace) -> Items<'_> {
         Items::new(self, namespace, true)

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
+use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 use tokio::runtime::Runtime;
 
@@ -43,13 +44,14 @@ pub(super) async fn within<T>(limit: Duration, future: impl Future<Output = T>) 
     }
 }
 
-/// Connections of HTTP, with the one implementation of TLS that is built in.
+/// Connections of HTTP, with the one implementation of TLS that is built in. Redirects are answers like others.
 pub(super) fn client() -> ClientBuilder {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Lost only against another thread that does the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
-    Client::builder()
+    // What is sent is for the host of the URL alone.
+    Client::builder().redirect(Policy::none())
 }
 
 /// Text that comes from elsewhere, cut to what can be shown, on one line and without control characters.

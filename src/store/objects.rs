@@ -11,17 +11,21 @@
 //!   and no listing has them: rules of the bucket remove them.
 //! - Each wait has a limit, on the answer and on each further piece of a body, so that a large object may
 //!   take long but a silent server may not.
-//! - A status that every service should treat alike (401, 429, 5xx, a range answered with the whole)
+//! - A status that every service should treat alike (401, 429, 5xx, a redirect, a range answered with the whole)
 //!   becomes an error at the transport.
+//! - OpenDAL collects every body but that of an object, and asks for page after page of a listing. So the transport
+//!   bounds the bodies, and ends a listing whose pages bring nothing new.
 
+use std::collections::HashSet;
 use std::future::{Future, ready};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use futures_util::TryStreamExt;
-use http::header::RANGE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::header::{LOCATION, RANGE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use opendal::{
     Buffer, Entry as Listed, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Lister, Metadata,
     Operator, services,
@@ -29,16 +33,27 @@ use opendal::{
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, pretended};
+use super::backend::{
+    Backend, Content, Entries, Entry, Extent, Kind, find_foreign, go_on, is_marker, pretended,
+};
 use super::error::Reason;
 use super::listing::{Walk, inside};
 use super::name::{MARKER, is_file_of_store};
 use super::net::{self, SLOWEST, client, runtime, shorten};
 use super::sweep::{Swept, beside, dead};
 use super::url::{Credentials, S3, WebDav};
+use crate::url::Url;
 
 const PIECE: usize = 16 << 20;
 const PIECES_AT_ONCE: usize = 4;
+/// The most bytes of an answer that is no object: the longest is a directory of WebDAV with all that is in it.
+const ANSWER: u64 = 32 << 20;
+/// How much of what a server says of an error is read.
+const ERROR: usize = 16 << 10;
+/// How many pages without an object a listing may have.
+const EMPTY_PAGES: u64 = 1000;
+/// The parameter by which S3 is asked for a further page.
+const TOKEN: &str = "continuation-token=";
 /// Where AWS says to anybody in which region a bucket is.
 const AWS: &str = "https://s3.amazonaws.com";
 
@@ -53,6 +68,7 @@ pub(super) struct Objects {
     operator: Operator,
     /// The same, of which WebDAV moves replace nothing.
     sparing: Operator,
+    transport: ReqwestTransport,
     protocol: Protocol,
     root: String,
     timeout: Duration,
@@ -108,11 +124,9 @@ impl Objects {
         timeout: Duration,
     ) -> Result<Self, Reason> {
         let client = client().connect_timeout(timeout).build().map_err(Reason::permanent)?;
-        let with_transport = |replaces| {
-            let transport = Transport { inner: ReqwestTransport::new(client.clone()), replaces };
-            let context = operator.context().with_http_transport(HttpTransporter::new(transport));
-            operator.clone().with_context(context)
-        };
+        let inner = ReqwestTransport::new(client);
+        let with_transport =
+            |replaces| with(&operator, Transport { inner: inner.clone(), replaces, pages: None });
         let root = root.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
         if root.split('/').any(|part| matches!(part, "." | "..")) {
             return Err(Reason::permanent(
@@ -124,6 +138,7 @@ impl Objects {
             runtime,
             operator,
             sparing,
+            transport: inner,
             protocol,
             root,
             timeout,
@@ -312,12 +327,25 @@ impl Objects {
 
     /// All keys below a directory.
     fn keys(&self, directory: &str) -> Keys<'_> {
-        Keys { objects: self, directory: self.directory(directory), lister: None, last: None }
+        Keys {
+            objects: self,
+            directory: self.directory(directory),
+            lister: None,
+            last: None,
+            pages: Arc::default(),
+            extent: Extent::listing(),
+        }
+    }
+
+    /// The operator for one listing.
+    fn listing(&self, pages: &Arc<Pages>) -> Operator {
+        let (inner, pages) = (self.transport.clone(), Some(pages.clone()));
+        with(&self.operator, Transport { inner, replaces: true, pages })
     }
 
     /// What is at the root of the store, a few things at a time. On WebDAV the first is the directory itself.
     async fn top(&self) -> Result<Lister, Error> {
-        self.operator.lister_with(&self.directory("")).limit(3).await
+        self.listing(&Arc::default()).lister_with(&self.directory("")).limit(3).await
     }
 
     fn read_directory(&self, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
@@ -510,6 +538,8 @@ struct Keys<'a> {
     directory: String,
     lister: Option<Lister>,
     last: Option<String>,
+    pages: Arc<Pages>,
+    extent: Extent,
 }
 
 impl Keys<'_> {
@@ -519,7 +549,8 @@ impl Keys<'_> {
             let lister = match &mut self.lister {
                 Some(lister) => lister,
                 none => {
-                    let mut listing = objects.operator.lister_with(&self.directory).recursive(true);
+                    let operator = objects.listing(&self.pages);
+                    let mut listing = operator.lister_with(&self.directory).recursive(true);
                     if let Some(last) = &self.last {
                         listing = listing.start_after(last);
                     }
@@ -529,6 +560,8 @@ impl Keys<'_> {
             let Some(listed) = objects.wait(lister.try_next())? else {
                 return Ok(None);
             };
+            self.extent.add(listed.path())?;
+            self.pages.listed.fetch_add(1, Relaxed);
             self.last = Some(listed.path().to_owned());
             if listed.metadata().is_file() {
                 return objects.entry(listed).map(Some);
@@ -544,6 +577,7 @@ impl Iterator for Keys<'_> {
         let step = self.step();
         if step.is_err() {
             self.lister = None;
+            self.pages.begin_again();
         }
         step.transpose()
     }
@@ -593,9 +627,52 @@ fn reason(error: Error) -> Reason {
         cause = inner.source();
     }
     let (denied, temporary) = (error.kind() == ErrorKind::PermissionDenied, error.is_temporary());
+    // OpenDAL would ask again. A body that breaks off is another error.
+    if error.message() == "deserialize xml" {
+        let text = format!("the answer cannot be read; check that the URL is that of such a server ({text})");
+        return Reason::permanent(text);
+    }
     match denied {
         true => Reason::Denied(text.into()),
         false => Reason::Failed { temporary, source: text.into() },
+    }
+}
+
+fn with(operator: &Operator, transport: Transport) -> Operator {
+    let context = operator.context().with_http_transport(HttpTransporter::new(transport));
+    operator.clone().with_context(context)
+}
+
+/// The pages of one listing.
+#[derive(Default)]
+struct Pages {
+    asked: AtomicU64,
+    /// How many entries they had.
+    listed: AtomicU64,
+    tokens: Mutex<HashSet<[u8; 32]>>,
+}
+
+impl Pages {
+    /// The listing begins again behind the last key.
+    fn begin_again(&self) {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// That one more page may be asked for, if `query` does so.
+    fn expect_progress(&self, query: &str) -> Result<(), Reason> {
+        go_on()?;
+        let Some(token) = query.split('&').find_map(|parameter| parameter.strip_prefix(TOKEN)) else {
+            return Ok(());
+        };
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = tokens.insert(*blake3::hash(token.as_bytes()).as_bytes());
+        let asked = self.asked.fetch_add(1, Relaxed);
+        if is_new && asked < self.listed.load(Relaxed) + EMPTY_PAGES {
+            return Ok(());
+        }
+        Err(Reason::permanent(
+            "the server gives page after page without anything new; the listing has no end",
+        ))
     }
 }
 
@@ -604,15 +681,26 @@ struct Transport {
     inner: ReqwestTransport,
     /// Whether a move of WebDAV replaces what is there. OpenDAL always says so.
     replaces: bool,
+    /// Those of the listing for which this is used.
+    pages: Option<Arc<Pages>>,
 }
 
 impl HttpTransport for Transport {
     async fn fetch(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let ranged = request.headers().contains_key(RANGE);
+        let query = request.uri().query();
+        // Its pieces are passed on as they come, and counted there.
+        let is_object = request.method() == Method::GET && query.is_none();
+        if let Some(pages) = &self.pages {
+            pages
+                .expect_progress(query.unwrap_or_default())
+                .map_err(|reason| Error::new(ErrorKind::Unexpected, reason.to_string()))?;
+        }
         if !self.replaces && request.method().as_str() == "MOVE" {
             // RFC 4918, 10.6.
             request.headers_mut().insert("Overwrite", HeaderValue::from_static("F"));
         }
+        let asked = request.uri().path().to_owned();
         let response = self.inner.fetch(request).await?;
         let status = response.status();
         let (kind, temporary) = match status {
@@ -620,19 +708,84 @@ impl HttpTransport for Transport {
                 let text = "the server answers a range with the whole object; it cannot be used for a store";
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }
+            _ if status.is_success() && is_object => return Ok(response),
+            _ if status.is_success() => return Ok(response.map(bounded)),
             StatusCode::UNAUTHORIZED => (ErrorKind::PermissionDenied, false),
             StatusCode::TOO_MANY_REQUESTS => (ErrorKind::RateLimited, true),
             StatusCode::NOT_IMPLEMENTED => (ErrorKind::Unsupported, false),
+            _ if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+                return Err(redirected(&asked, &response));
+            }
             _ if status.is_server_error() => (ErrorKind::Unexpected, true),
-            _ => return Ok(response),
+            _ => {
+                let (parts, body) = response.into_parts();
+                let body = HttpBody::new(stream::iter([beginning(body).await]), None);
+                return Ok(Response::from_parts(parts, body));
+            }
         };
         // The body may say more, but it is an error without it, too.
-        let body = response.into_body().to_buffer().await.unwrap_or_default();
+        let body = beginning(response.into_body()).await.unwrap_or_default();
         let said = String::from_utf8_lossy(&body.to_vec()).into_owned();
         let error =
             Error::new(kind, format!("HTTP status {status} {}", shorten(said.trim())).trim_end().to_owned());
         Err(if temporary { error.set_temporary() } else { error })
     }
+}
+
+/// The body of an answer that is no object.
+fn bounded(body: HttpBody) -> HttpBody {
+    let mut left = ANSWER;
+    body.map_inner(|pieces| {
+        Box::new(pieces.map(move |piece| {
+            let piece = piece?;
+            left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
+                let text = format!(
+                    "the answer has more than {ANSWER} bytes; check that the URL is that of such a server, or let objects lie at \
+                     deeper levels"
+                );
+                Error::new(ErrorKind::Unexpected, text)
+            })?;
+            Ok(piece)
+        }))
+    })
+}
+
+/// What a server says first of an error; the rest is not read.
+async fn beginning(body: HttpBody) -> opendal::Result<Buffer> {
+    let mut pieces = None;
+    body.map_inner(|inner| {
+        pieces = Some(inner);
+        Box::new(stream::empty())
+    });
+    let mut said = Vec::new();
+    if let Some(mut pieces) = pieces {
+        while said.len() < ERROR
+            && let Some(piece) = pieces.try_next().await?
+        {
+            said.extend_from_slice(&piece.to_bytes());
+        }
+    }
+    said.truncate(ERROR);
+    Ok(Buffer::from(said))
+}
+
+/// The error for an answer that sends us elsewhere: who answers there need not be whom the person named.
+fn redirected(asked: &str, response: &Response<HttpBody>) -> Error {
+    let to = response.headers().get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
+    let path = to
+        .as_deref()
+        .map(|to| to.split_once("://").map_or(to, |(_, rest)| &rest[rest.find('/').unwrap_or(0)..]));
+    if path.and_then(|path| path.strip_prefix(asked)) == Some("/") {
+        // A directory, and no object.
+        return Error::new(ErrorKind::NotFound, "a directory");
+    }
+    let text = format!(
+        "the server answers with HTTP status {}, a redirect to {}, which is not followed; if that is the right place, give its \
+         URL",
+        response.status(),
+        shorten(&to.map_or_else(|| "nowhere".into(), |to| Url::from(to.as_str()).to_string()))
+    );
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 #[cfg(test)]

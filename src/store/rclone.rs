@@ -30,7 +30,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::backend::{Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, pretended, random};
+use super::backend::{
+    Backend, Content, Entries, Entry, Extent, Kind, find_foreign, is_marker, pretended, random,
+};
 use super::error::Reason;
 use super::kept::Kept;
 use super::listing::{Walk, inside};
@@ -40,6 +42,9 @@ use super::sweep::{Swept, beside, dead};
 const USER: &str = "treering";
 /// Bytes of an upload that are read at a time.
 const PIECE: usize = 1 << 20;
+/// The most bytes of an answer that is a listing, and of any other that is no object.
+const LIST: u64 = 256 << 20;
+const ANSWER: u64 = 1 << 20;
 
 pub(super) struct Rclone {
     runtime: Runtime,
@@ -76,7 +81,10 @@ struct Remote {
     features: Features,
 }
 
-/// The answer of `operations/list`.
+/// The command that lists.
+const LISTING: &str = "operations/list";
+
+/// Its answer.
 #[derive(Deserialize)]
 struct List {
     list: Vec<Listed>,
@@ -190,7 +198,11 @@ impl Rclone {
         if status.is_success() {
             return Ok(response);
         }
-        let body = within(self.timeout, response.bytes()).await?;
+        let body = match self.body(response, ANSWER).await {
+            // The status is enough.
+            Err(Reason::TooLarge { .. }) => Vec::new(),
+            body => body?,
+        };
         let said = match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => shorten(&refusal.error),
             Err(_) => shorten(&format!("HTTP status {status}")),
@@ -215,8 +227,8 @@ impl Rclone {
         let request = self.client.post(url).header(CONTENT_TYPE, "application/json").body(input.to_string());
         self.runtime.block_on(async {
             let response = self.send(server, request, 0).await?;
-            let body = within(self.timeout, response.bytes()).await?;
-            serde_json::from_slice(&body).map_err(Reason::permanent)
+            let limit = if command == LISTING { LIST } else { ANSWER };
+            serde_json::from_slice(&self.body(response, limit).await?).map_err(Reason::permanent)
         })
     }
 
@@ -232,7 +244,10 @@ impl Rclone {
 
     fn list_with(&self, server: &Server, path: &str, options: Value) -> Result<Vec<Listed>, Reason> {
         let input = json!({ "fs": self.remote, "remote": path, "opt": options });
-        self.command(server, "operations/list", input).map(|list: List| list.list)
+        let list: List = self.command(server, LISTING, input)?;
+        let mut held = Extent::held();
+        list.list.iter().try_for_each(|listed| held.add(&listed.path))?;
+        Ok(list.list)
     }
 
     /// Removes what killed processes left in a directory of which `path` was just written.
@@ -263,8 +278,13 @@ impl Rclone {
     fn read_directory(&self, server: &Server, path: &str) -> Result<(Vec<Entry>, Vec<String>), Reason> {
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         // Some remotes list all that lies below as quickly as one directory.
-        let recurse = server.features.list_r;
-        let listed = match self.list_once(server, path, recurse) {
+        let mut recurse = server.features.list_r;
+        let mut listed = self.list_once(server, path, recurse);
+        if recurse && matches!(listed, Err(Reason::TooLarge { .. })) {
+            recurse = false;
+            listed = self.list_once(server, path, recurse);
+        }
+        let listed = match listed {
             Err(Reason::NotFound) => {
                 self.expect_root(server)?;
                 return Ok((files, directories));
@@ -379,10 +399,15 @@ impl Rclone {
         if let Some(range) = &range {
             request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
         }
-        let mut response = self.send(server, request, 0).await?;
+        let response = self.send(server, request, 0).await?;
         if range.is_some() && response.status() != StatusCode::PARTIAL_CONTENT {
             return Err(Reason::permanent("rclone answers a range with the whole object"));
         }
+        self.body(response, limit).await
+    }
+
+    /// What an answer holds, which has `limit` bytes at most.
+    async fn body(&self, mut response: Response, limit: u64) -> Result<Vec<u8>, Reason> {
         let mut bytes = Vec::new();
         while let Some(piece) = within(self.timeout, response.chunk()).await? {
             if (bytes.len() as u64).saturating_add(piece.len() as u64) > limit {

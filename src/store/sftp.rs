@@ -42,7 +42,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Runtime;
 
 use super::backend::{
-    Backend, Content, Entries, Entry, Kind, find_foreign, is_marker, is_unfinished, pretended, random,
+    Backend, Content, Entries, Entry, Extent, Kind, find_foreign, is_marker, is_unfinished, pretended, random,
 };
 use super::error::Reason;
 use super::listing::Walk;
@@ -408,9 +408,11 @@ impl Ssh {
     /// What is in a directory: paths, and metadata of what is there, not of what a link leads to.
     async fn list_directory(&self, sftp: &Sftp, path: &str) -> Result<Vec<(String, MetaData)>, Reason> {
         let directory = self.within(sftp.fs().open_dir(self.full(path))).await?;
-        let mut entries = Vec::new();
+        let (mut entries, mut extent) = (Vec::new(), Extent::held());
         let mut listed = std::pin::pin!(directory.read_dir());
         while let Some(entry) = self.within(listed.try_next()).await? {
+            // The length alone: it need not be UTF-8.
+            extent.add(&entry.filename().to_string_lossy())?;
             // What is not UTF-8 is not an object.
             let Some(name) = entry.filename().to_str().filter(|name| !matches!(*name, "." | "..")) else {
                 continue;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -27,7 +27,16 @@ enum Answer {
     Hangs,
     /// The connection is closed without an answer.
     Drops,
+    /// A status, and a body that begins so and goes on with this, again and again, for [`ENDLESS`] bytes.
+    Endless(u16, &'static str, &'static str),
+    /// A status, and the body that comes of the request.
+    Made(u16, fn(&str) -> String),
+    /// A redirect to there.
+    Sends(u16, &'static str),
 }
+
+/// Where a body without end ends after all, so that a test does.
+const ENDLESS: usize = 256 << 20;
 
 /// A server of a few lines: for each method a list of answers, of which the last is repeated. Anything
 /// else is 404.
@@ -35,6 +44,8 @@ struct Script {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
+    /// Bytes of bodies without end.
+    sent: Arc<AtomicUsize>,
 }
 
 impl Script {
@@ -44,18 +55,20 @@ impl Script {
         let answers: HashMap<String, Vec<Answer>> =
             answers.iter().map(|(method, answers)| (method.to_string(), answers.to_vec())).collect();
         let (requests, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (seen, stopped) = (requests.clone(), stop.clone());
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (seen, stopped, counted) = (requests.clone(), stop.clone(), sent.clone());
         let left = Arc::new(Mutex::new(answers));
         thread::spawn(move || {
             for socket in listener.incoming() {
                 if stopped.load(SeqCst) {
                     break;
                 }
-                let (seen, left, stopped) = (seen.clone(), left.clone(), stopped.clone());
-                thread::spawn(move || serve(&socket.unwrap(), &seen, &left, &stopped));
+                let (seen, left) = (seen.clone(), left.clone());
+                let (stopped, counted) = (stopped.clone(), counted.clone());
+                thread::spawn(move || serve(&socket.unwrap(), &seen, &left, &stopped, &counted));
             }
         });
-        Self { address, requests, stop }
+        Self { address, requests, stop, sent }
     }
 
     fn s3(&self) -> StoreUrl {
@@ -84,6 +97,7 @@ fn serve(
     seen: &Mutex<Vec<String>>,
     left: &Mutex<HashMap<String, Vec<Answer>>>,
     stopped: &AtomicBool,
+    sent: &AtomicUsize,
 ) {
     let mut reader = BufReader::new(socket);
     let mut request = String::new();
@@ -104,7 +118,7 @@ fn serve(
     }
     let _ = reader.take(length).read_to_end(&mut Vec::new());
     let method = request.split(' ').next().unwrap().to_owned();
-    seen.lock().unwrap().push(request);
+    seen.lock().unwrap().push(request.clone());
     let answer = {
         let mut left = left.lock().unwrap();
         match left.get_mut(&method) {
@@ -124,6 +138,25 @@ fn serve(
         Answer::Is(status, body) => write!(socket, "{}{body}", head(status, body.len())),
         Answer::Half(body) => write!(socket, "{}{}", head(206, body.len()), &body[..body.len() / 2]),
         Answer::Drops => Ok(()),
+        Answer::Made(status, body) => {
+            let body = body(&request);
+            write!(socket, "{}{body}", head(status, body.len()))
+        }
+        Answer::Sends(status, to) => {
+            write!(socket, "HTTP/1.1 {status} Scripted\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
+        }
+        Answer::Endless(status, beginning, piece) => {
+            let piece = piece.repeat((256 << 10) / piece.len());
+            let mut write = || {
+                write!(socket, "HTTP/1.1 {status} Scripted\r\nconnection: close\r\n\r\n{beginning}")?;
+                while sent.load(SeqCst) < ENDLESS {
+                    socket.write_all(piece.as_bytes())?;
+                    sent.fetch_add(piece.len(), SeqCst);
+                }
+                Ok(())
+            };
+            write()
+        }
         Answer::Hangs => {
             while !stopped.load(SeqCst) {
                 thread::sleep(Duration::from_millis(10));
@@ -408,6 +441,184 @@ fn a_listing_of_what_lies_elsewhere_is_an_error() {
     let store = Store::open(&server.s3(), options()).unwrap();
     let items: Vec<_> = store.list(&namespace("data")).collect();
     assert!(items.len() == 1 && items[0].is_err(), "{items:?}");
+}
+
+/// An object in a listing of S3.
+const CONTENTS: &str = "<Contents><Key>path/data/aa</Key><Size>3</Size><LastModified>2026-11-20T21:50:00Z</LastModified></Contents>";
+
+#[test]
+fn a_body_without_end_is_not_collected() {
+    // What a connection holds on its way counts too.
+    const FEW: usize = 64 << 20;
+    const PAGE: &str = "<ListBucketResult><IsTruncated>false</IsTruncated>";
+    for body in [
+        Answer::Endless(500, "", "a"),
+        Answer::Endless(403, "", "a"),
+        Answer::Endless(404, "", "a"),
+        Answer::Endless(200, "", "a"),
+        Answer::Endless(200, PAGE, CONTENTS),
+    ] {
+        let server = Script::start(&[("GET", std::slice::from_ref(&body))]);
+        let error = Store::open(&server.s3(), options()).unwrap_err();
+        assert!(error.to_string().contains("127.0.0.1"), "{error}");
+        assert!(server.sent.load(SeqCst) < FEW, "{error}");
+
+        let body = match body {
+            Answer::Endless(200, "", piece) => Answer::Endless(207, "", piece),
+            Answer::Endless(200, _, piece) => Answer::Endless(207, "<D:multistatus xmlns:D=\"DAV:\">", piece),
+            body => body,
+        };
+        let server = Script::start(&[("PROPFIND", &[body])]);
+        let error = Store::open(&server.webdav(), options()).unwrap_err();
+        assert!(error.to_string().contains("127.0.0.1"), "{error}");
+        assert!(server.sent.load(SeqCst) < FEW, "{error}");
+    }
+    let endless = Answer::Endless(200, "", "a");
+    let server = Script::start(&[("GET", &[Answer::Is(200, EMPTY_BUCKET), endless])]);
+    let store = Store::open(&server.s3(), options()).unwrap();
+    let error = store.load_within(&name("data/0123"), 1 << 20).unwrap_err();
+    assert!(server.sent.load(SeqCst) < FEW, "{error}");
+}
+
+/// A page of S3 with the next token and `contents`; after 5,000 of them it is the last one, so that a test ends.
+fn page_after(request: &str, contents: &str) -> String {
+    let token = request.split(['?', '&', ' ']).find_map(|part| part.strip_prefix("continuation-token="));
+    let next = token.map_or(0, |token| token.parse::<u32>().unwrap()) + 1;
+    let more = next < 5000;
+    format!(
+        "<ListBucketResult><IsTruncated>{more}</IsTruncated>\
+         <NextContinuationToken>{next}</NextContinuationToken>{contents}</ListBucketResult>"
+    )
+}
+
+#[test]
+fn pages_that_bring_nothing_new_are_an_error() {
+    let empty = Answer::Made(200, |request| page_after(request, ""));
+    let server = Script::start(&[("GET", std::slice::from_ref(&empty))]);
+    let error = Store::open(&server.s3(), options()).unwrap_err();
+    assert!(error.to_string().contains("page after page"), "{error}");
+    assert!(server.count("GET") < 2000);
+
+    let circle = Answer::Made(200, |_| {
+        format!(
+            "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>\
+             {CONTENTS}</ListBucketResult>"
+        )
+    });
+    for (pages, requests) in [(empty, 2000), (circle, 5)] {
+        let server = Script::start(&[("GET", &[Answer::Is(200, EMPTY_BUCKET), pages])]);
+        let store = Store::open(&server.s3(), options()).unwrap();
+        let error = store.list(&namespace("data")).take(10_000).find_map(Result::err);
+        let error = error.expect("a listing without end");
+        assert!(error.to_string().contains("page after page"), "{error}");
+        assert!(server.count("GET") < requests, "{error}");
+    }
+    // Some pages without an object are well.
+    let few = Answer::Made(200, |request| match request.contains("continuation-token=100") {
+        true => format!("<ListBucketResult><IsTruncated>false</IsTruncated>{CONTENTS}</ListBucketResult>"),
+        false => page_after(request, ""),
+    });
+    let server = Script::start(&[("GET", &[Answer::Is(200, EMPTY_BUCKET), few])]);
+    let store = Store::open(&server.s3(), options()).unwrap();
+    assert_eq!(super::contract::listed(&store, "data"), ["data/aa"]);
+}
+
+#[test]
+fn more_objects_than_there_can_be_are_an_error() {
+    let pages = Answer::Made(200, |request| page_after(request, CONTENTS));
+    let server = Script::start(&[("GET", &[Answer::Is(200, EMPTY_BUCKET), pages])]);
+    let store = Store::open(&server.s3(), options()).unwrap();
+    let error = store.list_within(&namespace("data"), 10, |_| true).unwrap_err();
+    assert!(error.to_string().contains("more than 10 objects"), "{error}");
+    assert!(server.count("GET") < 20);
+}
+
+fn collection(path: &str, name: &str) -> String {
+    format!(
+        "<D:response><D:href>{path}{name}</D:href><D:propstat><D:status>HTTP/1.1 200 OK</D:status><D:prop>\
+         <D:resourcetype><D:collection/></D:resourcetype>\
+         <D:getlastmodified>Fri, 20 Nov 2026 21:50:00 GMT</D:getlastmodified></D:prop></D:propstat></D:response>"
+    )
+}
+
+#[test]
+fn a_collection_that_contains_itself_has_an_end() {
+    let deeper = Answer::Made(207, |request| {
+        let path = request.split(' ').nth(1).unwrap();
+        let below: String = ["", "data/", "a/", "b/"].iter().map(|name| collection(path, name)).collect();
+        format!("<D:multistatus xmlns:D=\"DAV:\">{below}</D:multistatus>")
+    });
+    let server = Script::start(&[("PROPFIND", &[deeper])]);
+    let store = Store::open(&server.webdav(), options()).unwrap();
+    assert_eq!(super::contract::listed(&store, "data"), Vec::<String>::new());
+    assert!(server.count("PROPFIND") < 10, "{}", server.count("PROPFIND"));
+}
+
+#[test]
+fn a_directory_without_end_over_sftp_is_an_error() {
+    let Some(python) = super::servers::find("python3") else { return super::servers::missing("python3") };
+    // A server that knows directories only, of names that have 60,000 bytes.
+    const SERVER: &str = r#"
+import struct, sys
+i, o = sys.stdin.buffer, sys.stdout.buffer
+def receive():
+    head = i.read(4)
+    if len(head) < 4: sys.exit()
+    return i.read(struct.unpack('>I', head)[0])
+def send(kind, body): o.write(struct.pack('>IB', len(body) + 1, kind) + body); o.flush()
+def text(s): return struct.pack('>I', len(s)) + s
+receive(); send(2, struct.pack('>I', 3))
+attributes = struct.pack('>IQI', 5, 1, 0o40755)
+listed = 0
+while True:
+    p = receive(); kind, number = p[0], p[1:5]
+    if kind in (7, 8, 17): send(105, number + attributes)
+    elif kind == 11: send(102, number + text(b'h'))
+    elif kind == 12 and listed < 10000:
+        names = [b'%060000d' % (listed + k) for k in range(4)]; listed += 4
+        send(104, number + struct.pack('>I', 4) + b''.join(text(n) + text(b'') + attributes for n in names))
+    else: send(101, number + struct.pack('>I', 1) + text(b'end') + text(b''))
+"#;
+    let ssh = vec![python.into(), "-c".into(), SERVER.into()];
+    let store = Store::open(&"sftp://host//store".parse().unwrap(), Options { ssh, ..options() }).unwrap();
+    let error = store.list(&namespace("data")).find_map(Result::err).expect("a listing without end");
+    assert!(error.to_string().contains("does not end"), "{error}");
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    for status in [301, 302, 307, 308] {
+        let elsewhere = Script::start(&[("GET", &[Answer::Is(200, EMPTY_BUCKET)])]);
+        let to = format!("http://{}/bucket", elsewhere.address);
+        let server = Script::start(&[("GET", &[Answer::Sends(status, to.clone().leak())])]);
+        let error = Store::open(&server.s3(), options()).unwrap_err().to_string();
+        assert!(error.contains(&to) && error.contains("redirect"), "{error}");
+        assert_eq!((server.count("GET"), elsewhere.count("")), (1, 0));
+
+        let server = Script::start(&[("PROPFIND", &[Answer::Sends(status, to.clone().leak())])]);
+        let error = Store::open(&server.webdav(), options()).unwrap_err().to_string();
+        assert!(error.contains(&to) && error.contains("redirect"), "{error}");
+        assert_eq!((server.count("PROPFIND"), elsewhere.count("")), (1, 0));
+    }
+    // Servers have no other way to say that a directory stands where an object is looked for.
+    let there = Answer::Is(207, A_DIRECTORY);
+    let directory = Answer::Sends(301, "http://localhost/path/data/0123/");
+    let server = Script::start(&[("PROPFIND", &[there, directory])]);
+    let store = Store::open(&server.webdav(), options()).unwrap();
+    assert!(store.info(&name("data/0123")).unwrap_err().is_not_found());
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_is_not_asked_for_again() {
+    for garbage in ["garbage", "<ListBucketResult><IsTruncated>maybe", "\u{0}\u{1}"] {
+        let server =
+            Script::start(&[("GET", &[Answer::Is(200, garbage)]), ("PROPFIND", &[Answer::Is(207, garbage)])]);
+        for url in [server.s3(), server.webdav()] {
+            let error = Store::open(&url, options()).unwrap_err();
+            assert!(!error.reason().is_temporary(), "{error}");
+        }
+        assert_eq!((server.count("GET"), server.count("PROPFIND")), (1, 1), "{garbage:?}");
+    }
 }
 
 #[test]
