@@ -1,12 +1,8 @@
-//! Output for programs: what each command prints with `--json`.
-//!
-//! Listings of snapshots and what they hold are one document; everything else prints lines, each an object
-//! that says its `message_type`. Times are RFC 3339 in UTC. A name that is not UTF-8 stands there with
-//! replacement characters, and beside it in base64 under its key with `_base64` after it. Keys are restic's
-//! where it has them. What goes wrong with a file is such a line too; that the command failed, and warnings, go to standard
-//! error, an object a line: `exit_error`, `warning`.
+//! Output for programs: what each command prints with `--json`. `docs/json.md` describes it.
 
+use std::collections::BTreeMap;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -16,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use serde_json::json;
+use serde_json::{Value, json};
 use treering::causes::chain;
 use treering::diff::{Change, ChangeRef, Entry, Kind, Owners};
 use treering::progress::Progress;
@@ -26,20 +22,32 @@ use treering::repository::{Snapshot, Statistics, Totals};
 use crate::cli::report;
 
 /// Writes `value` and ends the line.
-pub fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     writeln!(out)
 }
 
+/// An object that says what it is.
+#[derive(Serialize)]
+struct Message<'a, T> {
+    message_type: &'static str,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
 /// Writes `value`, an object, as a line that says what it is.
 pub fn message(out: &mut dyn Write, message_type: &'static str, value: &impl Serialize) -> io::Result<()> {
-    #[derive(Serialize)]
-    struct Message<'a, T> {
-        message_type: &'static str,
-        #[serde(flatten)]
-        value: &'a T,
-    }
     line(out, &Message { message_type, value })
+}
+
+/// Writes a list as a document. `plural` is what its items are called.
+pub fn list<T: Serialize>(
+    out: &mut dyn Write,
+    plural: &'static str,
+    items: impl IntoIterator<Item = T>,
+) -> io::Result<()> {
+    let items: Vec<T> = items.into_iter().collect();
+    message(out, plural, &BTreeMap::from([(plural, items)]))
 }
 
 /// A name under a key; to be flattened into the object that it belongs to.
@@ -47,6 +55,12 @@ pub fn message(out: &mut dyn Write, message_type: &'static str, value: &impl Ser
 pub struct Name<'a> {
     pub key: &'static str,
     pub bytes: &'a [u8],
+}
+
+impl<'a> Name<'a> {
+    pub fn of_path(key: &'static str, path: &'a Path) -> Self {
+        Self { key, bytes: path.as_os_str().as_bytes() }
+    }
 }
 
 impl Serialize for Name<'_> {
@@ -57,6 +71,47 @@ impl Serialize for Name<'_> {
             map.serialize_entry(&format!("{}_base64", self.key), &STANDARD.encode(self.bytes))?;
         }
         map.end()
+    }
+}
+
+/// Names under a key, as [`Name`] is one.
+#[derive(Debug)]
+pub struct Names<'a> {
+    pub key: &'static str,
+    pub names: Vec<&'a [u8]>,
+}
+
+impl<'a> Names<'a> {
+    pub fn new<N: AsRef<OsStr> + ?Sized + 'a>(
+        key: &'static str,
+        names: impl IntoIterator<Item = &'a N>,
+    ) -> Self {
+        Self { key, names: names.into_iter().map(|name| name.as_ref().as_bytes()).collect() }
+    }
+
+    /// Of the sources of a snapshot.
+    pub fn of_paths(paths: &'a [impl AsRef<[u8]>]) -> Self {
+        Self { key: "paths", names: paths.iter().map(AsRef::as_ref).collect() }
+    }
+}
+
+impl Serialize for Names<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let texts: Vec<_> = self.names.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        map.serialize_entry(self.key, &texts)?;
+        if self.names.iter().any(|name| std::str::from_utf8(name).is_err()) {
+            let base64: Vec<_> = self.names.iter().map(|name| STANDARD.encode(name)).collect();
+            map.serialize_entry(&format!("{}_base64", self.key), &base64)?;
+        }
+        map.end()
+    }
+}
+
+/// Adds `names`, a [`Name`] or [`Names`], to `object`.
+pub fn add_names(object: &mut Value, names: &impl Serialize) {
+    if let (Value::Object(object), Ok(Value::Object(names))) = (object, serde_json::to_value(names)) {
+        object.extend(names);
     }
 }
 
@@ -71,19 +126,16 @@ pub struct SnapshotObject<'a> {
     hostname: &'a str,
     username: &'a str,
     tags: &'a [String],
-    paths: Vec<std::borrow::Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    paths_base64: Option<Vec<String>>,
+    #[serde(flatten)]
+    paths: Names<'a>,
     program_version: &'a str,
     partial: bool,
-    summary: &'a Statistics,
+    summary: Value,
 }
 
 impl<'a> SnapshotObject<'a> {
     pub fn new(snapshot: &'a Snapshot) -> Self {
         let record = &snapshot.record;
-        let is_text = record.roots.iter().all(|root| std::str::from_utf8(root).is_ok());
-        let base64 = || record.roots.iter().map(|root| STANDARD.encode(root)).collect();
         Self {
             id: snapshot.id.to_string(),
             short_id: snapshot.name(),
@@ -93,13 +145,33 @@ impl<'a> SnapshotObject<'a> {
             hostname: &record.host,
             username: &record.user,
             tags: &record.tags,
-            paths: record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect(),
-            paths_base64: (!is_text).then(base64),
+            paths: Names::of_paths(&record.roots),
             program_version: &record.program,
             partial: record.is_partial(),
-            summary: &record.statistics,
+            summary: statistics(&record.statistics),
         }
     }
+}
+
+/// What a snapshot holds, and what it cost. The record in the repository has other keys.
+fn statistics(statistics: &Statistics) -> Value {
+    json!({
+        "files_new": statistics.files_new,
+        "files_changed": statistics.files_changed,
+        "files_unmodified": statistics.files_unmodified,
+        "files_read": statistics.files_read,
+        "bytes_read": statistics.bytes_read,
+        "data_added_packed": statistics.bytes_stored,
+        "bytes_volumes": statistics.bytes_volumes,
+        "segments_whole": statistics.segments_whole,
+        "segments_delta": statistics.segments_delta,
+        "pages_new": statistics.pages_new,
+        "total_files_processed": statistics.files,
+        "total_bytes_processed": statistics.bytes,
+        "directories_count": statistics.directories,
+        "others_count": statistics.others,
+        "error_count": statistics.errors,
+    })
 }
 
 /// An entry of a snapshot in a listing.
@@ -204,7 +276,7 @@ pub fn changes<'a>(out: &mut dyn Write, changes: impl IntoIterator<Item = Change
 }
 
 /// What a set of changes amounts to.
-pub fn totals(totals: &Totals) -> serde_json::Value {
+pub fn totals(totals: &Totals) -> Value {
     json!({
         "created": totals.created,
         "updated": totals.updated,
@@ -215,17 +287,31 @@ pub fn totals(totals: &Totals) -> serde_json::Value {
     })
 }
 
+/// What could not be done with one of many things.
+#[derive(Debug, Serialize)]
+pub struct ErrorObject<'a> {
+    message_type: &'static str,
+    error: Value,
+    during: &'static str,
+    #[serde(flatten)]
+    item: Name<'a>,
+}
+
+impl<'a> ErrorObject<'a> {
+    pub fn new(during: &'static str, item: &'a OsStr, error: &dyn Error) -> Self {
+        let item = Name { key: "item", bytes: item.as_bytes() };
+        Self { message_type: "error", error: cause(&chain(error)), during, item }
+    }
+}
+
+/// What stands under `error`.
+pub fn cause(message: &str) -> Value {
+    json!({ "message": message })
+}
+
 /// Writes a line that tells of something that could not be done with `path`.
 pub fn error(out: &mut dyn Write, during: &'static str, path: &Path, error: &dyn Error) -> io::Result<()> {
-    #[derive(Serialize)]
-    struct Fault<'a> {
-        error: serde_json::Value,
-        during: &'static str,
-        #[serde(flatten)]
-        item: Name<'a>,
-    }
-    let item = Name { key: "item", bytes: path.as_os_str().as_bytes() };
-    message(out, "error", &Fault { error: json!({ "message": chain(error) }), during, item })
+    line(out, &ErrorObject::new(during, path.as_os_str(), error))
 }
 
 /// Writes the line that tells how far an operation is.
@@ -253,6 +339,12 @@ mod tests {
         let object = |bytes| serde_json::to_value(Name { key: "path", bytes }).unwrap();
         assert_eq!(object(b"a"), json!({ "path": "a" }));
         assert_eq!(object(b"\xff"), json!({ "path": "\u{fffd}", "path_base64": "/w==" }));
+        let objects = |paths: &[Vec<u8>]| serde_json::to_value(Names::of_paths(paths)).unwrap();
+        assert_eq!(objects(&[b"a".to_vec()]), json!({ "paths": ["a"] }));
+        assert_eq!(
+            objects(&[b"a".to_vec(), b"\xff".to_vec()]),
+            json!({ "paths": ["a", "\u{fffd}"], "paths_base64": ["YQ==", "/w=="] })
+        );
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl Running<'_> {
         let number = |key: &str| saved[key].as_u64().unwrap_or(0);
         self.found.figures.files_new = number("files_new");
         self.found.figures.files_changed = number("files_changed");
-        self.found.figures.bytes_added = number("data_added");
+        self.found.figures.bytes_added = number("data_added_packed");
         self.found.figures.problems = number("error_count");
         self.found.snapshot = saved["snapshot_id"].as_str().map(str::to_owned);
         let mut result = Ok(());
@@ -360,7 +360,9 @@ impl Running<'_> {
         // Whether anything would be left is asked below, since what this run has saved stays.
         let mut arguments = vec!["forget", "--dry-run", "--group-by=host,paths", "--unsafe-allow-remove-all"];
         arguments.extend(keep.iter().map(String::as_str));
-        let alike = |group: &&Value| group["host"] == saved["hostname"] && group["paths"] == saved["paths"];
+        let alike = |group: &&Value| {
+            ["hostname", "paths", "paths_base64"].into_iter().all(|key| group.get(key) == saved.get(key))
+        };
         let documents = self.step("forget", &arguments)?;
         let groups = documents.iter().filter_map(|document| document["groups"].as_array()).flatten();
         let groups: Vec<_> = groups.filter(alike).collect();
@@ -368,7 +370,7 @@ impl Running<'_> {
         // By their keys, since records of equal content have one id. Whatever the rules and the clock say, what this
         // run has saved stays.
         let keys = removed.filter_map(|snapshot| snapshot["key"].as_str());
-        let keys: Vec<_> = keys.filter(|key| saved["key"] != **key).collect();
+        let keys: Vec<_> = keys.filter(|key| saved["snapshot_key"] != **key).collect();
         if keys.is_empty() {
             return Ok(());
         }

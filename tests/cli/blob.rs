@@ -129,14 +129,14 @@ fn json_lines_tell_keys_and_times() {
         out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let added = lines("blob add tree/notes --time 2026-11-01 --compression gzip --json");
-    assert_eq!((&added[0]["file"], &added[0]["size"]), (&"tree/notes".into(), &6.into()));
+    assert_eq!((&added[0]["path"], &added[0]["size"]), (&"tree/notes".into(), &6.into()));
     let listed = lines("--json blob list");
     for field in ["key", "time"] {
         assert_eq!(listed[0][field], added[0][field]);
     }
     let key = listed[0]["key"].as_str().unwrap();
     assert_eq!(listed[0]["name"], format!("{key}.gz"));
-    assert_eq!(lines("blob get --output out --json")[0]["blobs"], 1);
+    assert_eq!(lines("blob get --output out --json")[0]["blobs_count"], 1);
 }
 
 #[test]

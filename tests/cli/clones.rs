@@ -35,7 +35,7 @@ fn days(lab: &Lab, repository: &str) -> BTreeSet<String> {
     let listed = lab.ok(["-r", repository, "snapshots", "--json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let day = |snapshot: &Value| snapshot["time"].as_str().unwrap()[..10].to_owned();
-    listed.as_array().unwrap().iter().map(day).collect()
+    listed["snapshots"].as_array().unwrap().iter().map(day).collect()
 }
 
 fn backup(lab: &Lab, repository: &str, day: u32) {
@@ -48,7 +48,7 @@ fn forget(lab: &Lab, repository: &str, day: u32, prune: &str) {
     let listed: Value = serde_json::from_str(&lab.ok(["-r", repository, "snapshots", "--json"])).unwrap();
     let is_meant =
         |snapshot: &&Value| snapshot["time"].as_str().unwrap().starts_with(&format!("2026-11-{day:02}"));
-    let id = listed.as_array().unwrap().iter().find(is_meant).unwrap()["id"].as_str().unwrap();
+    let id = listed["snapshots"].as_array().unwrap().iter().find(is_meant).unwrap()["id"].as_str().unwrap();
     let line = format!("-r {repository} forget {id} -q {prune}");
     lab.ok(line.split_whitespace());
 }

@@ -68,8 +68,8 @@ fn lost_data_is_told_and_stored_again() {
     let lab = Lab::new();
     lab.ok(["backup", "tree", "--time", "2026-11-01 10:00"]);
     let layers: serde_json::Value = serde_json::from_str(&lab.ok(["layers", "list", "--json"])).unwrap();
-    let layers = layers.as_array().or_else(|| layers["layers"].as_array()).unwrap();
-    let data = layers.iter().find(|layer| layer["kind"] == "data").unwrap()["name"].as_str().unwrap();
+    let layers = layers["layers"].as_array().unwrap();
+    let data = layers.iter().find(|layer| layer["type"] == "data").unwrap()["name"].as_str().unwrap();
     fs::remove_file(lab.path("repo/objects/pack").join(data).with_extension("pack")).unwrap();
     let checked = lab.run(["check"]);
     assert_eq!(checked.status, Some(1));
@@ -495,7 +495,7 @@ fn a_backup_says_what_it_did_not_save_as_one_might_think() {
     assert_eq!(listed.lines().filter(|line| line.ends_with(" (partial)")).count(), 1, "{listed}");
     let json: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
     let partial: Vec<_> =
-        json.as_array().unwrap().iter().map(|snapshot| snapshot["partial"].as_bool()).collect();
+        json["snapshots"].as_array().unwrap().iter().map(|snapshot| snapshot["partial"].as_bool()).collect();
     assert_eq!(partial, [Some(false), Some(false), Some(false), Some(true)]);
 
     for number in 0..100 {
@@ -760,14 +760,14 @@ fn a_backup_tells_no_change_of_what_it_or_the_one_before_could_not_read() {
         let outcome = lab.as_nobody(["backup", "tree", "--json"].iter().chain(flags));
         assert_eq!(outcome.status, Some(status), "{}", outcome.err);
         let summary: serde_json::Value = serde_json::from_str(outcome.out.lines().last().unwrap()).unwrap();
-        let changes = &summary["changes"];
+        let changes = &summary["statistics"];
         let sum =
             ["files_new", "files_changed", "files_unmodified"].map(|key| summary[key].as_u64().unwrap());
         assert_eq!(sum.iter().sum::<u64>(), summary["total_files_processed"].as_u64().unwrap(), "{summary}");
         ["created", "deleted"]
             .map(|key| changes[key].as_u64().unwrap())
             .into_iter()
-            .chain(summary["unknown"].as_u64())
+            .chain(summary["entries_unknown"].as_u64())
             .collect::<Vec<_>>()
     };
     fs::remove_file(lab.path("tree/gone")).unwrap();
@@ -821,7 +821,7 @@ fn what_a_backup_added_is_the_same_in_every_listing() {
     let summary = lab.ok(["backup", "tree", "--json"]);
     let summary: serde_json::Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
     let json: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
-    assert_eq!(summary["data_added"], json[2]["summary"]["bytes_stored"]);
+    assert_eq!(summary["data_added_packed"], json["snapshots"][2]["summary"]["data_added_packed"]);
 }
 
 #[test]
@@ -869,7 +869,7 @@ fn what_ls_prints_means_the_same_everywhere_with_one_source_or_several() {
             let all = lab.ok(["ls", "latest"]).lines().count() as u64;
             let out = lab.ok(["restore", "latest", "--target", "restored", "-n", "--json", "-e", &path]);
             let summary: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
-            let created = summary["changes"]["created"].as_u64().unwrap();
+            let created = summary["statistics"]["created"].as_u64().unwrap();
             assert!(created + 1 == all || sources.len() > 1, "{path} {out}");
             assert!(!out.contains(&format!("{:?}", format!("tree/{name}"))), "{path} {out}");
             // What is as it was is left out too.

@@ -39,12 +39,12 @@ fn each_step_sums_up_in_json() {
         assert_eq!((&value["message_type"], &value["error_count"]), (&"summary".into(), &0.into()));
         value
     };
-    assert_eq!(summary("--json dir index tree -o tree.index")["names"], 5);
+    assert_eq!(summary("--json dir index tree -o tree.index")["total_entries_processed"], 5);
     fs::create_dir(lab.path("copy")).unwrap();
     summary("--json dir index copy -o copy.index");
     let diff = summary("--json dir diff copy.index tree -o diff --data data.tar.gz");
-    assert_eq!(diff["changes"]["created"], 4);
-    assert_eq!(summary("--json dir apply copy diff data.tar.gz")["files_written"], 3);
+    assert_eq!(diff["statistics"]["created"], 4);
+    assert_eq!(summary("--json dir apply copy diff data.tar.gz")["files_restored"], 3);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn a_host_backs_up_without_the_key_and_its_owner_reads() {
     let summary: Value =
         serde_json::from_str(lab.ok(["backup", "tree", "--json"]).lines().last().unwrap()).unwrap();
     assert_eq!(
-        (&summary["changes"]["updated"], &summary["snapshots_unread"]),
+        (&summary["statistics"]["updated"], &summary["snapshots_unread"]),
         (&Value::from(1), &Value::from(0))
     );
     for line in [
@@ -67,7 +67,10 @@ fn a_host_backs_up_without_the_key_and_its_owner_reads() {
     lab.ok(["restore", "latest", "-t", "out", "--identity", "key.txt"]);
     assert_eq!(contents(&lab.path("out")), contents(&lab.path("tree")));
     let output = lab.command(["snapshots", "--json"]).env("TREERING_IDENTITY", "key.txt").output().unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["snapshots"].as_array().unwrap().len(),
+        2
+    );
 
     assert!(lab.ok(["check"]).contains("without a key, so 9 blobs not decrypted: no faults"));
     assert!(lab.ok(["check", "--read-data", "--identity", "key.txt"]).ends_with("no faults\n"));
@@ -125,7 +128,7 @@ fn passphrases_come_from_files_commands_and_the_environment() {
     assert!(opened.status.success());
     let keys: Value =
         serde_json::from_str(&lab.ok(["key", "list", "--json", "--password-file", "pass"])).unwrap();
-    let of = |kind: &str| keys.as_array().unwrap().iter().find(|key| key["kind"] == kind).unwrap();
+    let of = |kind: &str| keys["keys"].as_array().unwrap().iter().find(|key| key["type"] == kind).unwrap();
     assert_eq!(
         (of("passphrase")["opens"].as_bool(), of("recipient")["opens"].as_bool()),
         (Some(true), Some(false))

@@ -34,7 +34,7 @@ fn backup_and_restore_print_status_and_summary_lines() {
     assert_eq!(summary["message_type"], "summary");
     assert_eq!(summary["files_new"], 3);
     assert_eq!(summary["total_bytes_processed"], 33);
-    assert_eq!(summary["changes"]["created"], 5);
+    assert_eq!(summary["statistics"]["created"], 5);
     is_time(&summary["time"]);
 
     let restored = lines(&lab.ok(["restore", "latest", "-t", "out", "--json", "--verify"]));
@@ -71,15 +71,15 @@ fn errors_are_lines_too() {
 #[test]
 fn listings_are_one_document() {
     let lab = Lab::new();
-    assert_eq!(document(&lab, "snapshots --json"), Value::Array(Vec::new()));
+    assert_eq!(document(&lab, "snapshots --json")["snapshots"], Value::Array(Vec::new()));
     lab.ok(["backup", "tree", "--tag", "a,b", "--host", "alpha"]);
     let snapshots = document(&lab, "snapshots --json");
-    let snapshot = &snapshots[0];
+    let snapshot = &snapshots["snapshots"][0];
     is_time(&snapshot["time"]);
     assert_eq!(snapshot["hostname"], "alpha");
     assert_eq!(snapshot["tags"], serde_json::json!(["a", "b"]));
     assert!(snapshot["id"].as_str().unwrap().starts_with(snapshot["short_id"].as_str().unwrap()));
-    assert_eq!(snapshot["summary"]["files"], 3);
+    assert_eq!(snapshot["summary"]["total_files_processed"], 3);
 
     let listing = document(&lab, "ls latest:notes --json");
     assert_eq!(listing["snapshot"]["id"], snapshot["id"]);
@@ -102,8 +102,8 @@ fn names_that_are_not_text_are_in_base64_too() {
     std::os::unix::fs::symlink(name, lab.path("tree/link")).unwrap();
     lab.ok([std::ffi::OsStr::new("backup"), lab.path("tree").join(name).as_os_str()]);
     let snapshots = document(&lab, "snapshots --json");
-    assert!(snapshots[0]["paths"][0].as_str().unwrap().ends_with("/\u{fffd}"), "{snapshots}");
-    assert!(snapshots[0]["paths_base64"][0].is_string(), "{snapshots}");
+    assert!(snapshots["snapshots"][0]["paths"][0].as_str().unwrap().ends_with("/\u{fffd}"), "{snapshots}");
+    assert!(snapshots["snapshots"][0]["paths_base64"][0].is_string(), "{snapshots}");
 
     lab.ok(["backup", "tree"]);
     let listing = document(&lab, "ls latest:link --json");

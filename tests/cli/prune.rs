@@ -21,7 +21,7 @@ fn days(count: u32) -> Lab {
 
 fn snapshots(lab: &Lab) -> usize {
     let listed: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
-    listed.as_array().unwrap().len()
+    listed["snapshots"].as_array().unwrap().len()
 }
 
 #[test]
@@ -47,19 +47,19 @@ fn json_of_forget_is_one_document() {
         serde_json::from_str(&lab.ok(line)).unwrap()
     };
     let planned = forget(&["--prune", "--dry-run"]);
-    assert_eq!((&planned["dry_run"], &planned["prune_plan"]["snapshots"]), (&true.into(), &2.into()));
+    assert_eq!((&planned["dry_run"], &planned["prune_plan"]["snapshots_count"]), (&true.into(), &2.into()));
     assert_eq!(forget(&["--dry-run"])["prune_plan"], serde_json::Value::Null);
     let forgotten = forget(&["--prune"]);
     assert_eq!(forgotten["message_type"], "forgotten");
-    assert_eq!(forgotten["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(forgotten["snapshot_keys"].as_array().unwrap().len(), 1);
     let groups = &forgotten["groups"];
-    assert_eq!(groups[0]["host"], "h");
+    assert_eq!(groups[0]["hostname"], "h");
     assert_eq!(groups[0]["keep"].as_array().unwrap().len(), 2);
     assert_eq!(groups[0]["remove"].as_array().unwrap().len(), 1);
     assert_eq!(groups[0]["reasons"][0]["matches"][0], "last snapshot");
-    assert_eq!(forgotten["prune"]["plan"]["snapshots"], 2);
+    assert_eq!(forgotten["prune"]["plan"]["snapshots_count"], 2);
     let pruned: serde_json::Value = serde_json::from_str(&lab.ok(["prune", "--json"])).unwrap();
-    assert_eq!((&pruned["message_type"], &pruned["plan"]["snapshots"]), (&"prune".into(), &2.into()));
+    assert_eq!((&pruned["message_type"], &pruned["plan"]["snapshots_count"]), (&"prune".into(), &2.into()));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn nothing_is_removed_without_a_rule_or_to_the_last() {
 fn a_snapshot_is_removed_by_its_id_and_pruning_is_planned_first() {
     let lab = days(3);
     let listed: serde_json::Value = serde_json::from_str(&lab.ok(["snapshots", "--json"])).unwrap();
-    let id = listed[1]["short_id"].as_str().unwrap();
+    let id = listed["snapshots"][1]["short_id"].as_str().unwrap();
     let planned = lab.ok(["forget", id, "latest", "--dry-run", "--prune"]);
     assert!(planned.contains(id) && planned.contains("2026-11-03 12:00:00+00:00"), "{planned}");
     assert!(planned.contains("Would remove 2 snapshots"), "{planned}");
@@ -135,7 +135,7 @@ fn a_damaged_record_is_named_hides_no_other_and_lets_nothing_more_be_removed() {
     };
     assert_eq!(told("snapshots", 3).lines().count(), 5);
     let listed: serde_json::Value = serde_json::from_str(&told("snapshots --json", 3)).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 4);
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 4);
     // Sound, it would be the last, and those of the 3rd and 4th would go.
     let said = told("forget --keep-last 2", 3);
     assert!(said.contains("keep 2, remove 2") && said.contains("Removed 2 snapshots"), "{said}");
@@ -210,7 +210,7 @@ fn a_remote_with_the_hook_takes_additions_and_nothing_else() {
     let count = |repository: &str| {
         let listed = lab.ok(["-r", repository, "snapshots", "--json"]);
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-        listed.as_array().unwrap().len()
+        listed["snapshots"].as_array().unwrap().len()
     };
     let fsck = |repository: &str| {
         let mut git = Command::new("git");

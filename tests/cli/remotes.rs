@@ -99,16 +99,16 @@ fn what_git_says_is_told_in_one_line() {
 fn programs_get_json() {
     let lab = with_hub();
     let json = |line: &str| serde_json::from_str::<Value>(&lab.ok(words(line))).unwrap();
-    assert_eq!(json("remote list --json"), Value::Array(Vec::new()));
+    assert_eq!(json("remote list --json")["remotes"], Value::Array(Vec::new()));
     lab.ok(words("remote add disk hub.git --json"));
-    let listed = json("remote list --json");
-    assert_eq!((&listed[0]["name"], &listed[0]["kind"]), (&"disk".into(), &"git".into()));
+    let listed = json("remote list --json")["remotes"].clone();
+    assert_eq!((&listed[0]["name"], &listed[0]["type"]), (&"disk".into(), &"git".into()));
     let push = json("push --json");
     assert_eq!((&push["message_type"], &push["remote"]), (&"push".into(), &"disk".into()));
     assert_eq!(push["sent"]["snapshots_added"], 1);
     assert_eq!(push["received"]["snapshots_added"], 0);
     let clone = json("clone hub.git clone --json");
-    assert_eq!((&clone["message_type"], &clone["snapshots"]), (&"cloned".into(), &1.into()));
+    assert_eq!((&clone["message_type"], &clone["snapshots_count"]), (&"cloned".into(), &1.into()));
     let pull = json("-r clone pull --json");
     assert_eq!((&pull["message_type"], &pull["received"]["snapshots_removed"]), (&"pull".into(), &0.into()));
 }
@@ -202,10 +202,10 @@ fn programs_get_json_of_layers() {
     let push = json("push --json");
     assert_eq!(push["layers_sent"], 3);
     assert!(push["bytes_sent"].as_u64().unwrap() > 1_000);
-    let listed = json("layers list --json");
-    let data = listed.as_array().unwrap().iter().find(|layer| layer["kind"] == "data").unwrap();
+    let listed = json("layers list --json")["layers"].clone();
+    let data = listed.as_array().unwrap().iter().find(|layer| layer["type"] == "data").unwrap();
     assert_eq!((&data["local"], &data["remotes"][0]), (&true.into(), &"cold".into()));
-    assert_eq!((&data["objects"], listed.as_array().unwrap().len()), (&1.into(), 3));
+    assert_eq!((&data["objects_count"], listed.as_array().unwrap().len()), (&1.into(), 3));
     let evicted = json("layers evict --json");
     assert_eq!(
         (&evicted["message_type"], &evicted["layers"][0]["name"]),
@@ -253,7 +253,8 @@ fn two_backups_at_one_time_both_land() {
         assert!(child.wait().unwrap().success());
     }
     let snapshots: Value = serde_json::from_str(&lab.ok(words("snapshots --json"))).unwrap();
-    let mut saved: Vec<_> = snapshots.as_array().unwrap().iter().map(|one| one["paths"][0].clone()).collect();
+    let mut saved: Vec<_> =
+        snapshots["snapshots"].as_array().unwrap().iter().map(|one| one["paths"][0].clone()).collect();
     saved.sort_by_key(Value::to_string);
     let expected = roots.map(|root| fs::canonicalize(lab.path(root)).unwrap());
     assert_eq!(saved, expected.map(|path| Value::from(path.to_str().unwrap())));

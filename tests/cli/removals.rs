@@ -46,7 +46,7 @@ fn three(lab: &Lab, kind: &str) -> String {
 fn count(lab: &Lab, repository: &str) -> usize {
     let listed: serde_json::Value =
         serde_json::from_str(&lab.ok(["-r", repository, "snapshots", "--json"])).unwrap();
-    listed.as_array().unwrap().len()
+    listed["snapshots"].as_array().unwrap().len()
 }
 
 /// Another clone, in which everything is forgotten and pruned, and what that does to the remote.
@@ -55,8 +55,12 @@ fn empty_the_remote(lab: &Lab, url: &str) {
     lab.ok(["clone", "-q", url, "other"]);
     let listed: serde_json::Value =
         serde_json::from_str(&lab.ok(["-r", "other", "snapshots", "--json"])).unwrap();
-    let ids: Vec<String> =
-        listed.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    let ids: Vec<String> = listed["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["id"].as_str().unwrap().to_owned())
+        .collect();
     let arguments =
         ["-r", "other", "forget", "-q", "--prune"].into_iter().chain(ids.iter().map(String::as_str));
     lab.ok(arguments);

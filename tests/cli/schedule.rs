@@ -71,12 +71,12 @@ impl Home {
     }
 
     fn snapshots(&self) -> Vec<Value> {
-        self.json("-r rings snapshots --json").as_array().unwrap().clone()
+        self.json("-r rings snapshots --json")["snapshots"].as_array().unwrap().clone()
     }
 
     /// What `show` says of a profile.
     fn shown(&self, name: &str) -> Value {
-        self.json(&format!("-P {name} schedule show --json"))[0].clone()
+        self.json(&format!("-P {name} schedule show --json"))["profiles"][0].clone()
     }
 
     fn trace(&self) -> String {
@@ -150,9 +150,11 @@ fn a_profile_stands_for_flags_and_the_command_line_wins() {
     assert!(home.ok("push -P p").starts_with("Pushed to hub: 1 snapshot in "));
     home.ok("backup -P p --no-push --tag c -e one -H oak tree/letters");
     let snapshots = home.snapshots();
-    let first = (&snapshots[0]["tags"], &snapshots[0]["hostname"], &snapshots[0]["summary"]["files"]);
+    let first =
+        (&snapshots[0]["tags"], &snapshots[0]["hostname"], &snapshots[0]["summary"]["total_files_processed"]);
     assert_eq!(first, (&serde_json::json!(["a", "b"]), &"elm".into(), &2.into()));
-    let last = (&snapshots[2]["tags"], &snapshots[2]["hostname"], &snapshots[2]["summary"]["files"]);
+    let last =
+        (&snapshots[2]["tags"], &snapshots[2]["hostname"], &snapshots[2]["summary"]["total_files_processed"]);
     assert_eq!(last, (&serde_json::json!(["c"]), &"oak".into(), &1.into()));
     home.ok("-P p restore latest~1 -t out");
     assert_eq!(contents(&home.0.path("out")).len(), 2);
@@ -168,7 +170,7 @@ fn a_profile_has_the_key_of_an_encrypted_repository() {
     home.ok("-P p schedule run --force");
     home.0.write("tree/notes", "changed");
     home.ok("-P p schedule run --force");
-    assert_eq!(home.json("-P p snapshots --json").as_array().unwrap().len(), 1);
+    assert_eq!(home.json("-P p snapshots --json")["snapshots"].as_array().unwrap().len(), 1);
     assert_eq!(home.ok("-P p cat latest:notes"), "changed");
     home.ok("-P p check --read-data");
     assert_eq!(home.run("-r vault prune").status, Some(12));
@@ -201,7 +203,7 @@ fn what_comes_next_is_told_to_people_and_programs() {
     let out = home.ok("schedule next -n 3 --now 2026-11-20T01:30Z");
     assert_eq!(out, "2026-11-20 02:00:00  b\n2026-11-20 03:00:00  a\n2026-11-20 03:00:00  b\n");
     let next = home.json("-P a schedule next --count 2 --json --now 2026-11-20T01:30Z");
-    assert_eq!(next[1], serde_json::json!({ "time": "2026-11-21T03:00:00Z", "profile": "a" }));
+    assert_eq!(next["runs"][1], serde_json::json!({ "due": "2026-11-21T03:00:00Z", "profile": "a" }));
     let out = home.ok("schedule show --now 2026-11-20T01:30Z");
     let lines: Vec<_> = out.lines().map(|line| line.split("  ").map(str::trim).collect::<Vec<_>>()).collect();
     assert_eq!(lines.len(), 4, "{out}");
@@ -307,7 +309,7 @@ fn a_flag_replaces_only_its_own_part_of_what_a_profile_chooses() {
     home.ok("-P work restore latest --tag rel --delete -t out");
     assert!(contents(&home.0.path("out")).contains(&("notes".into(), "notes\n".to_owned())));
     assert_eq!(home.ok("-P work diff latest ./tree --tag rel"), "M  notes\n1 updated\n");
-    let count = |line: &str| home.json(line).as_array().unwrap().len();
+    let count = |line: &str| home.json(line)["snapshots"].as_array().unwrap().len();
     assert_eq!(count("-P work snapshots --json --tag rel"), 1);
     // The paths stay those of the profile, and so does the host.
     assert_eq!(count("-P work snapshots --json --host oak"), 0);
@@ -316,7 +318,7 @@ fn a_flag_replaces_only_its_own_part_of_what_a_profile_chooses() {
     home.fails("-P work cat latest:notes --tag oak", 1, "no snapshot at all of host elm, of ");
     home.fails("-P work forget latest --tag oak", 1, "no snapshot at all of host elm, of ");
     let planned = home.json("-P work forget --tag rel --keep-tag none --unsafe-allow-remove-all --json");
-    assert_eq!(planned["ids"].as_array().unwrap().len(), 1, "{planned}");
+    assert_eq!(planned["snapshot_ids"].as_array().unwrap().len(), 1, "{planned}");
     assert_eq!(count("-P mail snapshots --json"), 1);
 
     // A profile without sources still has its host.
@@ -340,12 +342,12 @@ fn a_profile_chooses_its_own_snapshots_in_every_command() {
     assert_eq!(home.ok("-P work diff latest ./tree"), "no differences\n");
     home.ok("-P work restore latest -t out");
     assert_eq!(contents(&home.0.path("out")).len(), 3);
-    assert_eq!(home.json("-P work snapshots --json").as_array().unwrap().len(), 1);
+    assert_eq!(home.json("-P work snapshots --json")["snapshots"].as_array().unwrap().len(), 1);
     home.fails("-P work ls latest~1", 1, "no snapshot latest~1 of host elm, of ");
     home.fails("-P work forget latest~1", 1, "no snapshot latest~1 of host elm, of ");
     // What the command line chooses wins, and an id is of any profile.
     assert_eq!(home.ok("-P work cat latest:only --path more"), "more\n");
-    let other = home.json("-P more snapshots --json")[0]["id"].as_str().unwrap().to_owned();
+    let other = home.json("-P more snapshots --json")["snapshots"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(home.ok(&format!("-P work cat {other}:only")), "more\n");
     // One directory that is named twice is one.
     home.ok("-P work backup");
@@ -353,7 +355,7 @@ fn a_profile_chooses_its_own_snapshots_in_every_command() {
 
     let output = home.command(["snapshots", "--json"]).env("TREERING_PROFILE", "more").output().unwrap();
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(listed[0]["id"], other.as_str());
+    assert_eq!(listed["snapshots"][0]["id"], other.as_str());
     // Without a profile the defaults still name the repository.
     let without = |line: &str| {
         home.command(line.split(' '))
@@ -363,7 +365,7 @@ fn a_profile_chooses_its_own_snapshots_in_every_command() {
             .unwrap()
     };
     let listed: Value = serde_json::from_slice(&without("snapshots --json").stdout).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 2);
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2);
     home.0.write("config/treering/treering.toml", "[default]\nrepo = 's3:host/bucket'\n");
     let refused = without("init");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("looks like a URL"), "{refused:?}");
@@ -432,7 +434,7 @@ fn a_hook_finds_the_profile_that_it_runs_for() {
     );
     home.ok("--config other.toml -P p schedule run --force");
     let listed: Value = serde_json::from_slice(&fs::read(home.0.path("listed")).unwrap()).unwrap();
-    assert_eq!(listed[0]["hostname"], "elm");
+    assert_eq!(listed["snapshots"][0]["hostname"], "elm");
 }
 
 #[test]

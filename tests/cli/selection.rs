@@ -237,9 +237,9 @@ fn filters_choose_in_every_command_that_names_snapshots() {
         assert_eq!(with("cat latest:notes"), "notes\n", "{filter}");
         assert_eq!(with("ls latest").lines().count(), 5, "{filter}");
         assert_eq!(with("diff latest ./tree"), "no differences\n", "{filter}");
-        assert_eq!(parse(&with("snapshots --json")).as_array().unwrap().len(), 1, "{filter}");
+        assert_eq!(parse(&with("snapshots --json"))["snapshots"].as_array().unwrap().len(), 1, "{filter}");
         assert_eq!(parse(&with("forget --keep-last 1 -n --json"))["groups"].as_array().unwrap().len(), 1);
-        assert_eq!(parse(&with("forget latest -n --json"))["keys"].as_array().unwrap().len(), 1);
+        assert_eq!(parse(&with("forget latest -n --json"))["snapshot_keys"].as_array().unwrap().len(), 1);
         let target = lab.path(filter);
         lab.ok(["restore", "latest", "-t", target.to_str().unwrap()].into_iter().chain(filter.split(' ')));
         assert_eq!(contents(&target).len(), 3, "{filter}");
@@ -253,7 +253,10 @@ fn filters_choose_in_every_command_that_names_snapshots() {
         }
     }
     // An id that another one has.
-    let id = parse(&lab.ok(["snapshots", "--host", "b", "--json"]))[0]["id"].as_str().unwrap().to_owned();
+    let id = parse(&lab.ok(["snapshots", "--host", "b", "--json"]))["snapshots"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(lab.ok(["cat", &format!("{id}:only")]), "more\n");
     assert_eq!(lab.run(["forget", &id, "--host", "a"]).status, Some(1));
     lab.ok(["forget", &id, "--host", "b"]);
@@ -268,7 +271,7 @@ fn records_of_one_id_are_named_by_their_keys() {
     for time in ["2020-01-05", "2020-01-01", "2020-01-02"] {
         lab.ok(["backup", "tree", "-q", "--host", "h", "--time", time]);
     }
-    let listed = parse(&lab.ok(["snapshots", "--json"]));
+    let listed = parse(&lab.ok(["snapshots", "--json"]))["snapshots"].clone();
     let of = |number: usize, what: &str| listed[number][what].as_str().unwrap().to_owned();
     assert_eq!(of(0, "id"), of(1, "id"), "both have the same parent and content");
     let outcome = lab.run(["forget", &of(0, "id")]);
@@ -285,7 +288,7 @@ fn records_of_one_id_are_named_by_their_keys() {
     assert_eq!([of(0, "short_id"), of(1, "short_id")], [of(0, "key"), of(1, "key")]);
     assert_eq!(of(2, "short_id"), of(2, "id")[..8]);
     lab.ok(["forget", &of(0, "key")]);
-    assert_eq!(parse(&lab.ok(["snapshots", "--json"]))[0]["key"], of(1, "key"));
+    assert_eq!(parse(&lab.ok(["snapshots", "--json"]))["snapshots"][0]["key"], of(1, "key"));
 }
 
 #[test]

@@ -62,8 +62,8 @@ fn pushed_cold() -> Lab {
 /// The packs of layers of data.
 fn data_packs(lab: &Lab) -> Vec<PathBuf> {
     let listed: serde_json::Value = serde_json::from_str(&lab.ok(["layers", "list", "--json"])).unwrap();
-    let layers = listed.as_array().or_else(|| listed["layers"].as_array()).unwrap();
-    let data = layers.iter().filter(|layer| layer["kind"] == "data");
+    let layers = listed["layers"].as_array().unwrap();
+    let data = layers.iter().filter(|layer| layer["type"] == "data");
     let pack = |name: &str| lab.path("repo/objects/pack").join(name).with_extension("pack");
     data.map(|layer| pack(layer["name"].as_str().unwrap())).collect()
 }

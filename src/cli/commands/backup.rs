@@ -16,7 +16,7 @@ use treering::timeline::TimeKey;
 
 use crate::cli::commands::push::push_snapshot;
 use crate::cli::error::{CliError, Exit};
-use crate::cli::json::Name;
+use crate::cli::json::{Name, Names};
 use crate::cli::local_path::local_path;
 use crate::cli::profile::or;
 use crate::cli::report::{complain, count, duration, leftovers, name, plural, print, size, text, totals};
@@ -329,28 +329,28 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
             "name": layer.name,
             "pack_bytes": layer.pack_bytes,
             "index_bytes": layer.index_bytes,
-            "objects": layer.objects,
+            "objects_count": layer.objects,
         })
     };
     let record = report.snapshot.as_ref().map(|snapshot| &snapshot.record);
-    json!({
+    let mut summary = json!({
         "dry_run": report.snapshot.is_none(),
         "snapshot_id": report.snapshot.as_ref().map(|snapshot| snapshot.full_name()),
-        "key": report.snapshot.as_ref().map(|snapshot| snapshot.key.to_string()),
+        "snapshot_key": report.snapshot.as_ref().map(|snapshot| snapshot.key.to_string()),
         "time": report.snapshot.as_ref().map(|snapshot| snapshot.time().to_string()),
         "hostname": record.map(|record| &record.host),
-        "paths": record.map(|record| record.roots.iter().map(|root| String::from_utf8_lossy(root)).collect::<Vec<_>>()),
+        "paths": null,
         "parent": report.parent,
         "first_of_paths": report.is_first,
-        "changes": json::totals(changes),
-        "unknown": report.unknown,
+        "statistics": json::totals(changes),
+        "entries_unknown": report.unknown,
         "files_new": statistics.files_new,
         "files_changed": statistics.files_changed,
         "files_unmodified": statistics.files_unmodified,
         "files_read": statistics.files_read,
         "files_not_opened": report.not_opened,
         "bytes_read": statistics.bytes_read,
-        "data_added": statistics.bytes_stored,
+        "data_added_packed": statistics.bytes_stored,
         "layers": report.layers.iter().map(layer).collect::<Vec<_>>(),
         "total_files_processed": statistics.files,
         "total_bytes_processed": statistics.bytes,
@@ -358,9 +358,6 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "error_count": report.problems.len(),
         "snapshots_unread": report.unread.snapshots,
         "volumes_unread": report.unread.volumes,
-        "links_followed": report.followed.iter().map(|link| link.to_string_lossy()).collect::<Vec<_>>(),
-        "links": report.links.iter().map(|link| link.to_string_lossy()).collect::<Vec<_>>(),
-        "emptied": report.emptied.iter().map(|(source, _)| source.to_string_lossy()).collect::<Vec<_>>(),
         "base_fault": report.base_fault.as_ref().map(|fault| chain(fault)),
         "base_damaged": is_base_damaged(report),
         "volumes_lost": report.lost.len(),
@@ -369,5 +366,13 @@ fn summary(report: &BackupReport, changes: &Totals, took: Duration) -> serde_jso
         "segments_unread": report.unread.segments,
         "leftovers_removed": report.swept.files + report.swept.layers,
         "leftover_bytes": report.swept.bytes,
-    })
+    });
+    if let Some(record) = record {
+        json::add_names(&mut summary, &Names::of_paths(&record.roots));
+    }
+    let emptied = report.emptied.iter().map(|(source, _)| source);
+    json::add_names(&mut summary, &Names::new("links", &report.links));
+    json::add_names(&mut summary, &Names::new("links_followed", &report.followed));
+    json::add_names(&mut summary, &Names::new("emptied", emptied));
+    summary
 }

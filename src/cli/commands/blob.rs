@@ -174,8 +174,8 @@ fn make_key(session: &Session, arguments: &BlobKeyArguments) -> Result<Exit, Cli
     write().map_err(CliError::file("make the key", path))?;
     let path = path.as_os_str().as_encoded_bytes();
     session.say(
-        "key",
-        &Name { key: "file", bytes: path },
+        "key_made",
+        &Name { key: "path", bytes: path },
         &format!("Made the key {}", report::name(path)),
     )?;
     Ok(Exit::Done)
@@ -203,7 +203,7 @@ fn add(session: &Session, arguments: &BlobAddArguments) -> Result<Exit, CliError
                 key: key(name),
                 time: time.to_string(),
                 size: content.len(),
-                file: Name { key: "file", bytes: file.as_os_str().as_encoded_bytes() },
+                path: Name { key: "path", bytes: file.as_os_str().as_encoded_bytes() },
             };
             json::message(out, "added", &added)?;
         }
@@ -219,7 +219,7 @@ struct Added<'a> {
     time: String,
     size: usize,
     #[serde(flatten)]
-    file: Name<'a>,
+    path: Name<'a>,
 }
 
 fn list(session: &Session, arguments: &BlobListArguments) -> Result<Exit, CliError> {
@@ -276,7 +276,7 @@ fn get_range(session: &Session, arguments: &BlobGetArguments, directory: &Path) 
     }
     let path = session.repository_path()?;
     print(|out| faults.iter().try_for_each(|fault| session.tell(out, "get", path, fault)))?;
-    let summary = json!({ "blobs": written, "bytes": bytes, "error_count": faults.len() });
+    let summary = json!({ "blobs_count": written, "bytes": bytes, "error_count": faults.len() });
     let shown = report::name(directory.as_os_str().as_encoded_bytes());
     let text = format!("Wrote {}, {}, to {shown}", plural(written, "blob"), size(bytes));
     session.say("summary", &summary, &text)?;
@@ -296,7 +296,7 @@ fn write(target: &Path, content: &[u8]) -> io::Result<()> {
 fn push(session: &Session, arguments: &BlobRemoteArguments) -> Result<Exit, CliError> {
     let (blobs, remote) = remote(session, arguments)?;
     blobs.push(remote, &session.who())?;
-    session.say("pushed", &json!({ "remote": remote }), &format!("Pushed to {}", report::text(remote)))?;
+    session.say("push", &json!({ "remote": remote }), &format!("Pushed to {}", report::text(remote)))?;
     Ok(Exit::Done)
 }
 
@@ -305,7 +305,7 @@ fn pull(session: &Session, arguments: &BlobRemoteArguments) -> Result<Exit, CliE
     let changed = blobs.pull(remote, &session.who())?;
     let shown = report::text(remote);
     let text = if changed { format!("Pulled from {shown}") } else { format!("{shown} has nothing new") };
-    session.say("pulled", &json!({ "remote": remote, "changed": changed }), &text)?;
+    session.say("pull", &json!({ "remote": remote, "changed": changed }), &text)?;
     Ok(Exit::Done)
 }
 

@@ -35,7 +35,7 @@ pub fn run(session: &Session, arguments: &CheckArguments) -> Result<Exit, CliErr
     };
     print(|out| {
         if session.json {
-            return json::line(out, &document(&report));
+            return json::message(out, "check", &document(&report));
         }
         for fault in &report.faults {
             complain(&fault.to_string());
@@ -88,13 +88,13 @@ fn document(report: &CheckReport) -> serde_json::Value {
     let fault = |Fault { what, affects }: &Fault| json!({ "message": what, "affects": affects });
     let unseen = |Unseen { first, count, .. }: &Unseen| json!({ "message": first.what, "affects": first.affects, "count": count });
     json!({
-        "snapshots": report.snapshots,
-        "pages": report.pages,
-        "segments": report.segments,
-        "volumes": report.volumes,
-        "layers": report.layers,
+        "snapshots_count": report.snapshots,
+        "pages_count": report.pages,
+        "segments_count": report.segments,
+        "volumes_count": report.volumes,
+        "layers_count": report.layers,
         "bytes_read": report.bytes_read,
-        "unread": report.unread,
+        "blobs_unread": report.unread,
         "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
         "out_of_reach": report.out_of_reach.iter().map(unseen).collect::<Vec<_>>(),
     })

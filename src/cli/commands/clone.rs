@@ -54,7 +54,7 @@ pub fn run(session: &Session, arguments: &CloneArguments) -> Result<Exit, CliErr
             let cloned = Cloned {
                 repository: Name { key: "repository", bytes: path },
                 id: repository.config().id,
-                snapshots,
+                snapshots_count: snapshots,
                 total_duration: start.elapsed().as_secs_f64(),
             };
             return json::message(out, "cloned", &cloned);
@@ -74,6 +74,6 @@ struct Cloned<'a> {
     #[serde(flatten)]
     repository: Name<'a>,
     id: RepositoryId,
-    snapshots: u64,
+    snapshots_count: u64,
     total_duration: f64,
 }

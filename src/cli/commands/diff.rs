@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use serde_json::json;
-use treering::causes::chain;
-use treering::diff::{Change, ScanError};
+use treering::diff::Change;
 use treering::repository::{CompareOptions, Comparison, Repository, Snapshot, SnapshotPath, Totals};
 
 use crate::cli::Session;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::filter::{FilterArguments, snapshot_help};
-use crate::cli::json::{self, ChangeObject};
+use crate::cli::json::{self, ChangeObject, ErrorObject};
 use crate::cli::report::{self, complain, plural, print, unescape};
 use crate::cli::scan_arguments::ScanArguments;
 
@@ -120,9 +118,9 @@ struct Differences<'a> {
     changes: Vec<ChangeObject<'a>>,
     statistics: serde_json::Value,
     /// What could not be read.
-    errors: Vec<serde_json::Value>,
+    errors: Vec<ErrorObject<'a>>,
     /// Names of one side that a backup could not read on the other.
-    unknown: u64,
+    entries_unknown: u64,
 }
 
 fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::Result<()> {
@@ -130,12 +128,13 @@ fn write(out: &mut dyn Write, session: &Session, compared: &Comparison) -> io::R
     let totals = Totals::of(changes.iter().map(Change::as_ref));
     if session.json {
         let changes = changes.iter().map(|change| ChangeObject::new(change.as_ref())).collect();
-        let error = |problem: &ScanError| json!({ "item": problem.path.to_string_lossy(), "message": chain(&problem.source) });
-        let errors = problems.iter().map(error).collect();
-        return json::line(
-            out,
-            &Differences { changes, statistics: json::totals(&totals), errors, unknown: *unknown },
-        );
+        let errors = problems
+            .iter()
+            .map(|problem| ErrorObject::new("scan", problem.path.as_os_str(), problem))
+            .collect();
+        let statistics = json::totals(&totals);
+        let differences = Differences { changes, statistics, errors, entries_unknown: *unknown };
+        return json::message(out, "diff", &differences);
     }
     report::changes(out, Path::new(""), changes.iter().map(Change::as_ref))?;
     for problem in problems {

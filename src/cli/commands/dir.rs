@@ -102,8 +102,8 @@ fn index(session: &Session, arguments: &DirIndexArguments) -> Result<Exit, CliEr
         tell_problems(session, out, &index.problems)?;
         if session.json {
             let summary = json!({
-                "names": names,
-                "bytes": bytes,
+                "total_entries_processed": names,
+                "total_bytes_processed": bytes,
                 "error_count": index.problems.len(),
             });
             json::message(out, "summary", &summary)
@@ -129,7 +129,7 @@ fn diff(session: &Session, arguments: &DirDiffArguments) -> Result<Exit, CliErro
         tell_problems(session, out, &data.problems)?;
         if session.json {
             let summary = json!({
-                "changes": json::totals(&changes),
+                "statistics": json::totals(&changes),
                 "error_count": new.problems.len() + data.problems.len(),
             });
             json::message(out, "summary", &summary)
@@ -163,8 +163,8 @@ fn apply(session: &Session, arguments: &DirApplyArguments) -> Result<Exit, CliEr
         session.tell_failures(out, "apply", directory, &report.failures)?;
         if session.json {
             let summary = json!({
-                "files_written": report.files,
-                "bytes_written": report.bytes,
+                "files_restored": report.files,
+                "bytes_restored": report.bytes,
                 "bytes_reused": report.reused_bytes,
                 "files_deleted": report.deleted,
                 "sockets_skipped": report.sockets,

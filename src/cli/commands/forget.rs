@@ -13,7 +13,7 @@ use treering::timeline::TimeKey;
 use crate::cli::commands::prune::{Said, WasteArguments, plan, prune_now};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::filter::{FilterArguments, readable, tag_list};
-use crate::cli::json::SnapshotObject;
+use crate::cli::json::{self, Names, SnapshotObject};
 use crate::cli::report::{self, Align, plural, print, text};
 use crate::cli::{Session, host_name, user_name};
 
@@ -272,16 +272,19 @@ fn document(group: &Group) -> Value {
             json!({ "snapshot": SnapshotObject::new(snapshot), "matches": matches })
         })
         .collect();
-    let paths = group.paths.iter().flatten().map(|path| String::from_utf8_lossy(path));
-    json!({
-        "host": group.host,
-        "paths": group.paths.is_some().then(|| paths.collect::<Vec<_>>()),
+    let mut document = json!({
+        "hostname": group.host,
+        "paths": null,
         "tags": group.tags,
         "keep": group.keep.iter().map(|(snapshot, _)| SnapshotObject::new(snapshot)).collect::<Vec<_>>(),
         "remove": group.remove.iter().map(SnapshotObject::new).collect::<Vec<_>>(),
         "reasons": reasons,
         "rules_keep_none": group.is_emptied(),
-    })
+    });
+    if let Some(paths) = &group.paths {
+        json::add_names(&mut document, &Names::of_paths(paths));
+    }
+    document
 }
 
 fn forgotten(
@@ -307,8 +310,8 @@ fn forgotten(
     let document = json!({
         "dry_run": arguments.dry_run,
         "groups": groups.iter().map(document).collect::<Vec<_>>(),
-        "ids": removed.iter().map(|name| name.id.to_string()).collect::<Vec<_>>(),
-        "keys": removed.iter().map(|name| name.key.to_string()).collect::<Vec<_>>(),
+        "snapshot_ids": removed.iter().map(|name| name.id.to_string()).collect::<Vec<_>>(),
+        "snapshot_keys": removed.iter().map(|name| name.key.to_string()).collect::<Vec<_>>(),
     });
     Said { message_type: "forgotten", document, text }
 }

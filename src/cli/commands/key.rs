@@ -64,8 +64,8 @@ fn list(session: &Session) -> Result<Exit, CliError> {
     let slots = session.open()?.keys(&secrets::given(&session.key()?)?)?;
     print(|out| {
         if session.json {
-            let slot = |slot: &KeySlot| json!({ "id": slot.id, "kind": kind(slot), "opens": slot.opens });
-            return json::line(out, &slots.iter().map(slot).collect::<Vec<_>>());
+            let slot = |slot: &KeySlot| json!({ "id": slot.id, "type": kind(slot), "opens": slot.opens });
+            return json::list(out, "keys", slots.iter().map(slot));
         }
         let row = |slot: &KeySlot| {
             let opens = if slot.opens { "opened by what was given" } else { "" };

@@ -386,7 +386,7 @@ fn tell_commit(session: &Session, commit: Option<ObjectId>) -> Result<Exit, CliE
         Some(id) => format!("Committed {}", short(id)),
         None => "Nothing changed".to_owned(),
     };
-    session.say("committed", &json!({ "commit": commit.map(|id| id.to_string()) }), &text)?;
+    session.say("committed", &json!({ "id": commit.map(|id| id.to_string()) }), &text)?;
     Ok(Exit::Done)
 }
 

@@ -3,10 +3,11 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use treering::causes::chain;
-use treering::remote::{LayerStatus, Moved, RemoteError, Remotes};
+use treering::remote::{LayerStatus, Moved, Remotes};
 use treering::repository::FORMAT_VERSION;
 
 use crate::cli::error::{CliError, Exit};
+use crate::cli::json::ErrorObject;
 use crate::cli::remotes::open_or_rescue;
 use crate::cli::report::{self, Align, complain, plural, print, text};
 use crate::cli::{Session, cold, json};
@@ -67,15 +68,15 @@ pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError>
         }
         LayersCommand::Fetch(arguments) => {
             let moved = session.watch(|progress| remotes.fetch_layers_with(&arguments.layers, progress))?;
-            tell(session, "layers_fetched", "Fetched", &moved)
+            tell(session, "layers_fetched", ("fetch", "Fetched"), &moved)
         }
         LayersCommand::Merge => {
             let merged = session.watch(|progress| remotes.merge_layers_with(progress))?;
             let made = merged.made.iter().map(|layer| layer.pack_bytes + layer.index_bytes).sum();
             let object = json!({
-                "removed": merged.removed,
-                "made": merged.made.iter().map(|layer| &layer.name).collect::<Vec<_>>(),
-                "bytes": made,
+                "layers_removed": merged.removed,
+                "layers_written": merged.made.iter().map(|layer| &layer.name).collect::<Vec<_>>(),
+                "bytes_written": made,
             });
             let text = match merged.removed {
                 0 => "The layers are few and large already".to_owned(),
@@ -93,7 +94,7 @@ pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError>
             let remote = arguments.remote.as_deref();
             let moved =
                 session.watch(|progress| remotes.evict_layers_with(&arguments.layers, remote, progress))?;
-            tell(session, "layers_evicted", "Evicted", &moved)
+            tell(session, "layers_evicted", ("evict", "Evicted"), &moved)
         }
     }
 }
@@ -101,7 +102,7 @@ pub fn run(session: &Session, command: &LayersCommand) -> Result<Exit, CliError>
 fn list(session: &Session, layers: &[LayerStatus]) -> Result<(), CliError> {
     print(|out| {
         if session.json {
-            return json::line(out, &layers.iter().map(object).collect::<Vec<_>>());
+            return json::list(out, "layers", layers.iter().map(object));
         }
         let row = |layer: &LayerStatus| {
             let here = if layer.is_here { "here" } else { "" };
@@ -123,25 +124,30 @@ fn list(session: &Session, layers: &[LayerStatus]) -> Result<(), CliError> {
 fn object(layer: &LayerStatus) -> Value {
     json!({
         "name": layer.name,
-        "kind": layer.kind.name(),
+        "type": layer.kind.name(),
         "pack_bytes": layer.pack_bytes,
         "index_bytes": layer.index_bytes,
-        "objects": layer.objects,
+        "objects_count": layer.objects,
         "local": layer.is_here,
         "remotes": layer.remotes,
     })
 }
 
-fn tell(session: &Session, message: &'static str, verb: &str, moved: &Moved) -> Result<Exit, CliError> {
+fn tell(
+    session: &Session,
+    message: &'static str,
+    (during, verb): (&'static str, &str),
+    moved: &Moved,
+) -> Result<Exit, CliError> {
     let bytes = moved.layers.iter().map(|layer| layer.pack_bytes).sum();
     print(|out| {
         if session.json {
-            let failure =
-                |(layer, error): &(String, RemoteError)| json!({ "layer": layer, "error": chain(error) });
+            let errors =
+                moved.failures.iter().map(|(layer, error)| ErrorObject::new(during, layer.as_ref(), error));
             let summary = json!({
                 "layers": moved.layers.iter().map(object).collect::<Vec<_>>(),
                 "bytes": bytes,
-                "failures": moved.failures.iter().map(failure).collect::<Vec<_>>(),
+                "errors": errors.collect::<Vec<_>>(),
             });
             return json::message(out, message, &summary);
         }

@@ -60,7 +60,11 @@ pub fn run(session: &Session, arguments: &LsArguments) -> Result<Exit, CliError>
     });
     print(|out| {
         if session.json {
-            return json::line(out, &Listing { view: &view, entries: RefCell::new(&mut sound) });
+            return json::message(
+                out,
+                "listing",
+                &Listing { view: &view, entries: RefCell::new(&mut sound) },
+            );
         }
         if !arguments.long {
             return sound.try_for_each(|entry| {

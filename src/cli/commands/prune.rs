@@ -110,12 +110,12 @@ fn plan_text(plan: &PrunePlan) -> String {
 
 fn plan_document(plan: &PrunePlan) -> Value {
     json!({
-        "snapshots": plan.snapshots,
+        "snapshots_count": plan.snapshots,
         "blobs_unneeded": plan.blobs_unneeded,
-        "volumes": plan.volumes,
+        "volumes_count": plan.volumes,
         "volumes_unneeded": plan.volumes_unneeded,
         "volumes_repacked": plan.volumes_repacked,
-        "layers": plan.layers,
+        "layers_count": plan.layers,
         "layers_unneeded": plan.layers_unneeded,
         "layers_rewritten": plan.layers_rewritten,
         "bytes": plan.bytes,

@@ -131,8 +131,8 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<Exit, CliError>
 fn list(session: &Session, remotes: &[Remote]) -> Result<(), CliError> {
     print(|out| {
         if session.json {
-            let object = |remote: &Remote| json!({ "name": remote.name, "url": remote.url.to_string(), "kind": kind(remote) });
-            return json::line(out, &remotes.iter().map(object).collect::<Vec<_>>());
+            let object = |remote: &Remote| json!({ "name": remote.name, "url": remote.url.to_string(), "type": kind(remote) });
+            return json::list(out, "remotes", remotes.iter().map(object));
         }
         let row =
             |remote: &Remote| vec![text(&remote.name), text(kind(remote)), text(&remote.url.to_string())];

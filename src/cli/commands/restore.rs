@@ -14,6 +14,7 @@ use treering::repository::{
 
 use crate::cli::error::{CliError, Exit};
 use crate::cli::filter::{FilterArguments, snapshot_help};
+use crate::cli::json::Name;
 use crate::cli::local_path::local_path;
 use crate::cli::profile::home;
 use crate::cli::report::{self, complain, count, duration, name, plural, print, size, totals};
@@ -322,14 +323,16 @@ impl Done<'_> {
         let Self { snapshot, options, report, took } = self;
         let applied = &report.applied;
         let sources = report.sources.iter().map(|(source, place)| {
-            json!({ "source": source.to_string_lossy(), "target": place.to_string_lossy() })
+            let mut object = json!({});
+            json::add_names(&mut object, &Name::of_path("source", source));
+            json::add_names(&mut object, &Name::of_path("target", place));
+            object
         });
-        json!({
+        let mut summary = json!({
             "dry_run": options.dry_run,
             "snapshot_id": snapshot.full_name(),
-            "target": report.target.to_string_lossy(),
             "sources": sources.collect::<Vec<_>>(),
-            "changes": json::totals(&self.totals()),
+            "statistics": json::totals(&self.totals()),
             "files_restored": applied.files,
             "bytes_restored": applied.bytes,
             "bytes_reused": applied.reused_bytes,
@@ -345,6 +348,8 @@ impl Done<'_> {
             "files_verified": report.verified,
             "total_duration": took.as_secs_f64(),
             "error_count": self.errors(),
-        })
+        });
+        json::add_names(&mut summary, &Name::of_path("target", &report.target));
+        summary
     }
 }

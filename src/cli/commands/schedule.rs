@@ -19,6 +19,7 @@ use treering::url::redact;
 
 use crate::cli::commands::{Arguments, Command};
 use crate::cli::error::{CliError, Exit};
+use crate::cli::json::Name;
 use crate::cli::profile::is_system;
 use crate::cli::report::{self, Align, clock_time, count, duration, local_time, plural, print, size, text};
 use crate::cli::{Session, host_name, json};
@@ -204,7 +205,7 @@ fn show(session: &Session, arguments: &MomentArguments) -> Result<Exit, CliError
     }
     print(|out| {
         if session.json {
-            return json::line(out, &shown.iter().map(Shown::document).collect::<Vec<_>>());
+            return json::list(out, "profiles", shown.iter().map(Shown::document));
         }
         if shown.is_empty() {
             return writeln!(out, "There are no profiles in {}", profiles.path().display());
@@ -264,9 +265,9 @@ impl Shown<'_> {
         let last = self.history.last.as_ref();
         let end = last.and_then(|run| run.end.as_ref());
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-        json!({
-            "profile": self.profile.name,
-            "repository": self.profile.repo.as_ref().map(|repo| repo.to_string_lossy()),
+        let mut document = json!({
+            "name": self.profile.name,
+            "repository": null,
             "schedule": self.profile.schedule.as_ref().map(ToString::to_string),
             "last": last.map(|run| json!({
                 "due": run.due.to_string(),
@@ -274,12 +275,16 @@ impl Shown<'_> {
                 "ended": time(end.map(|end| end.time)),
                 "result": self.result(),
                 "snapshot_id": end.and_then(|end| end.snapshot.as_ref()),
-                "error": end.and_then(|end| end.error.as_ref()),
+                "error": end.and_then(|end| end.error.as_deref()).map(json::cause),
             })),
             "failures": self.history.failures,
             "succeeded": time(self.history.succeeded),
             "next": time(self.next),
-        })
+        });
+        if let Some(repo) = &self.profile.repo {
+            json::add_names(&mut document, &Name::of_path("repository", repo));
+        }
+        document
     }
 }
 
@@ -297,8 +302,8 @@ fn next(session: &Session, arguments: &NextArguments) -> Result<Exit, CliError> 
     print(|out| {
         if session.json {
             let object =
-                |(time, name): &(Timestamp, &String)| json!({ "time": time.to_string(), "profile": name });
-            return json::line(out, &runs.iter().map(object).collect::<Vec<_>>());
+                |(time, name): &(Timestamp, &String)| json!({ "due": time.to_string(), "profile": name });
+            return json::list(out, "runs", runs.iter().map(object));
         }
         let row = |(time, name): &(Timestamp, &String)| vec![clock_time(*time, moment.zone), (*name).clone()];
         report::table(out, &[Align::Left; 2], &runs.iter().map(row).collect::<Vec<_>>())
@@ -394,10 +399,10 @@ fn tell(session: &Session, name: &str, report: &Report) -> Result<(), CliError> 
         "started": report.started.to_string(),
         "ended": end.time.to_string(),
         "snapshot_id": end.snapshot,
-        "error": end.error,
+        "error": end.error.as_deref().map(json::cause),
         "files_new": figures.files_new,
         "files_changed": figures.files_changed,
-        "data_added": figures.bytes_added,
+        "data_added_packed": figures.bytes_added,
         "error_count": figures.problems,
         "snapshots_removed": figures.removed,
         "bytes_freed": figures.bytes_freed,

@@ -24,7 +24,7 @@ pub fn run(session: &Session, SnapshotsArguments { filters }: &SnapshotsArgument
     session.warn_of_future_in(&snapshots);
     print(|out| {
         if session.json {
-            return json::line(out, &snapshots.iter().map(SnapshotObject::new).collect::<Vec<_>>());
+            return json::list(out, "snapshots", snapshots.iter().map(SnapshotObject::new));
         }
         if snapshots.is_empty() && !report::was_incomplete() {
             return match filter.is_empty() {

@@ -392,7 +392,7 @@ fn tell(session: &Session, out: &mut dyn Write, item: &Item) -> io::Result<()> {
         let object = json!({
             "name": item.name.to_string(),
             "size": item.size,
-            "time": time.map(|time| time.to_string()),
+            "mtime": time.map(|time| time.to_string()),
             "deleted": item.name.is_deleted(),
         });
         return json::message(out, "object", &object);
@@ -506,10 +506,10 @@ fn stats(session: &Session, store: &Store, arguments: &StoreStatsArguments) -> R
         let newest = newest.and_then(|time| Timestamp::try_from(time).ok());
         let values = json!({
             "namespace": namespace.to_string(),
-            "objects": live.objects,
+            "objects_count": live.objects,
             "bytes": live.bytes,
-            "deleted_objects": deleted.objects,
-            "deleted_bytes": deleted.bytes,
+            "objects_deleted": deleted.objects,
+            "bytes_deleted": deleted.bytes,
             "newest": newest.map(|time| time.to_string()),
         });
         let mut text = format!("{namespace}: {}, {}", plural(live.objects, "object"), size(live.bytes));
@@ -538,8 +538,8 @@ fn tell_calls(session: &Session, store: &Store) -> io::Result<()> {
                 &mut err,
                 "calls",
                 &json!({
-                    "operation": name, "calls": calls, "failures": failures, "retries": retries,
-                    "seconds": time.as_secs_f64(), "bytes": bytes,
+                    "operation": name, "calls": calls, "error_count": failures, "retries": retries,
+                    "total_duration": time.as_secs_f64(), "bytes": bytes,
                 }),
             ),
             false => writeln!(
@@ -555,7 +555,7 @@ fn tell_calls(session: &Session, store: &Store) -> io::Result<()> {
         (true, true) => json::message(
             &mut err,
             "cache",
-            &json!({ "hits": hits, "misses": misses, "errors": errors, "bytes": bytes }),
+            &json!({ "hits": hits, "misses": misses, "error_count": errors, "bytes": bytes }),
         ),
         (true, false) => writeln!(
             err,
