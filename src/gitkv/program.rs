@@ -125,12 +125,8 @@ impl Settings {
         // that are none are not held.
         const BOUNDS: [&str; 2] = ["pack.threads=1", "core.bigFileThreshold=64m"];
         command.args(SETTINGS.iter().chain(&BOUNDS).flat_map(|setting| ["-c", setting]));
-        command.envs(
-            [ALLOC_LIMIT]
-                .into_iter()
-                .chain(LOW_SPEED)
-                .filter(|(name, _)| env::var_os(name).is_none()),
-        );
+        command
+            .envs([ALLOC_LIMIT].into_iter().chain(LOW_SPEED).filter(|(name, _)| env::var_os(name).is_none()));
         command
     }
 }
