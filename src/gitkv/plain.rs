@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,15 @@ const MAX_BORROWED: usize = 5;
 
 /// Links to directories are followed no deeper than this: the objects or the references may be on another disk.
 const MAX_LINK_DEPTH: usize = 1;
+
+/// Bytes of a configuration of git at most. Those of repositories have some hundred.
+const MAX_CONFIGURATION: u64 = 1 << 20;
+
+/// A configuration is included over no more others: git takes ten.
+const MAX_INCLUDED: usize = 10;
+
+/// Settings that name a file that is read.
+const READ_BESIDE: [&[u8]; 3] = [b"attributesfile", b"excludesfile", b"file"];
 
 /// The repositories in which nothing was found. They may be large, and are opened several times by one command.
 static PASSED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -70,6 +80,11 @@ fn expect_plain_in(directory: &Path) -> Result<bool, GitError> {
     if let Some(common) = &common {
         below(common, 0, false)?;
     }
+    for directory in [Some(directory), common.as_deref()].into_iter().flatten() {
+        for file in ["config", "config.worktree"] {
+            configured(&directory.join(file), 0)?;
+        }
+    }
     borrowed(&common.as_deref().unwrap_or(directory).join("objects"), 0)?;
     Ok(true)
 }
@@ -89,6 +104,85 @@ fn borrowed(objects: &Path, level: usize) -> Result<(), GitError> {
         borrowed(&other, level + 1)?;
     }
     Ok(())
+}
+
+/// The same of the files that a configuration of git names: those that it includes, and what these name, and those that are
+/// read beside it. Whether a condition of an include is met does not matter.
+fn configured(path: &Path, level: usize) -> Result<(), GitError> {
+    let refused = |fault| Err(GitError::NotPlain { path: path.to_owned(), fault });
+    expect_plain_file(path)?;
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let mut text = Vec::new();
+    // What cannot be read is told by whoever needs it.
+    if file.take(MAX_CONFIGURATION + 1).read_to_end(&mut text).is_err() {
+        return Ok(());
+    }
+    if text.len() as u64 > MAX_CONFIGURATION {
+        return refused("is larger than a configuration of git is");
+    }
+    if level > MAX_INCLUDED {
+        return refused("is included through too many others");
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    for (key, value) in settings(&text) {
+        let is_included = key == b"path";
+        if value.is_empty() || !is_included && !READ_BESIDE.contains(&key.as_slice()) {
+            continue;
+        }
+        let home = value.strip_prefix(b"~/").zip(std::env::home_dir());
+        let file = match home {
+            Some((below, home)) => home.join(OsStr::from_bytes(below)),
+            None => directory.join(OsStr::from_bytes(&value)),
+        };
+        match is_included {
+            true => configured(&file, level + 1)?,
+            false => expect_plain_file(&file)?,
+        }
+    }
+    Ok(())
+}
+
+/// Keys in lower case, without their sections, and values of a configuration of git, as far as they are on lines of their own:
+/// <https://git-scm.com/docs/git-config#_syntax>.
+fn settings(text: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut settings = Vec::new();
+    let mut rest = text.iter().copied().peekable();
+    while rest.peek().is_some() {
+        let mut key: Vec<u8> = Vec::new();
+        let mut ends = b'\n';
+        for byte in rest.by_ref() {
+            match byte {
+                b'\n' | b'=' => {
+                    ends = byte;
+                    break;
+                }
+                _ => key.push(byte),
+            }
+        }
+        if ends == b'\n' {
+            continue;
+        }
+        let (mut value, mut is_quoted, mut is_comment) = (Vec::new(), false, false);
+        while let Some(byte) = rest.next() {
+            match byte {
+                b'\n' => break,
+                _ if is_comment => {}
+                b'\\' => match rest.next() {
+                    None | Some(b'\n') => {}
+                    Some(b'n') => value.push(b'\n'),
+                    Some(b't') => value.push(b'\t'),
+                    Some(other) => value.push(other),
+                },
+                b'"' => is_quoted = !is_quoted,
+                b'#' | b';' if !is_quoted => is_comment = true,
+                _ => value.push(byte),
+            }
+        }
+        // A section may stand on the same line.
+        let name = key.rsplit(|&byte| byte == b']').next().unwrap_or_default().trim_ascii();
+        settings.push((name.to_ascii_lowercase(), value.trim_ascii().to_vec()));
+    }
+    settings
 }
 
 /// Fails where `path` is there, and is not a file that can be read.
@@ -225,6 +319,41 @@ mod tests {
                 let told = error.starts_with(&format!("{} ", at.display())) && error.contains(fault);
                 assert!(told, "{name}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_configuration_names_is_a_file_too() {
+        let fault_of = |text: &str| {
+            let (dir, path) = repository();
+            pipe(&dir.path().join("pipe"));
+            hole(&dir.path().join("hole"));
+            fs::write(dir.path().join("plain"), "[core]\n\tabbrev = 8\n").unwrap();
+            fs::write(dir.path().join("nested"), "[include]\n\tpath = pipe\n").unwrap();
+            fs::write(dir.path().join("round"), "[include]\n\tpath = round\n").unwrap();
+            fs::write(dir.path().join("long"), "#".repeat(MAX_CONFIGURATION as usize + 1)).unwrap();
+            let text = text.replace("DIR", dir.path().to_str().unwrap());
+            let config = path.join("config");
+            fs::write(&config, format!("{}{text}", fs::read_to_string(&config).unwrap())).unwrap();
+            open(&path).map(drop).map_err(|error| error.to_string())
+        };
+        for (text, fault) in [
+            ("[include]\n\tpath = ../pipe\n", "pipe"),
+            ("[Include] PATH = DIR/pipe", "pipe"),
+            ("[include]\n\tpath = \"DIR/\\\npipe\" # there\n", "pipe"),
+            ("[includeIf \"gitdir:/nowhere\"]\n\tpath=../pipe\n", "pipe"),
+            ("[include]\n\tpath = ../nested\n", "pipe"),
+            ("[core]\n\tattributesFile = DIR/pipe\n", "pipe"),
+            ("[core]\n\texcludesfile = /dev/zero\n", "device"),
+            ("[include]\n\tpath = ../hole\n", "far larger"),
+            ("[include]\n\tpath = ../long\n", "larger than a configuration"),
+            ("[include]\n\tpath = ../round\n", "too many others"),
+        ] {
+            let error = fault_of(text).unwrap_err();
+            assert!(error.contains(fault) && error.contains("is not opened"), "{text:?}: {error}");
+        }
+        for text in ["[include]\n\tpath = ../plain\n", "[include]\n\tpath = ../none\n", "[x]\n\tpath =\n"] {
+            fault_of(text).unwrap();
         }
     }
 

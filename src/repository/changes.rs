@@ -136,9 +136,10 @@ fn differing(
     Ok((before, after))
 }
 
-/// Whether nothing differs between two entries of a path, which links included.
-pub(super) fn is_same(old: &Entry, new: &Entry) -> bool {
-    old.same_content(new) && old.same_metadata(new) && link_of(old) == link_of(new)
+/// Whether nothing differs between two entries of a path. Of names with links that depends on the other names.
+fn is_same(old: &Entry, new: &Entry) -> bool {
+    let is_alone = |entry: &Entry| link_of(entry).is_none();
+    old.same_content(new) && old.same_metadata(new) && is_alone(old) && is_alone(new)
 }
 
 fn links_of(entries: &[Entry]) -> HashSet<(u64, u64)> {
